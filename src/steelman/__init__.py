@@ -1,0 +1,1 @@
+"""Train image classifiers that resist adversarial attack, and find out honestly whether they do."""

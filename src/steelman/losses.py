@@ -1,0 +1,130 @@
+"""What an attack increases, always one number per image; callers sum or average.
+
+A loss is called with logits and a `Goal`. Larger means nearer to the goal: an untargeted goal is to leave the label, a
+targeted one to reach the target.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from steelman.types import Flags, Indices, Labels, Logits, PerImage
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What counts as success: leave `labels`, or, when `target` is given, be classified as `target`.
+
+    `reference` holds the logits of the unperturbed images for losses that compare with them.
+    """
+
+    labels: Labels
+    target: Labels | None = None
+    reference: Logits | None = None
+
+    def __getitem__(self, which: Indices) -> "Goal":
+        return replace(
+            self,
+            labels=self.labels[which],
+            target=None if self.target is None else self.target[which],
+            reference=None if self.reference is None else self.reference[which],
+        )
+
+    def reached(self, logits: Logits) -> Flags:
+        prediction = logits.argmax(1)
+        return prediction != self.labels if self.target is None else prediction == self.target
+
+
+@dataclass(frozen=True)
+class Loss(ABC):
+    """A number per image that an attack increases."""
+
+    needs_reference: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, logits: Logits, goal: Goal) -> PerImage: ...
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """-log softmax(Z)_y; targeted: log softmax(Z)_t."""
+
+    def __call__(self, logits: Logits, goal: Goal) -> PerImage:
+        if goal.target is None:
+            return F.cross_entropy(logits, goal.labels, reduction="none")
+        return -F.cross_entropy(logits, goal.target, reduction="none")
+
+
+def margin(logits: Logits, labels: Labels) -> PerImage:
+    """max_{k != y} Z_k - Z_y: negative while the label wins."""
+    own = logits.gather(1, labels[:, None])
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return others.amax(1) - own[:, 0]
+
+
+@dataclass(frozen=True)
+class Margin(Loss):
+    """min(max_{k != y} Z_k - Z_y, confidence), the hinge of Carlini and Wagner; targeted: min(Z_t - max_{k != t} Z_k, .).
+
+    `confidence` is in logits; infinity (default) never switches the gradient off. Madry's "CW+" has 50.
+    """
+
+    confidence: float = float("inf")
+
+    def __call__(self, logits: Logits, goal: Goal) -> PerImage:
+        value = margin(logits, goal.labels) if goal.target is None else -margin(logits, goal.target)
+        return value if self.confidence == float("inf") else value.clamp(max=self.confidence)
+
+
+@dataclass(frozen=True)
+class DLR(Loss):
+    """Difference of logits ratio, free of the logits' scale (Croce and Hein, ICML 2020, eq. 6 and 7).
+
+    With Z sorted descending as Z_(1), Z_(2), ...: (max_{k != y} Z_k - Z_y) / (Z_(1) - Z_(3)); targeted:
+    (Z_t - Z_y) / (Z_(1) - (Z_(3) + Z_(4)) / 2). The denominator has 1e-12 added.
+
+    Raises:
+        ValueError: fewer than three classes, or four when targeted.
+    """
+
+    def __call__(self, logits: Logits, goal: Goal) -> PerImage:
+        needed = 3 if goal.target is None else 4
+        if logits.shape[1] < needed:
+            raise ValueError(f"DLR needs at least {needed} classes here; the model has {logits.shape[1]}. Use Margin")
+        top = logits.topk(needed, dim=1).values
+        if goal.target is None:
+            return margin(logits, goal.labels) / (top[:, 0] - top[:, 2] + 1e-12)
+        gap = (logits.gather(1, goal.target[:, None]) - logits.gather(1, goal.labels[:, None]))[:, 0]
+        return gap / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
+def kl_divergence(reference: Logits, logits: Logits) -> PerImage:
+    """KL(softmax(reference) || softmax(logits)), differentiable in both."""
+    log_p, log_q = F.log_softmax(reference, 1), F.log_softmax(logits, 1)
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+@dataclass(frozen=True)
+class KL(Loss):
+    """KL(p(x) || p(x')) to the prediction on the unperturbed image; labels play no part (VAT, TRADES).
+
+    Its gradient is 0 at x' = x, so an attack needs a random start.
+    """
+
+    needs_reference: ClassVar[bool] = True
+
+    def __call__(self, logits: Logits, goal: Goal) -> PerImage:
+        if goal.reference is None:
+            raise ValueError("KL compares with the logits of the unperturbed images: give them as Goal.reference")
+        if goal.target is not None:
+            raise ValueError("KL has no targeted form: it only leaves the clean prediction. Use CrossEntropy or Margin")
+        return kl_divergence(goal.reference, logits)
+
+
+def cross_entropy(logits: Logits, labels: Tensor) -> PerImage:
+    """Per image, with labels as classes or as probabilities."""
+    return F.cross_entropy(logits, labels, reduction="none")

@@ -1,0 +1,54 @@
+"""The shapes that everything else speaks of. Images are floats in [0, 1], NCHW; labels are int64; models return logits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+Images: TypeAlias = Float[Tensor, "batch *image"]
+Labels: TypeAlias = Int64[Tensor, " batch"]
+Logits: TypeAlias = Float[Tensor, "batch classes"]
+PerImage: TypeAlias = Float[Tensor, " batch"]
+Flags: TypeAlias = Bool[Tensor, " batch"]
+Seeds: TypeAlias = Int64[Tensor, " batch"]
+Indices: TypeAlias = Int64[Tensor, " some"]
+
+Radius: TypeAlias = float | Tensor
+"""A length in the units of the images: one for all, or one per image, of shape (batch,)."""
+
+Box: TypeAlias = tuple[float, float]
+
+Model: TypeAlias = Callable[[Tensor], Tensor]
+"""Anything that maps images to logits; an `nn.Module` also has its mode and its parameters looked after."""
+
+Randomness: TypeAlias = torch.Generator | Tensor | None
+"""Where chance comes from: a generator, one int64 seed per image, or None for torch's global generator."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images and labels that are trained on together.
+
+    `index` is each image's place in its data set; `seeds` is one int64 per image from which all of its noise is
+    drawn, so that the same image meets the same noise however the batch is cut up. Both may be left out.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor | None = None
+    seeds: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, which: slice | Tensor) -> "Batch":
+        return replace(
+            self,
+            x=self.x[which],
+            y=self.y[which],
+            index=None if self.index is None else self.index[which],
+            seeds=None if self.seeds is None else self.seeds[which],
+        )
