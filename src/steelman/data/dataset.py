@@ -15,27 +15,42 @@ Split = Literal["train", "test"]
 
 
 class Dataset(ABC):
-    """Images in [0, 1] with labels, reached by index."""
+    """Images in [0, 1] with labels, reached by index.
+
+    A subset remembers where its images came from: `index`, and `Batch.index`, count in the set that was loaded, so what
+    is drawn or written down for an image stays with it.
+    """
 
     name: str
     classes: tuple[str, ...]
     shape: tuple[int, ...]
     """Of one image: (channels, height, width)."""
+    index: Tensor
+    """Each image's place in the set that was loaded."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> Tensor | None:
+        """All labels where they are known without reading the images, otherwise None."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:
-        """One batch per index tensor, in order, on the data set's device, with `index` filled in."""
+        """One batch per tensor of places in this set, in order, on its device, with `index` filled in."""
 
     @abstractmethod
     def subset(self, index: Tensor) -> "Dataset":
-        """The images at `index`, in that order."""
+        """The images at the places `index` of this set, in that order."""
 
     @abstractmethod
     def to(self, device: torch.device | str) -> "Dataset":
         """The same data set, whose batches come on `device`."""
+
+    def in_order(self, size: int) -> Iterator[Batch]:
+        """All images once, from the first to the last, `size` at a time."""
+        return self.batches(torch.arange(len(self)).split(size))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,131 @@
+"""Fixed layers that stand before a network, so that a model as a whole takes images in [0, 1].
+
+They hold buffers, not parameters, so checkpoints carry them and no optimiser moves them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Self, final
+
+import torch
+from torch import Tensor, nn
+
+from steelman.data.dataset import Dataset
+
+_AT_ONCE = 1000
+
+
+@final
+class Preprocessed(nn.Module):
+    """network(preprocess(x)). Attack the whole for pixels, `network` alone for the preprocessed space."""
+
+    def __init__(self, preprocess: nn.Module, network: nn.Module) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(self.preprocess(x))
+
+
+class Preprocess(nn.Module, ABC):
+    """A layer whose buffers are measured on a training set, by `fit`, or come with a checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fitted = False
+        self.register_load_state_dict_post_hook(_look_again)
+
+    @abstractmethod
+    def fit(self, dataset: Dataset) -> Self:
+        """Measure the buffers on a training set, in float64; returns the layer itself."""
+
+    @abstractmethod
+    def transform(self, x: Tensor) -> Tensor:
+        """Images in [0, 1] to what the network sees."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.fitted:
+            raise ValueError(f"{type(self).__name__} has no statistics yet: call fit(dataset) or load a checkpoint")
+        return self.transform(x)
+
+    def _unknown(self, name: str, *shape: int) -> None:
+        self.register_buffer(name, torch.full(shape, torch.nan))
+
+    def _set(self, **values: Tensor) -> None:
+        for name, value in values.items():
+            self.get_buffer(name).copy_(value)
+        self.fitted = True
+
+
+def _look_again(layer: nn.Module, _: object) -> None:
+    assert isinstance(layer, Preprocess)
+    layer.fitted = not any(bool(buffer.isnan().any()) for buffer in layer.buffers())
+
+
+@final
+class Normalise(Preprocess):
+    """(x - mean) / std, channel by channel.
+
+    shape  of one image, default (3, 32, 32)
+    mean   one number per channel, in [0, 1] units; left out, `fit` measures both on the training set
+    std    likewise
+    """
+
+    def __init__(
+        self,
+        *,
+        shape: Sequence[int] = (3, 32, 32),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        channels = shape[0]
+        self._unknown("mean", channels, 1, 1)
+        self._unknown("std", channels, 1, 1)
+        if mean is None and std is None:
+            return
+        if mean is None or std is None or len(mean) != channels or len(std) != channels or min(std) <= 0:
+            raise ValueError(
+                f"Normalise needs mean and std > 0, {channels} numbers each, one per channel; got {mean} and {std}"
+            )
+        self._set(mean=torch.tensor(mean).reshape(-1, 1, 1), std=torch.tensor(std).reshape(-1, 1, 1))
+
+    def fit(self, dataset: Dataset) -> Self:
+        mean = sum(batch.x.double().sum(0) for batch in dataset.in_order(_AT_ONCE)) / len(dataset)
+        mean = torch.as_tensor(mean).mean((1, 2), keepdim=True)
+        total = sum((batch.x.double() - mean).square().sum(0) for batch in dataset.in_order(_AT_ONCE))
+        std = (torch.as_tensor(total) / len(dataset)).mean((1, 2), keepdim=True).sqrt()
+        self._set(mean=mean, std=std)
+        return self
+
+    def transform(self, x: Tensor) -> Tensor:
+        return (x - self.get_buffer("mean")) / self.get_buffer("std")
+
+
+@final
+class SubtractMean(Preprocess):
+    """x - the mean image of the training set, pixel by pixel, in [0, 1] units.
+
+    The space in which the Deep Defense paper measures on MNIST: MatConvNet subtracts the mean image and nothing else.
+
+    shape  of one image, default (1, 28, 28)
+    """
+
+    def __init__(self, *, shape: Sequence[int] = (1, 28, 28)) -> None:
+        super().__init__()
+        self._unknown("mean", *shape)
+
+    def fit(self, dataset: Dataset) -> Self:
+        self._set(mean=_mean_image(dataset))
+        return self
+
+    def transform(self, x: Tensor) -> Tensor:
+        return x - self.get_buffer("mean")
+
+
+def _mean_image(dataset: Dataset) -> Tensor:
+    total = torch.zeros(dataset.shape, dtype=torch.float64)
+    for batch in dataset.in_order(_AT_ONCE):
+        total += batch.x.double().sum(0).cpu()
+    return total / len(dataset)
