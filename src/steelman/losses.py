@@ -68,7 +68,7 @@ def margin(logits: Logits, labels: Labels) -> PerImage:
 
 @dataclass(frozen=True)
 class Margin(Loss):
-    """min(max_{k != y} Z_k - Z_y, confidence), the hinge of Carlini and Wagner; targeted: min(Z_t - max_{k != t} Z_k, .).
+    """min(max_{k != y} Z_k - Z_y, confidence), Carlini and Wagner's hinge; targeted: min(Z_t - max_{k != t} Z_k, .).
 
     `confidence` is in logits; infinity (default) never switches the gradient off. Madry's "CW+" has 50.
     """

@@ -70,19 +70,18 @@ class Norm(ABC):
         """
         if box is not None:
             x_adv = x_adv.clamp(*box)
-        wide, bound = x.double(), per_image(radius, x.double()).flatten()
-        pull = torch.finfo(x.dtype).eps
-        for _ in range(16):
+        wide = x.double()
+        # A sum in another order may come out a few ulps larger, hence the skin.
+        bound = per_image(radius, wide) * (1 - 16 * torch.finfo(torch.float64).eps)
+        for doubling in range(16):
             delta = x_adv.double() - wide
-            size = self.size(delta)
-            outside = size > bound
-            if not bool(outside.any()):
+            size = self.size(delta).reshape(-1, *[1] * (x.ndim - 1))
+            if not bool((size > bound).any()):
                 return x_adv
-            factor = torch.where(outside, (1 - pull) * bound / size.clamp(min=TINY), torch.ones_like(size))
-            pulled = wide + delta * factor.reshape(-1, *[1] * (x.ndim - 1))
-            x_adv = torch.where(outside.reshape(factor.shape + (1,) * (x.ndim - 1)), pulled.to(x.dtype), x_adv)
-            pull *= 2
-        return torch.where(outside.reshape(-1, *[1] * (x.ndim - 1)), x, x_adv)
+            shorter = (1 - 2**doubling * torch.finfo(x.dtype).eps) * bound
+            x_adv = torch.where(size > bound, (wide + delta * (shorter / size.clamp(min=TINY))).to(x.dtype), x_adv)
+        size = self.size(x_adv.double() - wide).reshape(-1, *[1] * (x.ndim - 1))
+        return torch.where(size > bound, x, x_adv)
 
 
 class _Linf(Norm):
@@ -207,7 +206,7 @@ class _L0(Norm):
     @staticmethod
     def _largest(score: Tensor, radius: Radius, like: Tensor) -> Tensor:
         """One at the `radius` entries of highest score, 0 elsewhere; of equal scores, the first."""
-        order = score.argsort(1, descending=True, stable=True)
+        order = score.sort(dim=1, descending=True, stable=True).indices
         rank = torch.arange(score.shape[1], device=score.device).expand_as(order)
         chosen = (rank < per_image(radius, like).reshape(-1, 1).floor()).to(like.dtype)
         return (

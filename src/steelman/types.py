@@ -1,4 +1,4 @@
-"""The shapes that everything else speaks of. Images are floats in [0, 1], NCHW; labels are int64; models return logits."""
+"""The shapes that everything else speaks of: images are floats in [0, 1], NCHW; labels int64; models return logits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

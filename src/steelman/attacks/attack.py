@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -19,8 +19,8 @@ class AttackResult:
     """What an attack found, image by image.
 
     `success` is re-verified on the returned images in a fresh forward pass. Distances are in the units of the images;
-    `loss` is the cross-entropy with the true label. `forwards` and `gradients` count the passes that each image cost, the
-    verification not included; `seconds` is the whole batch's time.
+    `loss` is the cross-entropy with the true label. `forwards` and `gradients` count the passes that each image cost,
+    the verification not included; `seconds` is the whole batch's time.
     """
 
     x_adv: Images
@@ -39,9 +39,10 @@ class AttackResult:
         count = len(self.success)
         won = int(self.success.sum())
         middle = float(self.l2[self.success].median()) if won else float("nan")
+        passes = float(self.gradients.double().mean()) if count else 0.0
         return (
             f"AttackResult({won} of {count} succeeded, median L2 of these {middle:.4g}, "
-            f"{float(self.gradients.double().mean()) if count else 0:.1f} gradient passes per image, {self.seconds:.3g} s)"
+            f"{passes:.1f} gradient passes per image, {self.seconds:.3g} s)"
         )
 
 
@@ -126,12 +127,13 @@ class Attack(ABC):
         changed = (
             f"{item.name}={_short(getattr(self, item.name))}"
             for item in fields(self)
-            if not _same(getattr(self, item.name), item.default)
+            if not _is_default(getattr(self, item.name), item)
         )
         return f"{type(self).__name__}({', '.join(changed)})"
 
 
-def _same(value: object, default: object) -> bool:
+def _is_default(value: object, item: Field) -> bool:
+    default = item.default if item.default_factory is MISSING else item.default_factory()
     return value is default or (not isinstance(value, Tensor) and value == default)
 
 
@@ -152,8 +154,8 @@ def check_images(x: Images, box: Box | None) -> None:
         raise ValueError("images hold NaN or infinite values")
     if box is not None and (low < box[0] or high > box[1]):
         raise ValueError(
-            f"images must lie in [{box[0]:g}, {box[1]:g}]; these reach from {low:.4g} to {high:.4g}. Scale bytes by 1/255, "
-            "make normalisation a layer of the model, or pass box=None for an unbounded attack"
+            f"images must lie in [{box[0]:g}, {box[1]:g}]; these reach from {low:.4g} to {high:.4g}. Scale bytes by "
+            "1/255, make normalisation a layer of the model, or pass box=None for an unbounded attack"
         )
 
 

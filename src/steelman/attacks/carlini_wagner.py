@@ -29,8 +29,8 @@ class CarliniWagner(Attack):
     confidence    margin wanted in logits, default 0
     abort_early   every steps / 10, an image whose objective has not fallen by 1e-4 of itself leaves (default True)
 
-    Paper and code differ: the code aborts on the batch's sum, which makes an image's answer depend on its neighbours; we
-    abort image by image.
+    Paper and code differ: the code aborts on the batch's sum, which makes an image's answer depend on its neighbours;
+    we abort image by image.
 
     Cost: at most steps * search_steps forward and gradient passes, and one forward pass more.
     Reference: Carlini and Wagner, "Towards evaluating the robustness of neural networks", IEEE S&P 2017, section VI-A.
@@ -83,7 +83,7 @@ class CarliniWagner(Attack):
         return (value > self.confidence) if self.confidence > 0 else goal.reached(logits)
 
     def _descend(self, oracle: Oracle, x: Images, goal: Goal, c: PerImage, which: Indices) -> tuple[Images, PerImage]:
-        """One search step: the nearest success of each image, and its squared distance, infinite where there is none."""
+        """One search step: the nearest success of each image and its squared distance, infinite if there is none."""
         assert self.box is not None
         centre, reach = (self.box[1] + self.box[0]) / 2, (self.box[1] - self.box[0]) / 2
         f6 = Margin(self.confidence)

@@ -1,6 +1,6 @@
 """The one-step attack."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from steelman.attacks.attack import Attack
 from steelman.attacks.oracle import Oracle
@@ -27,7 +27,7 @@ class FGSM(Attack):
 
     eps: Radius = 8 / 255
     norm: Norm = Linf
-    loss: Loss = CrossEntropy()
+    loss: Loss = field(default_factory=CrossEntropy)
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         if self.loss.needs_reference:

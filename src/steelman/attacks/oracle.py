@@ -109,8 +109,8 @@ class Oracle:
         self.gradients[slice(None) if which is None else which] += 1
         if not value.requires_grad:
             raise ValueError(
-                "the model's output has no gradient with respect to its input: it is not differentiable, or it detaches "
-                "or runs under no_grad. A gradient attack cannot be used on it"
+                "the model's output has no gradient with respect to its input: it is not differentiable, or it "
+                "detaches or runs under no_grad. A gradient attack cannot be used on it"
             )
         return torch.autograd.grad(value, x, torch.ones_like(value), retain_graph=keep)
 

@@ -1,6 +1,6 @@
 """Projected gradient ascent of a loss inside a ball."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class PGD(Attack):
     steps: int = 10
     step_size: Radius | None = None
     norm: Norm = Linf
-    loss: Loss = CrossEntropy()
+    loss: Loss = field(default_factory=CrossEntropy)
     random_start: bool = True
     restarts: int = 1
     keep_best: bool = False
