@@ -1,0 +1,62 @@
+# Everything runs in .venv (peers for `bench`: .venv-bench), which each target sets up once.
+
+PYTHON ?= python3
+DATA   ?= $(STEELMAN_DATA)
+
+BIN       := .venv/bin
+BENCH_BIN := .venv-bench/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench docs clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */\1\t/' | awk -F '\t' '{printf "make %-7s %s\n", $$1, $$2}'
+
+setup: .venv/.ready  ## install what the other targets need into .venv (they do so themselves)
+
+demo: .venv/.ready  ## train, attack and report on embedded data, about two minutes
+	@$(BIN)/steelman demo
+
+test: check  ## check, then every test
+	@$(BIN)/pytest
+
+check: .venv/.ready  ## format, lint and types, in seconds
+	@$(BIN)/ruff format --check --quiet . || { echo "make format puts this right"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/pyright
+
+format: .venv/.ready  ## put format and simple lint right
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
+
+bench: .venv-bench/.ready  ## time our attacks side by side with peers; DATA=folder has mnist/
+	@$(BENCH_BIN)/python benchmarks/attacks.py $(if $(DATA),--data-dir "$(DATA)")
+
+docs: .venv/.ready  ## write docs/methods.md anew from the docstrings
+	@$(BIN)/python -m steelman.cards docs/methods.md
+
+clean:  ## remove what set-up and the tools made; runs/ and data/ stay
+	@rm -rf .venv .venv-bench .pytest_cache .ruff_cache .hypothesis dist build
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+define python_is_new_enough
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	"Steelman needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+endef
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(python_is_new_enough)
+	@echo "Setting up .venv (once, a few minutes: PyTorch is large)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev,tensorboard]'
+	@touch $@
+
+# Constraints as variables reach the builds of source packages too: a dependency of adv-lib needs an older setuptools.
+.venv-bench/.ready: pyproject.toml constraints.txt
+	$(python_is_new_enough)
+	@echo "Setting up .venv-bench (once, a few minutes: PyTorch and the peers)"
+	@test -x $(BENCH_BIN)/python || $(PYTHON) -m venv .venv-bench
+	@PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+		$(BENCH_BIN)/python -m pip install -qq -e '.[bench]'
+	@touch $@
