@@ -33,7 +33,8 @@ class CarliniWagner(Attack):
     we abort image by image.
 
     Cost: at most steps * search_steps forward and gradient passes, and one forward pass more.
-    Reference: Carlini and Wagner, "Towards evaluating the robustness of neural networks", IEEE S&P 2017, section VI-A.
+    Reference: Nicholas Carlini and David Wagner, "Towards evaluating the robustness of neural networks", IEEE S&P 2017,
+    section VI-A.
 
     Raises:
         ValueError: box=None, since the change of variable is onto the box.

@@ -33,8 +33,8 @@ class DeepFool(Attack):
     that a clipped image goes on moving. `box=None` gives their unbounded form.
 
     Cost per step: 2 forward passes (none for the test of the last one) and classes - 1 gradient passes.
-    Reference: Moosavi-Dezfooli, Fawzi and Frossard, "DeepFool: a simple and accurate method to fool deep neural
-    networks", CVPR 2016, algorithm 2.
+    Reference: Seyed-Mohsen Moosavi-Dezfooli, Alhussein Fawzi and Pascal Frossard, "DeepFool: a simple and accurate
+    method to fool deep neural networks", CVPR 2016, algorithm 2.
     """
 
     norm: Norm = L2

@@ -22,7 +22,8 @@ class FGSM(Attack):
     loss  what is ascended (default cross-entropy with the given label; some libraries take the prediction instead)
 
     Cost: 1 forward and 1 gradient pass.
-    Reference: Goodfellow, Shlens and Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015, section 4.
+    Reference: Ian Goodfellow, Jonathon Shlens and Christian Szegedy, "Explaining and harnessing adversarial examples",
+    ICLR 2015, section 4.
     """
 
     eps: Radius = 8 / 255

@@ -34,7 +34,8 @@ class PGD(Attack):
 
     Cost: `steps` forward and gradient passes per restart; one forward more when the last iterate has to be judged
     (restarts > 1 or keep_best).
-    Reference: Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018, section 2.
+    Reference: Aleksander Madry, Aleksandar Makelov, Ludwig Schmidt, Dimitris Tsipras and Adrian Vladu, "Towards deep
+    learning models resistant to adversarial attacks", ICLR 2018, section 2.
     """
 
     eps: Radius = 8 / 255
