@@ -1,0 +1,207 @@
+"""One row per image and attack: what evaluation writes, and all that every measure, curve and report reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow
+
+CLEAN = "clean"
+"""The name under which the unattacked images stand in the table."""
+
+COLUMNS = {
+    "image": "int64",
+    "attack": "string",
+    "space": "string",
+    "away_from": "string",
+    "norm": "string",
+    "eps": "float64",
+    "label": "int64",
+    "clean_prediction": "int64",
+    "prediction": "int64",
+    "success": "bool",
+    "l0": "float64",
+    "l1": "float64",
+    "l2": "float64",
+    "linf": "float64",
+    "x_l2": "float64",
+    "x_linf": "float64",
+    "loss": "float64",
+    "forwards": "int64",
+    "gradients": "int64",
+    "seconds": "float64",
+}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Evaluation:
+    """A table of attacked images, one row per image, attack and space; unattacked images are rows of attack "clean".
+
+    image             the image's place in its data set
+    attack, space     the attack's name; "pixels", or "preprocessed" for distances behind the model's preprocessing
+    away_from         what the attack had to leave: the "label", or the model's own "prediction"
+    norm, eps         the attack's norm and radius; eps is NaN for minimal attacks, which have none
+    label, clean_prediction, prediction   classes: the true one, the model's before, the model's after
+    success           the attack reached its goal
+    l0 l1 l2 linf     size of the perturbation, in the units of the space
+    x_l2 x_linf       size of the unattacked image, in the same units
+    loss              cross-entropy on the returned image with the class that the attack had to leave
+    forwards, gradients, seconds   passes that the image cost, and its share of its batch's time
+
+    `evaluation["l2"]` is a column as a numpy array; `+` joins tables of the same data; `save` and `load` are Parquet.
+    """
+
+    table: "pyarrow.Table"
+
+    def __post_init__(self) -> None:
+        missing = [name for name in COLUMNS if name not in self.table.column_names]
+        if missing:
+            raise ValueError(f"not an evaluation table: the column {missing[0]} is missing")
+
+    @staticmethod
+    def from_columns(columns: dict[str, Any]) -> "Evaluation":
+        """From one sequence per column of the table."""
+        import pyarrow
+
+        schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in COLUMNS.items()])
+        return Evaluation(pyarrow.table(columns, schema=schema))
+
+    @staticmethod
+    def load(path: str | Path) -> "Evaluation":
+        """Read a table that `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is not a whole Parquet table with these columns.
+        """
+        import pyarrow
+        from pyarrow import parquet
+
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no evaluation table at {path}; `evaluate` and `save` make one")
+        try:
+            return Evaluation(parquet.read_table(path))
+        except (pyarrow.ArrowInvalid, OSError, ValueError) as error:
+            raise ValueError(f"{path} is not a whole evaluation table: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write Parquet, whole or not at all."""
+        from pyarrow import parquet
+
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        parquet.write_table(self.table, partial)
+        partial.replace(path)
+
+    def __add__(self, other: "Evaluation") -> "Evaluation":
+        """Both tables' rows; unattacked images that stand in both, with the same prediction, are taken once.
+
+        Raises:
+            ValueError: an image met the same attack in both, or the two disagree about an image's label or its
+                prediction before the attack, so that they are not of the same data and model.
+        """
+        import pyarrow
+
+        ours, theirs = self._cells(), other._cells()
+        shared = {cell for cell in theirs if cell in ours}
+        for image, attack, space in sorted(shared):
+            if ours[image, attack, space] != theirs[image, attack, space]:
+                raise ValueError(
+                    f"not the same data and model: the label and clean prediction of image {image} "
+                    f"are {ours[image, attack, space]} in one, {theirs[image, attack, space]} in the other"
+                )
+            if attack != CLEAN:
+                raise ValueError(
+                    f"both tables have image {image} under {attack} in {space}; join tables of different attacks, "
+                    "images or spaces, or give the attacks other names"
+                )
+        new = pyarrow.array([cell not in shared for cell in theirs])
+        return Evaluation(pyarrow.concat_tables([self.table, other.table.filter(new)]))
+
+    def _cells(self) -> dict[tuple[int, str, str], tuple[int, int]]:
+        """The label and unattacked prediction of every row, under what makes the row unique."""
+        keys = zip(*(self.table[name].to_pylist() for name in ("image", "attack", "space")), strict=True)
+        values = zip(*(self.table[name].to_pylist() for name in ("label", "clean_prediction")), strict=True)
+        return dict(zip(keys, values, strict=True))
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        if column not in COLUMNS:
+            raise KeyError(f"no column {column!r}; there are {', '.join(COLUMNS)}")
+        return self.table[column].to_numpy()
+
+    @property
+    def attacks(self) -> tuple[str, ...]:
+        """The attacks' names in the order they were run, without "clean"."""
+        return tuple(name for name in self.table["attack"].unique().to_pylist() if name != CLEAN)
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        return tuple(self.table["space"].unique().to_pylist())
+
+    @property
+    def images(self) -> int:
+        """How many images were evaluated."""
+        return len(self.table["image"].unique())
+
+    def only(self, attack: str | Sequence[str] | None = None, space: str | None = None) -> "Evaluation":
+        """The rows of some attacks, or of one space, in order of their images.
+
+        Raises:
+            ValueError: the table has no such attack or space; the message lists those it has.
+        """
+        import pyarrow
+        from pyarrow import compute
+
+        kept = self.table
+        if space is not None:
+            if space not in self.spaces:
+                raise ValueError(f"no rows in space {space!r}; the table has {', '.join(self.spaces)}")
+            kept = kept.filter(compute.field("space") == space)
+        if attack is not None:
+            names = [attack] if isinstance(attack, str) else list(attack)
+            for name in names:
+                if name != CLEAN and name not in self.attacks:
+                    raise ValueError(f"no rows of attack {name!r}; the table has {', '.join((CLEAN, *self.attacks))}")
+            kept = kept.filter(compute.field("attack").isin(pyarrow.array(names, pyarrow.string())))
+        return Evaluation(kept)
+
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame; needs pandas."""
+        return self.table.to_pandas()
+
+    def _lines(self) -> list[tuple[str, str, float]]:
+        """Space, attack and accuracy, for a short look."""
+        lines = []
+        for space in self.spaces:
+            for name in (CLEAN, *self.attacks):
+                part = self.table.filter((self["space"] == space) & (self["attack"] == name))
+                if part.num_rows:
+                    rows = Evaluation(part)
+                    right = (rows["clean_prediction"] == rows["label"]) & (rows["prediction"] == rows["label"])
+                    lines.append((space, name, float(right.mean())))
+        return lines
+
+    def __repr__(self) -> str:
+        cells = ", ".join(
+            f"{name} {100 * share:.1f} %" + ("" if space == "pixels" else f" ({space})")
+            for space, name, share in self._lines()
+        )
+        return f"Evaluation({self.images} images, accuracy: {cells})"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        rows = "".join(
+            f"<tr><td>{escape(name)}</td><td>{escape(space)}</td><td>{100 * share:.1f} %</td></tr>"
+            for space, name, share in self._lines()
+        )
+        head = "<tr><th>attack</th><th>space</th><th>accuracy</th></tr>"
+        return f"<table><caption>{self.images} images</caption>{head}{rows}</table>"
