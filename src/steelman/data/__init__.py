@@ -1,9 +1,36 @@
 """Data sets: where they come from, how they are cut, and how their images are varied."""
 
+from steelman.data.arrays import Arrays
+from steelman.data.augment import Augmentation, Flip, PadCrop
+from steelman.data.cifar import CIFAR10, CIFAR100
 from steelman.data.dataset import Dataset, Source, Split
 from steelman.data.digits import Digits
+from steelman.data.external import External
+from steelman.data.folder import ImageFolder
 from steelman.data.idx import KMNIST, MNIST, FashionMNIST
 from steelman.data.memory import InMemory
 from steelman.data.split import split_off
+from steelman.data.stream import Streamed
+from steelman.data.svhn import SVHN
 
-__all__ = ["KMNIST", "MNIST", "Dataset", "Digits", "FashionMNIST", "InMemory", "Source", "Split", "split_off"]
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "KMNIST",
+    "MNIST",
+    "SVHN",
+    "Arrays",
+    "Augmentation",
+    "Dataset",
+    "Digits",
+    "External",
+    "FashionMNIST",
+    "Flip",
+    "ImageFolder",
+    "InMemory",
+    "PadCrop",
+    "Source",
+    "Split",
+    "Streamed",
+    "split_off",
+]

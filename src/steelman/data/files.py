@@ -3,7 +3,7 @@
 import gzip
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,18 @@ _SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Remote:
-    """A file that can be had from the network: name, md5 as its authors or torchvision give it, and where it lies."""
+    """A file that can be had from the network.
+
+    name  under which it is kept
+    md5   as its authors or torchvision publish it; checked after a download, not on what the user put here
+    urls  where it lies, tried in order
+    also  other names under which its content may be here, such as unpacked; looked for first
+    """
 
     name: str
     md5: str
     urls: tuple[str, ...]
+    also: tuple[str, ...] = ()
 
 
 def folders(folder: Path | None) -> list[Path]:
@@ -34,14 +41,11 @@ def folders(folder: Path | None) -> list[Path]:
     return [*named, Path(pooch.os_cache("steelman"))]
 
 
-def locate(
-    wanted: Sequence[Remote], inside: Sequence[str], folder: Path | None, also: Callable[[str], list[str]] | None = None
-) -> list[Path]:
+def locate(wanted: Sequence[Remote], inside: Sequence[str], folder: Path | None) -> list[Path]:
     """A local path for each wanted file, all from one folder; downloaded if there is no such folder.
 
     inside  the names under which this data set's own folder may lie in a data folder, ours first. A data folder that
             has such a name itself is searched too
-    also    other file names under which a wanted file may be kept
 
     Raises:
         FileNotFoundError: not here and not to be had; names the files, where they come from, and where to put them.
@@ -51,7 +55,7 @@ def locate(
         for sub in map(Path, inside):
             named = base.absolute().parts[-len(sub.parts) :] == sub.parts if sub.parts else False
             for home in (base / sub, base) if named else (base / sub,):
-                found = [_first(home, [file.name, *(also(file.name) if also else [])]) for file in wanted]
+                found = [_first(home, (*file.also, file.name)) for file in wanted]
                 here = [path for path in found if path is not None]
                 if len(here) == len(wanted):
                     return here

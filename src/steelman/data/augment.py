@@ -1,0 +1,64 @@
+"""Random variations of training images, on whole batches and image by image the same."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Literal, final
+
+import torch
+from torch.nn.functional import pad
+
+from steelman.randomness import Draws
+from steelman.types import Batch
+
+# Purposes for `Draws.split`: no two uses of an image's seed may share their numbers.
+_CROP, _FLIP = 0xC409, 0xF119
+
+
+@dataclass(frozen=True)
+class Augmentation(ABC):
+    """A random change of a batch, whose chance comes from `batch.seeds` (without them from torch's generator)."""
+
+    @abstractmethod
+    def __call__(self, batch: Batch) -> Batch: ...
+
+
+@final
+@dataclass(frozen=True)
+class PadCrop(Augmentation):
+    """Pad each image on all sides, and cut its size out again at a random place.
+
+    pad   pixels, default 4 (the usual recipe for CIFAR-10)
+    mode  "zeros" (default; black) or "reflect"
+
+    Reference: He et al., "Deep residual learning for image recognition", CVPR 2016, section 4.2.
+    """
+
+    pad: int = 4
+    mode: Literal["zeros", "reflect"] = "zeros"
+
+    def __post_init__(self) -> None:
+        if self.pad < 0 or self.mode not in ("zeros", "reflect"):
+            raise ValueError(f"PadCrop needs pad >= 0 and mode 'zeros' or 'reflect'; got {self.pad} and {self.mode!r}")
+
+    def __call__(self, batch: Batch) -> Batch:
+        size, (height, width) = self.pad, batch.x.shape[-2:]
+        if self.mode == "reflect" and size >= min(height, width):
+            raise ValueError(f"PadCrop cannot reflect {size} pixels of images of {height}x{width}")
+        wide = pad(batch.x, (size, size, size, size), "reflect" if self.mode == "reflect" else "constant")
+        draws = Draws.start(batch.seeds, len(batch), batch.x.device).split(_CROP)
+        corner = (draws.uniform((2,), torch.float64) * (2 * size + 1)).long()
+        rows = corner[:, :1] + torch.arange(height, device=wide.device)
+        columns = corner[:, 1:] + torch.arange(width, device=wide.device)
+        wide = wide.gather(2, rows[:, None, :, None].expand(-1, wide.shape[1], -1, wide.shape[3]))
+        return replace(batch, x=wide.gather(3, columns[:, None, None, :].expand(-1, wide.shape[1], height, -1)))
+
+
+@final
+@dataclass(frozen=True)
+class Flip(Augmentation):
+    """Swap left and right, with probability 1/2."""
+
+    def __call__(self, batch: Batch) -> Batch:
+        draws = Draws.start(batch.seeds, len(batch), batch.x.device).split(_FLIP)
+        flipped = draws.uniform((1, 1, 1)) < 0.5
+        return replace(batch, x=torch.where(flipped, batch.x.flip(-1), batch.x))

@@ -1,0 +1,47 @@
+"""Data sets that others have written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from steelman.data.dataset import Dataset, Source, Split
+from steelman.data.files import check_split
+from steelman.data.stream import Streamed, pixels
+from steelman.naming import by_path
+
+
+@final
+@dataclass(frozen=True)
+class External(Source):
+    """Any map-style `torch.utils.data.Dataset`: what `function(split)` returns, with split "train" or "test".
+
+    function  'module:function', found on the Python path or in the working directory
+    classes   names of the classes; left out, the data set's own `classes` are taken
+    workers   processes that read, default 0: the one that trains
+
+    Its items are (image, label): images of one shape, uint8 or floating point in [0, 1], (channels, height, width), or
+    Pillow images. They are streamed. Chance inside the data set is its own affair: it is not resumed bit for bit; take
+    Steelman's augmentations where that matters. A function may also return a `steelman.data.Dataset`.
+    """
+
+    function: str
+    classes: tuple[str, ...] = ()
+    workers: int = 0
+
+    def load(self, split: Split, folder: Path | None = None) -> Dataset:
+        check_split(split)
+        function = by_path(self.function)
+        if not callable(function):
+            raise ValueError(f"{self.function!r} is a {type(function).__name__}, not a function of the split")
+        items: Any = function(split)
+        if isinstance(items, Dataset):
+            return items
+        if not hasattr(items, "__getitem__") or not hasattr(items, "__len__") or len(items) == 0:
+            raise ValueError(
+                f"{self.function}({split!r}) must return a map-style data set with __len__ and __getitem__ that is not "
+                f"empty; got {type(items).__name__}"
+            )
+        classes = self.classes or tuple(map(str, getattr(items, "classes", ())))
+        if not classes:
+            raise ValueError(f"{self.function}({split!r}) has no `classes`: name them in [data] classes = [...]")
+        return Streamed(self.function, items, tuple(pixels(items[0][0]).shape), classes, workers=self.workers)

@@ -1,0 +1,126 @@
+"""Data sets that are read as they are needed."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol, final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from steelman.data.dataset import Dataset
+from steelman.types import Batch
+
+
+class Items(Protocol):
+    """A map-style `torch.utils.data.Dataset` of (image, label)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: int, /) -> Any: ...
+
+
+def pixels(image: object) -> Tensor:
+    """A Pillow image as a uint8 tensor (channels, height, width); tensors and arrays come back as tensors."""
+    if isinstance(image, Tensor):
+        return image
+    if isinstance(image, np.ndarray):
+        return torch.from_numpy(image)
+    values = torch.from_numpy(np.array(image))
+    return values[None] if values.ndim == 2 else values.permute(2, 0, 1).contiguous()
+
+
+@final
+class Streamed(Dataset):
+    """A data set that does not fit into memory, read in batches by torch's DataLoader.
+
+    items    a map-style torch data set of (image, label): images are uint8 or floating point in [0, 1] of one shape,
+             (channels, height, width), or Pillow images
+    classes  names
+    labels   all of them, if they are known without reading the images
+    workers  processes that read, default 0: this one
+
+    Raises:
+        ValueError: when a batch is read: an image of another shape or range, a label out of range.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        items: Items,
+        shape: Sequence[int],
+        classes: tuple[str, ...],
+        *,
+        labels: Tensor | None = None,
+        workers: int = 0,
+        index: Tensor | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.name, self.items, self.classes, self.workers = name, items, classes, workers
+        self.shape = tuple(shape)
+        self.device = torch.device(device)
+        self.index = torch.arange(len(items)) if index is None else index
+        self._labels = labels
+
+    @property
+    def labels(self) -> Tensor | None:
+        return self._labels
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:
+        plan: Any = (self.index[places.cpu()].tolist() for places in indices)
+        loader: Iterable[list[Tensor]] = DataLoader(
+            _Checked(self.name, self.items, self.shape, len(self.classes)),  # pyright: ignore[reportArgumentType]
+            batch_sampler=plan,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        for values, labels, index in loader:
+            values = values.to(self.device, non_blocking=True)
+            x = values.to(torch.float32) / 255 if values.dtype == torch.uint8 else values.to(torch.float32)
+            yield Batch(x, labels.to(self.device), index.to(self.device))
+
+    def subset(self, index: Tensor) -> "Streamed":
+        places = index.cpu()
+        return self._like(self.index[places], None if self._labels is None else self._labels[places], self.device)
+
+    def to(self, device: torch.device | str) -> "Streamed":
+        return self._like(self.index, self._labels, device)
+
+    def _like(self, index: Tensor, labels: Tensor | None, device: torch.device | str) -> "Streamed":
+        return Streamed(
+            self.name,
+            self.items,
+            self.shape,
+            self.classes,
+            labels=labels,
+            workers=self.workers,
+            index=index,
+            device=device,
+        )
+
+
+class _Checked:
+    """Items as (pixels, label, place), each looked at before it joins a batch."""
+
+    def __init__(self, name: str, items: Items, shape: tuple[int, ...], classes: int) -> None:
+        self.name, self.items, self.shape, self.classes = name, items, shape, classes
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int, int]:
+        image, label = self.items[place]
+        values, label = pixels(image), int(label)
+        if tuple(values.shape) != self.shape:
+            raise ValueError(
+                f"{self.name}: image {place} has shape {tuple(values.shape)}, and the first one has {self.shape}: "
+                "resize them to one size"
+            )
+        if values.dtype != torch.uint8 and not (values.is_floating_point() and values.min() >= 0 and values.max() <= 1):
+            raise ValueError(f"{self.name}: image {place} is neither uint8 nor floating point in [0, 1]")
+        if not 0 <= label < self.classes:
+            raise ValueError(f"{self.name}: image {place} has the label {label}; there are {self.classes} classes")
+        return values, label, place

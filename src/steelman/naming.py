@@ -1,0 +1,41 @@
+"""Finding things by name, and saying which name was meant when there is no such thing."""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Iterable
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The end of an error message: the name that was probably meant, or all there are."""
+    names = sorted(names)
+    by_lower = {each.lower(): each for each in names}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {by_lower[close[0]]!r}?"
+    return f"there are {', '.join(map(repr, names))}" if names else "there are none"
+
+
+def by_path(path: str) -> object:
+    """What `module:name` means; the working directory is searched too, as `python -m` does.
+
+    Raises:
+        ValueError: not of that form, no such module, or no such name in it.
+    """
+    module, colon, name = path.partition(":")
+    if not (module and colon and name):
+        raise ValueError(f"{path!r} is not of the form 'module:name', such as 'my_package.my_module:my_function'")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: object = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there; something that it imports is not
+        raise ValueError(f"{path!r}: no module named {error.name!r} on the Python path or in {os.getcwd()}") from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise ValueError(f"{path!r}: {part!r} is not there; {nearest(part, vars(found))}")
+        found = getattr(found, part)
+    return found
