@@ -9,12 +9,9 @@ from collections.abc import Iterable
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """The end of an error message: the name that was probably meant, or all there are."""
-    names = sorted(names)
-    by_lower = {each.lower(): each for each in names}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {by_lower[close[0]]!r}?"
-    return f"there are {', '.join(map(repr, names))}" if names else "there are none"
+    folded = {each.lower(): each for each in sorted(names)}
+    close = difflib.get_close_matches(name.lower(), folded, n=1)
+    return f"did you mean {folded[close[0]]}?" if close else f"there are {', '.join(folded.values()) or 'none'}"
 
 
 def by_path(path: str) -> object:

@@ -1,7 +1,29 @@
-"""Networks, and the fixed layers that stand before them."""
+"""Networks, and the fixed layers that stand before them. Each is made for the images and classes of a data set."""
 
+from steelman.networks.building import build
+from steelman.networks.convnet import ConvNet
 from steelman.networks.lenet import LeNet
 from steelman.networks.mlp import MLP
+from steelman.networks.nin import NIN
 from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, SubtractMean
+from steelman.networks.surgery import batchnorm_layers, freeze_batchnorm, only_trainable
+from steelman.networks.vision import AlexNet, ResNet18
+from steelman.networks.whiten import Whiten
 
-__all__ = ["MLP", "LeNet", "Normalise", "Preprocess", "Preprocessed", "SubtractMean"]
+__all__ = [
+    "MLP",
+    "NIN",
+    "AlexNet",
+    "ConvNet",
+    "LeNet",
+    "Normalise",
+    "Preprocess",
+    "Preprocessed",
+    "ResNet18",
+    "SubtractMean",
+    "Whiten",
+    "batchnorm_layers",
+    "build",
+    "freeze_batchnorm",
+    "only_trainable",
+]

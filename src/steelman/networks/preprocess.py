@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from steelman.data.dataset import Dataset
 
-_AT_ONCE = 1000
+AT_ONCE = 1000
+"""Images that `fit` reads at a time."""
 
 
 @final
@@ -26,6 +27,14 @@ class Preprocessed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(self.preprocess(x))
+
+
+def peel(model: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
+    """The inner network and what it sees, of a `Preprocessed` model; any other model and images as they are."""
+    if isinstance(model, Preprocessed):
+        with torch.no_grad():
+            return model.network, model.preprocess(x)
+    return model, x
 
 
 class Preprocess(nn.Module, ABC):
@@ -49,10 +58,12 @@ class Preprocess(nn.Module, ABC):
             raise ValueError(f"{type(self).__name__} has no statistics yet: call fit(dataset) or load a checkpoint")
         return self.transform(x)
 
-    def _unknown(self, name: str, *shape: int) -> None:
+    def unknown(self, name: str, *shape: int) -> None:
+        """Make room for a statistic."""
         self.register_buffer(name, torch.full(shape, torch.nan))
 
-    def _set(self, **values: Tensor) -> None:
+    def measured(self, **values: Tensor) -> None:
+        """Fill in all statistics."""
         for name, value in values.items():
             self.get_buffer(name).copy_(value)
         self.fitted = True
@@ -81,22 +92,23 @@ class Normalise(Preprocess):
     ) -> None:
         super().__init__()
         channels = shape[0]
-        self._unknown("mean", channels, 1, 1)
-        self._unknown("std", channels, 1, 1)
+        self.unknown("mean", channels, 1, 1)
+        self.unknown("std", channels, 1, 1)
         if mean is None and std is None:
             return
         if mean is None or std is None or len(mean) != channels or len(std) != channels or min(std) <= 0:
             raise ValueError(
                 f"Normalise needs mean and std > 0, {channels} numbers each, one per channel; got {mean} and {std}"
             )
-        self._set(mean=torch.tensor(mean).reshape(-1, 1, 1), std=torch.tensor(std).reshape(-1, 1, 1))
+        self.measured(mean=torch.tensor(mean).reshape(-1, 1, 1), std=torch.tensor(std).reshape(-1, 1, 1))
 
     def fit(self, dataset: Dataset) -> Self:
-        mean = sum(batch.x.double().sum(0) for batch in dataset.in_order(_AT_ONCE)) / len(dataset)
-        mean = torch.as_tensor(mean).mean((1, 2), keepdim=True)
-        total = sum((batch.x.double() - mean).square().sum(0) for batch in dataset.in_order(_AT_ONCE))
-        std = (torch.as_tensor(total) / len(dataset)).mean((1, 2), keepdim=True).sqrt()
-        self._set(mean=mean, std=std)
+        mean = mean_image(dataset).mean((1, 2), keepdim=True)
+        spread = torch.zeros_like(mean)
+        for batch in dataset.in_order(AT_ONCE):
+            spread += (batch.x.double() - mean).square().sum((0, 2, 3)).reshape(spread.shape)
+        count = len(dataset) * dataset.shape[1] * dataset.shape[2]
+        self.measured(mean=mean, std=(spread / count).sqrt())
         return self
 
     def transform(self, x: Tensor) -> Tensor:
@@ -114,18 +126,19 @@ class SubtractMean(Preprocess):
 
     def __init__(self, *, shape: Sequence[int] = (1, 28, 28)) -> None:
         super().__init__()
-        self._unknown("mean", *shape)
+        self.unknown("mean", *shape)
 
     def fit(self, dataset: Dataset) -> Self:
-        self._set(mean=_mean_image(dataset))
+        self.measured(mean=mean_image(dataset))
         return self
 
     def transform(self, x: Tensor) -> Tensor:
         return x - self.get_buffer("mean")
 
 
-def _mean_image(dataset: Dataset) -> Tensor:
+def mean_image(dataset: Dataset) -> Tensor:
+    """The mean of all images, in float64, on the data set's device."""
     total = torch.zeros(dataset.shape, dtype=torch.float64)
-    for batch in dataset.in_order(_AT_ONCE):
-        total += batch.x.double().sum(0).cpu()
+    for batch in dataset.in_order(AT_ONCE):
+        total = total.to(batch.x.device) + batch.x.double().sum(0)
     return total / len(dataset)

@@ -1,0 +1,54 @@
+"""Networks by name, as a recipe asks for them."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from steelman.naming import by_path, nearest
+from steelman.networks.convnet import ConvNet
+from steelman.networks.lenet import LeNet
+from steelman.networks.mlp import MLP
+from steelman.networks.nin import NIN
+from steelman.networks.preprocess import Normalise, SubtractMean
+from steelman.networks.vision import AlexNet, ResNet18
+from steelman.networks.whiten import Whiten
+
+_KINDS: dict[str, Callable[..., nn.Module]] = {
+    kind.__name__: kind for kind in (MLP, LeNet, ConvNet, NIN, AlexNet, ResNet18, Normalise, SubtractMean, Whiten)
+}
+
+
+def build(kind: str, *, shape: Sequence[int], classes: int | None = None, **options: Any) -> nn.Module:
+    """The network or preprocessing that `kind` names, for images of `shape`; a recipe's [network] section.
+
+    kind     a name of this package ("LeNet", "SubtractMean"), or 'module:function' of your own. Of `shape` and
+             `classes`, a function is given those that it has arguments for
+    options  its other arguments
+
+    Initial weights come from torch's global generator: seed that first.
+
+    Raises:
+        ValueError: an unknown name or option, a shape that the network cannot take, or no `nn.Module` was made.
+    """
+    if ":" in kind:
+        make = by_path(kind)
+        if not callable(make):
+            raise ValueError(f"{kind!r} is a {type(make).__name__}, which cannot be called")
+    elif kind in _KINDS:
+        make = _KINDS[kind]
+    else:
+        raise ValueError(f"there is no network {kind!r}; {nearest(kind, _KINDS)} (or give 'module:function')")
+    known = {"shape": tuple(shape), **({} if classes is None else {"classes": classes})}
+    parameters = inspect.signature(make).parameters
+    if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        known = {name: value for name, value in known.items() if name in parameters}
+        for name in options:
+            if name not in parameters:
+                accepted = ", ".join(each for each in parameters if each not in ("shape", "classes"))
+                raise ValueError(f"{kind} has no option {name!r}; it takes {accepted or 'none'}")
+    network = make(**known, **options)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{kind!r} made a {type(network).__name__}, not a torch.nn.Module")
+    return network
