@@ -15,7 +15,7 @@ from steelman.types import Box, Images, PerImage, Radius
 TINY = 1e-12
 
 
-def per_image(value: Radius, like: Tensor) -> Tensor:
+def per_image(value: Radius, like: Tensor, name: str = "eps") -> Tensor:
     """A radius as a tensor that broadcasts against `like`: shape (batch, 1, ..., 1), or () for one number.
 
     Raises:
@@ -24,11 +24,18 @@ def per_image(value: Radius, like: Tensor) -> Tensor:
     radius = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     if radius.ndim not in (0, 1) or (radius.ndim == 1 and len(radius) != len(like)):
         raise ValueError(
-            f"a radius is one number or one per image, of shape ({len(like)},); got shape {tuple(radius.shape)}"
+            f"{name} is one number or one per image, of shape ({len(like)},); got shape {tuple(radius.shape)}"
         )
     if not bool(((radius >= 0) & radius.isfinite()).all()):
-        raise ValueError(f"a radius must be finite and at least 0; got {value}")
+        raise ValueError(f"{name} must be finite and at least 0; got {value}")
     return radius.reshape(-1, *[1] * (like.ndim - 1)) if radius.ndim else radius
+
+
+def inward(direction: Images, x: Images, box: Box | None) -> Images:
+    """`direction` without the entries of images `x` that stand at the box and would leave it."""
+    if box is None:
+        return direction
+    return direction.masked_fill(((x <= box[0]) & (direction < 0)) | ((x >= box[1]) & (direction > 0)), 0)
 
 
 def _flat(delta: Tensor) -> Tensor:

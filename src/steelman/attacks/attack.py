@@ -149,10 +149,10 @@ def check_images(x: Images, box: Box | None) -> None:
         raise ValueError(f"images must be a batch, of shape (batch, channels, height, width); got {tuple(x.shape)}")
     if x.numel() == 0:
         return
-    low, high = (float(bound) for bound in x.detach().aminmax())
-    if not (float("-inf") < low <= high < float("inf")):
+    low, high = x.detach().aminmax()
+    if not bool(low.isfinite() & high.isfinite()):
         raise ValueError("images hold NaN or infinite values")
-    if box is not None and (low < box[0] or high > box[1]):
+    if box is not None and bool((low < box[0]) | (high > box[1])):
         raise ValueError(
             f"images must lie in [{box[0]:g}, {box[1]:g}]; these reach from {low:.4g} to {high:.4g}. Scale bytes by "
             "1/255, make normalisation a layer of the model, or pass box=None for an unbounded attack"

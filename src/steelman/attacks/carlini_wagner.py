@@ -1,6 +1,7 @@
 """Minimal L2 perturbations by optimisation."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -60,24 +61,23 @@ class CarliniWagner(Attack):
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         found = x.clone()
-        nearest = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
-        low, high = torch.zeros_like(nearest), torch.full_like(nearest, 1e10)
-        c = torch.full_like(nearest, self.c)
         which = torch.where(~self._reached(oracle.logits(x), goal))[0]
-        for round_ in range(self.search_steps):
-            if len(which) == 0:
-                break
-            if self.search_steps >= 10 and round_ == self.search_steps - 1:
-                c = torch.where(high < 1e9, high, c)
-            best, distance = self._descend(oracle, x[which], goal[which], c[which], which)
-            hit = distance < torch.inf
-            closer = distance < nearest[which]
-            found[which[closer]], nearest[which[closer]] = best[closer], distance[closer]
-            high[which] = torch.where(hit, torch.minimum(high[which], c[which]), high[which])
-            low[which] = torch.where(hit, low[which], torch.maximum(low[which], c[which]))
-            middle = (low[which] + high[which]) / 2
-            c[which] = torch.where(high[which] < 1e9, middle, torch.where(hit, middle, c[which] * 10))
-        return self._settle(oracle, x, found, goal, which)
+        if len(which) == 0:
+            return found
+        x, goal, best = x[which], goal[which], x[which]
+        nearest = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+        low, high, c = torch.zeros_like(nearest), nearest.clone(), torch.full_like(nearest, self.c)
+        for search_step in range(self.search_steps):
+            if search_step == self.search_steps - 1 >= 9:
+                c = torch.where(high.isfinite(), high, c)
+            image, distance = self._descend(oracle, x, goal, c, which)
+            hit, closer = distance.isfinite(), distance < nearest
+            best[closer], nearest[closer] = image[closer], distance[closer]
+            low, high = torch.where(hit, low, torch.maximum(low, c)), torch.where(hit, torch.minimum(high, c), high)
+            c = torch.where(high.isfinite(), (low + high) / 2, 10 * c)
+        self._settle(oracle, x, best, goal, which, torch.where(nearest.isfinite())[0])
+        found[which] = best
+        return found
 
     def _reached(self, logits: Logits, goal: Goal) -> Flags:
         value = Margin()(logits, goal)
@@ -89,49 +89,39 @@ class CarliniWagner(Attack):
         centre, reach = (self.box[1] + self.box[0]) / 2, (self.box[1] - self.box[0]) / 2
         f6 = Margin(self.confidence)
         best, nearest = x.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
-        place = torch.arange(len(x), device=x.device)
+        place = torch.arange(len(x), device=x.device)  # of the images that have not left
         w = torch.atanh((x - centre) / reach * 0.999999)
-        moment, spread = torch.zeros_like(w), torch.zeros_like(w)
+        momentum, spread = torch.zeros_like(w), torch.zeros_like(w)
         last = torch.full_like(nearest, torch.inf)
-        check = max(self.steps // 10, 1)
         for step in range(self.steps):
             unit = torch.tanh(w)
-            image = centre + reach * unit
+            image = (centre + reach * unit).clamp_(*self.box)
+            logits, gain, pull = oracle.gradient(image, partial(f6, goal=goal), which[place])
             delta = image - x
-            # Bound now: the images of this step, not of the next.
-            hinge = lambda logits, goal=goal, c=c: c * f6(logits, goal)  # noqa: E731
-            logits, gain, pull = oracle.gradient(image, hinge, which[place])
             distance = delta.flatten(1).square().sum(1)
-            better = self._reached(logits, goal) & (distance < nearest[place])
-            if bool(better.any()):
-                best[place[better]], nearest[place[better]] = image[better], distance[better]
-            if self.abort_early and step % check == 0:
-                value = distance - gain
-                stalled = value > 0.9999 * last
-                if bool(stalled.any()):
-                    stay = torch.where(~stalled)[0]
-                    if len(stay) == 0:
-                        break
-                    place, x, w, goal, c = place[stay], x[stay], w[stay], goal[stay], c[stay]
-                    moment, spread, unit, delta, pull = moment[stay], spread[stay], unit[stay], delta[stay], pull[stay]
-                    value = value[stay]
-                last = value
-            gradient = (2 * delta - pull) * (reach * (1 - unit * unit))
-            moment.lerp_(gradient, 0.1)
+            better = torch.where(self._reached(logits, goal) & (distance < nearest[place]))[0]
+            best[place[better]], nearest[place[better]] = image[better], distance[better]
+            gradient = (2 * delta - c.reshape(-1, *[1] * (x.ndim - 1)) * pull) * (reach * (1 - unit * unit))
+            momentum.lerp_(gradient, 0.1)
             spread.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
             rate = self.step_size / (1 - 0.9 ** (step + 1))
-            w = w.addcdiv(moment, (spread / (1 - 0.999 ** (step + 1))).sqrt_().add_(1e-8), value=-rate)
+            w.addcdiv_(momentum, (spread / (1 - 0.999 ** (step + 1))).sqrt_().add_(1e-8), value=-rate)
+            if self.abort_early and step % max(self.steps // 10, 1) == 0:
+                value = distance - c * gain
+                going = torch.where(~(value > 0.9999 * last))[0]
+                if len(going) == 0:
+                    break
+                last = value[going]
+                if len(going) < len(place):
+                    place, x, w, goal, c = place[going], x[going], w[going], goal[going], c[going]
+                    momentum, spread = momentum[going], spread[going]
         return best, nearest
 
-    def _settle(self, oracle: Oracle, x: Images, found: Images, goal: Goal, which: Indices) -> Images:
-        """Push the few images that lie on the boundary to within rounding a hair further out."""
-        for stretch in (1.0, 1e-5, 1e-4, 1e-3):
-            if len(which) == 0:
-                break
-            moved = (found[which] != x[which]).flatten(1).any(1)
-            which = which[moved]
-            if stretch < 1:
-                longer = x[which] + (1 + stretch) * (found[which] - x[which])
-                found[which] = longer.clamp(*self.box) if self.box is not None else longer
-            which = which[~self._reached(oracle.logits(found[which], which), goal[which])] if len(which) else which
-        return found
+    def _settle(self, oracle: Oracle, x: Images, best: Images, goal: Goal, which: Indices, check: Indices) -> None:
+        """Push those of `best` that lie on the very boundary, where rounding differs with the batch, a hair further."""
+        assert self.box is not None
+        for stretch in (1e-5, 1e-4, 1e-3):
+            if len(check) == 0:
+                return
+            check = check[~self._reached(oracle.logits(best[check], which[check]), goal[check])]
+            best[check] = (x[check] + (1 + stretch) * (best[check] - x[check])).clamp(*self.box)

@@ -8,9 +8,9 @@ from torch import Tensor
 from steelman.attacks.attack import Attack
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
-from steelman.norms import L2, TINY, Linf, Norm
+from steelman.norms import L2, TINY, Linf, Norm, inward
 from steelman.randomness import Draws
-from steelman.types import Images, Indices, Labels, Logits
+from steelman.types import Images, Indices, Logits
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class DeepFool(Attack):
     leave the box; we clip the point, and entries that stand at the box and would leave it take no part in a step, so
     that a clipped image goes on moving. `box=None` gives their unbounded form.
 
-    Cost per step: 2 forward passes (none for the test of the last one) and classes - 1 gradient passes.
+    Cost: 1 forward pass, and per step 2 more and classes - 1 gradient passes.
     Reference: Seyed-Mohsen Moosavi-Dezfooli, Alhussein Fawzi and Pascal Frossard, "DeepFool: a simple and accurate
     method to fool deep neural networks", CVPR 2016, algorithm 2.
     """
@@ -52,34 +52,19 @@ class DeepFool(Attack):
             )
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        found = x.clone()
-        which = torch.arange(len(x), device=x.device)
-        clean, raw = x, x.clone()
-        rivals: Tensor | None = None
-        for step in range(self.steps):
-            with torch.enable_grad():
-                raw.requires_grad_()
-                logits = oracle.logits(raw, which)
-            if step == 0:
-                rivals = self._rivals(logits.detach(), goal)
-                going = torch.where(~goal.reached(logits))[0]
-                if len(going) < len(which):
-                    if len(going) == 0:
-                        return found
-                    which, goal, clean, rivals = which[going], goal[going], clean[going], rivals[going]
-                    with torch.enable_grad():
-                        raw = raw.detach()[going].requires_grad_()
-                        logits = oracle.logits(raw, which)
-            assert rivals is not None
-            total = raw.detach() + self._shortest(oracle, raw, logits, rivals, goal, which) - clean
+        found, logits = x.clone(), oracle.logits(x)
+        which = torch.where(~goal.reached(logits))[0]
+        clean, goal, rivals = x[which], goal[which], self._rivals(logits, goal)[which]
+        raw = clean
+        for _ in range(self.steps):
+            if len(which) == 0:
+                break
+            total = raw + self._shortest(oracle, raw, rivals, goal, which) - clean
             raw = self._clip(clean + total)
             shot = self._clip(clean + (1 + self.overshoot) * total)
             found[which] = shot
             going = torch.where(~goal.reached(oracle.logits(shot, which)))[0]
-            if len(going) == 0:
-                break
-            if len(going) < len(which):
-                which, goal, clean, raw, rivals = which[going], goal[going], clean[going], raw[going], rivals[going]
+            which, goal, clean, raw, rivals = which[going], goal[going], clean[going], raw[going], rivals[going]
         return found
 
     def _clip(self, x: Images) -> Images:
@@ -92,23 +77,22 @@ class DeepFool(Attack):
         others = logits.scatter(1, goal.labels[:, None], -torch.inf)
         return others.topk(min(self.classes, logits.shape[1]) - 1, dim=1).indices
 
-    def _shortest(
-        self, oracle: Oracle, x: Images, logits: Logits, rivals: Tensor, goal: Goal, which: Indices
-    ) -> Images:
+    def _shortest(self, oracle: Oracle, x: Images, rivals: Tensor, goal: Goal, which: Indices) -> Images:
         """The shortest step from `x` onto a linearised boundary."""
-        own: Labels = goal.labels if goal.target is None else logits.argmax(1)
         with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            logits = oracle.logits(x, which)
+            own = goal.labels if goal.target is None else logits.argmax(1)
             gaps = (logits.gather(1, rivals) - logits.gather(1, own[:, None])).unbind(1)
         distance = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
-        step = torch.zeros_like(x)
-        for column, gap in enumerate(gaps):
-            (slope,) = oracle.backward(gap, x, which, keep=column < len(gaps) - 1)
-            if self.box is not None:
-                slope = slope.masked_fill(((x <= self.box[0]) & (slope < 0)) | ((x >= self.box[1]) & (slope > 0)), 0)
-            flat = slope.flatten(1)
-            dual = flat.norm(dim=1) if self.norm is L2 else flat.abs().sum(1)
+        nearest = torch.zeros_like(x)
+        # One gradient at a time: on LeNet, one batched backward pass takes 1.2 times as long, and stacked copies of the
+        # batch take 2 to 4 times as long.
+        for rest, gap in zip(reversed(range(len(gaps))), gaps, strict=True):
+            slope = inward(oracle.backward(gap, x, which, keep=rest > 0), x, self.box)
+            dual = slope.flatten(1).norm(dim=1) if self.norm is L2 else slope.flatten(1).abs().sum(1)
             length = gap.detach().abs() / dual.clamp(min=TINY)
             nearer = length < distance
             distance = torch.where(nearer, length, distance)
-            step = torch.where(nearer.reshape(-1, *[1] * (x.ndim - 1)), slope, step)
-        return self.norm.steepest(step) * distance.reshape(-1, *[1] * (x.ndim - 1))
+            nearest = torch.where(nearer.reshape(-1, *[1] * (x.ndim - 1)), slope, nearest)
+        return self.norm.steepest(nearest) * distance.reshape(-1, *[1] * (x.ndim - 1))

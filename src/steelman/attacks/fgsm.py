@@ -1,11 +1,12 @@
 """The one-step attack."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from steelman.attacks.attack import Attack
 from steelman.attacks.oracle import Oracle
 from steelman.losses import CrossEntropy, Goal, Loss
-from steelman.norms import Linf, Norm, per_image
+from steelman.norms import L0, Linf, Norm, per_image
 from steelman.randomness import Draws
 from steelman.types import Images, Radius
 
@@ -30,11 +31,15 @@ class FGSM(Attack):
     norm: Norm = Linf
     loss: Loss = field(default_factory=CrossEntropy)
 
+    def __post_init__(self) -> None:
+        if self.norm is L0:
+            raise ValueError("FGSM has one step of full length, which no bound on L0 gives; use PGD(norm=L0)")
+
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         if self.loss.needs_reference:
             raise ValueError(
                 f"{type(self.loss).__name__} has no gradient at the clean image; use PGD, which starts elsewhere"
             )
-        _, _, gradient = oracle.gradient(x, lambda logits: self.loss(logits, goal))
+        _, _, gradient = oracle.gradient(x, partial(self.loss, goal=goal))
         step = self.norm.steepest(gradient) * per_image(self.eps, x)
         return self.norm.contain(x, x + step, self.eps, self.box)

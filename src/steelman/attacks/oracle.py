@@ -99,20 +99,18 @@ class Oracle:
             x = x.detach().requires_grad_()
             logits = self.logits(x, which)
             value = objective(logits)
-            (gradient,) = self.backward(value, x, which)
+            gradient = self.backward(value, x, which)
         return logits.detach(), value.detach(), gradient
 
-    def backward(
-        self, value: Tensor, x: Images, which: Indices | None = None, *, keep: bool = False
-    ) -> tuple[Images, ...]:
-        """Gradient of the sum of `value` with respect to `x`: one gradient pass."""
+    def backward(self, value: PerImage, x: Images, which: Indices | None = None, *, keep: bool = False) -> Images:
+        """Gradient of the sum of `value` with respect to `x`: one gradient pass. `keep` the graph for another."""
         self.gradients[slice(None) if which is None else which] += 1
         if not value.requires_grad:
             raise ValueError(
                 "the model's output has no gradient with respect to its input: it is not differentiable, or it "
                 "detaches or runs under no_grad. A gradient attack cannot be used on it"
             )
-        return torch.autograd.grad(value, x, torch.ones_like(value), retain_graph=keep)
+        return torch.autograd.grad(value.sum(), x, retain_graph=keep)[0]
 
 
 def check_logits(logits: Tensor, batch: int, highest_label: int) -> None:

@@ -1,6 +1,7 @@
 """Projected gradient ascent of a loss inside a ball."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from steelman.attacks.attack import Attack
 from steelman.attacks.oracle import Oracle
 from steelman.losses import CrossEntropy, Goal, Loss
-from steelman.norms import Linf, Norm, per_image
+from steelman.norms import Linf, Norm, inward, per_image
 from steelman.randomness import Draws
 from steelman.types import Box, Flags, Images, Indices, PerImage, Radius
 
@@ -55,99 +56,110 @@ class PGD(Attack):
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         if self.loss.needs_reference:
             goal = replace(goal, reference=oracle.logits(x))
-        ball = _Ball(x, self.norm, self.eps, self.box)
-        best = _Best(x)
+        ball = _Ball.around(x, self)
+        best = _Found.nothing(x)
         for restart in range(self.restarts):
-            which = torch.where(~best.success)[0] if self.early_leave else torch.arange(len(x), device=x.device)
+            which = torch.where(~(best.success & self.early_leave))[0]
             if len(which) == 0:
                 break
-            self._climb(oracle, ball, which, goal, draws.split(restart), best)
+            found = self._climb(oracle, which, ball[which], goal[which], draws.split(restart)[which])
+            higher = found.loss > best.loss[which]
+            better = torch.where(found.success == best.success[which], higher, found.success)
+            best.put(which, found, better if self._judges else torch.ones_like(better))
         return self.norm.contain(x, best.x, self.eps, self.box)
 
-    def _climb(self, oracle: Oracle, ball: "_Ball", which: Indices, goal: Goal, draws: Draws, best: "_Best") -> None:
-        """One restart for the images `which`; what it finds goes into `best`."""
-        size = self.step_size if self.step_size is not None else 2.5 * self.eps / max(self.steps, 1)
-        if len(which) < len(ball.x):
-            ball, goal, draws = ball[which], goal[which], draws[which]
-            size = size[which] if isinstance(size, Tensor) and size.ndim else size
-        step = per_image(size, ball.x)
-        x = ball.random(draws) if self.random_start else ball.x.clone()
-        judged = self.keep_best or self.early_leave or self.restarts > 1
-        peak = _Best(x)
-        for _ in range(self.steps):
-            logits, value, gradient = oracle.gradient(x, lambda logits, goal=goal: self.loss(logits, goal), which)
-            if judged:
-                success = goal.reached(logits)
-                if self.keep_best:
-                    peak.offer(slice(None), x, success, value, by_loss=True)
-                if self.early_leave and bool(success.any()):
-                    best.offer(which[success], x[success], success[success], value[success])
-                    stay = torch.where(~success)[0]
-                    if len(stay) == 0:
-                        return
-                    which, goal, ball, x, gradient = which[stay], goal[stay], ball[stay], x[stay], gradient[stay]
-                    step = step[stay] if step.ndim else step
-                    peak = peak[stay]
-            x = ball.climb(x, gradient, step)
-        if not judged or (self.early_leave and self.restarts == 1 and not self.keep_best):
-            best.x[which] = x
-            return
-        logits = oracle.logits(x, which)
-        success, value = goal.reached(logits), self.loss(logits, goal)
-        if self.keep_best:
-            peak.offer(slice(None), x, success, value, by_loss=True)
-            x, success, value = peak.x, peak.success, peak.value
-        best.offer(which, x, success, value)
+    @property
+    def _judges(self) -> bool:
+        """Whether the last iterate is compared with others, which takes one forward pass more."""
+        return self.keep_best or self.restarts > 1
+
+    def _climb(self, oracle: Oracle, which: Indices, ball: "_Ball", goal: Goal, draws: Draws) -> "_Found":
+        """One restart for the images `which`."""
+        x = ball.sample(draws) if self.random_start else ball.x
+        found = _Found.nothing(x)
+        place = torch.arange(len(x), device=x.device)  # of the images that have not left, in `which`
+        for step in range(self.steps + self._judges):
+            objective = partial(self.loss, goal=goal)
+            if step < self.steps:
+                logits, loss, gradient = oracle.gradient(x, objective, which[place])
+            else:
+                logits = oracle.logits(x, which[place])
+                loss, gradient = objective(logits), x
+            here = _Found(x, goal.reached(logits), loss)
+            if self.keep_best:
+                found.put(place, here, loss > found.loss[place])
+            elif step == self.steps:
+                found.put(place, here, torch.ones_like(here.success))
+            if self.early_leave and bool(here.success.any()):
+                found.put(place, here, here.success)
+                stay = torch.where(~here.success)[0]
+                if len(stay) == 0:
+                    return found
+                place, ball, goal, x, gradient = place[stay], ball[stay], goal[stay], x[stay], gradient[stay]
+            if step < self.steps:
+                x = ball.climb(x, gradient)
+        if not self._judges:
+            found.x[place] = x
+        return found
 
 
+@dataclass(frozen=True)
 class _Ball:
     """Ball and box around a batch, and a step within them."""
 
-    def __init__(self, x: Images, norm: Norm, eps: Radius, box: Box | None) -> None:
-        self.x, self.norm, self.eps, self.box = x, norm, eps, box
-        self.bounds = Linf.bounds(x, eps, box) if norm is Linf else None
+    x: Images
+    eps: Radius
+    step: Radius
+    norm: Norm
+    box: Box | None
+    bounds: tuple[Images, Images] | None
+    """Linf only: lowest and highest images of ball and box."""
+
+    @staticmethod
+    def around(x: Images, attack: PGD) -> "_Ball":
+        step = 2.5 * attack.eps / max(attack.steps, 1) if attack.step_size is None else attack.step_size
+        per_image(step, x, "step_size")
+        bounds = Linf.bounds(x, attack.eps, attack.box) if attack.norm is Linf else None
+        return _Ball(x, attack.eps, step, attack.norm, attack.box, bounds)
 
     def __getitem__(self, which: Indices) -> "_Ball":
-        part = object.__new__(_Ball)
-        part.x, part.norm, part.box = self.x[which], self.norm, self.box
-        part.eps = self.eps[which] if isinstance(self.eps, Tensor) and self.eps.ndim else self.eps
-        part.bounds = None if self.bounds is None else (self.bounds[0][which], self.bounds[1][which])
-        return part
+        eps, step = (
+            value[which] if isinstance(value, Tensor) and value.ndim else value for value in (self.eps, self.step)
+        )
+        bounds = self.bounds and (self.bounds[0][which], self.bounds[1][which])
+        return replace(self, x=self.x[which], eps=eps, step=step, bounds=bounds)
 
-    def random(self, draws: Draws) -> Images:
+    def sample(self, draws: Draws) -> Images:
         start = self.x + self.norm.sample(self.x, self.eps, draws)
         return start if self.box is None else start.clamp(*self.box)
 
-    def climb(self, x: Images, gradient: Images, step: Tensor) -> Images:
+    def climb(self, x: Images, gradient: Images) -> Images:
+        step = per_image(self.step, x)
         if self.bounds is not None:  # ball and box are one clamp
-            return torch.clamp(x + step * gradient.sign_(), *self.bounds)
-        if self.box is not None:
-            stuck = ((x <= self.box[0]) & (gradient < 0)) | ((x >= self.box[1]) & (gradient > 0))
-            gradient = gradient.masked_fill(stuck, 0)
-        x = self.x + self.norm.project(x + step * self.norm.steepest(gradient) - self.x, self.eps)
+            return torch.clamp(x + step * gradient.sign(), *self.bounds)
+        moved = x + step * self.norm.steepest(inward(gradient, x, self.box))
+        x = self.x + self.norm.project(moved - self.x, self.eps)
         return x if self.box is None else x.clamp(*self.box)
 
 
-class _Best:
-    """The best image found so far for each of a batch: success first, then loss."""
+@dataclass(frozen=True)
+class _Found:
+    """Images, whether they reach the goal, and their loss."""
 
-    def __init__(self, x: Images) -> None:
-        self.x = x.clone()
-        self.success: Flags = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        self.value: PerImage = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+    x: Images
+    success: Flags
+    loss: PerImage
 
-    def __getitem__(self, which: Indices) -> "_Best":
-        part = object.__new__(_Best)
-        part.x, part.success, part.value = self.x[which], self.success[which], self.value[which]
-        return part
+    @staticmethod
+    def nothing(x: Images) -> "_Found":
+        loss = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+        return _Found(x.clone(), torch.zeros_like(loss, dtype=torch.bool), loss)
 
-    def offer(
-        self, which: Indices | slice, x: Images, success: Flags, value: PerImage, *, by_loss: bool = False
-    ) -> None:
-        kept_success, kept_value = self.success[which], self.value[which]
-        better = value > kept_value
-        if not by_loss:
-            better = torch.where(success == kept_success, better, success)
-        self.x[which] = torch.where(better.reshape(-1, *[1] * (x.ndim - 1)), x, self.x[which])
-        self.success[which] = torch.where(better, success, kept_success)
-        self.value[which] = torch.where(better, value, kept_value)
+    def put(self, place: Indices, other: "_Found", better: Flags) -> None:
+        """Take over from `other`, whose images belong at `place`, those that are better."""
+        place = place[better]
+        self.x[place], self.success[place], self.loss[place] = (
+            other.x[better],
+            other.success[better],
+            other.loss[better],
+        )
