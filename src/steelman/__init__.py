@@ -1,1 +1,29 @@
 """Train image classifiers that resist adversarial attack, and find out honestly whether they do."""
+
+from steelman.attacks import FGSM, PGD, CarliniWagner, DeepFool
+from steelman.defences import AdversarialTraining, DeepDefense, Plain, Sum
+from steelman.evaluation import evaluate
+from steelman.norms import L0, L1, L2, Linf
+from steelman.training import Training, fit
+from steelman.types import Batch
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FGSM",
+    "L0",
+    "L1",
+    "L2",
+    "PGD",
+    "AdversarialTraining",
+    "Batch",
+    "CarliniWagner",
+    "DeepDefense",
+    "DeepFool",
+    "Linf",
+    "Plain",
+    "Sum",
+    "Training",
+    "evaluate",
+    "fit",
+]

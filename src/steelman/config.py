@@ -1,0 +1,154 @@
+"""TOML to the same dataclasses that the library is made of, and back.
+
+A table becomes the dataclass that its place asks for. Where that is an abstract one (an attack, a defence, a data set),
+`kind` names the class; a bare string is a `kind` without settings. Values are checked by pydantic. Every error names the
+path and, for a name that is not there, the nearest that is.
+"""
+
+import dataclasses
+import inspect
+import types
+import typing
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from torch import Tensor
+
+from steelman.naming import nearest
+from steelman.norms import L0, L1, L2, Linf, Norm
+
+T = TypeVar("T")
+
+NORMS = {norm.name: norm for norm in (Linf, L2, L1, L0)}
+NONE = "none"
+
+
+def read(kind: type[T], value: Any, path: str = "") -> T:
+    """Build a `kind` from what TOML gives.
+
+    Raises:
+        ValueError: an unknown key or name, a missing or ill-typed value; the message begins with its path.
+    """
+    return _read(kind, value, path)
+
+
+def write(value: Any) -> Any:
+    """What `read` reads back to an equal object: every field, for the record. None is written as "none"."""
+    if isinstance(value, Norm):
+        return value.name
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {item.name: write(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        return fields if _plain(type(value)) else {"kind": type(value).__name__, **fields}
+    if isinstance(value, dict):
+        return {key: write(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [write(item) for item in value]
+    return NONE if value is None else value
+
+
+def concrete(base: type) -> dict[str, type]:
+    """The classes of a kind that can be made, by name."""
+    found = {} if inspect.isabstract(base) else {base.__name__: base}
+    for part in base.__subclasses__():
+        found |= concrete(part)
+    return {name: part for name, part in found.items() if not name.startswith("_")}
+
+
+def _plain(kind: type) -> bool:
+    """Whether a place for `kind` leaves no choice, so that its table needs no `kind`."""
+    return not any(inspect.isabstract(base) for base in kind.__mro__)
+
+
+def _read(kind: Any, value: Any, path: str) -> Any:
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return _read_union(get_args(kind), value, path)
+    if origin is tuple and isinstance(value, list | tuple):
+        items = get_args(kind)
+        if len(items) == 2 and items[1] is Ellipsis:
+            return tuple(_read(items[0], item, f"{path}[{place}]") for place, item in enumerate(value))
+        if len(items) != len(value):
+            raise ValueError(f"{path}: needs {len(items)} values; got {len(value)}")
+        return tuple(
+            _read(item, each, f"{path}[{place}]") for place, (item, each) in enumerate(zip(items, value, strict=True))
+        )
+    if origin is dict and isinstance(value, dict):
+        return {key: _read(get_args(kind)[1], item, _join(path, key)) for key, item in value.items()}
+    if isinstance(kind, type) and issubclass(kind, Norm):
+        return _read_norm(value, path)
+    if isinstance(kind, type) and (dataclasses.is_dataclass(kind) or inspect.isabstract(kind)):
+        return _read_object(kind, value, path)
+    return _read_leaf(kind, value, path)
+
+
+def _read_union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
+    if type(None) in kinds and (value is None or value == NONE):
+        return None
+    kinds = tuple(kind for kind in kinds if kind is not type(None) and not _is_tensor(kind))
+    if len(kinds) == 1:
+        return _read(kinds[0], value, path)
+    problems = []
+    for kind in kinds:
+        try:
+            return _read(kind, value, path)
+        except ValueError as error:
+            problems.append(str(error))
+    raise ValueError("; or ".join(dict.fromkeys(problems)))
+
+
+def _is_tensor(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Tensor)
+
+
+def _read_norm(value: Any, path: str) -> Norm:
+    if isinstance(value, Norm):
+        return value
+    if value not in NORMS:
+        raise ValueError(f"{path}: there is no norm {value!r}; {nearest(str(value), NORMS)}")
+    return NORMS[value]
+
+
+def _read_object(kind: type, value: Any, path: str) -> Any:
+    if isinstance(value, kind):
+        return value
+    settings = {"kind": value} if isinstance(value, str) else value
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: needs a table; got {value!r}")
+    settings = dict(settings)
+    if not _plain(kind) or inspect.isabstract(kind):
+        choices = concrete(kind)
+        if "kind" not in settings:
+            raise ValueError(f"{path}: needs a kind; {nearest('', choices)}")
+        name = settings.pop("kind")
+        if name not in choices:
+            raise ValueError(f"{_join(path, 'kind')}: there is no {kind.__name__} {name!r}; {nearest(str(name), choices)}")
+        kind = choices[name]
+    hints = typing.get_type_hints(kind)
+    fields = {item.name: item for item in dataclasses.fields(kind) if item.init}
+    for key in settings:
+        if key not in fields:
+            raise ValueError(f"{_join(path, key)}: {kind.__name__} has no such setting; {nearest(key, fields)}")
+    for key, item in fields.items():
+        if key not in settings and item.default is item.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{_join(path, key)}: {kind.__name__} needs it")
+    values = {key: _read(hints[key], item, _join(path, key)) for key, item in settings.items()}
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}" if path else str(error)) from error
+
+
+def _read_leaf(kind: Any, value: Any, path: str) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
+    if isinstance(value, bool) and kind in (int, float):
+        raise ValueError(f"{path}: needs a number; got {str(value).lower()}")
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {error.errors()[0]['msg']}; got {value!r}") from error
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key

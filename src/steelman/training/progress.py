@@ -1,0 +1,56 @@
+"""The progress bar of training: silent unless a person watches."""
+
+import sys
+from types import TracebackType
+from typing import Any
+
+
+class TrainingBar:
+    """Epochs and batches done, loss, the latest accuracies and the time left, on standard error when it is a terminal."""
+
+    def __init__(self, wanted: bool, epochs: int, batches: int) -> None:
+        self._bar = None
+        self._latest = ""
+        self._batches = batches
+        if not (wanted and sys.stderr.isatty()):
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._bar.add_task("training", total=epochs * batches, note="")
+
+    def __enter__(self) -> "TrainingBar":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def at(self, epoch: int, batch: int) -> None:
+        """Where training goes on."""
+        if self._bar:
+            self._bar.update(self._task, completed=epoch * self._batches + batch)
+
+    def step(self, loss: float) -> None:
+        if self._bar:
+            self._bar.update(self._task, advance=1, note=f"loss {loss:.4f}{self._latest}")
+
+    def line(self, line: dict[str, Any]) -> None:
+        """Show what was measured at the end of an epoch."""
+        shown = {"clean": "clean", "robust": "robust", "test_clean": "test", "test_rho_2": "rho_2"}
+        self._latest = "".join(f"  {name} {line[key]:.4f}" for key, name in shown.items() if key in line)
+        if self._bar:
+            self._bar.update(self._task, description=f"epoch {line['epoch'] + 1}")

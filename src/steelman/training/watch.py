@@ -1,0 +1,45 @@
+"""What is measured after every epoch."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from steelman.attacks.attack import Attack
+from steelman.attacks.deepfool import DeepFool
+from steelman.data.dataset import Dataset
+from steelman.networks.preprocess import Preprocessed
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Accuracies on held-out images ("clean", "robust"), and on test images for curves ("test_clean", "test_rho_2").
+
+    Only the first two may choose a checkpoint. rho_2 is Deep Defense's: DeepFool of 5 steps, unclipped, in the
+    preprocessed space, away from the prediction.
+    """
+
+    validation: Dataset | None
+    monitor: Attack | None
+    test: Dataset | None
+    test_images: int
+    seed: int
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        from steelman.evaluation import FromPrediction, accuracy, evaluate, rho_2
+
+        line: dict[str, float] = {}
+        if self.validation is not None:
+            attacks = {} if self.monitor is None else {"robust": self.monitor}
+            table = evaluate(model, self.validation, attacks, seed=self.seed, progress=False)
+            line["clean"] = accuracy(table, "clean").value
+            if self.monitor is not None:
+                line["robust"] = accuracy(table, "robust").value
+        if self.test is not None and self.test_images:
+            some = self.test.subset(torch.arange(min(self.test_images, len(self.test))))
+            away = {"rho_2": FromPrediction(DeepFool(steps=5, box=None))}
+            space = "preprocessed" if isinstance(model, Preprocessed) else "pixels"
+            table = evaluate(model, some, away, seed=self.seed, space=space, progress=False)
+            line["test_clean"] = accuracy(table, "clean").value
+            line["test_rho_2"] = rho_2(table, "rho_2").value
+        return line
