@@ -1,0 +1,215 @@
+"""A method's docstring, read as a card: what the method tables, `steelman cite` and the help are made from.
+
+A card is one line; paragraphs with the mathematics; one line per field, `name  meaning`, with deeper lines to go on;
+then `Cost:`, `Reference:` and perhaps `Raises:`, each up to the next of them or an empty line. A reference is
+
+    Authors, "Title", Venue Year, section.
+
+with "and" before the last author; several are divided by semicolons; where there is no paper, a text that begins with
+"none".
+"""
+
+import dataclasses
+import inspect
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import steelman.attacks
+import steelman.defences
+from steelman.attacks import Attack
+from steelman.defences import Objective
+from steelman.naming import nearest
+
+PAPER = re.compile(r'(?P<authors>[^"]+), "(?P<title>[^"]+)", (?P<venue>.+?) (?P<year>\d{4})(, (?P<place>.+))?')
+LABEL = re.compile(r"(Cost|Reference|Raises)\b ?([^:]*):\s*(.*)")
+FIELD = re.compile(r"(\w+)  +(\S.*)")
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What a reference names."""
+
+    authors: tuple[str, ...]
+    title: str
+    venue: str
+    year: int
+
+    @property
+    def key(self) -> str:
+        """First surname, year and first word of the title, as Google Scholar makes them."""
+        parts = self.authors[0].split()[-1], str(self.year), self.title.split()[0]
+        return re.sub(r"[^a-z0-9]", "", "".join(parts).lower())
+
+    def bibtex(self) -> str:
+        entries = {
+            "author": " and ".join(self.authors),
+            "title": "{" + self.title + "}",  # a second pair of braces keeps capitals as they are
+            "booktitle": self.venue,
+            "year": str(self.year),
+        }
+        lines = (f"  {name:<9} = {{{value}}},\n".replace("&", r"\&") for name, value in entries.items())
+        return f"@inproceedings{{{self.key},\n{''.join(lines)}}}"
+
+
+@dataclass(frozen=True)
+class Card:
+    """The parts of a method's docstring. A part that is not there is empty."""
+
+    name: str
+    kind: str
+    summary: str
+    body: str
+    fields: dict[str, str]
+    cost: str
+    reference: str
+    raises: str
+    signature: str
+
+    @property
+    def papers(self) -> tuple[Paper, ...]:
+        found = (PAPER.fullmatch(part.strip()) for part in self.reference.removesuffix(".").split(";"))
+        return tuple(
+            Paper(
+                tuple("others" if author == "et al." else author for author in _authors(match["authors"])),
+                match["title"],
+                match["venue"],
+                int(match["year"]),
+            )
+            for match in found
+            if match is not None
+        )
+
+
+def _authors(text: str) -> list[str]:
+    return re.split(r", | and | (?=et al\.)", text)
+
+
+def card(method: type) -> Card:
+    """Read the docstring of a method, which must be a dataclass."""
+    names = {item.name for item in own_fields(method)}
+    body: list[str] = []
+    fields: dict[str, str] = {}
+    labelled = {"Cost": "", "Reference": "", "Raises": ""}
+    label = name = ""
+    summary, *lines = inspect.cleandoc(method.__doc__ or "").split("\n")
+    for line in lines:
+        if match := LABEL.match(line):
+            label, name = match[1], ""
+            labelled[label] = " ".join(part for part in (match[2] and match[2] + ":", match[3]) if part)
+        elif not line.strip():
+            label = name = ""
+            body.append("")
+        elif label:
+            labelled[label] = f"{labelled[label]} {line.strip()}".strip()
+        elif (match := FIELD.fullmatch(line)) and match[1] in names:
+            name = match[1]
+            fields[name] = match[2]
+        elif name and line.startswith(" "):
+            fields[name] += " " + line.strip()
+        else:
+            body.append(line)
+    return Card(
+        name=method.__name__,
+        kind="attack" if issubclass(method, Attack) else "defence",
+        summary=summary,
+        body=re.sub(r"\n{2,}", "\n\n", "\n".join(body)).strip(),
+        fields=fields,
+        cost=labelled["Cost"],
+        reference=labelled["Reference"],
+        raises=labelled["Raises"],
+        signature=_signature(method),
+    )
+
+
+def own_fields(method: type) -> list[dataclasses.Field]:
+    """The settings that a method adds to those of its kind."""
+    own = inspect.get_annotations(method)
+    return [item for item in dataclasses.fields(method) if item.init and item.name in own]
+
+
+def _signature(method: type) -> str:
+    """The fields with their defaults, as one would write them; a default that is made anew is shown as it is made."""
+    shown = []
+    for item in own_fields(method):
+        if item.default_factory is not dataclasses.MISSING:
+            shown.append(f"{item.name}={item.default_factory()}")
+        elif item.default is not dataclasses.MISSING:
+            shown.append(f"{item.name}={_short(item.default)}")
+        else:
+            shown.append(item.name)
+    return f"{method.__name__}({', '.join(shown)})"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float) and 0 < value < 1 and round(value * 255, 9).is_integer():
+        return f"{value * 255:.0f}/255"
+    return str(value) if dataclasses.is_dataclass(value) else repr(value)
+
+
+def methods() -> list[Card]:
+    """The cards of all public attacks, then of all public defences."""
+    return [
+        card(member)
+        for room in (steelman.attacks, steelman.defences)
+        for member in (getattr(room, name) for name in sorted(room.__all__))
+        if inspect.isclass(member) and issubclass(member, Attack | Objective) and not inspect.isabstract(member)
+    ]
+
+
+def cite(names: Sequence[str] = ()) -> str:
+    """Each method's references, and then one BibTeX entry for each paper; of all methods when none is named.
+
+    Raises:
+        ValueError: a name that is no method; the message has the nearest that is.
+    """
+    known = {item.name: item for item in methods()}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"no method is called {name}: {nearest(name, known)}")
+    chosen = [known[name] for name in dict.fromkeys(names or known)]
+    plain = [f"{item.name}: {item.reference}" for item in chosen]
+    papers = {paper.key: paper.bibtex() for item in chosen for paper in item.papers}
+    return "\n\n".join(["\n".join(plain), *papers.values()])
+
+
+def table() -> str:
+    """All methods as a Markdown page."""
+    page = [
+        "# Methods\n\n<!-- Written by `make docs` from the docstrings: change those. -->\n",
+        "Every attack also has `box=(0.0, 1.0)`, the range of valid images; `None` leaves them unbounded.\n",
+    ]
+    cards = methods()
+    for kind in dict.fromkeys(item.kind for item in cards):
+        some = [item for item in cards if item.kind == kind]
+        page.append(f"## {kind.capitalize()}s\n\n| | | cost |\n|---|---|---|")
+        page += [
+            f"| [{item.name}](#{item.name.lower()}) | {_text(item.summary)} | {_text(item.cost)} |" for item in some
+        ]
+        page += [_section(item) for item in some]
+    return "\n".join(page)
+
+
+def _section(item: Card) -> str:
+    parts = [f"\n### {item.name}\n", f"`{item.signature}`\n", f"{_text(item.summary)}\n"]
+    if item.body:
+        parts.append(f"{_text(item.body)}\n")
+    if item.fields:
+        parts.append("| field | |\n|---|---|")
+        parts += [f"| `{name}` | {_text(meaning)} |" for name, meaning in item.fields.items()]
+        parts.append("")
+    parts.append(f"Reference: {_text(item.reference)}\n")
+    if item.raises:
+        parts.append(f"Raises {_text(item.raises)}\n")
+    return "\n".join(parts)
+
+
+def _text(text: str) -> str:
+    """Mathematics in plain text, safe from Markdown; spans of code stay as they are."""
+    return re.sub(r"`[^`]*`|[\\*_<>|\[\]]", lambda match: match[0] if match[0][0] == "`" else "\\" + match[0], text)
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(table(), encoding="utf-8")

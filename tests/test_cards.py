@@ -1,0 +1,135 @@
+"""Cards are read as they are written, complete for every public method, and cited as BibTeX that parses."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from steelman import cards
+from steelman.cards import Paper, card, cite, methods, own_fields
+
+ROOT = Path(__file__).parent.parent
+CLASSES = {**vars(cards.steelman.attacks), **vars(cards.steelman.defences)}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One line.
+
+    Maths with c  at a margin, and `code_span`.
+
+    near   the first (default 1)
+    far_away
+    far    the second, which
+           goes on
+    c      a letter
+
+    More maths.
+
+    Cost per step: 2 passes,
+    at most.
+    Reference: Ann Ab-Ox, Bo Cy and Di Ek, "A title: with a colon", S&P 2019, section 2; Gil et al., "Of", ICML 2020.
+
+    Raises:
+        ValueError: far is nearer
+            than near.
+    """
+
+    near: int = 1
+    far: float = 8 / 255
+    c: tuple[int, ...] = ()
+
+
+def test_a_card_has_the_parts_of_its_docstring():
+    read = card(Example)
+    assert read.summary == "One line."
+    assert read.body == "Maths with c  at a margin, and `code_span`.\n\nfar_away\n\nMore maths."
+    assert read.fields == {
+        "near": "the first (default 1)",
+        "far": "the second, which goes on",
+        "c": "a letter",
+    }
+    assert read.cost == "per step: 2 passes, at most."
+    assert read.raises == "ValueError: far is nearer than near."
+    assert read.signature == "Example(near=1, far=8/255, c=())"
+    assert read.papers == (
+        Paper(("Ann Ab-Ox", "Bo Cy", "Di Ek"), "A title: with a colon", "S&P", 2019),
+        Paper(("Gil", "others"), "Of", "ICML", 2020),
+    )
+
+
+def test_a_class_without_a_docstring_has_an_empty_card():
+    @dataclass(frozen=True)
+    class Bare:
+        pass
+
+    Bare.__doc__ = None
+    read = card(Bare)
+    assert (read.summary, read.body, read.fields, read.cost, read.reference, read.papers) == ("", "", {}, "", "", ())
+
+
+def test_bibtex_of_a_paper():
+    paper = Paper(("Ann Ab-Ox", "Bo Cy"), "Deep: DNNs", "IEEE S&P", 2019)
+    assert paper.bibtex() == (
+        "@inproceedings{abox2019deep,\n"
+        "  author    = {Ann Ab-Ox and Bo Cy},\n"
+        "  title     = {{Deep: DNNs}},\n"
+        "  booktitle = {IEEE S\\&P},\n"
+        "  year      = {2019},\n"
+        "}"
+    )
+
+
+def test_methods_are_the_public_attacks_and_defences():
+    names = {"attack": set(), "defence": set()}
+    for item in methods():
+        names[item.kind].add(item.name)
+    assert names["attack"] >= {"FGSM", "PGD", "DeepFool", "CarliniWagner"}
+    assert names["defence"] >= {"Plain", "AdversarialTraining", "DeepDefense", "Sum"}
+    assert not {"Attack", "AttackResult", "Objective"} & (names["attack"] | names["defence"])
+
+
+@pytest.mark.parametrize("read", methods(), ids=lambda read: read.name)
+def test_every_public_method_has_a_complete_card(read):
+    assert re.fullmatch(r"\S.*[.:]", read.summary), "the first line is one sentence"
+    assert len(read.summary) <= 117
+    assert read.cost.endswith(".")
+    assert read.reference.endswith(".")
+    assert read.papers or read.reference.startswith("none"), f"not of the form that cards.py gives: {read.reference}"
+    assert len(read.papers) == read.reference.count('", '), "every title is of a paper that was read"
+    named = [item.name for item in own_fields(CLASSES[read.name])]
+    assert list(read.fields) == named, "one line per field, in order, its name and meaning two or more blanks apart"
+
+
+def test_cite_prints_references_and_each_paper_once():
+    text = cite(["PGD", "AdversarialTraining", "PGD", "Plain"])
+    plain, *entries = text.split("\n\n")
+    assert [line.split(":")[0] for line in plain.splitlines()] == ["PGD", "AdversarialTraining", "Plain"]
+    assert [re.match(r"@inproceedings\{(\w+),", entry)[1] for entry in entries] == [  # pyright: ignore
+        "madry2018towards",
+        "goodfellow2015explaining",
+    ]
+
+
+def test_cite_without_a_name_prints_all():
+    text = cite()
+    assert all(f"\n{item.name}: " in f"\n{text}" for item in methods())
+    for entry in text.split("\n\n")[1:]:
+        assert entry.count("{") == entry.count("}")
+        assert re.findall(r"^  (\w+) += \{.+\},$", entry, re.M) == ["author", "title", "booktitle", "year"]
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("pgd", "PGD"), ("DeepFoul", "DeepFool"), ("deepdefence", "DeepDefense")])
+def test_cite_names_the_nearest_method(wrong, right):
+    with pytest.raises(ValueError, match=rf"{wrong}.*{right}"):
+        cite(["FGSM", wrong])
+
+
+def test_the_method_table_is_what_the_docstrings_say():
+    written = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert written == cards.table(), "docs/methods.md is stale: run `make docs`"
+
+
+def test_mathematics_survives_markdown():
+    assert cards._text("|d|_2 <= x * `a_b` [c]") == r"\|d\|\_2 \<= x \* `a_b` \[c\]"

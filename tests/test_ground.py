@@ -1,0 +1,204 @@
+"""What the rest stands on: pins, the cost of the import, and pages whose examples run."""
+
+import gc
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from steelman.cards import card, own_fields
+from steelman.types import Batch
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+HEAVY = ["sklearn", "scipy", "matplotlib", "pyarrow", "jinja2", "PIL", "pydantic", "rich", "typer", "pooch"]
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def canonical(requirement: str) -> str:
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()  # pyright: ignore
+
+
+def core() -> list[str]:
+    return [canonical(requirement) for requirement in project()["dependencies"]]
+
+
+def test_every_direct_dependency_is_pinned_exactly():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [re.match(r"([\w.-]+)==[\w.]+( +#.*)?$", line) for line in lines if line and not line.startswith("#")]
+    assert all(pins), "a line of constraints.txt is no exact pin"
+    wanted = {*core(), *(canonical(item) for extra in project()["optional-dependencies"].values() for item in extra)}
+    assert wanted - {canonical(pin[1]) for pin in pins if pin} == set()
+
+
+def test_every_core_dependency_is_justified():
+    page = (DOCS / "dependencies.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| ([\w-]+) \|", page.split("## Extras")[0], re.M) == core()
+    assert set(re.findall(r"^\| `(\w+)`", page, re.M)) == set(project()["optional-dependencies"])
+
+
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *DOCS.glob("*.md")], ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), link
+
+
+# The import. jaxtyping's hook of conftest.py does not reach these processes, so they are as a user's.
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_import_loads_nothing_heavy():
+    loaded = python("import sys, torch; before = set(sys.modules); import steelman; print(*set(sys.modules) - before)")
+    assert "steelman.attacks.pgd" in loaded.split()
+    assert {name.split(".")[0] for name in loaded.split()} & set(HEAVY) == set()
+
+
+def test_the_import_costs_at_most_three_tenths_more_than_torch():
+    # Both in the same process, in its own processor time: what else the machine does cancels.
+    code = (
+        "import time\nstart = time.process_time()\nimport torch\nmiddle = time.process_time()\nimport steelman\n"
+        "print((time.process_time() - start) / (middle - start))"
+    )
+    python(code)  # warms the disk's cache
+    ratios = sorted(float(python(code)) for _ in range(5))
+    assert ratios[2] <= 1.3, ratios
+
+
+# The pages that show how to add a method: their example is run, and held to what the page says.
+
+
+def example(page: str) -> ModuleType:
+    (code,) = re.findall(r"^```python\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.S | re.M)
+    module = ModuleType("example")
+    exec(compile(code, page, "exec"), vars(module))
+    return module
+
+
+@pytest.fixture(autouse=True)
+def forget_examples():
+    yield
+    gc.collect()  # a class that nothing refers to any more is no longer among its base's subclasses
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+
+
+@pytest.fixture
+def batch() -> Batch:
+    random = torch.Generator().manual_seed(1)
+    x = torch.rand(9, 1, 3, 4, generator=random)
+    return Batch(x, torch.arange(9) % 4, seeds=torch.arange(9) + 100)
+
+
+@pytest.mark.parametrize(("page", "name"), [("adding-an-attack.md", "MIM"), ("adding-a-defence.md", "GaussianNoise")])
+def test_the_examples_have_complete_cards(page, name):
+    method = getattr(example(page), name)
+    read = card(method)
+    assert read.summary
+    assert read.body
+    assert read.cost
+    assert len(read.papers) == 1
+    assert list(read.fields) == [item.name for item in own_fields(method)]
+
+
+def test_the_example_attack_keeps_the_contract(model, batch):
+    MIM = example("adding-an-attack.md").MIM
+    x, y = batch.x, model(batch.x).argmax(1)
+    eps = torch.linspace(0, 0.3, len(x))
+    result = MIM(eps=eps).run(model, x, y)
+    assert ((result.x_adv.double() - x.double()).flatten(1).abs().amax(1) <= eps.double()).all()
+    assert 0 <= result.x_adv.min() <= result.x_adv.max() <= 1
+    assert torch.equal(result.x_adv[0], x[0])  # its radius is 0
+    assert torch.equal(result.success, model(result.x_adv).argmax(1) != y)
+    assert 0 < result.success.sum() < len(x)
+    assert result.gradients.tolist() == [10] * len(x)
+    alone = torch.cat([MIM(eps=float(eps[i]))(model, x[i : i + 1], y[i : i + 1]) for i in range(len(x))])
+    torch.testing.assert_close(alone, result.x_adv, rtol=0, atol=1e-6)
+    assert not any(parameter.grad is not None for parameter in model.parameters())
+    with pytest.raises(ValueError, match="one step"):
+        MIM(steps=0)
+
+
+def test_the_example_attack_takes_the_steps_of_its_formula(model, batch):
+    # A plain loop over one image, in double precision.
+    MIM = example("adding-an-attack.md").MIM
+    model, x, y = model.double(), batch.x[:1].double(), batch.y[:1]
+    place, momentum = x.clone(), torch.zeros_like(x)
+    for _ in range(3):
+        place = place.detach().requires_grad_()
+        nn.functional.cross_entropy(model(place), y).backward()
+        assert place.grad is not None
+        momentum = 0.5 * momentum + place.grad / place.grad.abs().sum()
+        place = (place + 0.1 / 3 * momentum.sign()).clamp(0, 1)
+    torch.testing.assert_close(MIM(eps=0.1, steps=3, decay=0.5)(model, x, y), place.detach())
+
+
+def test_the_example_defence_keeps_the_contract(model, batch):
+    GaussianNoise = example("adding-a-defence.md").GaussianNoise
+    whole = GaussianNoise(sigma=0.5, copies=3)(model, batch)
+    halves = [GaussianNoise(sigma=0.5, copies=3)(model, batch[part]) for part in (slice(0, 4), slice(4, 9))]
+    torch.testing.assert_close(whole, (4 * halves[0] + 5 * halves[1]) / 9)
+    whole.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    clean = nn.functional.cross_entropy(model(batch.x), batch.y)
+    torch.testing.assert_close(GaussianNoise(sigma=0)(model, batch), clean)
+    assert abs(whole.item() - clean.item()) > 1e-4
+    with pytest.raises(ValueError, match="copies"):
+        GaussianNoise(copies=0)
+
+
+def test_the_example_defence_draws_the_noise_it_promises(batch):
+    seen: list[torch.Tensor] = []
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    model.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    example("adding-a-defence.md").GaussianNoise(sigma=0.3, copies=400)(model, batch)
+    noise = torch.stack(seen) - batch.x
+    assert len(noise) == 400
+    assert noise.std().item() == pytest.approx(0.3, rel=0.02)
+    assert noise.mean().item() == pytest.approx(0, abs=0.01)
+
+
+def test_the_example_data_set_reads_real_data(tmp_path):
+    # scikit-learn's digits are the test part of this data set.
+    from sklearn.datasets import load_digits
+
+    OpticalDigits = example("adding-a-data-set.md").OpticalDigits
+    digits = load_digits()
+    home = tmp_path / "optdigits"
+    home.mkdir()
+    rows = np.concatenate([digits.data, digits.target[:, None]], 1).astype(int)[:100]
+    np.savetxt(home / "optdigits.tes", rows, fmt="%d", delimiter=",")
+    dataset = OpticalDigits().load("test", tmp_path)
+    (batch,) = dataset.batches([torch.arange(100)])
+    assert (len(dataset), dataset.shape, len(dataset.classes)) == (100, (1, 8, 8), 10)
+    np.testing.assert_array_equal(batch.x[:, 0].numpy() * 16, digits.images[:100])
+    assert batch.y.tolist() == digits.target[:100].tolist()
+
+
+@pytest.mark.parametrize("content", ["1,2,3\n", "1,2\n3\n", "a,b\n", ",".join(["300"] * 65) + "\n"])
+def test_the_example_data_set_refuses_a_bad_file_by_name(tmp_path, content):
+    (tmp_path / "optdigits").mkdir()
+    (tmp_path / "optdigits" / "optdigits.tra").write_text(content)
+    OpticalDigits = example("adding-a-data-set.md").OpticalDigits
+    with pytest.raises(ValueError, match=r"optdigits\.tra"):
+        OpticalDigits().load("train", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"optdigits\.tes"):
+        OpticalDigits().load("test", tmp_path)
