@@ -14,6 +14,7 @@ from steelman.data.files import Remote, check_split, find, locate
 from steelman.data.memory import InMemory
 
 _PIXELS = 3 * 32 * 32
+_COUNTS = {"train": 50_000, "test": 10_000}
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class _Family:
         url = f"https://www.cs.toronto.edu/~kriz/{self.archive}"
         (home,) = locate([Remote(self.archive, self.md5, (url,), also=(self.unpacked,))], self.inside, folder)
         files = self.train if split == "train" else self.test
-        each = (50_000 if split == "train" else 10_000) // len(files)
+        each = _COUNTS[split] // len(files)
         contents = _contents(home, self.unpacked, [*files, self.names])
         width = self.labels + _PIXELS
         for file in files:

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from steelman.data.dataset import Dataset, Source, Split
 from steelman.data.files import check_split
-from steelman.data.stream import Streamed, pixels
+from steelman.data.stream import Items, Streamed, pixels
 from steelman.naming import by_path
 
 
@@ -33,10 +33,10 @@ class External(Source):
         function = by_path(self.function)
         if not callable(function):
             raise ValueError(f"{self.function!r} is a {type(function).__name__}, not a function of the split")
-        items: Any = function(split)
+        items = function(split)
         if isinstance(items, Dataset):
             return items
-        if not hasattr(items, "__getitem__") or not hasattr(items, "__len__") or len(items) == 0:
+        if not isinstance(items, Items) or len(items) == 0:
             raise ValueError(
                 f"{self.function}({split!r}) must return a map-style data set with __len__ and __getitem__ that is not "
                 f"empty; got {type(items).__name__}"

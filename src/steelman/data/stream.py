@@ -1,7 +1,7 @@
 """Data sets that are read as they are needed."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from steelman.data.dataset import Dataset
 from steelman.types import Batch
 
 
+@runtime_checkable
 class Items(Protocol):
     """A map-style `torch.utils.data.Dataset` of (image, label)."""
 

@@ -5,7 +5,7 @@ They hold buffers, not parameters, so checkpoints carry them and no optimiser mo
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Self, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ class Preprocess(nn.Module, ABC):
         self.register_load_state_dict_post_hook(_look_again)
 
     @abstractmethod
-    def fit(self, dataset: Dataset) -> Self:
+    def fit(self, dataset: Dataset) -> "Preprocess":
         """Measure the buffers on a training set, in float64; returns the layer itself."""
 
     @abstractmethod
@@ -102,7 +102,7 @@ class Normalise(Preprocess):
             )
         self.measured(mean=torch.tensor(mean).reshape(-1, 1, 1), std=torch.tensor(std).reshape(-1, 1, 1))
 
-    def fit(self, dataset: Dataset) -> Self:
+    def fit(self, dataset: Dataset) -> "Normalise":
         mean = mean_image(dataset).mean((1, 2), keepdim=True)
         spread = torch.zeros_like(mean)
         for batch in dataset.in_order(AT_ONCE):
@@ -128,7 +128,7 @@ class SubtractMean(Preprocess):
         super().__init__()
         self.unknown("mean", *shape)
 
-    def fit(self, dataset: Dataset) -> Self:
+    def fit(self, dataset: Dataset) -> "SubtractMean":
         self.measured(mean=mean_image(dataset))
         return self
 

@@ -1,7 +1,7 @@
 """The preprocessing of MatConvNet's CIFAR-10 example."""
 
 from collections.abc import Sequence
-from typing import Self, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ class Whiten(Preprocess):
         self.unknown("contrast")
         self.unknown("matrix", size, size)
 
-    def fit(self, dataset: Dataset) -> Self:
+    def fit(self, dataset: Dataset) -> "Whiten":
         mean = 255 * mean_image(dataset)
         size = mean.numel()
         contrasts = torch.zeros((), dtype=torch.float64, device=mean.device)
