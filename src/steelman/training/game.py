@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -27,6 +27,7 @@ class Step:
     net: str = CLASSIFIER
 
 
+@runtime_checkable
 class Game(Protocol):
     """A defence that one loss cannot express. It never touches an optimiser, a process or autocast."""
 
