@@ -1,6 +1,10 @@
 """Evaluation: a table of attacked images, and the measures, curves and reports that are read from it."""
 
+from steelman.evaluation.curves import Curve, curve
+from steelman.evaluation.entry import Entry
 from steelman.evaluation.evaluate import FromPrediction, evaluate
+from steelman.evaluation.export import csv_table, json_table, terminal_table, write
+from steelman.evaluation.gallery import Gallery
 from steelman.evaluation.measures import (
     Measure,
     accuracy,
@@ -16,23 +20,42 @@ from steelman.evaluation.measures import (
     summary,
     worst_case,
 )
+from steelman.evaluation.plots import draw_convergence, draw_curves, figures, save_figure
+from steelman.evaluation.reference import reference_attacks, reference_epsilon
+from steelman.evaluation.report import verdict, write_report
 from steelman.evaluation.table import Evaluation
 
 __all__ = [
+    "Curve",
+    "Entry",
     "Evaluation",
     "FromPrediction",
+    "Gallery",
     "Measure",
     "accuracy",
     "clean_accuracy",
+    "csv_table",
+    "curve",
+    "draw_convergence",
+    "draw_curves",
     "evaluate",
+    "figures",
+    "json_table",
     "l_2",
     "mean_norm",
     "measures",
     "median_norm",
     "minimum",
+    "reference_attacks",
+    "reference_epsilon",
     "rho_2",
     "robust_accuracy",
+    "save_figure",
     "smallest_norms",
     "summary",
+    "terminal_table",
+    "verdict",
     "worst_case",
+    "write",
+    "write_report",
 ]

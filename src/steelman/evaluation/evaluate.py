@@ -75,7 +75,7 @@ def evaluate(
     named = _named(attacks)
     if space == "preprocessed":
         named = {name: _unboxed(name, attack) for name, attack in named.items()}
-    batches, count = _batches(dataset, batch_size)
+    batches, count = batches_of(dataset, batch_size)
     columns: dict[str, dict[str, list[Any]]] = {name: {column: [] for column in COLUMNS} for name in (CLEAN, *named)}
     with space_of(model, space) as (preprocess, network), _bar(progress, count * max(len(named), 1)) as advance:
         for batch in batches:
@@ -127,7 +127,7 @@ def _unboxed(name: str, attack: Crafter) -> Crafter:
     return replace(attack, attack=inner) if isinstance(attack, FromPrediction) else inner
 
 
-def _batches(dataset: Data, batch_size: int) -> tuple[Iterator[Batch], int]:
+def batches_of(dataset: Data, batch_size: int) -> tuple[Iterator[Batch], int]:
     """The whole data set, in order; `index` is always filled in."""
     count = len(dataset[0]) if isinstance(dataset, tuple) else len(dataset)
     if count == 0:
@@ -193,6 +193,7 @@ def _clean(rows: dict[str, list[Any]], network: Model, batch: Batch, x: Images, 
         {
             "attack": CLEAN,
             "space": space,
+            "parameters": "",
             "away_from": "label",
             "norm": None,
             "eps": 0.0,
@@ -231,6 +232,7 @@ def _attack(
         {
             "attack": name,
             "space": space,
+            "parameters": repr(inner),
             "away_from": "prediction" if from_prediction else "label",
             "norm": repr(inner.norm) if hasattr(inner, "norm") else None,
             "eps": float(getattr(inner, "eps", float("nan"))),

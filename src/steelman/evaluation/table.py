@@ -17,6 +17,7 @@ COLUMNS = {
     "image": "int64",
     "attack": "string",
     "space": "string",
+    "parameters": "string",
     "away_from": "string",
     "norm": "string",
     "eps": "float64",
@@ -43,6 +44,7 @@ class Evaluation:
 
     image             the image's place in its data set
     attack, space     the attack's name; "pixels", or "preprocessed" for distances behind the model's preprocessing
+    parameters        the attack with all of its fields, as it was run
     away_from         what the attack had to leave: the "label", or the model's own "prediction"
     norm, eps         the attack's norm and radius; eps is NaN for minimal attacks, which have none
     label, clean_prediction, prediction   classes: the true one, the model's before, the model's after

@@ -1,0 +1,48 @@
+"""One model among those that a report, a table or a picture shows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from steelman.evaluation.gallery import Gallery
+from steelman.evaluation.measures import Measure, measures
+from steelman.evaluation.table import Evaluation
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of a report.
+
+    name        how the report calls it
+    evaluation  its table
+    log         its training, one mapping per epoch with "epoch", "loss", "clean", "robust", "test_clean",
+                "test_rho_2", as far as they are known; epoch 0 is before training
+    gallery     a few images attacked, the same for every entry
+    info        what else a reader should know: data, network, defence, seed, time
+    """
+
+    name: str
+    evaluation: Evaluation
+    log: Sequence[Mapping[str, Any]] = ()
+    gallery: Gallery | None = None
+    info: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def measures(self) -> dict[str, Measure]:
+        return measures(self.evaluation)
+
+
+def check_entries(entries: Sequence[Entry]) -> None:
+    """Raises ValueError when there are none, or two of one name."""
+    if not entries:
+        raise ValueError("a report needs at least one model")
+    names = [entry.name for entry in entries]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two models are called {name}; give them different names")
+
+
+def measured(entries: Sequence[Entry]) -> list[str]:
+    """Every measure that any of the models has, in the order in which they first come up."""
+    return list(dict.fromkeys(name for entry in entries for name in entry.measures))

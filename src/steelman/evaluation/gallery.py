@@ -1,0 +1,76 @@
+"""Images with their smallest perturbations, as in Deep Defense's figure 7."""
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steelman.attacks.attack import Attack
+from steelman.attacks.oracle import Oracle
+from steelman.randomness import combine
+from steelman.types import Flags, Images, Labels, Model, PerImage
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A few images before and after an attack on one model: `size` is the perturbation's L2 norm."""
+
+    x: Images
+    x_adv: Images
+    label: Labels
+    clean_prediction: Labels
+    prediction: Labels
+    success: Flags
+    size: PerImage
+    attack: str
+
+    @staticmethod
+    def of(model: Model, x: Images, y: Labels, attack: Attack, *, seed: int = 0) -> "Gallery":
+        """Attack a few images; give every model of a report the same ones.
+
+        Cost: the attack's, and two forward passes.
+        """
+        with Oracle(model, x, y) as oracle:
+            clean = oracle.logits(x).argmax(1)
+        seeds = combine(torch.full((len(x),), seed), torch.arange(len(x)))
+        found = attack.run(model, x, y, generator=seeds)
+        return Gallery(
+            x.cpu(),
+            found.x_adv.cpu(),
+            y.cpu(),
+            clean.cpu(),
+            found.prediction.cpu(),
+            found.success.cpu(),
+            found.l2.cpu(),
+            str(attack),
+        )
+
+
+def amplification(galleries: list[Gallery]) -> float:
+    """The factor that brings the largest change in any of the galleries to full contrast, one for all, so that
+    their differences may be compared by eye."""
+    largest = max(
+        (float((each.x_adv - each.x).abs().max()) for each in galleries if each.x.numel()),
+        default=0.0,
+    )
+    return 0.5 / largest if largest else 1.0
+
+
+def png(image: Tensor) -> bytes:
+    """One image of shape (channels, height, width) in [0, 1], grey or colour, as PNG."""
+    from PIL import Image
+
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise ValueError(f"a picture needs 1 or 3 channels, height and width; got shape {tuple(image.shape)}")
+    levels = (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    stream = io.BytesIO()
+    Image.fromarray(np.squeeze(levels, 2) if levels.shape[2] == 1 else levels).save(stream, "PNG", optimize=True)
+    return stream.getvalue()
+
+
+def data_uri(image: Tensor) -> str:
+    """The image itself as the address of an `<img>`."""
+    return "data:image/png;base64," + base64.b64encode(png(image)).decode()
