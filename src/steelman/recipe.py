@@ -1,4 +1,4 @@
-"""A recipe: data, network, defence, training and evaluation, and the run folder that it leaves."""
+"""A recipe: everything that decides one result, as TOML and as data."""
 
 import os
 import tomllib
@@ -14,9 +14,7 @@ from steelman.attacks.attack import Attack
 from steelman.data.dataset import Dataset, Source
 from steelman.defences.objective import Objective
 from steelman.naming import nearest
-from steelman.training import checkpoint
-from steelman.training.fit import Training, fit, trained_weights
-from steelman.training.processes import here
+from steelman.training.fit import Training
 
 
 @dataclass(frozen=True)
@@ -26,12 +24,16 @@ class Battery:
     attacks       in pixels, inside the box: a table of names and attacks
     images        the first so many test images; default all
     deep_defense  also the Deep Defense paper's measures, in the preprocessed space where there is one: rho_2 and l_2 of
-                  DeepFool with 5 and 50 steps, unclipped, and accuracies at eps_ref. Default False
+                  DeepFool with 5 and 50 steps, unclipped, and accuracies at .2, .5 and 1 of eps_ref. Default False
     """
 
     attacks: dict[str, Attack] = field(default_factory=dict)
     images: int | None = None
     deep_defense: bool = False
+
+    def __post_init__(self) -> None:
+        if self.images is not None and self.images < 1:
+            raise ValueError(f"images is how many test images to evaluate, at least 1; got {self.images}")
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,30 @@ class Recipe:
     start: str | None = None
 
 
+SHIPPED = (Path(__file__).parent / "recipes", Path(__file__).parents[2] / "recipes")
+"""Where shipped recipes lie: in an installed package, and in a checkout."""
+
+
+def find_recipe(name: str) -> Path:
+    """A recipe's file: a path, or the name of a shipped recipe with or without ".toml".
+
+    Raises:
+        FileNotFoundError: there is neither; names the nearest shipped one.
+    """
+    stem = name.removesuffix(".toml")
+    for path in (Path(name), Path(f"{stem}.toml"), *(folder / f"{stem}.toml" for folder in SHIPPED)):
+        if path.is_file():
+            return path
+    names = [path.stem for folder in SHIPPED for path in folder.glob("*.toml")]
+    raise FileNotFoundError(f"there is no recipe {name}; {nearest(Path(stem).name, names)}")
+
+
 def load_recipe(path: Path, changes: list[str] | None = None) -> Recipe:
     """Read a recipe, with changes such as "training.epochs=5" (values are TOML; a bare word is a string).
 
     Raises:
         FileNotFoundError, ValueError: no such file, not TOML, an unknown key or name (and the nearest right one).
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no recipe {path}{_near(path)}")
     try:
         settings = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
@@ -69,11 +87,6 @@ def load_recipe(path: Path, changes: list[str] | None = None) -> Recipe:
     for change in changes or []:
         _change(settings, change)
     return config.read(Recipe, settings)
-
-
-def _near(path: Path) -> str:
-    names = [each.name for each in path.parent.glob("*.toml")] if path.parent.is_dir() else []
-    return f"; {nearest(path.name, names)}" if names else ""
 
 
 def _change(settings: dict[str, Any], change: str) -> None:
@@ -99,8 +112,11 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-def build(recipe: Recipe, train: Dataset) -> nn.Module:
-    """The untrained network of a recipe; the seed decides its weights."""
+def build(recipe: Recipe, train: Dataset, *, fitted: bool = True) -> nn.Module:
+    """The untrained network of a recipe; the seed decides its weights.
+
+    The preprocessing is fitted on `train`, unless a checkpoint is about to be loaded.
+    """
     from steelman import networks
 
     settings = dict(recipe.network)
@@ -115,75 +131,11 @@ def build(recipe: Recipe, train: Dataset) -> nn.Module:
     layer = networks.build(before, shape=train.shape)
     if not isinstance(layer, networks.Preprocess):
         raise ValueError(f"network.preprocess: {before} is not a preprocessing layer")
-    return networks.Preprocessed(layer.fit(train), network)
+    return networks.Preprocessed(layer.fit(train) if fitted else layer, network)
 
 
-@dataclass(frozen=True)
-class Run:
-    """A folder with `recipe.toml`, checkpoints, `log.jsonl` and, once evaluated, the tables and the report."""
-
-    folder: Path
-    recipe: Recipe
-
-    @staticmethod
-    def open(folder: Path) -> "Run":
-        """Raises FileNotFoundError where the folder holds no run."""
-        if not (folder / "recipe.toml").is_file():
-            raise FileNotFoundError(f"{folder} is not a run folder: it has no recipe.toml")
-        return Run(folder, load_recipe(folder / "recipe.toml"))
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @property
-    def log(self) -> list[dict[str, Any]]:
-        return checkpoint.load(self.folder / "last.safetensors")["log"]
-
-    def network(self, train: Dataset, which: str = "best") -> nn.Module:
-        """The trained network, by the best or the last checkpoint."""
-        model = build(self.recipe, train)
-        model.load_state_dict(trained_weights(self.folder, which))
-        return model.to(device())
-
-
-def train(path: Path, runs: Path, data: Path | None, changes: list[str] | None = None, name: str | None = None) -> Run:
-    """Train a recipe in `runs`/`name`; what it starts from first. Goes on where an earlier call stopped."""
-    recipe = load_recipe(path, changes)
-    start = None
-    if recipe.start is not None:
-        start = train(path.parent / recipe.start, runs, data)
-    return train_recipe(recipe, runs / (name or path.stem), data, start)
-
-
-def train_recipe(recipe: Recipe, folder: Path, data: Path | None, start: Run | None = None) -> Run:
-    images = recipe.data.load("train", data)
-    test = recipe.data.load("test", data)
-    model = build(recipe, images)
-    if start is not None:
-        model.load_state_dict(trained_weights(start.folder))
-    run = Run(folder, recipe)
-    record = _toml(recipe)
-    file = folder / "recipe.toml"
-    if here().first:
-        if file.exists():
-            _refuse_other(load_recipe(file), recipe, folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(record)
-    fit(model.to(device()), images, recipe.defence, recipe.training, folder=folder, test=test)
-    return run
-
-
-def _refuse_other(old: Recipe, new: Recipe, folder: Path) -> None:
-    """Evaluation may change between two calls; what was trained may not."""
-    for part in ("data", "network", "defence", "start"):
-        if config.write(getattr(old, part)) != config.write(getattr(new, part)):
-            raise ValueError(
-                f"{folder} holds a run with another {part}: name another run with --name, or delete the folder"
-            )
-
-
-def _toml(recipe: Recipe) -> str:
+def to_toml(recipe: Recipe) -> str:
+    """The recipe with every setting written out; `load_recipe` reads it back to an equal one."""
     import tomli_w
 
     return tomli_w.dumps(config.write(recipe))

@@ -1,0 +1,5 @@
+"""`python -m steelman`, which torchrun needs."""
+
+from steelman.cli import main
+
+main()

@@ -1,0 +1,128 @@
+"""The command. Each verb is a few lines over the library; errors of a user are one line, not a traceback."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train image classifiers that resist adversarial attack, and find out honestly whether they do.\n\n"
+    "Begin with [bold]steelman demo[/bold]: embedded data, about two minutes, a table and a report.",
+    rich_markup_mode="rich",
+)
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", envvar="STEELMAN_DATA", help="Where data sets lie; otherwise they are downloaded."),
+]
+Runs = Annotated[Path, typer.Option(help="The folder in which runs have their folders.")]
+
+
+@app.command()
+def demo(runs: Runs = Path("runs")) -> None:
+    """Train plain, PGD and Deep Defense networks on handwritten digits, attack them, and write a report."""
+    from steelman import demo
+
+    _show(*demo.run(runs, _say))
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe.")],
+    data_dir: DataDir = None,
+    runs: Runs = Path("runs"),
+    name: Annotated[str | None, typer.Option(help="The run's folder in RUNS; default: the recipe's name.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a setting: --set training.epochs=5")
+    ] = None,
+) -> None:
+    """Train a recipe. Called again after any stop, it goes on where it was.
+
+    Under torchrun, every process calls this: torchrun --nproc-per-node 2 -m steelman train RECIPE
+    """
+    from steelman.runs import train
+    from steelman.training.processes import here, processes
+
+    with processes():
+        run = train(recipe, runs, data_dir, set_, name)
+        if here().first:
+            last = run.log[-1]
+            shown = ", ".join(f"{key} {value:.4f}" for key, value in last.items() if isinstance(value, float))
+            print(f"{run.folder}: {last['epoch']} epochs, {shown}")
+            print(f"next: steelman evaluate {run.folder}")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or a checkpoint in it.")],
+    data_dir: DataDir = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Only the first so many test images.")] = None,
+    eps_ref_of: Annotated[
+        Path | None, typer.Option(help="Take Deep Defense's eps_ref from this run's model, not from its own.")
+    ] = None,
+) -> None:
+    """Attack a trained network as its recipe says: a table, measures with intervals, curves and report.html."""
+    from steelman.evaluation.export import write
+    from steelman.runs import Run, evaluate_run, reference_of
+
+    found = Run.open(run)
+    eps_ref = None if eps_ref_of is None else reference_of(Run.open(eps_ref_of), data_dir, images)
+    entry = found.entry_of(evaluate_run(found, data_dir, images, eps_ref), data_dir)
+    written = write(found.results, [entry], classes=found.data("test", data_dir).classes)
+    _show([entry], written)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of evaluated runs.")],
+    data_dir: DataDir = None,
+    folder: Annotated[Path, typer.Option(help="Where the common report goes.")] = Path("runs/comparison"),
+) -> None:
+    """One table and one report over several evaluated runs."""
+    from steelman.evaluation.export import write
+    from steelman.runs import Run
+
+    found = [Run.open(run) for run in runs]
+    entries = [run.entry(data_dir) for run in found]
+    _show(entries, write(folder, entries, classes=found[0].data("test", data_dir).classes))
+
+
+@app.command()
+def cite(methods: Annotated[list[str], typer.Argument(help="Names of attacks and defences, such as PGD.")]) -> None:
+    """The papers behind methods, as text and BibTeX."""
+    from steelman.cards import cite
+
+    print(cite(methods))
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _show(entries: list[Any], written: list[Path]) -> None:
+    from rich.console import Console
+
+    from steelman.evaluation.export import terminal_table
+
+    console = Console()
+    console.print(terminal_table(entries))
+    console.print(f"report: {written[-1]}", soft_wrap=True, highlight=False)
+
+
+def main() -> None:
+    """Exit codes: 0 done, 1 training diverged, 2 the user's error, 130 interrupted. STEELMAN_TRACEBACK=1 shows tracebacks."""
+    from steelman.training.play import Diverged
+
+    try:
+        app()
+    except (ValueError, OSError, ImportError, Diverged, KeyboardInterrupt) as error:
+        if os.environ.get("STEELMAN_TRACEBACK"):
+            raise
+        print(f"steelman: {error or 'interrupted'}", file=sys.stderr)
+        sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1 if isinstance(error, Diverged) else 2)

@@ -1,0 +1,162 @@
+"""Runs: a recipe trained into a folder, evaluated there, and compared with others."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from steelman.attacks.deepfool import DeepFool
+from steelman.data.dataset import Dataset
+from steelman.evaluation import Evaluation, FromPrediction, evaluate, reference_attacks, reference_epsilon
+from steelman.evaluation.entry import Entry
+from steelman.evaluation.gallery import Gallery
+from steelman.networks import Preprocessed
+from steelman.recipe import Recipe, build, device, find_recipe, load_recipe, to_toml
+from steelman.training import checkpoint
+from steelman.training.fit import fit, trained_weights
+from steelman.training.processes import here
+
+GALLERY_IMAGES = 10
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder with `recipe.toml`, checkpoints and `log.jsonl`; once evaluated also `evaluation/`.
+
+    `which` is the checkpoint it stands for: "best" by validation (the last epoch where there is none), or "last".
+    """
+
+    folder: Path
+    recipe: Recipe
+    which: str = "best"
+
+    @staticmethod
+    def open(path: Path) -> "Run":
+        """A run by its folder, or by one of the checkpoints in it.
+
+        Raises:
+            FileNotFoundError: there is no run, or it has no checkpoint yet.
+        """
+        folder, which = (path.parent, path.stem) if path.suffix == ".safetensors" else (path, "best")
+        if not (folder / "recipe.toml").is_file():
+            raise FileNotFoundError(f"{path} is no run: there is no {folder / 'recipe.toml'}. `steelman train` makes one")
+        if not (folder / f"{which}.safetensors").is_file():
+            raise FileNotFoundError(f"{folder} has no {which}.safetensors yet; `steelman train` goes on with it")
+        return Run(folder, load_recipe(folder / "recipe.toml"), which)
+
+    @property
+    def name(self) -> str:
+        return self.folder.name if self.which == "best" else f"{self.folder.name} ({self.which})"
+
+    @property
+    def results(self) -> Path:
+        return self.folder / ("evaluation" if self.which == "best" else f"evaluation-{self.which}")
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        return checkpoint.load(self.folder / "last.safetensors")["log"]
+
+    def data(self, split: str, folder: Path | None) -> Dataset:
+        assert split in ("train", "test")
+        return self.recipe.data.load(split, folder)
+
+    def network(self, train: Dataset) -> nn.Module:
+        """The trained network, in evaluation mode."""
+        model = build(self.recipe, train, fitted=False)
+        if self.which == "last":
+            state = checkpoint.load(self.folder / "last.safetensors")
+            model.load_state_dict(state["nets"]["classifier"])
+        else:
+            model.load_state_dict(trained_weights(self.folder))
+        return model.to(device()).eval()
+
+    def entry(self, data: Path | None) -> Entry:
+        """What reports show of the run; it has to be evaluated."""
+        table = self.results / "table.parquet"
+        if not table.is_file():
+            raise FileNotFoundError(f"{self.folder} has not been evaluated: `steelman evaluate {self.folder}` does it")
+        return self.entry_of(Evaluation.load(table), data)
+
+    def entry_of(self, evaluation: Evaluation, data: Path | None) -> Entry:
+        test = self.data("test", data).to(device())
+        count = min(GALLERY_IMAGES, len(test))
+        # The first image of each class, so that a gallery shows all of them.
+        batch = next(test.batches([torch.arange(min(len(test), 50 * count))]))
+        firsts = [int((batch.y == label).nonzero()[0]) for label in batch.y.unique()[:count]]
+        some = batch[torch.tensor(firsts, device=batch.x.device)]
+        gallery = Gallery.of(self.network(self.data("train", data)), some.x, some.y, DeepFool())
+        log = self.log
+        info = {
+            "data": str(self.recipe.data),
+            "network": " ".join(str(value) for value in self.recipe.network.values()),
+            "defence": str(self.recipe.defence),
+            "epochs": str(log[-1]["epoch"]),
+            "seed": str(self.recipe.training.seed),
+            "training time": f"{sum(line.get('seconds', 0) for line in log):.0f} s",
+        }
+        return Entry(self.name, evaluation, log, gallery, info)
+
+
+def train(name: str, runs: Path, data: Path | None, changes: list[str] | None = None, called: str | None = None) -> Run:
+    """Train a recipe into `runs`/`called` (default: the recipe's name); what it starts from first.
+
+    A run that is there already goes on where it stopped; a finished one is returned as it is.
+    """
+    path = find_recipe(name)
+    recipe = load_recipe(path, changes)
+    start = None
+    if recipe.start is not None:
+        beside = path.parent / recipe.start
+        start = train(str(beside if beside.is_file() else recipe.start), runs, data)
+    folder = runs / (called or path.stem)
+    images = recipe.data.load("train", data)
+    model = build(recipe, images)
+    if start is not None:
+        model.load_state_dict(trained_weights(start.folder))
+    if here().first:
+        if (folder / "recipe.toml").exists():
+            _refuse_other(load_recipe(folder / "recipe.toml"), recipe, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.toml").write_text(to_toml(recipe))
+    test = recipe.data.load("test", data)
+    fit(model.to(device()), images, recipe.defence, recipe.training, folder=folder, test=test)
+    return Run(folder, recipe)
+
+
+def _refuse_other(old: Recipe, new: Recipe, folder: Path) -> None:
+    """How a run is evaluated may change between two calls; what was trained may not."""
+    for part in ("data", "network", "defence", "training", "start"):
+        if getattr(old, part) != getattr(new, part):
+            raise ValueError(f"{folder} holds a run with another {part}: give this one another --name, or delete that one")
+
+
+def evaluate_run(
+    run: Run, data: Path | None, images: int | None = None, eps_ref: float | None = None, progress: bool = True
+) -> Evaluation:
+    """The table of a run's battery. `eps_ref` is that of the model it is compared with; default: its own."""
+    battery = run.recipe.evaluation
+    count = images or battery.images
+    test = run.data("test", data).to(device())
+    if count is not None:
+        test = test.subset(torch.arange(min(count, len(test))))
+    model = run.network(run.data("train", data))
+    table = evaluate(model, test, battery.attacks, progress=progress)
+    if not battery.deep_defense:
+        return table
+    space = "preprocessed" if isinstance(model, Preprocessed) else "pixels"
+    own = {f"DeepFool {steps}": FromPrediction(DeepFool(steps=steps, box=None)) for steps in (5, 50)}
+    found = eps_ref or reference_epsilon(model, test, space=space)
+    paper = evaluate(model, test, {**own, **reference_attacks(found)}, space=space, progress=progress)
+    return table + paper
+
+
+def reference_of(run: Run, data: Path | None, images: int | None = None) -> float:
+    """eps_ref of a run's model on its test images."""
+    test = run.data("test", data).to(device())
+    count = images or run.recipe.evaluation.images
+    if count is not None:
+        test = test.subset(torch.arange(min(count, len(test))))
+    model = run.network(run.data("train", data))
+    return reference_epsilon(model, test, space="preprocessed" if isinstance(model, Preprocessed) else "pixels")
