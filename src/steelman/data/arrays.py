@@ -1,6 +1,7 @@
 """Images that are already arrays."""
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -8,9 +9,24 @@ from typing import final
 import numpy as np
 import torch
 
-from steelman.data.dataset import Source, Split
-from steelman.data.files import check_split, find
+from steelman.data.dataset import Source, Split, check_split
+from steelman.data.files import find
 from steelman.data.memory import InMemory
+
+
+def read_npz(file: Path, *names: str) -> list[np.ndarray]:
+    """Arrays of an .npz file, by name, without unpickling.
+
+    Raises:
+        ValueError: not such a file, damaged, or an array is missing or would have to be unpickled.
+    """
+    try:
+        with file.open("rb") as raw, np.load(raw, allow_pickle=False) as stored:
+            return [stored[name] for name in names]
+    except KeyError as error:
+        raise ValueError(f"{file} needs the arrays {', '.join(names)}: {error}") from error
+    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{file} cannot be read as an .npz file of numbers: {error}") from error
 
 
 @final
@@ -33,14 +49,8 @@ class Arrays(Source):
     def load(self, split: Split, folder: Path | None = None) -> InMemory:
         check_split(split)
         file = find(self.file, folder)
-        try:
-            with np.load(file, allow_pickle=False) as stored:
-                images, labels = stored[f"x_{split}"], stored[f"y_{split}"].squeeze()
-                highest = max(int(stored[f"y_{each}"].max(initial=0)) for each in ("train", "test"))
-        except KeyError as error:
-            raise ValueError(f"{file} needs the arrays x_train, y_train, x_test and y_test: {error}") from error
-        except (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{file} cannot be read as an .npz file of numbers: {error}") from error
+        images, labels, *all_labels = read_npz(file, f"x_{split}", f"y_{split}", "y_train", "y_test")
+        labels = labels.squeeze()
         if images.ndim == 3:
             images = images[:, None]
         elif images.ndim == 4 and self.channels_last:
@@ -54,6 +64,7 @@ class Arrays(Source):
             raise ValueError(f"{file}: y_{split} should hold integers; got {labels.dtype}")
         if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
             raise ValueError(f"{file}: x_{split} should be uint8, or floating point in [0, 1]; got {images.dtype}")
+        highest = max(int(each.max(initial=0)) for each in all_labels)
         pixels = torch.from_numpy(np.ascontiguousarray(images))
         tags = torch.from_numpy(labels.astype(np.int64))
         return InMemory(str(file), pixels, tags, self.classes or tuple(map(str, range(highest + 1))))

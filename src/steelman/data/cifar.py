@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100, from the official binary archives."""
 
+import io
 import tarfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -9,8 +9,9 @@ from typing import final
 import numpy as np
 import torch
 
-from steelman.data.dataset import Source, Split
-from steelman.data.files import Remote, check_split, find, locate
+from steelman.data.arrays import read_npz
+from steelman.data.dataset import Source, Split, check_split
+from steelman.data.files import Remote, find, locate, unpacked
 from steelman.data.memory import InMemory
 
 _PIXELS = 3 * 32 * 32
@@ -119,7 +120,7 @@ _CIFAR100 = _Family(
 )
 
 
-def _contents(home: Path, unpacked: str, files: list[str]) -> dict[str, bytes]:
+def _contents(home: Path, folder: str, files: list[str]) -> dict[str, bytes]:
     """The named files of a folder, or of the archive of that folder, which is not written to disk."""
     if home.is_dir():
         missing = [file for file in files if not (home / file).exists()]
@@ -128,14 +129,14 @@ def _contents(home: Path, unpacked: str, files: list[str]) -> dict[str, bytes]:
         return {file: (home / file).read_bytes() for file in files}
     contents = {}
     try:
-        with tarfile.open(home, "r:gz") as archive:
+        with tarfile.open(fileobj=io.BytesIO(unpacked(home)), mode="r:") as archive:
             for member in archive:
-                if member.isfile() and Path(member.name).parent.name == unpacked:
+                if member.isfile() and Path(member.name).parent.name == folder:
                     reader = archive.extractfile(member)
                     assert reader is not None
                     if Path(member.name).name in files:
                         contents[Path(member.name).name] = reader.read()
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except tarfile.TarError as error:
         raise ValueError(f"{home} is truncated or corrupt ({error}); fetch it again") from error
     missing = [file for file in files if file not in contents]
     if missing:
@@ -144,13 +145,9 @@ def _contents(home: Path, unpacked: str, files: list[str]) -> dict[str, bytes]:
 
 
 def _without(dataset: InMemory, file: Path, split: Split) -> InMemory:
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            places = torch.from_numpy(stored[split].astype(np.int64))
-        keep = torch.ones(len(dataset), dtype=torch.bool)
-        keep[places] = False
-    except (ValueError, KeyError, OSError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{file} must be an .npz file with an integer array {split!r} of places below {len(dataset)}: {error}"
-        ) from error
+    (places,) = read_npz(file, split)
+    if places.ndim != 1 or not np.isin(places, np.arange(len(dataset))).all():
+        raise ValueError(f"{file}: {split} must be a list of places of images, 0 .. {len(dataset) - 1}")
+    keep = torch.ones(len(dataset), dtype=torch.bool)
+    keep[torch.from_numpy(places.astype(np.int64))] = False
     return dataset.subset(torch.where(keep)[0])

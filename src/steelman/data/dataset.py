@@ -65,3 +65,9 @@ class Source(ABC):
             FileNotFoundError: files are missing; says which, where to get them and where to put them.
             ValueError: a file is truncated, corrupt or does not match; names it.
         """
+
+
+def check_split(split: str) -> None:
+    """Refuse what a type checker would have refused, rather than read the test set for it."""
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test'; got {split!r} (`split_off` makes a validation set)")

@@ -6,7 +6,7 @@ from typing import Any, final
 
 import torch
 
-from steelman.data.dataset import Source, Split
+from steelman.data.dataset import Source, Split, check_split
 from steelman.data.memory import InMemory
 from steelman.data.split import spread
 
@@ -27,6 +27,7 @@ class Digits(Source):
     def load(self, split: Split, folder: Path | None = None) -> InMemory:
         from sklearn.datasets import load_digits
 
+        check_split(split)
         digits: Any = load_digits()
         images = torch.from_numpy(digits.images).to(torch.uint8)[:, None]
         labels = torch.from_numpy(digits.target).to(torch.int64)

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from steelman.data.dataset import Dataset, Source, Split
-from steelman.data.files import check_split
+from steelman.data.dataset import Dataset, Source, Split, check_split
 from steelman.data.stream import Items, Streamed, pixels
 from steelman.naming import by_path
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steelman.data.dataset import Split
-
 _SECONDS = 5.0
 """How long a server may be silent: a machine without a network should learn so at once."""
 
@@ -89,12 +87,6 @@ def unpacked(file: Path) -> bytes:
         return gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{file} is truncated or corrupt ({error}); fetch it again") from error
-
-
-def check_split(split: Split) -> None:
-    """Refuse anything but train and test, which type checkers see but a config file does not."""
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
 
 
 def _first(home: Path, names: Sequence[str]) -> Path | None:

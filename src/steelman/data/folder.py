@@ -7,8 +7,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from steelman.data.dataset import Source, Split
-from steelman.data.files import check_split, find
+from steelman.data.dataset import Source, Split, check_split
+from steelman.data.files import find
 from steelman.data.stream import Streamed, pixels
 
 _SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))

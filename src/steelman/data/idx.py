@@ -9,8 +9,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from steelman.data.dataset import Source, Split
-from steelman.data.files import Remote, check_split, locate, unpacked
+from steelman.data.dataset import Source, Split, check_split
+from steelman.data.files import Remote, locate, unpacked
 from steelman.data.memory import InMemory
 
 

@@ -7,8 +7,8 @@ from typing import final
 import numpy as np
 import torch
 
-from steelman.data.dataset import Source, Split
-from steelman.data.files import Remote, check_split, locate
+from steelman.data.dataset import Source, Split, check_split
+from steelman.data.files import Remote, locate
 from steelman.data.memory import InMemory
 
 _MD5 = {"train": "e26dedcc434d2e4c54c9b2d4a06d8373", "test": "eb5a983be6a315427106f1b164d9cef3"}
