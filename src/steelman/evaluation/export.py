@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 def terminal_table(entries: Sequence[Entry]) -> "rich.table.Table":
     """Measures by models, each with its 95 % interval; print it with `rich.print`."""
     from rich.table import Table
+    from rich.text import Text
 
     check_entries(entries)
     table = Table(title=f"{entries[0].evaluation.images} images, 95 % intervals", title_justify="left")
     table.add_column("", overflow="fold")
     for entry in entries:
-        table.add_column(entry.name, justify="right")
+        table.add_column(Text(entry.name), justify="right")
     for name in measured(entries):
-        table.add_row(name, *(str(entry.measures.get(name, "")).replace(" [", "\n[") for entry in entries))
+        cells = (str(entry.measures.get(name, "")).replace(" [", "\n[") for entry in entries)
+        table.add_row(Text(name), *map(Text, cells))
     return table
 
 

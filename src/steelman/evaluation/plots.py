@@ -52,14 +52,19 @@ def draw_curves(curves: Mapping[str, Curve], unit: str = "pixels") -> "matplotli
     figure, axes = _axes()
     reach = max((_reach(found) for found in curves.values()), default=1.0)
     for (name, found), look in zip(curves.items(), _looks(), strict=False):
-        marker = look.pop("marker")
         if len(found.radius) > 1:
-            axes.step([*found.radius, reach], [*found.accuracy, found.accuracy[-1]], where="post", label=name, **look)
-        else:
-            axes.plot([], [], label=name, marker=marker, **look)
-        if found.points:
-            eps, share = zip(*sorted(point[1:] for point in found.points), strict=True)
-            axes.plot(eps, share, marker, color=look["color"], markersize=5, markeredgecolor="none")
+            line = {key: value for key, value in look.items() if key != "marker"}
+            axes.step([*found.radius, reach], [*found.accuracy, found.accuracy[-1]], where="post", label=name, **line)
+            look["linestyle"] = "none"
+        else:  # points only: a line through the strongest attack at each radius leads the eye
+            lowest = {eps: share for _, eps, share in sorted(found.points, key=lambda point: (point[1], -point[2]))}
+            axes.plot([0, *lowest], [found.accuracy[0], *lowest.values()], label=name, markersize=5, **look)
+        axes.plot(
+            *zip(*(point[1:] for point in found.points), strict=True) if found.points else ((), ()),
+            look["marker"],
+            color=look["color"],
+            markersize=5,
+        )
     axes.set(xlim=(0, reach), ylim=(0, 1), xlabel=f"radius, {norms.pop()!r} ({unit})", ylabel="accuracy")
     _percent(axes)
     _legend(axes)
@@ -87,10 +92,9 @@ def draw_convergence(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[st
                 axes.plot(*zip(*pairs, strict=True), label=name, markersize=3, **look)
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylim(bottom=0)
         if "accuracy" in label:
             _percent(axes)
-        else:
-            axes.set_ylim(bottom=0)
         _legend(axes)
         pictures[key] = figure
     return pictures
@@ -104,7 +108,7 @@ def save_figure(figure: "matplotlib.figure.Figure", path: str | Path) -> None:
     path.with_suffix(".svg").write_text(svg(figure, path.stem), encoding="utf-8")
 
 
-def svg(figure: "matplotlib.figure.Figure", salt: str) -> str:
+def svg(figure: "matplotlib.figure.Figure", salt: str, *, transparent: bool = False) -> str:
     """The figure as SVG text, the same text for the same figure; `salt` keeps ids apart on a page."""
     import io
 
@@ -112,7 +116,7 @@ def svg(figure: "matplotlib.figure.Figure", salt: str) -> str:
 
     text = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        figure.savefig(text, format="svg", metadata={"Date": None}, transparent=transparent)
     return text.getvalue()
 
 

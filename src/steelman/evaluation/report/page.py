@@ -1,5 +1,6 @@
 """The report: one file, no script, nothing fetched from anywhere."""
 
+import math
 import platform
 import re
 from collections.abc import Sequence
@@ -11,9 +12,11 @@ import torch
 
 from steelman.evaluation.entry import Entry, check_entries, measured
 from steelman.evaluation.gallery import amplification, data_uri
+from steelman.evaluation.measures import Measure
 from steelman.evaluation.plots import INK, LOGGED, PALETTE, RULE, figures, svg
 from steelman.evaluation.report.verdict import verdict
 
+SYMBOLS = {"rho_2": "ρ₂", "l_2": "ℓ₂"}
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
@@ -36,6 +39,7 @@ def write_report(
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    environment.filters["breakable"] = _breakable
     text = environment.get_template(TEMPLATE.name).render(
         title=title or f"How robust {'is' if len(entries) == 1 else 'are'} {_listed([e.name for e in entries])}?",
         verdict=verdict(entries),
@@ -61,24 +65,29 @@ def _rows(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     for name in measured(entries):
         found = [entry.measures.get(name) for entry in entries]
         best = max(measure.value for measure in found if measure is not None)
-        cells = []
-        for measure in found:
-            if measure is None:
-                cells.append(None)
-                continue
-            scale, digits = (100, 1) if measure.kind == "share" else (1, 3)
-            show = (lambda v, s=scale, d=digits: f"{s * v:.{d}f}") if scale == 100 else (lambda v: f"{v:.3g}")
-            cells.append(
-                {
-                    "value": show(measure.value) + (" %" if scale == 100 else ""),
-                    "interval": f"{show(measure.low)} – {show(measure.high)}",
-                    "note": f"{measure.failures} of {measure.count} not reached" if measure.failures else "",
-                    "best": len(entries) > 1 and measure.value == best,
-                }
-            )
         label, _, attack = name.partition(", ")
-        rows.append({"label": label, "attack": attack, "cells": cells})
+        rows.append(
+            {
+                "label": SYMBOLS.get(label, _headed(label)),
+                "attack": attack,
+                "cells": [measure and _cell(measure, len(entries) > 1 and measure.value == best) for measure in found],
+            }
+        )
     return rows
+
+
+def _cell(measure: Measure, best: bool) -> dict[str, Any]:
+    def show(value: float) -> str:
+        if not math.isfinite(value):
+            return "∞"
+        return f"{100 * value:.1f}" if measure.kind == "share" else f"{value:#.3g}"
+
+    return {
+        "value": show(measure.value) + ("\u00a0%" if measure.kind == "share" else ""),
+        "interval": f"{show(measure.low)} – {show(measure.high)}",
+        "note": f"{measure.failures} of {measure.count} not reached" if measure.failures else "",
+        "best": best,
+    }
 
 
 def _pictures(entries: Sequence[Entry]) -> dict[str, list[dict[str, str]]]:
@@ -91,8 +100,10 @@ def _pictures(entries: Sequence[Entry]) -> dict[str, list[dict[str, str]]]:
             norm, _, space = what.partition("-")
             about = f"Accuracy versus {norm.capitalize()} radius" + (f" ({space} space)" if space else "")
         else:
-            about = f"{LOGGED[what].capitalize()}, by epoch"
-        found[kind].append({"about": about, "svg": _inline(svg(figure, stem), f"{about}, for {names}")})
+            about = f"{_headed(LOGGED[what])}, by epoch"
+        found[kind].append(
+            {"about": about, "svg": _inline(svg(figure, stem, transparent=True), f"{about}, for {names}")}
+        )
     return found
 
 
@@ -113,6 +124,17 @@ def _inline(text: str, label: str) -> str:
     ):
         text = text.replace(ink.lower(), page)
     return Markup(text)
+
+
+def _breakable(call: str) -> str:
+    """A call that may be broken after its brackets and underscores, where a column is narrow."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([(_])", r"\1<wbr>", str(escape(call))))
+
+
+def _headed(text: str) -> str:
+    return text[0].upper() + text[1:] if text[0].isascii() else text
 
 
 def _gallery(entries: Sequence[Entry], classes: Sequence[str]) -> dict[str, Any] | None:
