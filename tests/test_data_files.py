@@ -406,8 +406,8 @@ def test_real_mnist() -> None:
     train, test = MNIST().load("train", REAL), MNIST().load("test", REAL)
     assert (len(train), len(test)) == (60_000, 10_000)
     counts = torch.bincount(train.images.flatten(), minlength=256).double()
-    level = torch.arange(256) / 255
-    mean = (counts @ level.double()) / counts.sum()
+    level = torch.arange(256).double() / 255
+    mean = (counts @ level) / counts.sum()
     assert abs(mean - 0.1307) < 5e-5  # as torchvision's examples have them
     assert abs((counts @ (level - mean).square() / counts.sum()).sqrt() - 0.3081) < 5e-5
     assert torch.bincount(test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
