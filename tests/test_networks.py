@@ -133,8 +133,10 @@ def test_without_torchvision_the_remedy_is_named(network, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(("network", "count"), [(AlexNet, 61_100_840), (ResNet18, 11_689_512)])
 def test_torchvisions_networks(network, count: int) -> None:
-    pytest.importorskip("torchvision", reason="torchvision is not installed", exc_type=ImportError)
-    model = network().eval()
+    try:
+        model = network().eval()
+    except ImportError as error:
+        pytest.skip(str(error))
     assert sum(each.numel() for each in model.parameters()) == count
     assert network(shape=(3, 64, 64), classes=10).eval()(torch.rand(1, 3, 64, 64)).shape == (1, 10)
 
@@ -273,7 +275,7 @@ def test_build_by_module_and_function(tmp_path: Path) -> None:
         (f"{__name__}:owm", {}, "did you mean own"),
         (f"{__name__}:NETWORKS", {}, "cannot be called"),
         (f"{__name__}:own", {"depth": 2}, "it takes width"),
-        ("builtins:dict", {}, "made a dict"),
+        (f"{__name__}:trainable", {"model": MLP()}, "made a set"),
         ("no_such_module:f", {}, "no module named 'no_such_module'"),
         ("MLP:", {}, "not of the form"),
     ],
@@ -327,12 +329,15 @@ def test_freeze_batchnorm() -> None:
     last.requires_grad_(False)
     x = torch.rand(6, 1, 4, 4)
     before = trainable(model)
-    with pytest.raises(RuntimeError, match="inside"), freeze_batchnorm(model):
+    with freeze_batchnorm(model):
         statistics = copy.deepcopy(model.state_dict())
         model(x)
         assert all(torch.equal(value, statistics[name]) for name, value in model.state_dict().items())
         assert trainable(model) == {"0.weight", "0.bias", "3.weight", "3.bias"}
         assert model[0].training
+    assert trainable(model) == before
+    assert (first.training, last.training) == (False, True)
+    with pytest.raises(RuntimeError, match="inside"), freeze_batchnorm(model):
         raise RuntimeError("inside")
     assert trainable(model) == before
     assert (first.training, last.training) == (False, True)

@@ -16,7 +16,7 @@ def AlexNet(*, shape: Sequence[int] = (3, 224, 224), classes: int = 1000, weight
     weights  torchvision's name of trained weights, such as "IMAGENET1K_V1" (a download); default None
 
     Raises:
-        ImportError: torchvision is not installed.
+        ImportError: torchvision is not installed, or does not go with this torch.
     Reference: Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014.
     """
     return _torchvision("alexnet", "AlexNet", shape, 63, classes, weights)
@@ -30,7 +30,7 @@ def ResNet18(*, shape: Sequence[int] = (3, 224, 224), classes: int = 1000, weigh
     weights  torchvision's name of trained weights, such as "IMAGENET1K_V1" (a download); default None
 
     Raises:
-        ImportError: torchvision is not installed.
+        ImportError: torchvision is not installed, or does not go with this torch.
     Reference: He, Zhang, Ren and Sun, "Deep residual learning for image recognition", CVPR 2016.
     """
     return _torchvision("resnet18", "ResNet18", shape, 32, classes, weights)
@@ -46,6 +46,6 @@ def _torchvision(
         raise ValueError(f"{name}'s trained weights are for 1000 classes; got classes={classes}")
     try:
         models = importlib.import_module("torchvision.models")
-    except ImportError as error:
-        raise ImportError(f"{name} comes from torchvision: pip install 'steelman[vision]'") from error
+    except (ImportError, RuntimeError) as error:  # RuntimeError: it was built for another torch
+        raise ImportError(f"{name} comes from torchvision ({error}): pip install 'steelman[vision]'") from error
     return models.get_model(function, weights=weights, num_classes=classes)
