@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from statistics import median
 from types import ModuleType
 
 import numpy as np
@@ -13,7 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from steelman.cards import card, own_fields
+import steelman
+import steelman.data
+import steelman.networks
+from steelman.cards import card, methods, own_fields
 from steelman.types import Batch
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +47,7 @@ def test_every_direct_dependency_is_pinned_exactly():
 
 def test_every_core_dependency_is_justified():
     page = (DOCS / "dependencies.md").read_text(encoding="utf-8")
-    assert re.findall(r"^\| ([\w-]+) \|", page.split("## Extras")[0], re.M) == core()
+    assert re.findall(r"^\| ([\w-]+) \|", page.split("## Extras")[0], re.M) == ["core", *core()]
     assert set(re.findall(r"^\| `(\w+)`", page, re.M)) == set(project()["optional-dependencies"])
 
 
@@ -74,9 +78,8 @@ def test_the_import_costs_at_most_three_tenths_more_than_torch():
         "import time\nstart = time.process_time()\nimport torch\nmiddle = time.process_time()\nimport steelman\n"
         "print((time.process_time() - start) / (middle - start))"
     )
-    python(code)  # warms the disk's cache
-    ratios = sorted(float(python(code)) for _ in range(5))
-    assert ratios[2] <= 1.3, ratios
+    ratios = [float(python(code)) for _ in range(3)]
+    assert median(ratios) <= 1.3, ratios
 
 
 # The pages that show how to add a method: their example is run, and held to what the page says.
@@ -98,7 +101,7 @@ def forget_examples():
 @pytest.fixture
 def model() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 16, bias=False), nn.ReLU(), nn.Linear(16, 4, bias=False)).eval()
 
 
 @pytest.fixture
@@ -122,7 +125,7 @@ def test_the_examples_have_complete_cards(page, name):
 def test_the_example_attack_keeps_the_contract(model, batch):
     MIM = example("adding-an-attack.md").MIM
     x, y = batch.x, model(batch.x).argmax(1)
-    eps = torch.linspace(0, 0.3, len(x))
+    eps = torch.linspace(0, 1, len(x))
     result = MIM(eps=eps).run(model, x, y)
     assert ((result.x_adv.double() - x.double()).flatten(1).abs().amax(1) <= eps.double()).all()
     assert 0 <= result.x_adv.min() <= result.x_adv.max() <= 1
@@ -202,3 +205,36 @@ def test_the_example_data_set_refuses_a_bad_file_by_name(tmp_path, content):
         OpticalDigits().load("train", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"optdigits\.tes"):
         OpticalDigits().load("test", tmp_path)
+
+
+# What the front page says.
+
+
+def test_the_front_page_names_what_there_is():
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("## What is here now")[1].split("##")[0]
+    shown = set(re.findall(r"`(\w+)`", table))
+    sources = {
+        name
+        for name, item in vars(steelman.data).items()
+        if isinstance(item, type) and issubclass(item, steelman.data.Source)
+    }
+    assert {item.name for item in methods()} - shown == set()
+    assert sources - {"Source"} - shown == set()
+    known = {*vars(steelman), *vars(steelman.data), *vars(steelman.networks)}
+    assert shown - known == set(), "named, but not there"
+
+
+def test_the_code_of_the_front_page_runs(model, batch):
+    seen = {"model": model, "x": batch.x, "y": batch.y}
+    for code in re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.S | re.M):
+        exec(code, seen)
+    assert seen["x_adv"].shape == batch.x.shape
+    assert seen["result"].success.shape == (9,)
+    assert seen["loss"].requires_grad
+
+
+def test_there_is_one_version():
+    version = project()["version"]
+    assert steelman.__version__ == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert version in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
