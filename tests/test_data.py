@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 
@@ -99,6 +100,15 @@ def test_a_stream_read_by_other_processes_is_the_same() -> None:
     for left, right in zip(alone.in_order(6), shared.in_order(6), strict=True):
         assert torch.equal(left.x, right.x)
         assert torch.equal(left.y, right.y)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
+def test_a_stream_takes_pillow_images(mode: str, channels: int) -> None:
+    image = Image.new(mode, (3, 2))
+    image.putpixel((2, 1), 51 if mode == "L" else (51, 102, 255))
+    (batch,) = Streamed("pictures", [(image, 1)], (channels, 2, 3), ("a", "b")).in_order(1)
+    assert torch.allclose(batch.x[0, :, 1, 2], torch.tensor([0.2, 0.4, 1.0])[:channels])
+    assert batch.x.count_nonzero() == channels
 
 
 @pytest.mark.parametrize(

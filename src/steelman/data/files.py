@@ -33,10 +33,8 @@ def folders(folder: Path | None) -> list[Path]:
     """Where data sets are looked for, first to last: `folder`, STEELMAN_DATA, the user's cache."""
     import pooch
 
-    named = [folder] if folder else []
-    if "STEELMAN_DATA" in os.environ:
-        named.append(Path(os.environ["STEELMAN_DATA"]))
-    return [*named, Path(pooch.os_cache("steelman"))]
+    named = [folder, os.environ.get("STEELMAN_DATA")]
+    return [*(Path(each).expanduser() for each in named if each), Path(pooch.os_cache("steelman"))]
 
 
 def locate(wanted: Sequence[Remote], inside: Sequence[str], folder: Path | None) -> list[Path]:
