@@ -49,8 +49,9 @@ class PadCrop(Augmentation):
         corner = (draws.uniform((2,), torch.float64) * (2 * size + 1)).long()
         rows = corner[:, :1] + torch.arange(height, device=wide.device)
         columns = corner[:, 1:] + torch.arange(width, device=wide.device)
-        wide = wide.gather(2, rows[:, None, :, None].expand(-1, wide.shape[1], -1, wide.shape[3]))
-        return replace(batch, x=wide.gather(3, columns[:, None, None, :].expand(-1, wide.shape[1], height, -1)))
+        places = (rows[:, :, None] * wide.shape[-1] + columns[:, None, :]).flatten(1)
+        x = wide.flatten(2).gather(2, places[:, None].expand(-1, wide.shape[1], -1))
+        return replace(batch, x=x.reshape(batch.x.shape))
 
 
 @final

@@ -34,7 +34,7 @@ def folders(folder: Path | None) -> list[Path]:
     import pooch
 
     named = [folder, os.environ.get("STEELMAN_DATA")]
-    return [*(Path(each).expanduser() for each in named if each), Path(pooch.os_cache("steelman"))]
+    return list(dict.fromkeys([*(Path(each).expanduser() for each in named if each), Path(pooch.os_cache("steelman"))]))
 
 
 def locate(wanted: Sequence[Remote], inside: Sequence[str], folder: Path | None) -> list[Path]:
