@@ -24,8 +24,8 @@ class AdversarialTraining(Objective):
     attack        default PGD() (Madry: 8/255, 10 steps of 2/255, random start; MNIST: PGD(.3, steps=40, step_size=.01))
     clean_weight  default 0, adversarial images only (Madry); .5 with FGSM is Goodfellow's mixture, "Adv. Train II" in
                   Deep Defense
-    crafting      mode of batch normalisation and dropout while crafting: "eval" (default) or "train", which Madry's code
-                  has; running statistics are put back afterwards, so that crafting never moves them
+    crafting      mode of batch normalisation and dropout while crafting: "eval" (default) or "train" (Madry's code);
+                  running statistics are put back afterwards, so that crafting never moves them
 
     Cost: the attack's, and 1 forward and 1 backward pass, 2 each when clean images take part.
     Reference: Aleksander Madry, Aleksandar Makelov, Ludwig Schmidt, Dimitris Tsipras and Adrian Vladu, "Towards deep

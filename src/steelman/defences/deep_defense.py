@@ -14,7 +14,7 @@ from steelman.losses import cross_entropy
 from steelman.networks.preprocess import peel
 from steelman.networks.surgery import freeze_batchnorm, only_trainable
 from steelman.norms import TINY
-from steelman.types import Batch, Flags, Images, Labels, PerImage
+from steelman.types import Batch, Flags, Images, Indices, Labels, PerImage
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +25,11 @@ EXPONENT_CAP = 20.0
 class DeepDefense(Objective):
     """Deep Defense: cross-entropy, and an exponential penalty on images that a small DeepFool perturbation moves.
 
-    (1/B) [sum_k CE_k + weight (sum_{k correct} exp(-c rho_k) + sum_{k wrong} exp(d rho_k))],  rho_k = |D_k|_p / |x_k|_p.
-    D_k is DeepFool's perturbation: away from the label for correct images, towards the label for wrong ones (two classes
-    only: the one predicted at the moment, and the label). D_k stays in the graph: its logits, its gradients and its
-    earlier steps are all differentiated; which boundary was nearest, who is done and the order of classes are constants.
+    (1/B) [sum_k CE_k + weight (sum_{k correct} exp(-c rho_k) + sum_{k wrong} exp(d rho_k))], with
+    rho_k = |D_k|_p / |x_k|_p. D_k is DeepFool's perturbation: away from the label for correct images, towards the label
+    for wrong ones (two classes only: the one predicted at the moment, and the label). D_k stays in the graph: its
+    logits, its gradients and its earlier steps are all differentiated; which boundary was nearest, who is done and the
+    order of classes are constants.
 
     weight    lambda, default 15 (paper, MNIST and CIFAR-10; ImageNet 5)
     c         default 25 (paper; NIN 70, ImageNet 500)
@@ -42,10 +43,10 @@ class DeepDefense(Objective):
     legacy_from_class  wrong images: after its first step the authors' code takes the logit of the class left behind,
               and the gradient of the new one. True repeats that; default False
 
-    Paper and code differ: the paper's eq. 6 sums the penalty, the code divides it by the batch size, as we do. Both act in
-    the preprocessed space: on a `Preprocessed` model x is what the inner network sees. Perturbations are not clipped.
-    Batch normalisation runs in evaluation mode and learns nothing (code). Dropout shares one mask between an image and its
-    perturbations.
+    Paper and code differ: the paper's eq. 6 sums the penalty, the code divides it by the batch size, as we do. Both act
+    in the preprocessed space: on a `Preprocessed` model x is what the inner network sees. Nothing is clipped.
+    Batch normalisation runs in evaluation mode and learns nothing (code). Dropout shares one mask between an image and
+    its perturbations.
 
     Cost: per step and image not yet done 2 forward and classes gradient passes, and the double back-propagation through
     one forward and one gradient pass; the class is chosen without a graph.
@@ -115,7 +116,7 @@ class DeepDefense(Objective):
         y: Labels,
         correct: Flags,
         dropout: SharedDropout,
-    ) -> list[tuple[Tensor, Images]]:
+    ) -> list[tuple[Indices, Tensor]]:
         """DeepFool's sums of steps, in the graph, in groups that end together: (places in the batch, sums).
 
         `raw` is a leaf equal to `x`, and `logits` belong to it.
@@ -124,7 +125,7 @@ class DeepDefense(Objective):
         rivals = self._rivals(logits.detach(), y, correct)
         own = logits.argmax(1)
         start, total = x, torch.zeros_like(x)
-        done: list[tuple[Tensor, Images]] = []
+        done: list[tuple[Indices, Tensor]] = []
         for step in range(self.steps):
             before = own
             own = torch.where(correct, own, logits.argmax(1))

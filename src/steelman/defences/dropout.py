@@ -13,8 +13,8 @@ from steelman.types import Indices
 class SharedDropout:
     """Inside, every dropout layer in train mode keeps one mask for the whole batch, drawn at its first pass.
 
-    `rows` names the images of the batch that the next pass is about. A layer that is passed twice in one forward has one
-    mask for both.
+    `rows` names the images of the batch that the next pass is about. A layer that is passed twice in one forward has
+    one mask for both.
     """
 
     def __init__(self, network: nn.Module, batch: int) -> None:
