@@ -90,7 +90,12 @@ def evaluate(
         column: np.concatenate([np.asarray(part) for name in columns for part in columns[name][column]])
         for column in COLUMNS
     }
-    return Evaluation.from_columns(whole)
+    evaluation = Evaluation.from_columns(whole)
+    if evaluation.images < count:
+        raise ValueError(
+            f"the data set holds {count} images but only {evaluation.images} indices: some stand in it twice"
+        )
+    return evaluation
 
 
 def _named(attacks: Sequence[Crafter] | Mapping[str, Crafter]) -> dict[str, Crafter]:
@@ -128,7 +133,7 @@ def _unboxed(name: str, attack: Crafter) -> Crafter:
 
 
 def batches_of(dataset: Data, batch_size: int) -> tuple[Iterator[Batch], int]:
-    """The whole data set, in order; `index` is always filled in."""
+    """The whole data set, in order, and how many images it has."""
     count = len(dataset[0]) if isinstance(dataset, tuple) else len(dataset)
     if count == 0:
         raise ValueError("there are no images to evaluate")
@@ -138,9 +143,7 @@ def batches_of(dataset: Data, batch_size: int) -> tuple[Iterator[Batch], int]:
         check_images(x, None)
         check_labels("y", y, x)
         return (Batch(x[i.to(x.device)], y[i.to(y.device)], i) for i in indices), count
-    # The place in the data set that was handed in, which is what the table speaks of.
-    found = zip(dataset.batches(indices), indices, strict=True)
-    return (replace(batch, index=index) for batch, index in found), count
+    return dataset.batches(indices), count
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steelman.evaluation.entry import Entry, check_entries, measured
-from steelman.evaluation.measures import summary
+from steelman.evaluation.measures import plain
 from steelman.evaluation.plots import figures, save_figure
 from steelman.evaluation.report.page import write_report
 
@@ -48,13 +48,13 @@ def csv_table(entries: Sequence[Entry]) -> str:
 
 
 def json_table(entries: Sequence[Entry]) -> dict[str, Any]:
-    """Per model: how many images, what is known of it, and `summary`."""
+    """Per model: how many images, what is known of it, and its measures."""
     check_entries(entries)
     return {
         entry.name: {
             "images": entry.evaluation.images,
             "info": dict(entry.info),
-            "measures": summary(entry.evaluation),
+            "measures": plain(entry.measures),
         }
         for entry in entries
     }

@@ -178,13 +178,15 @@ def measures(evaluation: Evaluation) -> dict[str, Measure]:
 
 
 def summary(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
-    """`measures` as plain values for JSON, where None stands for an infinite or undefined number."""
+    """`measures` as plain values for JSON, where None stands for an infinite number."""
+    return plain(measures(evaluation))
+
+
+def plain(found: dict[str, Measure]) -> dict[str, dict[str, Any]]:
+    """Measures as plain values for JSON, where None stands for an infinite number."""
     return {
-        name: {
-            key: None if isinstance(value, float) and not np.isfinite(value) else value
-            for key, value in asdict(measure).items()
-        }
-        for name, measure in measures(evaluation).items()
+        name: {key: None if value in (np.inf, -np.inf) else value for key, value in asdict(measure).items()}
+        for name, measure in found.items()
     }
 
 
@@ -198,16 +200,16 @@ def _of_one_space(evaluation: Evaluation) -> dict[str, Measure]:
             found[f"worst case, {norm} {eps:.4g}"] = worst_case(evaluation, names)
             found[f"Min, {norm} {eps:.4g}"] = minimum(evaluation, names)
     for name in (name for name in evaluation.attacks if name not in bounded):
-        rows = evaluation.only(name)
-        if rows["away_from"][0] == "prediction" and rows["norm"][0] == "L2":
+        rows, norm = evaluation.only(name), _own_norm(evaluation, name)
+        if rows["away_from"][0] == "prediction" and norm == "L2":
             found[f"rho_2, {name}"] = rho_2(evaluation, name)
             found[f"l_2, {name}"] = l_2(evaluation, name)
         else:
             sizes, success = _attacked(evaluation, name, None)
             if success.any():
-                found[f"mean {rows['norm'][0]}, {name}"] = mean_norm(evaluation, name)
+                found[f"mean {norm}, {name}"] = mean_norm(evaluation, name)
             if len(sizes):
-                found[f"median {rows['norm'][0]}, {name}"] = median_norm(evaluation, name)
+                found[f"median {norm}, {name}"] = median_norm(evaluation, name)
     return found
 
 
@@ -261,5 +263,10 @@ def _attacked(evaluation: Evaluation, attack: str, norm: Norm | None) -> tuple[n
     """Sizes and successes on the images that had to be attacked."""
     rows = _one(evaluation, attack)
     to_attack = (rows["clean_prediction"] == rows["label"]) | (rows["away_from"] == "prediction")
-    sizes = rows[(rows["norm"][0] if norm is None else repr(norm)).lower()]
+    sizes = rows[(_own_norm(evaluation, attack) if norm is None else repr(norm)).lower()]
     return sizes[to_attack], rows["success"][to_attack]
+
+
+def _own_norm(evaluation: Evaluation, attack: str) -> str:
+    """The norm that an attack keeps small; L2 for those that have none of their own."""
+    return evaluation.only(attack)["norm"][0] or "L2"

@@ -52,19 +52,15 @@ def draw_curves(curves: Mapping[str, Curve], unit: str = "pixels") -> "matplotli
     figure, axes = _axes()
     reach = max((_reach(found) for found in curves.values()), default=1.0)
     for (name, found), look in zip(curves.items(), _looks(), strict=False):
+        points = sorted(((eps, share) for _, eps, share in found.points), key=lambda point: (point[0], -point[1]))
         if len(found.radius) > 1:
-            line = {key: value for key, value in look.items() if key != "marker"}
-            axes.step([*found.radius, reach], [*found.accuracy, found.accuracy[-1]], where="post", label=name, **line)
-            look["linestyle"] = "none"
+            line: dict[str, Any] = look | {"marker": "", "label": _named(name)}
+            axes.step([*found.radius, reach], [*found.accuracy, found.accuracy[-1]], where="post", **line)
         else:  # points only: a line through the strongest attack at each radius leads the eye
-            lowest = {eps: share for _, eps, share in sorted(found.points, key=lambda point: (point[1], -point[2]))}
-            axes.plot([0, *lowest], [found.accuracy[0], *lowest.values()], label=name, markersize=5, **look)
-        axes.plot(
-            *zip(*(point[1:] for point in found.points), strict=True) if found.points else ((), ()),
-            look["marker"],
-            color=look["color"],
-            markersize=5,
-        )
+            lowest = dict(points)
+            axes.plot([0, *lowest], [found.accuracy[0], *lowest.values()], markersize=5, **look, label=_named(name))
+        alone: dict[str, Any] = look | {"linestyle": ""}
+        axes.plot([eps for eps, _ in points], [share for _, share in points], markersize=5, **alone)
     axes.set(xlim=(0, reach), ylim=(0, 1), xlabel=f"radius, {norms.pop()!r} ({unit})", ylabel="accuracy")
     _percent(axes)
     _legend(axes)
@@ -89,7 +85,7 @@ def draw_convergence(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[st
         # Looks go by place, so that a model without this quantity leaves the others' colours as they are.
         for (name, pairs), look in zip(series.items(), _looks(), strict=False):
             if pairs:
-                axes.plot(*zip(*pairs, strict=True), label=name, markersize=3, **look)
+                axes.plot(*zip(*pairs, strict=True), markersize=3, **look, label=_named(name))
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(bottom=0)
@@ -141,6 +137,11 @@ def _looks() -> "cycle[dict[str, Any]]":
         for color, dash, marker in zip(PALETTE, DASHES, MARKERS, strict=True)
     ]
     return cycle([dict(look) for look in looks])
+
+
+def _named(name: str) -> str:
+    """A model's name in the legend, where a dollar would begin a formula and a first underscore would hide it."""
+    return "\u200b" + name.replace("$", r"\$")
 
 
 def _reach(found: Curve) -> float:

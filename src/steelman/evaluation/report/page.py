@@ -113,9 +113,9 @@ def _inline(text: str, label: str) -> str:
 
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(
-        r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{escape(label)}">', text
-    )
+    view = re.findall(r'viewBox="([^"]+)"', text)[0]
+    text = f'<svg viewBox="{view}" role="img" aria-label="{escape(label)}"{text[text.index(">") :]}'
+    text = re.sub(r' id="([^"]+)"', lambda found: found[0] if f"#{found[1]}" in text else "", text)
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
     for ink, page in (
         (INK, "currentColor"),
