@@ -110,7 +110,7 @@ class Oracle:
                 "the model's output has no gradient with respect to its input: it is not differentiable, or it "
                 "detaches or runs under no_grad. A gradient attack cannot be used on it"
             )
-        return torch.autograd.grad(value.sum(), x, retain_graph=keep)[0]
+        return torch.autograd.grad(value, x, torch.ones_like(value), retain_graph=keep)[0]
 
 
 def check_logits(logits: Tensor, batch: int, highest_label: int) -> None:
