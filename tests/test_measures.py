@@ -191,9 +191,9 @@ def test_bootstrap_intervals_hold_the_truth_about_as_often_as_they_say():
     rng = np.random.default_rng(3)
     held = sum(
         found.low <= 1.0 <= found.high
-        for found in (bootstrap(rng.exponential(size=80), resamples=300) for _ in range(300))
+        for found in (bootstrap(rng.exponential(size=80), resamples=200) for _ in range(200))
     )
-    assert 0.88 * 300 <= held <= 0.98 * 300
+    assert 0.87 * 200 <= held <= 0.98 * 200
 
 
 def test_the_order_of_the_rows_does_not_matter():

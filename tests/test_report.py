@@ -141,7 +141,7 @@ def test_everything_is_written(folder, entries):
 
 
 def test_one_model_has_one_table(entries, tmp_path):
-    written = write(tmp_path, entries[1:])
+    written = write(tmp_path, [replace(entries[1], log=())])
     assert tmp_path / "table.parquet" in written
     assert all(path.is_file() for path in written)
 
@@ -215,14 +215,14 @@ def test_names_are_refused_when_they_cannot_be_told_apart(entries, tmp_path):
         write_report(tmp_path, [])
     other = replace(entries[0].gallery, x=1 - entries[0].gallery.x)
     with pytest.raises(ValueError, match="are of different images"):
-        write_report(tmp_path, [replace(entries[0], gallery=other), entries[1]])
+        write(tmp_path, [replace(entries[0], gallery=other), entries[1]])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_page_says_what_was_attacked_with_what(page, entries):
-    text = unescape(re.sub(r"<wbr>|\s+", " ", page)).replace("( ", "(").replace("_ ", "_")
+    text = unescape(page.replace("<wbr>", ""))
     assert "2020-02-02" in text
-    assert verdict(entries).sentence.replace(" %", "\u00a0%").replace("<", "&lt;")[:40] in page.replace("&#34;", '"')
+    assert escape(verdict(entries).sentence).replace(" %", "\u00a0%") in page
     for entry in entries:
         assert escape(entry.name) in page
         for name, measure in entry.measures.items():

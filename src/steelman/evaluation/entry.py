@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from steelman.evaluation.gallery import Gallery
 from steelman.evaluation.measures import Measure, measures
 from steelman.evaluation.table import Evaluation
@@ -34,13 +36,17 @@ class Entry:
 
 
 def check_entries(entries: Sequence[Entry]) -> None:
-    """Raises ValueError when there are none, or two of one name."""
+    """Raises ValueError when there are none, two of one name, or galleries of different images."""
     if not entries:
         raise ValueError("a report needs at least one model")
     names = [entry.name for entry in entries]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two models are called {name}; give them different names")
+    shown = [(entry.name, entry.gallery.x) for entry in entries if entry.gallery is not None]
+    for name, x in shown:
+        if x.shape != shown[0][1].shape or not torch.equal(x, shown[0][1]):
+            raise ValueError(f"the galleries of {shown[0][0]} and {name} are of different images; give all the same")
 
 
 def measured(entries: Sequence[Entry]) -> list[str]:

@@ -100,7 +100,7 @@ def save_figure(figure: "matplotlib.figure.Figure", path: str | Path) -> None:
     """Write `path` as PNG and as SVG, whatever suffix it has."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path.with_suffix(".png"), dpi=200)
+    figure.savefig(path.with_suffix(".png"), dpi=160)
     path.with_suffix(".svg").write_text(svg(figure, path.stem), encoding="utf-8")
 
 
