@@ -23,6 +23,7 @@ from steelman.evaluation import (
     Evaluation,
     FromPrediction,
     Gallery,
+    accuracy,
     csv_table,
     evaluate,
     figures,
@@ -206,6 +207,24 @@ def test_the_verdict_owns_up_to_overlapping_intervals_and_to_having_nothing_to_s
     minimal = replace(entries[0], evaluation=entries[0].evaluation.only(["clean", "DeepFool()"]))
     assert verdict([minimal]).sentence.startswith("No bounded attack was run")
     assert "stands best" not in verdict(entries[:1]).sentence
+
+
+def test_attacks_that_share_only_a_name_stand_in_different_rows(tmp_path):
+    test = Digits().load("test").subset(torch.arange(20))
+    network = trained(None)
+    radii = {"one": 0.1, "two": 0.2}
+    both = [
+        Entry(name, evaluate(network, test, {"FGSM(eps_ref)": FGSM(eps=eps), "PGD": PGD(eps=0.1, steps=2)}))
+        for name, eps in radii.items()
+    ]
+    found = json_table(both)
+    for entry, (name, eps) in zip(both, radii.items(), strict=True):
+        row = f"accuracy, FGSM(eps_ref): {FGSM(eps=eps)!r}"
+        assert found[name]["measures"][row]["value"] == accuracy(entry.evaluation, "FGSM(eps_ref)").value
+        assert "accuracy, PGD" in found[name]["measures"]
+        assert [other for other in radii if row in found[other]["measures"]] == [name]
+    assert write_report(tmp_path, both).read_text().count("not measured") >= 2
+    assert verdict(both).attack == "PGD"
 
 
 def test_names_are_refused_when_they_cannot_be_told_apart(entries, tmp_path):

@@ -1,7 +1,7 @@
 """One model among those that a report, a table or a picture shows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -35,8 +35,15 @@ class Entry:
         return measures(self.evaluation)
 
 
-def check_entries(entries: Sequence[Entry]) -> None:
-    """Raises ValueError when there are none, two of one name, or galleries of different images."""
+def comparable(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries as they may stand side by side.
+
+    Where models met different attacks under one name (FGSM at each one's own eps_ref, say), the name is followed by the
+    attack's parameters, so that their numbers stand in different rows.
+
+    Raises:
+        ValueError: there are none, two of one name, or galleries of different images.
+    """
     if not entries:
         raise ValueError("a report needs at least one model")
     names = [entry.name for entry in entries]
@@ -47,6 +54,22 @@ def check_entries(entries: Sequence[Entry]) -> None:
     for name, x in shown:
         if x.shape != shown[0][1].shape or not torch.equal(x, shown[0][1]):
             raise ValueError(f"the galleries of {shown[0][0]} and {name} are of different images; give all the same")
+    meant: dict[tuple[str, str], set[str]] = {}
+    for entry in entries:
+        for cell, parameters in entry.evaluation.parameters.items():
+            meant.setdefault(cell, set()).add(parameters)
+    new = {
+        (cell, parameters): f"{cell[0]}: {parameters}"
+        for cell, found in meant.items()
+        if len(found) > 1
+        for parameters in found
+    }
+
+    def told_apart(entry: Entry) -> Entry:
+        names = {cell: new[cell, said] for cell, said in entry.evaluation.parameters.items() if (cell, said) in new}
+        return replace(entry, evaluation=entry.evaluation.renamed(names)) if names else entry
+
+    return [told_apart(entry) for entry in entries]
 
 
 def measured(entries: Sequence[Entry]) -> list[str]:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from steelman.attacks.attack import Attack, check_images, check_labels
-from steelman.attacks.oracle import Oracle, evaluation_mode
+from steelman.attacks.oracle import check_logits, evaluation_mode
 from steelman.data.dataset import Dataset
 from steelman.evaluation.table import CLEAN, COLUMNS, Evaluation
 from steelman.losses import cross_entropy
 from steelman.norms import L2, Linf
 from steelman.randomness import combine
-from steelman.types import Batch, Images, Model
+from steelman.types import Batch, Images, Labels, Logits, Model
 
 Space: TypeAlias = Literal["pixels", "preprocessed"]
 
@@ -181,13 +181,20 @@ def _bar(shown: bool, total: int) -> Iterator[Callable[[str, int], None]]:
         yield lambda name, done: progress.update(task, advance=done, description=f"last: {name}")
 
 
+def logits_of(model: Model, x: Images, y: Labels) -> Logits:
+    """What the model says of unattacked images; raises ValueError where that cannot be logits for these labels."""
+    with evaluation_mode(model), torch.no_grad():
+        logits = model(x)
+    check_logits(logits, len(x), int(y.max()))
+    return logits
+
+
 def _clean(rows: dict[str, list[Any]], network: Model, batch: Batch, x: Images, space: Space) -> Tensor:
     """The rows of the unattacked images; returns their predictions."""
     check_images(x, None)
     check_labels("y", batch.y, x)
     start = time.perf_counter()
-    with Oracle(network, x, batch.y) as oracle:
-        logits = oracle.logits(x)
+    logits = logits_of(network, x, batch.y)
     prediction = logits.argmax(1)
     _write(
         rows,

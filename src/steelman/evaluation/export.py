@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steelman.evaluation.entry import Entry, check_entries, measured
+from steelman.evaluation.entry import Entry, comparable, measured
 from steelman.evaluation.measures import plain
 from steelman.evaluation.plots import figures, save_figure
 from steelman.evaluation.report.page import write_report
@@ -22,7 +22,7 @@ def terminal_table(entries: Sequence[Entry]) -> "rich.table.Table":
     from rich.table import Table
     from rich.text import Text
 
-    check_entries(entries)
+    entries = comparable(entries)
     table = Table(title=f"{entries[0].evaluation.images} images, 95 % intervals", title_justify="left")
     table.add_column("", overflow="fold")
     for entry in entries:
@@ -35,7 +35,7 @@ def terminal_table(entries: Sequence[Entry]) -> "rich.table.Table":
 
 def csv_table(entries: Sequence[Entry]) -> str:
     """One line per model and measure: model, measure, value, low, high, count, kind, failures."""
-    check_entries(entries)
+    entries = comparable(entries)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["model", "measure", "value", "low", "high", "count", "kind", "failures"])
@@ -49,7 +49,7 @@ def csv_table(entries: Sequence[Entry]) -> str:
 
 def json_table(entries: Sequence[Entry]) -> dict[str, Any]:
     """Per model: how many images, what is known of it, and its measures."""
-    check_entries(entries)
+    entries = comparable(entries)
     return {
         entry.name: {
             "images": entry.evaluation.images,
@@ -66,7 +66,7 @@ def write(folder: str | Path, entries: Sequence[Entry], **page: Any) -> list[Pat
     For one model `table.parquet`, for several `table-<number>-<name>.parquet`; `measures.json`, `measures.csv`,
     `curve-<norm>.png` and `.svg`, `convergence-<key>.png` and `.svg`, and `report.html`. `page` goes to `write_report`.
     """
-    check_entries(entries)
+    entries = comparable(entries)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from steelman.attacks.attack import Attack
-from steelman.attacks.oracle import Oracle
+from steelman.evaluation.evaluate import logits_of
 from steelman.randomness import combine
 from steelman.types import Flags, Images, Labels, Model, PerImage
 
@@ -34,8 +34,7 @@ class Gallery:
 
         Cost: the attack's, and two forward passes.
         """
-        with Oracle(model, x, y) as oracle:
-            clean = oracle.logits(x).argmax(1)
+        clean = logits_of(model, x, y).argmax(1)
         seeds = combine(torch.full((len(x),), seed), torch.arange(len(x)))
         found = attack.run(model, x, y, generator=seeds)
         return Gallery(

@@ -1,6 +1,6 @@
 """One row per image and attack: what evaluation writes, and all that every measure, curve and report reads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,6 +147,26 @@ class Evaluation:
     @property
     def spaces(self) -> tuple[str, ...]:
         return tuple(self.table["space"].unique().to_pylist())
+
+    @property
+    def parameters(self) -> dict[tuple[str, str], str]:
+        """What each attack was in each space, with all of its fields."""
+        kinds = self.table.group_by(["attack", "space", "parameters", "away_from"]).aggregate([]).to_pylist()
+        return {
+            (kind["attack"], kind["space"]): kind["parameters"]
+            if kind["away_from"] == "label"
+            else f"FromPrediction({kind['parameters']})"
+            for kind in kinds
+            if kind["attack"] != CLEAN
+        }
+
+    def renamed(self, names: Mapping[tuple[str, str], str]) -> "Evaluation":
+        """The table with other names for some attacks, each given by its attack and space."""
+        import pyarrow
+
+        cells = zip(self.table["attack"].to_pylist(), self.table["space"].to_pylist(), strict=True)
+        column = pyarrow.array([names.get(cell, cell[0]) for cell in cells], pyarrow.string())
+        return Evaluation(self.table.set_column(self.table.column_names.index("attack"), "attack", column))
 
     @property
     def images(self) -> int:

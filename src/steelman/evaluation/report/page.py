@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from steelman.evaluation.entry import Entry, check_entries, measured
+from steelman.evaluation.entry import Entry, comparable, measured
 from steelman.evaluation.gallery import amplification, data_uri
 from steelman.evaluation.measures import Measure
 from steelman.evaluation.plots import INK, LOGGED, PALETTE, RULE, figures, svg
@@ -35,7 +35,7 @@ def write_report(
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    check_entries(entries)
+    entries = comparable(entries)
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE.parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steelman.evaluation.entry import Entry, check_entries
+from steelman.evaluation.entry import Entry, comparable
 from steelman.evaluation.measures import Measure, clean_accuracy, threats, worst_case
 from steelman.evaluation.table import Evaluation
 
@@ -23,7 +23,7 @@ def verdict(entries: Sequence[Entry]) -> Verdict:
     An attack here is a threat, a norm and a radius, with the per-image worst case over the attacks of that threat. The
     strongest is the one that leaves the fewest images right on average, among those that leave any model any.
     """
-    check_entries(entries)
+    entries = comparable(entries)
     found = _strongest(entries)
     if found is None:
         return Verdict("No bounded attack was run on all of these models, so none can be called robust.", "", ())
@@ -49,18 +49,18 @@ def verdict(entries: Sequence[Entry]) -> Verdict:
 
 def _strongest(entries: Sequence[Entry]) -> tuple[str, tuple[tuple[str, Measure], ...]] | None:
     """The threat that all entries met and that leaves the fewest images right, and the models' standing, best first."""
+    met = [threats(_pixels(entry)) for entry in entries]
     found = []
-    for _, _, names in sorted(set.intersection(*(_met(entry) for entry in entries))):
+    for threat in met[0]:
+        names = sorted(set.intersection(*(set(each.get(threat, ())) for each in met)))
+        if not names:
+            continue
         shares = {entry.name: worst_case(_pixels(entry), names) for entry in entries}
         standing = tuple(sorted(shares.items(), key=lambda item: -item[1].value))
         mean = sum(measure.value for measure in shares.values()) / len(shares)
         label = names[0] if len(names) == 1 else f"the worst of {_listed(names)}"
         found.append((standing[0][1].value == 0, mean, label, standing))
     return min(found, key=lambda each: each[:2])[2:] if found else None
-
-
-def _met(entry: Entry) -> set[tuple[str, float, tuple[str, ...]]]:
-    return {(norm, eps, tuple(sorted(names))) for (norm, eps), names in threats(_pixels(entry)).items()}
 
 
 def _pixels(entry: Entry) -> Evaluation:
