@@ -24,7 +24,7 @@ DataDir = Annotated[
 Runs = Annotated[Path, typer.Option(help="The folder in which runs have their folders.")]
 
 
-@app.command()
+@app.command(epilog="Example: steelman demo --runs /tmp/runs")
 def demo(runs: Runs = Path("runs")) -> None:
     """Train plain, PGD and Deep Defense networks on handwritten digits, attack them, and write a report."""
     from steelman import demo
@@ -32,33 +32,45 @@ def demo(runs: Runs = Path("runs")) -> None:
     _show(*demo.run(runs, _say))
 
 
-@app.command()
+@app.command(epilog="Example: steelman train reference_mnist_lenet --set training.epochs=5 --name short")
 def train(
     recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe.")],
     data_dir: DataDir = None,
     runs: Runs = Path("runs"),
     name: Annotated[str | None, typer.Option(help="The run's folder in RUNS; default: the recipe's name.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change a setting: --set training.epochs=5")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="PATH=VALUE",
+            help="Change a setting, as often as you like. Values are TOML, or a bare word: training.epochs=5, "
+            "defence.attack.eps=0.1, training.schedule=Cosine.",
+        ),
     ] = None,
 ) -> None:
     """Train a recipe. Called again after any stop, it goes on where it was.
 
+    A run's folder holds recipe.toml with every setting, last.safetensors to go on from, best.safetensors to evaluate,
+    and log.jsonl with a line per epoch. Ctrl-C writes a checkpoint first.
+
     Under torchrun, every process calls this: torchrun --nproc-per-node 2 -m steelman train RECIPE
     """
     from steelman.runs import train
-    from steelman.training.processes import here, processes
+    from steelman.training.processes import processes
 
-    with processes():
+    try:
         run = train(recipe, runs, data_dir, set_, name)
-        if here().first:
-            last = run.log[-1]
-            shown = ", ".join(f"{key} {value:.4f}" for key, value in last.items() if isinstance(value, float))
-            print(f"{run.folder}: {last['epoch']} epochs, {shown}")
-            print(f"next: steelman evaluate {run.folder}")
+    except KeyboardInterrupt as error:
+        _complain(error)
+        raise typer.Exit(130) from error
+    if processes().first:
+        last = run.log[-1]
+        shown = "".join(f", {key} {value:.4f}" for key, value in last.items() if isinstance(value, float))
+        print(f"{run.folder}: epoch {last['epoch']}{shown}")
+        print(f"next: steelman evaluate {run.folder}")
 
 
-@app.command()
+@app.command(epilog="Example: steelman evaluate runs/reference_mnist_lenet --images 1000")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder, or a checkpoint in it.")],
     data_dir: DataDir = None,
@@ -67,7 +79,10 @@ def evaluate(
         Path | None, typer.Option(help="Take Deep Defense's eps_ref from this run's model, not from its own.")
     ] = None,
 ) -> None:
-    """Attack a trained network as its recipe says: a table, measures with intervals, curves and report.html."""
+    """Attack a trained network as its recipe says: a table, measures with intervals, curves and report.html.
+
+    All of it goes into the run's folder, under evaluation/.
+    """
     from steelman.evaluation.export import write
     from steelman.runs import Run, evaluate_run, reference_of
 
@@ -78,22 +93,22 @@ def evaluate(
     _show([entry], written)
 
 
-@app.command()
+@app.command(epilog="Example: steelman compare runs/reference_mnist_lenet runs/deep-defense_mnist_lenet")
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of evaluated runs.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of evaluated runs, of the same data.")],
     data_dir: DataDir = None,
     folder: Annotated[Path, typer.Option(help="Where the common report goes.")] = Path("runs/comparison"),
 ) -> None:
     """One table and one report over several evaluated runs."""
     from steelman.evaluation.export import write
-    from steelman.runs import Run
+    from steelman.runs import Run, entries
 
     found = [Run.open(run) for run in runs]
-    entries = [run.entry(data_dir) for run in found]
-    _show(entries, write(folder, entries, classes=found[0].data("test", data_dir).classes))
+    together = entries(found, data_dir)
+    _show(together, write(folder, together, classes=found[0].data("test", data_dir).classes))
 
 
-@app.command()
+@app.command(epilog="Example: steelman cite PGD DeepDefense")
 def cite(methods: Annotated[list[str], typer.Argument(help="Names of attacks and defences, such as PGD.")]) -> None:
     """The papers behind methods, as text and BibTeX."""
     from steelman.cards import cite
@@ -115,8 +130,15 @@ def _show(entries: list[Any], written: list[Path]) -> None:
     console.print(f"report: {written[-1]}", soft_wrap=True, highlight=False)
 
 
+def _complain(error: BaseException) -> None:
+    print(f"steelman: {str(error) or 'interrupted'}", file=sys.stderr)
+
+
 def main() -> None:
-    """Exit codes: 0 done, 1 training diverged, 2 the user's error, 130 interrupted. STEELMAN_TRACEBACK=1 shows tracebacks."""
+    """Exit codes: 0 done, 1 training diverged, 2 the user's error, 130 interrupted.
+
+    STEELMAN_TRACEBACK=1 shows tracebacks.
+    """
     from steelman.training.play import Diverged
 
     try:
@@ -124,5 +146,5 @@ def main() -> None:
     except (ValueError, OSError, ImportError, Diverged, KeyboardInterrupt) as error:
         if os.environ.get("STEELMAN_TRACEBACK"):
             raise
-        print(f"steelman: {error or 'interrupted'}", file=sys.stderr)
+        _complain(error)
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1 if isinstance(error, Diverged) else 2)

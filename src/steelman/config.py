@@ -1,12 +1,13 @@
 """TOML to the same dataclasses that the library is made of, and back.
 
-A table becomes the dataclass that its place asks for. Where that is an abstract one (an attack, a defence, a data set),
-`kind` names the class; a bare string is a `kind` without settings. Values are checked by pydantic. Every error names the
-path and, for a name that is not there, the nearest that is.
+A table becomes the dataclass that its place asks for. Where that is an abstract one (an attack, a defence, a data
+set), `kind` names the class; a bare string is a `kind` without settings. Values are checked by pydantic. Every error
+names the path and, for a name that is not there, the nearest that is.
 """
 
 import dataclasses
 import inspect
+import re
 import types
 import typing
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -64,22 +65,29 @@ def _read(kind: Any, value: Any, path: str) -> Any:
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
         return _read_union(get_args(kind), value, path)
-    if origin is tuple and isinstance(value, list | tuple):
-        items = get_args(kind)
-        if len(items) == 2 and items[1] is Ellipsis:
-            return tuple(_read(items[0], item, f"{path}[{place}]") for place, item in enumerate(value))
-        if len(items) != len(value):
-            raise ValueError(f"{path}: needs {len(items)} values; got {len(value)}")
-        return tuple(
-            _read(item, each, f"{path}[{place}]") for place, (item, each) in enumerate(zip(items, value, strict=True))
-        )
-    if origin is dict and isinstance(value, dict):
-        return {key: _read(get_args(kind)[1], item, _join(path, key)) for key, item in value.items()}
+    if origin is tuple:
+        return _read_tuple(get_args(kind), value, path)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{path}: needs a table; got {value!r}")
+        return {key: _read(get_args(kind)[1], item, join(path, key)) for key, item in value.items()}
     if isinstance(kind, type) and issubclass(kind, Norm):
         return _read_norm(value, path)
     if isinstance(kind, type) and (dataclasses.is_dataclass(kind) or inspect.isabstract(kind)):
         return _read_object(kind, value, path)
     return _read_leaf(kind, value, path)
+
+
+def _read_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{path}: needs a list; got {value!r}")
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        kinds = (kinds[0],) * len(value)
+    if len(kinds) != len(value):
+        raise ValueError(f"{path}: needs {len(kinds)} values; got {len(value)}")
+    return tuple(
+        _read(kind, item, f"{path}[{place}]") for place, (kind, item) in enumerate(zip(kinds, value, strict=True))
+    )
 
 
 def _read_union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
@@ -104,7 +112,7 @@ def _is_tensor(kind: Any) -> bool:
 def _read_norm(value: Any, path: str) -> Norm:
     if isinstance(value, Norm):
         return value
-    if value not in NORMS:
+    if not isinstance(value, str) or value not in NORMS:
         raise ValueError(f"{path}: there is no norm {value!r}; {nearest(str(value), NORMS)}")
     return NORMS[value]
 
@@ -121,18 +129,20 @@ def _read_object(kind: type, value: Any, path: str) -> Any:
         if "kind" not in settings:
             raise ValueError(f"{path}: needs a kind; {nearest('', choices)}")
         name = settings.pop("kind")
-        if name not in choices:
-            raise ValueError(f"{_join(path, 'kind')}: there is no {kind.__name__} {name!r}; {nearest(str(name), choices)}")
+        if not isinstance(name, str) or name not in choices:
+            raise ValueError(
+                f"{join(path, 'kind')}: there is no {kind.__name__} {name!r}; {nearest(str(name), choices)}"
+            )
         kind = choices[name]
     hints = typing.get_type_hints(kind)
     fields = {item.name: item for item in dataclasses.fields(kind) if item.init}
     for key in settings:
         if key not in fields:
-            raise ValueError(f"{_join(path, key)}: {kind.__name__} has no such setting; {nearest(key, fields)}")
+            raise ValueError(f"{join(path, key)}: {kind.__name__} has no such setting; {nearest(key, fields)}")
     for key, item in fields.items():
         if key not in settings and item.default is item.default_factory is dataclasses.MISSING:
-            raise ValueError(f"{_join(path, key)}: {kind.__name__} needs it")
-    values = {key: _read(hints[key], item, _join(path, key)) for key, item in settings.items()}
+            raise ValueError(f"{join(path, key)}: {kind.__name__} needs it")
+    values = {key: _read(hints[key], item, join(path, key)) for key, item in settings.items()}
     try:
         return kind(**values)
     except ValueError as error:
@@ -142,13 +152,24 @@ def _read_object(kind: type, value: Any, path: str) -> Any:
 def _read_leaf(kind: Any, value: Any, path: str) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
-    if isinstance(value, bool) and kind in (int, float):
-        raise ValueError(f"{path}: needs a number; got {str(value).lower()}")
     try:
-        return TypeAdapter(kind).validate_python(value)
+        return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
         raise ValueError(f"{path}: {error.errors()[0]['msg']}; got {value!r}") from error
 
 
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
+def join(path: str, key: str) -> str:
+    """The path of a key in the table at `path`, as TOML and `--set` spell it."""
+    spelt = key if re.fullmatch(r"[\w-]+", key, re.ASCII) else f'"{key}"'
+    return f"{path}.{spelt}" if path else spelt
+
+
+def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
+    """The paths at which two values of `write` differ."""
+    if not (isinstance(ours, dict) and isinstance(theirs, dict)):
+        return [] if ours == theirs else [path]
+    return [
+        found
+        for key in dict.fromkeys([*ours, *theirs])
+        for found in differences(ours.get(key), theirs.get(key), join(path, key))
+    ]

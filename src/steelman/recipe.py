@@ -14,7 +14,7 @@ from steelman.attacks.attack import Attack
 from steelman.data.dataset import Dataset, Source
 from steelman.defences.objective import Objective
 from steelman.naming import nearest
-from steelman.training.fit import Training
+from steelman.training.settings import Training
 
 
 @dataclass(frozen=True)
@@ -80,30 +80,57 @@ def load_recipe(path: Path, changes: list[str] | None = None) -> Recipe:
     Raises:
         FileNotFoundError, ValueError: no such file, not TOML, an unknown key or name (and the nearest right one).
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no recipe {path}")
     try:
-        settings = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
     for change in changes or []:
         _change(settings, change)
-    return config.read(Recipe, settings)
+    try:
+        return config.read(Recipe, settings)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _change(settings: dict[str, Any], change: str) -> None:
     key, equals, text = change.partition("=")
-    if not equals or not key.strip():
-        raise ValueError(f"--set needs path=value, such as training.epochs=5; got {change!r}")
+    path = _key(key) if equals else []
+    if not path:
+        raise ValueError(
+            "--set needs path=value, such as training.epochs=5, with quotes around what is no single word: "
+            f"'evaluation.attacks.\"PGD .1\".eps=0.2'; got {change!r}"
+        )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
-    *path, last = key.strip().split(".")
-    place = settings
-    for part in path:
-        place = place.setdefault(part, {})
-        if isinstance(place, str):
-            raise ValueError(f"--set {change}: {part} is not a table in this recipe")
-    place[last] = value
+    place: Any = settings
+    for step, part in enumerate(path[:-1], start=1):
+        inner = place.setdefault(part, {})
+        if isinstance(inner, str):  # a kind without settings gets some
+            inner = place[part] = {"kind": inner}
+        if not isinstance(inner, dict):
+            raise ValueError(f"--set {change}: {'.'.join(path[:step])} is {inner!r} in this recipe, not a table")
+        place = inner
+    place[path[-1]] = value
+
+
+def _key(text: str) -> list[str]:
+    """The parts of a dotted TOML key; none when it is not one."""
+    try:
+        place = tomllib.loads(f"{text} = 0")
+    except tomllib.TOMLDecodeError:
+        return []
+    parts = []
+    while isinstance(place, dict):
+        if len(place) != 1:
+            return []
+        (part,) = place
+        parts.append(part)
+        place = place[part]
+    return parts
 
 
 def device() -> torch.device:
@@ -115,7 +142,7 @@ def device() -> torch.device:
 def build(recipe: Recipe, train: Dataset, *, fitted: bool = True) -> nn.Module:
     """The untrained network of a recipe; the seed decides its weights.
 
-    The preprocessing is fitted on `train`, unless a checkpoint is about to be loaded.
+    The preprocessing is fitted on `train`; where a checkpoint is about to be loaded instead, any split will do.
     """
     from steelman import networks
 
@@ -125,10 +152,13 @@ def build(recipe: Recipe, train: Dataset, *, fitted: bool = True) -> nn.Module:
     if not isinstance(kind, str):
         raise ValueError(f"network.kind: needs a name, such as LeNet; got {kind!r}")
     torch.manual_seed(recipe.training.seed)
-    network = networks.build(kind, shape=train.shape, classes=len(train.classes), **settings)
-    if before is None:
+    try:
+        network = networks.build(kind, shape=train.shape, classes=len(train.classes), **settings)
+        layer = None if before is None else networks.build(before, shape=train.shape)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"network: {error}") from error
+    if layer is None:
         return network
-    layer = networks.build(before, shape=train.shape)
     if not isinstance(layer, networks.Preprocess):
         raise ValueError(f"network.preprocess: {before} is not a preprocessing layer")
     return networks.Preprocessed(layer.fit(train) if fitted else layer, network)

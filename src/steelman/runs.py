@@ -1,12 +1,13 @@
 """Runs: a recipe trained into a folder, evaluated there, and compared with others."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from steelman import config
 from steelman.attacks.deepfool import DeepFool
 from steelman.data.dataset import Dataset
 from steelman.evaluation import Evaluation, FromPrediction, evaluate, reference_attacks, reference_epsilon
@@ -15,8 +16,9 @@ from steelman.evaluation.gallery import Gallery
 from steelman.networks import Preprocessed
 from steelman.recipe import Recipe, build, device, find_recipe, load_recipe, to_toml
 from steelman.training import checkpoint
+from steelman.training.fingerprint import FREE
 from steelman.training.fit import fit, trained_weights
-from steelman.training.processes import here
+from steelman.training.processes import processes
 
 GALLERY_IMAGES = 10
 
@@ -38,17 +40,23 @@ class Run:
 
         Raises:
             FileNotFoundError: there is no run, or it has no checkpoint yet.
+            ValueError: another file than one of its two checkpoints.
         """
         folder, which = (path.parent, path.stem) if path.suffix == ".safetensors" else (path, "best")
         if not (folder / "recipe.toml").is_file():
-            raise FileNotFoundError(f"{path} is no run: there is no {folder / 'recipe.toml'}. `steelman train` makes one")
+            raise FileNotFoundError(
+                f"{path} is no run: there is no {folder / 'recipe.toml'}. `steelman train` makes one"
+            )
+        if which not in ("best", "last"):
+            raise ValueError(f"a run's checkpoints are best.safetensors and last.safetensors; got {path}")
         if not (folder / f"{which}.safetensors").is_file():
             raise FileNotFoundError(f"{folder} has no {which}.safetensors yet; `steelman train` goes on with it")
         return Run(folder, load_recipe(folder / "recipe.toml"), which)
 
     @property
     def name(self) -> str:
-        return self.folder.name if self.which == "best" else f"{self.folder.name} ({self.which})"
+        name = self.folder.resolve().name
+        return name if self.which == "best" else f"{name} ({self.which})"
 
     @property
     def results(self) -> Path:
@@ -62,14 +70,10 @@ class Run:
         assert split in ("train", "test")
         return self.recipe.data.load(split, folder)
 
-    def network(self, train: Dataset) -> nn.Module:
-        """The trained network, in evaluation mode."""
-        model = build(self.recipe, train, fitted=False)
-        if self.which == "last":
-            state = checkpoint.load(self.folder / "last.safetensors")
-            model.load_state_dict(state["nets"]["classifier"])
-        else:
-            model.load_state_dict(trained_weights(self.folder))
+    def network(self, like: Dataset) -> nn.Module:
+        """The trained network, in evaluation mode; `like` is any split of its data."""
+        model = build(self.recipe, like, fitted=False)
+        model.load_state_dict(trained_weights(self.folder, self.which))
         return model.to(device()).eval()
 
     def entry(self, data: Path | None) -> Entry:
@@ -86,7 +90,7 @@ class Run:
         batch = next(test.batches([torch.arange(min(len(test), 50 * count))]))
         firsts = [int((batch.y == label).nonzero()[0]) for label in batch.y.unique()[:count]]
         some = batch[torch.tensor(firsts, device=batch.x.device)]
-        gallery = Gallery.of(self.network(self.data("train", data)), some.x, some.y, DeepFool())
+        gallery = Gallery.of(self.network(test), some.x, some.y, DeepFool())
         log = self.log
         info = {
             "data": str(self.recipe.data),
@@ -114,8 +118,8 @@ def train(name: str, runs: Path, data: Path | None, changes: list[str] | None = 
     images = recipe.data.load("train", data)
     model = build(recipe, images)
     if start is not None:
-        model.load_state_dict(trained_weights(start.folder))
-    if here().first:
+        _begin(model, start)
+    if processes().first:
         if (folder / "recipe.toml").exists():
             _refuse_other(load_recipe(folder / "recipe.toml"), recipe, folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -125,11 +129,62 @@ def train(name: str, runs: Path, data: Path | None, changes: list[str] | None = 
     return Run(folder, recipe)
 
 
+def _begin(model: nn.Module, start: Run) -> None:
+    try:
+        model.load_state_dict(trained_weights(start.folder))
+    except RuntimeError as error:
+        raise ValueError(f"this recipe's network is not that of {start.folder}, its start: {error}") from error
+
+
 def _refuse_other(old: Recipe, new: Recipe, folder: Path) -> None:
     """How a run is evaluated may change between two calls; what was trained may not."""
-    for part in ("data", "network", "defence", "training", "start"):
-        if getattr(old, part) != getattr(new, part):
-            raise ValueError(f"{folder} holds a run with another {part}: give this one another --name, or delete that one")
+    before, now = config.write(old), config.write(new)
+    free = ("evaluation", *(f"training.{name}" for name in FREE))
+    changed = [path for path in config.differences(before, now) if not path.startswith(free)]
+    if changed:
+        raise ValueError(
+            f"{folder} holds a run with another {' and '.join(changed)}: "
+            "give this one another --name, or delete that one"
+        )
+
+
+def entries(runs: list[Run], data: Path | None) -> list[Entry]:
+    """Evaluated runs as one report shows them, under names that tell them apart.
+
+    Raises:
+        FileNotFoundError: one has not been evaluated.
+        ValueError: a run is given twice, or they are not of the same data and the same images.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        if run.recipe.data != first.recipe.data:
+            raise ValueError(
+                f"{run.folder} is of {run.recipe.data} and {first.folder} of {first.recipe.data}: "
+                "only runs of the same data can be compared"
+            )
+    found = [replace(run.entry(data), name=name) for run, name in zip(runs, _told_apart(runs), strict=True)]
+    for run, entry in zip(runs, found, strict=True):
+        if _images(entry.evaluation) != _images(found[0].evaluation):
+            raise ValueError(
+                f"{run.folder} was evaluated on {entry.evaluation.images} images and {first.folder} on "
+                f"{found[0].evaluation.images}, or on other ones: evaluate both with the same --images"
+            )
+    return found
+
+
+def _images(evaluation: Evaluation) -> set[tuple[int, int]]:
+    return set(zip(evaluation["image"].tolist(), evaluation["label"].tolist(), strict=True))
+
+
+def _told_apart(runs: list[Run]) -> list[str]:
+    """The runs' names, with as many of their parent folders as it takes to make them different."""
+    parents = [run.folder.resolve().parent.parts for run in runs]
+    for depth in range(1 + max(map(len, parents))):
+        above = [parts[max(len(parts) - depth, 0) :] for parts in parents]
+        names = ["/".join([*parts, run.name]) for parts, run in zip(above, runs, strict=True)]
+        if len(set(names)) == len(runs):
+            return names
+    raise ValueError(f"a run is given twice: {', '.join(str(run.folder) for run in runs)}")
 
 
 def evaluate_run(
@@ -141,7 +196,7 @@ def evaluate_run(
     test = run.data("test", data).to(device())
     if count is not None:
         test = test.subset(torch.arange(min(count, len(test))))
-    model = run.network(run.data("train", data))
+    model = run.network(test)
     table = evaluate(model, test, battery.attacks, progress=progress)
     if not battery.deep_defense:
         return table
@@ -158,5 +213,5 @@ def reference_of(run: Run, data: Path | None, images: int | None = None) -> floa
     count = images or run.recipe.evaluation.images
     if count is not None:
         test = test.subset(torch.arange(min(count, len(test))))
-    model = run.network(run.data("train", data))
+    model = run.network(test)
     return reference_epsilon(model, test, space="preprocessed" if isinstance(model, Preprocessed) else "pixels")

@@ -1,6 +1,5 @@
 """Training on what an attack makes of each batch."""
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +11,7 @@ from steelman.attacks.oracle import evaluation_mode
 from steelman.attacks.pgd import PGD
 from steelman.defences.objective import Objective
 from steelman.losses import cross_entropy
+from steelman.networks.surgery import borrowed_buffers
 from steelman.types import Batch
 
 
@@ -50,21 +50,10 @@ class AdversarialTraining(Objective):
                 with evaluation_mode(model):
                     x_adv = self.attack(model, batch.x, batch.y, generator=batch.seeds)
             else:
-                with _buffers_kept(model):
+                with borrowed_buffers(model.modules()):
                     # A function, not a module: its mode is none of the attack's business.
                     x_adv = self.attack(lambda x: model(x), batch.x, batch.y, generator=batch.seeds)
             loss = loss + (1 - self.clean_weight) * cross_entropy(model(x_adv), batch.y).mean()
         if self.clean_weight > 0:
             loss = loss + self.clean_weight * cross_entropy(model(batch.x), batch.y).mean()
         return loss
-
-
-@contextmanager
-def _buffers_kept(model: nn.Module):
-    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in kept:
-                buffer.copy_(value)

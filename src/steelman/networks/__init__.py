@@ -6,7 +6,7 @@ from steelman.networks.lenet import LeNet
 from steelman.networks.mlp import MLP
 from steelman.networks.nin import NIN
 from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, SubtractMean
-from steelman.networks.surgery import batchnorm_layers, freeze_batchnorm, only_trainable
+from steelman.networks.surgery import batchnorm_layers, borrowed_buffers, freeze_batchnorm, only_trainable
 from steelman.networks.vision import AlexNet, ResNet18
 from steelman.networks.whiten import Whiten
 
@@ -23,6 +23,7 @@ __all__ = [
     "SubtractMean",
     "Whiten",
     "batchnorm_layers",
+    "borrowed_buffers",
     "build",
     "freeze_batchnorm",
     "only_trainable",

@@ -1,6 +1,6 @@
 """Reaching into a network for a while: which layers learn, and batch normalisation kept still."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import nn
@@ -40,9 +40,24 @@ def batchnorm_layers(model: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
+def borrowed_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within it, the buffers of these very modules are copies; the originals come back untouched.
+
+    So graphs built outside stay right when statistics move within, and the other way round.
+    """
+    own = [(module, name, value) for module in modules for name, value in module.named_buffers(recurse=False)]
+    try:
+        for module, name, value in own:
+            setattr(module, name, value.clone())
+        yield
+    finally:
+        for module, name, value in own:
+            setattr(module, name, value)
+
+
+@contextmanager
 def freeze_batchnorm(model: nn.Module) -> Iterator[None]:
     """Within it, batch normalisations use their running statistics and do not learn.
-
     A call of `model.train()` within it undoes the first of these.
     """
     layers = batchnorm_layers(model)
@@ -53,7 +68,8 @@ def freeze_batchnorm(model: nn.Module) -> Iterator[None]:
             layer.eval()
         for parameter in switched:
             parameter.requires_grad_(False)
-        yield
+        with borrowed_buffers(layers):
+            yield
     finally:
         for layer, mode in zip(layers, modes, strict=True):
             layer.train(mode)

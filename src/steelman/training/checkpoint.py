@@ -26,11 +26,13 @@ def save(path: Path, state: dict[str, Any]) -> None:
     with open(partial, "rb") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write a text, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -44,17 +46,19 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     try:
         with safe_open(path, "pt", device=str(device)) as file:
             header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise ValueError(f"{path} is a safetensors file, but not a checkpoint of this version ({FORMAT})")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file ({error}); it may be truncated") from error
-    if header.get("format") != FORMAT:
-        raise ValueError(f"{path} is a safetensors file, but not a checkpoint of this version ({FORMAT})")
-    return _unpack(json.loads(header["state"]), tensors)
+        return _unpack(json.loads(header["state"]), tensors)
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a readable checkpoint ({error}); it may be truncated or corrupt") from error
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     match value:
         case Tensor():
+            while name in tensors:  # {"a/b": x, "a": {"b": y}}
+                name += "'"
             tensors[name] = value.detach().cpu().contiguous().clone()
             return {"$tensor": name}
         case dict() if all(isinstance(key, str) and not key.startswith("$") for key in value):

@@ -14,7 +14,10 @@ CLASSIFIER = "classifier"
 
 @dataclass(frozen=True)
 class Descend:
-    """Add the gradient of `loss` to exactly these tensors, and to no others that it passes through."""
+    """Add the gradient of `loss` to exactly these tensors, and to no others that it passes through.
+
+    `loss` is a mean over the batch. Each descent consumes its graph, as `backward` does.
+    """
 
     loss: Tensor
     into: Iterable[Tensor]

@@ -67,6 +67,10 @@ class Steps(Schedule):
     at: tuple[float, ...] = (0.5, 0.75)
     factor: float = 0.1
 
+    def __post_init__(self) -> None:
+        if not all(0 <= fraction <= 1 for fraction in self.at):
+            raise ValueError(f"Steps are at fractions of the training, 0 to 1; got {self.at}")
+
     def __call__(self, progress: float) -> float:
         # A hair early: 4 of 5 epochs may come out just below .8.
         return self.factor ** sum(progress >= fraction - 1e-9 for fraction in self.at)
@@ -77,6 +81,10 @@ class Cosine(Schedule):
     """Half a cosine from 1 down to 0, after a linear rise over the fraction `warmup`."""
 
     warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is a fraction of the training, 0 to below 1; got {self.warmup}")
 
     def __call__(self, progress: float) -> float:
         if progress < self.warmup:

@@ -1,9 +1,11 @@
 """One batch of a game: the only place where gradients meet optimisers and processes."""
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import nn
+from torch.nn.utils import get_total_norm
 
 from steelman.training.game import Descend, Game, Step
 from steelman.training.processes import Processes
@@ -11,7 +13,7 @@ from steelman.types import Batch
 
 
 class Diverged(ArithmeticError):
-    """A loss is NaN or infinite; the network has not moved on it."""
+    """A loss or its gradient is NaN or infinite; the network has not moved on it."""
 
 
 def play(
@@ -22,33 +24,40 @@ def play(
     processes: Processes = Processes(),  # noqa: B008 (frozen)
     share: float = 1.0,
 ) -> dict[str, float]:
-    """Play the game's updates on a batch; returns, per network that moved, the loss it descended.
+    """Play the game's updates on a batch; returns, per network that moved, the sum of the losses it descended.
 
     `share` is this process's part of the global batch times the number of processes, so that the mean over processes is
     the mean over images even when they do not divide evenly.
 
     Raises:
-        Diverged: a loss is not finite in any process; raised in all of them, before the network moves.
+        Diverged: a loss or gradient is not finite in any process; raised in all of them, before the network moves.
     """
-    losses: dict[str, float] = {}
     for optimiser in optimisers.values():
         optimiser.zero_grad(set_to_none=True)
-    device = batch.x.device
-    total = torch.zeros((), device=device)
+    owner = {id(parameter): name for name, net in nets.items() for parameter in net.parameters()}
+    descended = {name: torch.zeros((), device=batch.x.device) for name in nets}
+    losses: dict[str, float] = {}
     for update in game.updates(nets, batch):
         if isinstance(update, Descend):
             into = [tensor for tensor in update.into if tensor.requires_grad]
             loss = update.loss if share == 1 else update.loss * share
             loss.backward(inputs=into)
-            total += loss.detach()
+            for name in {owner[id(tensor)] for tensor in into if id(tensor) in owner}:
+                descended[name] += loss.detach()
         else:
             assert isinstance(update, Step)
-            loss = float(processes.mean(total))
-            if not torch.isfinite(torch.tensor(loss)):
-                raise Diverged(f"the loss of {update.net} is {loss}")
-            processes.average_gradients(nets[update.net].parameters())
-            optimisers[update.net].step()
-            optimisers[update.net].zero_grad(set_to_none=True)
-            losses[update.net] = loss
-            total = torch.zeros((), device=device)
+            losses[update.net] = losses.get(update.net, 0.0) + float(processes.mean(descended[update.net]))
+            descended[update.net] = torch.zeros_like(descended[update.net])
+            _move(update.net, nets[update.net], optimisers[update.net], processes, losses[update.net])
     return losses
+
+
+def _move(name: str, net: nn.Module, optimiser: torch.optim.Optimizer, processes: Processes, loss: float) -> None:
+    if not math.isfinite(loss):
+        raise Diverged(f"the loss of the {name} is {loss}")
+    processes.average_gradients(net.parameters())
+    gradients = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
+    if not bool(get_total_norm(gradients, norm_type=math.inf).isfinite()):
+        raise Diverged(f"the gradient of the {name} is not finite, though its loss is {loss:.4g}")
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)

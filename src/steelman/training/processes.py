@@ -4,9 +4,9 @@ Gradients are averaged explicitly, without a wrapper around the network: a wrapp
 a part of it, or differentiates twice, and says nothing.
 """
 
+import atexit
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -62,40 +62,36 @@ class Processes:
         if self.world == 1:
             return [value]
         values = [torch.zeros_like(value) for _ in range(self.world)]
-        dist.all_gather(values, value)
+        dist.all_gather(values, value.contiguous())
         return values
 
-    def any(self, flag: bool) -> bool:
+    def any(self, *flags: bool) -> list[bool]:
+        """Of each flag, whether it is up in any process."""
         if self.world == 1:
-            return flag
-        value = torch.tensor([float(flag)], device="cuda" if dist.get_backend() == "nccl" else "cpu")
-        dist.all_reduce(value)
-        return bool(value.item())
+            return list(flags)
+        values = torch.tensor([float(flag) for flag in flags], device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(values)
+        return [value > 0 for value in values.tolist()]
+
+    def differing(self, module: nn.Module) -> list[str]:
+        """Names of the buffers that are not the same in every process."""
+        return [
+            name
+            for name, buffer in module.named_buffers()
+            if not all(torch.equal(buffer, other) for other in self.gather(buffer))
+        ]
 
 
-def here() -> Processes:
-    """The processes as they are now: the group that has been started, or just this one."""
-    if dist.is_available() and dist.is_initialized():
-        return Processes(dist.get_rank(), dist.get_world_size())
-    return Processes()
+def processes() -> Processes:
+    """The processes that torchrun started, or just this one. Joins them on the first call, and for good.
 
-
-@contextmanager
-def processes() -> Iterator[Processes]:
-    """The processes that torchrun started, or just this one. The group is left as found when it exists already."""
-    if here().world > 1:
-        yield here()
-        return
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        yield Processes()
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("nccl")
-    else:
-        dist.init_process_group("gloo")
-    try:
-        yield here()
-    finally:
-        dist.destroy_process_group()
+    A group cannot be left and joined anew: the second one would meet the addresses of the first, and hang.
+    """
+    if not dist.is_available():
+        return Processes()
+    if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(dist.destroy_process_group)
+    return Processes(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Processes()

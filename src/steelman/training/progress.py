@@ -6,12 +6,12 @@ from typing import Any
 
 
 class TrainingBar:
-    """Epochs and batches done, loss, the latest accuracies and the time left, on standard error when it is a terminal."""
+    """Epochs and batches done, loss, the latest accuracies and the time left; on standard error if it is a terminal."""
 
     def __init__(self, wanted: bool, epochs: int, batches: int) -> None:
         self._bar = None
         self._latest = ""
-        self._batches = batches
+        self._epochs, self._batches = epochs, batches
         if not (wanted and sys.stderr.isatty()):
             return
         from rich.console import Console
@@ -53,4 +53,4 @@ class TrainingBar:
         shown = {"clean": "clean", "robust": "robust", "test_clean": "test", "test_rho_2": "rho_2"}
         self._latest = "".join(f"  {name} {line[key]:.4f}" for key, name in shown.items() if key in line)
         if self._bar:
-            self._bar.update(self._task, description=f"epoch {line['epoch'] + 1}")
+            self._bar.update(self._task, description=f"epoch {min(line['epoch'] + 1, self._epochs)}")

@@ -1,0 +1,51 @@
+"""What must be the same for a stopped training to go on."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from steelman.data.dataset import Dataset
+from steelman.training.settings import Training
+
+FREE = ("checkpoint_seconds", "tensorboard")
+"""Settings of `Training` that change nothing but what is written."""
+
+
+def fingerprint(training: Training, defence: object, nets: nn.ModuleDict, data: Dataset, **more: Any) -> dict[str, str]:
+    """Everything that decides the outcome, under the name by which a user knows it."""
+    shapes = {name: list(value.shape) for name, value in nets.state_dict().items()}
+    labels = None if data.labels is None else data.labels.tolist()
+    return {
+        **{f"training.{item.name}": _said(getattr(training, item.name)) for item in fields(training)},
+        "defence": _said(defence),
+        "network": _digest(shapes),
+        "data": f"{data.name}, {len(data)} images of {data.shape}, labels {_digest(labels)}",
+        **{name: _said(value) for name, value in more.items()},
+    }
+
+
+def refuse_other(ours: Mapping[str, str], found: Mapping[str, str], folder: Path) -> None:
+    """Raises ValueError when a run was begun with other settings. One that it did not know had no effect on it."""
+    free = {f"training.{name}" for name in FREE}
+    changed = [name for name, value in ours.items() if name not in free and found.get(name, value) != value]
+    if not changed:
+        return
+    told = "; ".join(
+        f"another {name}" + (f" ({found[name]}, now {ours[name]})" if name.startswith("training.") else "")
+        for name in changed
+    )
+    raise ValueError(f"{folder} holds a run with {told}: use another folder, or delete this one")
+
+
+def _said(value: object) -> str:
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # an object's address is another in every process
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

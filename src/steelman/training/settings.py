@@ -1,0 +1,73 @@
+"""What a training is told (`Training`), and what it leaves (`History`)."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from steelman.attacks.attack import Attack
+from steelman.data.augment import Augmentation
+from steelman.training.optimisers import SGD, Constant, Optimiser, Schedule
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train; the `[training]` section of a recipe.
+
+    epochs, batch_size  default 10 and 128; the batch is the global one, shared out over the processes
+    optimiser, schedule default SGD(lr=.1, momentum=.9), Constant(); the schedule is asked before every batch
+    augment             default none; applied to whole batches, in order
+    ema                 decay of an exponential moving average of the weights, such as .998; it begins with the weights
+                        after the first batch, and is validated and handed out in place of the raw ones. Default none
+    seed                decides order, noise, dropout and validation split; the network's first weights are the caller's
+    micro_batch         images per descent, to save memory; the update is that of the whole batch. Default the whole
+    validation          images held out of the training set, a count or a fraction; default none. The best checkpoint is
+                        that of the highest accuracy there: under `monitor` if given, otherwise clean
+    monitor             attack on the held-out images after every epoch
+    track_test          so many test images are measured after every epoch (accuracy, rho_2) for convergence curves;
+                        they never choose anything. Default 0
+    checkpoint_seconds  a checkpoint is written after every epoch and at least this often; default 300
+    tensorboard         also write every epoch's numbers for TensorBoard, into the run's folder; default False
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    optimiser: Optimiser = SGD()
+    schedule: Schedule = Constant()
+    augment: tuple[Augmentation, ...] = ()
+    ema: float | None = None
+    seed: int = 0
+    micro_batch: int | None = None
+    validation: int | float = 0
+    monitor: Attack | None = None
+    track_test: int = 0
+    checkpoint_seconds: float = 300.0
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or self.batch_size < 1 or not self.validation >= 0 or self.track_test < 0:
+            raise ValueError(
+                "training needs epochs >= 0, batch_size >= 1, validation >= 0 and track_test >= 0; got "
+                f"{self.epochs}, {self.batch_size}, {self.validation} and {self.track_test}"
+            )
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"micro_batch is a number of images, at least 1; got {self.micro_batch}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema is a decay between 0 and 1, such as .998; got {self.ema}")
+        if self.monitor is not None and not self.validation:
+            raise ValueError("monitor attacks held-out images: set validation, such as 0.1")
+
+
+@dataclass(frozen=True)
+class History:
+    """What training left: a line per epoch (0 is before training), and the folder with its checkpoints."""
+
+    log: list[dict[str, Any]] = field(default_factory=list)
+    folder: Path | None = None
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return self.log[-1]
+
+    def __repr__(self) -> str:
+        line = {key: round(value, 5) if isinstance(value, float) else value for key, value in self.last.items()}
+        return f"History({len(self.log)} lines, last {line})"
