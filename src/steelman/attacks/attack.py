@@ -109,24 +109,19 @@ class Attack(ABC):
             per_image(eps, x)
         warn_if_mode_matters(model, x)
         with torch.inference_mode(False):
-            x, y = x.detach().clone(), y.clone()
-            target = None if target is None else target.clone()
-            oracle = Oracle(model, x, y if target is None else torch.cat([y, target]))
+            x, goal = x.detach().clone(), Goal(y.clone(), None if target is None else target.clone())
+            oracle = Oracle(model, x, goal)
             if len(x) == 0:
                 return x, oracle
             with oracle:
-                x_adv = self.search(oracle, x, Goal(y, target), Draws.start(generator, len(x), x.device))
-        if not bool(x_adv.isfinite().all()):
-            raise ValueError(
-                "the model's gradients are not finite on these images, so nothing could be crafted from them"
-            )
+                x_adv = self.search(oracle, x, goal, Draws.start(generator, len(x), x.device))
         return x_adv, oracle
 
     def __str__(self) -> str:
         """The call that makes this attack, with only the fields that differ from their defaults."""
         changed = (
             f"{item.name}={_short(getattr(self, item.name))}"
-            for item in fields(self)
+            for item in sorted(fields(self), key=lambda item: item.kw_only)  # the method's own first
             if not _is_default(getattr(self, item.name), item)
         )
         return f"{type(self).__name__}({', '.join(changed)})"

@@ -7,7 +7,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from steelman.types import Images, Indices, Labels, Logits, Model, PerImage
+from steelman.losses import Goal
+from steelman.types import Images, Indices, Logits, Model, PerImage
 
 
 @contextmanager
@@ -66,9 +67,10 @@ class Oracle:
     `which` names the images of the whole batch that a call is about; None means all, in order.
     """
 
-    def __init__(self, model: Model, x: Images, labels: Labels) -> None:
+    def __init__(self, model: Model, x: Images, goal: Goal) -> None:
         self._model = model
-        self._highest_label = int(labels.max()) if len(labels) else 0
+        classes = (goal.labels,) if goal.target is None else (goal.labels, goal.target)
+        self._highest_label = int(torch.cat(classes).max()) if len(x) else 0
         self._stack = ExitStack()
         self._checked = False
         self.forwards = torch.zeros(len(x), dtype=torch.int64, device=x.device)
@@ -105,15 +107,20 @@ class Oracle:
     def backward(self, value: PerImage, x: Images, which: Indices | None = None, *, keep: bool = False) -> Images:
         """Gradient of the sum of `value` with respect to `x`: one gradient pass. `keep` the graph for another."""
         self.gradients[slice(None) if which is None else which] += 1
-        if not value.requires_grad:
+        gradient = None
+        if value.requires_grad:
+            (gradient,) = torch.autograd.grad(value, x, torch.ones_like(value), retain_graph=keep, allow_unused=True)
+        if gradient is None:
             raise ValueError(
                 "the model's output has no gradient with respect to its input: it is not differentiable, or it "
                 "detaches or runs under no_grad. A gradient attack cannot be used on it"
             )
-        return torch.autograd.grad(value, x, torch.ones_like(value), retain_graph=keep)[0]
+        if not bool(gradient.isfinite().all()):  # a NaN has the sign 0: it would pass for robustness
+            raise ValueError("the model's gradients are NaN or infinite on these images, so no attack can follow them")
+        return gradient
 
 
-def check_logits(logits: Tensor, batch: int, highest_label: int) -> None:
+def check_logits(logits: object, batch: int, highest_label: int) -> None:
     """Refuse what cannot be logits.
 
     Raises:
