@@ -12,6 +12,9 @@ RECIPES = ("plain_digits_mlp", "pgd_digits_mlp", "deep-defense_digits_mlp")
 
 def run(runs: Path, say: Callable[[str], None]) -> tuple[list[Entry], list[Path]]:
     """Train three networks, attack each with the same battery, and write one report over them into `runs`/demo."""
+    import torch
+
+    torch.set_num_threads(1)  # so small are these networks that a second thread only waits
     entries = []
     for name in RECIPES:
         say(f"training {name}")
