@@ -1,13 +1,18 @@
 """`steelman demo`: the main job, from training to report, on data that come with scikit-learn."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from steelman.evaluation.entry import Entry
 from steelman.evaluation.export import write
 from steelman.runs import evaluate_run, train
 
-RECIPES = ("plain_digits_mlp", "pgd_digits_mlp", "deep-defense_digits_mlp")
+MODELS = {
+    "plain": "plain_digits_mlp",
+    "PGD training": "pgd_digits_mlp",
+    "Deep Defense": "deep-defense_digits_mlp",
+}
 
 
 def run(runs: Path, say: Callable[[str], None]) -> tuple[list[Entry], list[Path]]:
@@ -16,10 +21,10 @@ def run(runs: Path, say: Callable[[str], None]) -> tuple[list[Entry], list[Path]
 
     torch.set_num_threads(1)  # so small are these networks that a second thread only waits
     entries = []
-    for name in RECIPES:
-        say(f"training {name}")
-        found = train(name, runs / "demo", None)
-        say(f"attacking {name}")
-        entries.append(found.entry_of(evaluate_run(found, None), None))
+    for name, recipe in MODELS.items():
+        say(f"training {recipe}")
+        found = train(recipe, runs / "demo", None)
+        say(f"attacking {recipe}")
+        entries.append(replace(found.entry_of(evaluate_run(found, None), None), name=name))
     classes = found.data("test", None).classes
     return entries, write(runs / "demo", entries, title="Three ways to train on handwritten digits", classes=classes)
