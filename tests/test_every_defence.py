@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import tomllib
-from dataclasses import replace
+import warnings
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -34,7 +35,7 @@ from steelman import (
 from steelman.data import Digits, InMemory
 from steelman.defences import Objective
 from steelman.networks import MLP
-from steelman.training import SGD, Cosine, History, Minimise, checkpoint, play
+from steelman.training import SGD, Cosine, Diverged, History, Minimise, checkpoint, play
 
 DEFENCES: dict[str, Objective] = {
     "plain": Plain(),
@@ -138,6 +139,23 @@ def test_two_processes_equal_one(name: str, alone: Path, pair: Path):
     assert [line["loss"] for line in two["log"][1:]] == pytest.approx(
         [line["loss"] for line in one["log"][1:]], abs=1e-5
     )
+
+
+def test_a_loss_that_is_not_finite_ends_both_processes(pair: Path):
+    for rank in range(2):
+        told = (pair / f"diverged-{rank}").read_text()
+        assert "in epoch 2, batch 1 of 5" in told
+        assert "last good checkpoint is" in told
+    state = checkpoint.load(pair / "diverged" / "last.safetensors")
+    assert state["position"][:2] == [1, 0]
+    assert all(bool(value.isfinite().all()) for value in state["nets"]["classifier"].values())
+
+
+def test_batch_normalisation_in_two_processes_is_warned_of_once(pair: Path):
+    first, second = ((pair / f"warned-{rank}").read_text() for rank in range(2))
+    assert first.count("classifier.norm.running_mean") == 1
+    assert "group normalisation" in first
+    assert second == ""
 
 
 @pytest.fixture(scope="module")
@@ -330,6 +348,8 @@ def _main(root: Path) -> None:
     if "WORLD_SIZE" in os.environ:
         for name in DEFENCES:
             train(name, root / name)
+        _diverge(root)
+        _normalise(root)
         return
     images()
     for turn, name in enumerate(DEFENCES):
@@ -341,6 +361,32 @@ def _main(root: Path) -> None:
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status), name
         assert os.WTERMSIG(status) == signal.SIGKILL, name
+
+
+@dataclass(frozen=True)
+class NotFinite(Objective):
+    """From the sixth batch on NaN, but in the second process only."""
+
+    batches: list[int]
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        self.batches.append(len(batch))
+        bad = len(self.batches) > 5 and os.environ["RANK"] == "1"
+        return Plain()(model, batch) * (float("nan") if bad else 1.0)
+
+
+def _diverge(root: Path) -> None:
+    try:
+        fit(network(), images(), NotFinite([]), TRAINING, folder=root / "diverged")
+    except Diverged as error:
+        (root / f"diverged-{os.environ['RANK']}").write_text(str(error))
+
+
+def _normalise(root: Path) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(Changeable(), images(), Plain(), TRAINING)
+    (root / f"warned-{os.environ['RANK']}").write_text("".join(str(each.message) for each in caught))
 
 
 def _die_in_write(count: int) -> None:

@@ -1,6 +1,7 @@
 """A recipe: everything that decides one result, as TOML and as data."""
 
 import os
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,6 +120,8 @@ def _change(settings: dict[str, Any], change: str) -> None:
 
 def _key(text: str) -> list[str]:
     """The parts of a dotted TOML key; none when it is not one."""
+    if re.search(r"\s", re.sub(r"\"[^\"]*\"|'[^']*'", "", text.strip())):
+        return []  # TOML would read "FGSM .1" as "FGSM.1"
     try:
         place = tomllib.loads(f"{text} = 0")
     except tomllib.TOMLDecodeError:

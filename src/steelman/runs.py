@@ -1,5 +1,6 @@
 """Runs: a recipe trained into a folder, evaluated there, and compared with others."""
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -202,9 +203,11 @@ def evaluate_run(
         return table
     space = "preprocessed" if isinstance(model, Preprocessed) else "pixels"
     own = {f"DeepFool {steps}": FromPrediction(DeepFool(steps=steps, box=None)) for steps in (5, 50)}
-    found = eps_ref or reference_epsilon(model, test, space=space)
-    paper = evaluate(model, test, {**own, **reference_attacks(found)}, space=space, progress=progress)
-    return table + paper
+    try:
+        own |= reference_attacks(eps_ref or reference_epsilon(model, test, space=space))
+    except ValueError as error:
+        warnings.warn(f"{run.folder}: no accuracies at eps_ref, since {error}", stacklevel=2)
+    return table + evaluate(model, test, own, space=space, progress=progress)
 
 
 def reference_of(run: Run, data: Path | None, images: int | None = None) -> float:

@@ -1,0 +1,368 @@
+"""The training loop."""
+
+import json
+import math
+import os
+import pty
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from steelman import FGSM, Batch, Plain, Training, evaluate, fit
+from steelman.data import Digits, Flip, InMemory, PadCrop, split_off
+from steelman.defences import Objective
+from steelman.networks import MLP
+from steelman.training import (
+    SGD,
+    Adam,
+    Constant,
+    Cosine,
+    Diverged,
+    Minimise,
+    Schedule,
+    Steps,
+    checkpoint,
+    trained_weights,
+)
+
+TRAINING = Training(epochs=3, batch_size=20, optimiser=SGD(lr=0.05))
+
+
+def images(count: int = 90) -> InMemory:
+    train = Digits().load("train")
+    return train.subset(torch.arange(count) * 11)
+
+
+def network(dropout: float = 0.0) -> nn.Module:
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 10))
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+class Spy(Objective):
+    """Plain training that also does something at a batch, and remembers the images it met."""
+
+    def __init__(self, act: Callable[[int, nn.Module], None] = lambda batch, model: None) -> None:
+        self.act, self.seen = act, list[Batch]()
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        self.seen.append(batch)
+        self.act(len(self.seen), model)
+        return F.cross_entropy(model(batch.x), batch.y)
+
+
+def test_two_lines_for_a_user_with_a_network_and_tensors():
+    x, y = torch.rand(60, 1, 8, 8), torch.arange(60) % 3
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    history = fit(model, (x, y), Plain(), Training(epochs=2))
+    table = evaluate(model, (x, y), [FGSM(eps=0.1)])
+    assert [line["epoch"] for line in history.log] == [0, 1, 2]
+    assert table.images == 60
+    assert "3 lines" in repr(history)
+
+
+def test_a_plain_loop_written_here_ends_in_the_same_weights():
+    """Order apart, which is fit's own: the spy tells it."""
+    model, spy = network(), Spy()
+    fit(model, images(), spy, TRAINING)
+    other = network()
+    optimiser = torch.optim.SGD(other.parameters(), lr=0.05, momentum=0.9)
+    for batch in spy.seen:
+        optimiser.zero_grad()
+        F.cross_entropy(other(batch.x), batch.y).backward()
+        optimiser.step()
+    assert same(model, other)
+    for epoch in range(3):
+        part = spy.seen[5 * epoch : 5 * epoch + 5]
+        assert [len(batch) for batch in part] == [20, 20, 20, 20, 10]
+        assert sorted(torch.cat([batch.index for batch in part]).tolist()) == images().index.tolist()
+    orders = {tuple(torch.cat([b.index for b in spy.seen[5 * e : 5 * e + 5]]).tolist()) for e in range(3)}
+    seeds = {seed for batch in spy.seen for seed in batch.seeds.tolist()}
+    assert len(orders) == 3
+    assert len(seeds) == 3 * 90
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        (Constant(), [1, 1, 1, 1, 1]),
+        (Steps((0.4, 0.8), 0.5), [1, 1, 0.5, 0.5, 0.25]),
+        (Cosine(), [0.5 * (1 + math.cos(math.pi * epoch / 5)) for epoch in range(5)]),
+        (Cosine(warmup=0.4), [0, 0.5, 1, 0.75, 0.25]),
+    ],
+)
+def test_schedules(schedule: Schedule, factors: list[float]):
+    """One batch an epoch, so that the log tells every rate."""
+    log = fit(network(), images(20), Plain(), Training(epochs=5, optimiser=Adam(lr=0.01), schedule=schedule)).log
+    assert [line["lr"] for line in log[1:]] == pytest.approx([0.01 * factor for factor in factors])
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda: Steps((1.5,)), lambda: Cosine(warmup=1.0), lambda: Training(ema=1.0), lambda: Training(epochs=-1),
+              lambda: Training(monitor=FGSM()), lambda: Training(micro_batch=0)]
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(wrong: Callable[[], object]):
+    with pytest.raises(ValueError, match=r"got|set validation"):
+        wrong()
+
+
+def test_the_moving_average_is_the_naive_one(tmp_path: Path):
+    weights: list[list[Tensor]] = []
+    spy = Spy(lambda batch, model: weights.append([p.detach().clone() for p in model.parameters()]))
+    model = network()
+    fit(model, images(), spy, replace(TRAINING, ema=0.6), folder=tmp_path)
+    raw = checkpoint.load(tmp_path / "last.safetensors")["nets"]["classifier"]
+    weights = [*weights[1:], list(raw.values())]
+    average = weights[0]
+    for each in weights[1:]:
+        average = [0.6 * a + 0.4 * b for a, b in zip(average, each, strict=True)]
+    torch.testing.assert_close(list(model.parameters()), average)
+    torch.testing.assert_close(list(trained_weights(tmp_path).values()), average)
+    assert not torch.equal(average[0], raw["1.weight"])
+
+
+def test_held_out_images_are_never_trained_on_and_choose_the_best(tmp_path: Path):
+    model, spy = network(), Spy()
+    training = replace(TRAINING, epochs=8, optimiser=SGD(lr=0.3), validation=0.2, monitor=FGSM(eps=0.05), seed=2)
+    kept: dict[int, dict[str, Tensor]] = {}
+
+    def keep(batch: int, model: nn.Module) -> None:
+        if batch % 4 == 1:  # the weights with which an epoch of 4 batches begins
+            kept[batch // 4] = {key: value.clone() for key, value in model.state_dict().items()}
+
+    spy.act = keep
+    log = fit(model, images(), spy, training, folder=tmp_path).log
+    kept[8] = model.state_dict()
+    rest, held = split_off(images(), 18, seed=2)
+    assert {place for batch in spy.seen for place in batch.index.tolist()} == set(rest.index.tolist())
+    robust = [line["robust"] for line in log]
+    best = 1 + max(range(8), key=lambda epoch: robust[epoch + 1])  # the first of equals; never epoch 0
+    assert len(set(robust)) > 2
+    assert checkpoint.load(tmp_path / "best.safetensors")["epoch"] == best
+    assert all(torch.equal(value, kept[best][key]) for key, value in trained_weights(tmp_path).items())
+    assert all(torch.equal(value, kept[8][key]) for key, value in trained_weights(tmp_path, "last").items())
+    model.load_state_dict(trained_weights(tmp_path))
+    model.eval()
+    (whole,) = held.in_order(100)
+    assert log[best]["clean"] == (model(whole.x).argmax(1) == whole.y).double().mean().item()
+
+
+def test_the_log_begins_before_training(tmp_path: Path):
+    test = Digits().load("test")
+    model = network().eval()
+    (some,) = test.subset(torch.arange(40)).in_order(40)
+    before = (model(some.x).argmax(1) == some.y).double().mean().item()
+    log = fit(model, images(), Plain(), replace(TRAINING, track_test=40), folder=tmp_path, test=test).log
+    assert log[0] == {"epoch": 0, "test_clean": before, "test_rho_2": log[0]["test_rho_2"]}
+    assert set(log[1]) == {"epoch", "loss", "lr", "seconds", "test_clean", "test_rho_2"}
+    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == log
+    (whole,) = test.in_order(len(test))
+    before = (model(whole.x).argmax(1) == whole.y).double().mean().item()
+    many = fit(network(), images(), Plain(), replace(TRAINING, epochs=0, track_test=10**6), test=test).log
+    assert many[0]["test_clean"] == before
+
+
+def test_no_epochs_still_leave_a_network_to_evaluate(tmp_path: Path):
+    model = network()
+    fit(model, images(), Plain(), replace(TRAINING, epochs=0), folder=tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(trained_weights(tmp_path).values(), model.parameters(), strict=True))
+
+
+def test_augmentation_varies_each_image_in_each_epoch():
+    spy = Spy()
+    fit(network(), images(), spy, replace(TRAINING, augment=(PadCrop(1), Flip())))
+    originals = {int(index): x for index, x in zip(images().index, next(images().in_order(90)).x, strict=True)}
+    changed = sum(
+        not torch.equal(x, originals[int(index)])
+        for batch in spy.seen
+        for x, index in zip(batch.x, batch.index, strict=True)
+    )
+    assert 200 < changed <= 270  # all but one in 18 of 270
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", [1, 8, 15])
+def test_a_signal_writes_a_checkpoint_and_training_goes_on_in_the_same_bits(
+    number: signal.Signals, at: int, tmp_path: Path
+):
+    """With dropout and augmentation, whose chance must go on too, and whatever the generators are at."""
+    training = replace(TRAINING, augment=(PadCrop(1),), ema=0.9)
+    whole = network(0.5)
+    wanted = fit(whole, images(), Spy(), training)
+    before = signal.getsignal(number)
+    spy = Spy(lambda batch, model: os.kill(os.getpid(), number) if batch == at else None)
+    with pytest.raises(KeyboardInterrupt, match="goes on from its checkpoint"):
+        fit(network(0.5), images(), spy, training, folder=tmp_path)
+    assert len(spy.seen) == at  # the batch is finished, and no other begun
+    assert signal.getsignal(number) is before
+    torch.manual_seed(at)
+    again = network(0.5)
+    torch.rand(at)
+    found = fit(again, images(), Spy(), training, folder=tmp_path)
+    assert same(again, whole)
+    assert [{**line, "seconds": 0} for line in found.log] == [{**line, "seconds": 0} for line in wanted.log]
+    assert same(network_of(tmp_path), whole)
+    finished = network(0.5)
+    fit(finished, images(), Spy(lambda batch, model: pytest.fail("there was nothing left")), training, folder=tmp_path)
+    assert same(finished, whole)
+
+
+def network_of(folder: Path) -> nn.Module:
+    model = network(0.5)
+    model.load_state_dict(trained_weights(folder))
+    return model
+
+
+def test_the_generators_are_handed_back_and_decide_nothing():
+    models = []
+    for seed in (1, 2):
+        model = network(0.5)
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        fit(model, images(), Plain(), TRAINING)
+        assert torch.equal(torch.get_rng_state(), state)
+        models.append(model)
+    assert same(*models)
+
+
+def test_a_worker_thread_may_train():
+    model, failed = network(), []
+    thread = threading.Thread(target=lambda: failed.append(fit(model, images(), Plain(), TRAINING)))
+    thread.start()
+    thread.join()
+    assert failed[0].last["epoch"] == 3
+
+
+@pytest.mark.parametrize("defence", [None, "fgsm"])
+def test_divergence_names_its_batch_and_keeps_the_last_good_checkpoint(defence: str | None, tmp_path: Path):
+    from steelman import AdversarialTraining
+
+    def poison(batch: int, model: nn.Module) -> None:
+        if batch == 7:
+            with torch.no_grad():
+                next(model.parameters()).fill_(math.nan)
+
+    @dataclass(frozen=True)
+    class Poisoned(Objective):
+        spy: Spy
+
+        def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+            loss = self.spy(model, batch)
+            return AdversarialTraining(FGSM(eps=0.1))(model, batch) if defence else loss
+
+    with pytest.raises(Diverged, match=r"in epoch 2, batch 2 of 5 .*last good checkpoint is .*last\.safetensors"):
+        fit(network(), images(), Poisoned(Spy(poison)), TRAINING, folder=tmp_path)
+    state = checkpoint.load(tmp_path / "last.safetensors")
+    assert state["position"][:2] == [1, 0]
+    assert all(bool(value.isfinite().all()) for value in state["nets"]["classifier"].values())
+
+
+def test_a_rate_beyond_reason_diverges():
+    with pytest.raises(Diverged, match=r"Lower the learning rate"):
+        fit(network(), images(), Plain(), replace(TRAINING, optimiser=SGD(lr=1e30), validation=10))
+
+
+def test_another_run_in_the_folder_is_refused_by_what_differs(tmp_path: Path):
+    fit(network(), images(), Plain(), TRAINING, folder=tmp_path)
+
+    def refused(message: str, model: nn.Module | None = None, data: InMemory | None = None, **changes: object) -> None:
+        defence = changes.pop("defence", Plain())
+        with pytest.raises(ValueError, match=message):
+            fit(model or network(), data or images(), defence, replace(TRAINING, **changes), folder=tmp_path)
+
+    refused(r"another training\.epochs \(3, now 4\)", epochs=4)
+    refused(r"another training\.seed \(0, now 1\)", seed=1)
+    refused(r"another training\.optimiser", optimiser=Adam())
+    refused("another defence", defence=Spy())
+    refused("another network", model=MLP(shape=(1, 8, 8), hidden=(7,)))
+    refused("another data", data=images(80))
+    assert len(fit(network(), images(), Plain(), replace(TRAINING, checkpoint_seconds=1.0), folder=tmp_path).log) == 4
+
+
+def test_a_users_own_objective_goes_on_though_its_address_is_another(tmp_path: Path):
+    assert " at 0x" in repr(Spy())
+    fit(network(), images(), Spy(), TRAINING, folder=tmp_path)
+    assert fit(network(), images(), Spy(), TRAINING, folder=tmp_path).last["epoch"] == 3
+
+
+def test_a_folder_with_half_a_checkpoint_is_refused_by_name(tmp_path: Path):
+    (tmp_path / "last.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(ValueError, match=r"last\.safetensors is not a readable checkpoint"):
+        fit(network(), images(), Plain(), TRAINING, folder=tmp_path)
+
+
+def test_what_cannot_be_trained_is_refused_before_work():
+    data = images()
+    for message, model, defence, training in [
+        ("label 9 has no class", nn.Sequential(nn.Flatten(), nn.Linear(64, 9)), Plain(), TRAINING),
+        ("returns probabilities", nn.Sequential(network(), nn.Softmax(1)), Plain(), TRAINING),
+        ("no parameter that requires a gradient", nn.Flatten(), Plain(), TRAINING),
+        ("nothing is left to train on: 90 images, 90", network(), Plain(), replace(TRAINING, validation=90)),
+        ("track_test measures test images", network(), Plain(), replace(TRAINING, track_test=5)),
+        ("tensorboard writes into the run's folder", network(), Plain(), replace(TRAINING, tensorboard=True)),
+        (
+            "micro_batch cuts the batches of an objective",
+            network(),
+            Minimise(Plain()),
+            replace(TRAINING, micro_batch=2),
+        ),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            fit(model, data, defence, training)
+
+
+def test_the_models_mode_is_found_again():
+    model = network(0.5).eval()
+    fit(model, images(), Plain(), TRAINING)
+    assert not any(module.training for module in model.modules())
+
+
+def test_the_bar_is_silent_where_nobody_watches(capfd: pytest.CaptureFixture[str]):
+    fit(network(), images(), Plain(), TRAINING)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_bar_shows_loss_robust_accuracy_and_time_left(monkeypatch: pytest.MonkeyPatch):
+    ours, theirs = pty.openpty()
+    for name, value in (("TERM", "xterm"), ("COLUMNS", "150")):
+        monkeypatch.setenv(name, value)
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        fit(network(), images(), Plain(), replace(TRAINING, validation=10, monitor=FGSM(eps=0.1)))
+        monkeypatch.undo()
+        os.set_blocking(ours, False)
+        shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    for part in ("loss ", "clean 0.", "robust 0.", "epoch 3", "left", "0:00:0"):
+        assert part in shown
+
+
+def test_tensorboard_gets_every_number_once(tmp_path: Path):
+    loader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    training = replace(TRAINING, validation=10, tensorboard=True)
+    spy = Spy(lambda batch, model: os.kill(os.getpid(), signal.SIGINT) if batch == 6 else None)
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), images(), spy, training, folder=tmp_path)
+    log = fit(network(), images(), Spy(), replace(training, tensorboard=True), folder=tmp_path).log
+    events = loader.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("clean")] == [0, 1, 2, 3]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx([line["loss"] for line in log[1:]])
+    fit(network(), images(), Spy(), replace(training, tensorboard=False), folder=tmp_path)  # the same run
+
+
+def test_without_tensorboard_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match=r"pip install steelman\[tensorboard\]"):
+        fit(network(), images(), Plain(), replace(TRAINING, tensorboard=True), folder=tmp_path)
