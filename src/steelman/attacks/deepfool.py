@@ -8,7 +8,7 @@ from torch import Tensor
 from steelman.attacks.attack import Attack
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
-from steelman.norms import L2, TINY, Linf, Norm, inward
+from steelman.norms import L2, TINY, Linf, Norm
 from steelman.randomness import Draws
 from steelman.types import Images, Indices, Logits
 
@@ -29,8 +29,9 @@ class DeepFool(Attack):
 
     With a target, the only boundary is that between the class of the moment and the target.
     Paper and code differ: the paper linearises at x + r, as we do, the authors' Python at x + (1 + overshoot) r. They
-    leave the box; we clip the point, and entries that stand at the box and would leave it take no part in a step, so
-    that a clipped image goes on moving. `box=None` gives their unbounded form.
+    leave the box; we clip x + r after every step, as ART and CleverHans do, so that an image at the box takes more and
+    smaller steps. `box=None` gives their unbounded form. Leaving entries that cannot move out of |w_k|_q would halve the
+    steps, but made perturbations of LeNet on MNIST 8 % longer.
 
     Cost: 1 forward pass, and per step 2 more and classes - 1 gradient passes.
     Reference: Seyed-Mohsen Moosavi-Dezfooli, Alhussein Fawzi and Pascal Frossard, "DeepFool: a simple and accurate
@@ -89,7 +90,7 @@ class DeepFool(Attack):
         # One gradient at a time: on LeNet, one batched backward pass takes 1.2 times as long, and stacked copies of the
         # batch take 2 to 4 times as long.
         for rest, gap in zip(reversed(range(len(gaps))), gaps, strict=True):
-            slope = inward(oracle.backward(gap, x, which, keep=rest > 0), x, self.box)
+            slope = oracle.backward(gap, x, which, keep=rest > 0)
             dual = slope.flatten(1).norm(dim=1) if self.norm is L2 else slope.flatten(1).abs().sum(1)
             length = gap.detach().abs() / dual.clamp(min=TINY)
             nearer = length < distance

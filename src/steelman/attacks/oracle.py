@@ -115,7 +115,7 @@ class Oracle:
                 "the model's output has no gradient with respect to its input: it is not differentiable, or it "
                 "detaches or runs under no_grad. A gradient attack cannot be used on it"
             )
-        if not bool(gradient.isfinite().all()):  # a NaN has the sign 0: it would pass for robustness
+        if not bool(gradient.sum().isfinite()):  # a NaN has the sign 0: it would pass for robustness
             raise ValueError("the model's gradients are NaN or infinite on these images, so no attack can follow them")
         return gradient
 
