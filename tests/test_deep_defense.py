@@ -175,10 +175,10 @@ def test_gradient_equals_finite_differences(seed: int, p: float) -> None:
             for step in (1e-6, -2e-6):
                 parameter += step * direction
                 with torch.enable_grad():
-                    values.append(float(defence(net, batch)))
+                    values.append(defence(net, batch).item())
             parameter += 1e-6 * direction
         measured = (values[0] - values[1]) / 2e-6
-        assert float((gradient * direction).sum()) == pytest.approx(measured, rel=1e-4, abs=1e-6)
+        assert (gradient * direction).sum().item() == pytest.approx(measured, rel=1e-4, abs=1e-6)
 
 
 def test_a_capped_exponent_is_logged_and_finite(caplog: pytest.LogCaptureFixture) -> None:
@@ -241,8 +241,8 @@ def test_dropout_shares_its_mask_between_image_and_perturbation() -> None:
         folded[1].load_state_dict(net[1].state_dict())
         folded[3].weight.data = net[4].weight.data * drawn[0][place] * 2
         folded[3].bias.data = net[4].bias.data
-        alone.append(float(DeepDefense(c=3.0, d=1.0)(folded, batch[torch.tensor([place])])))
-    assert float(loss) == pytest.approx(sum(alone) / len(alone), rel=1e-10)
+        alone.append(DeepDefense(c=3.0, d=1.0)(folded, batch[torch.tensor([place])]).item())
+    assert loss.item() == pytest.approx(sum(alone) / len(alone), rel=1e-10)
 
 
 def test_micro_batches_add_up() -> None:

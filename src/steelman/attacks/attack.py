@@ -121,7 +121,7 @@ class Attack(ABC):
         """The call that makes this attack, with only the fields that differ from their defaults."""
         changed = (
             f"{item.name}={_short(getattr(self, item.name))}"
-            for item in sorted(fields(self), key=lambda item: item.kw_only)  # the method's own first
+            for item in sorted(fields(self), key=lambda item: bool(item.kw_only))  # the method's own first
             if not _is_default(getattr(self, item.name), item)
         )
         return f"{type(self).__name__}({', '.join(changed)})"
