@@ -95,12 +95,12 @@ class SmallNet(nn.Module):
         self.convolution = nn.Conv2d(1, 4, 3, padding=1)
         self.normalisation = nn.BatchNorm2d(4)
         self.dropout = nn.Dropout(0.5)
-        self.hidden = nn.Linear(96, 32)
+        self.hidden = nn.Linear(96, 32, bias=False)
         self.output = nn.Linear(32, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.dropout(self.normalisation(self.convolution(x)).relu()).flatten(1)
-        return 4 * self.output(self.hidden(x).tanh())
+        return 8 * self.output((10 * self.hidden(x)).tanh())
 
 
 def small_net(dtype: torch.dtype = torch.float64, classes: int = 10) -> SmallNet:

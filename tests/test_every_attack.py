@@ -150,7 +150,7 @@ def test_results_are_what_the_returned_images_are(case: Case) -> None:
     for norm, measured in ((L0, result.l0), (L1, result.l1), (L2, result.l2), (Linf, result.linf)):
         torch.testing.assert_close(measured.double(), size(norm, result.x_adv, x).double())
     assert torch.equal(result.x_adv, case.attack(model, x, y, target=target, generator=generator()))
-    assert case.targeted or bool(won.any()), "nothing succeeded, so nothing was tested"
+    assert bool(won.any()) or (case.targeted and not case.minimal), "nothing succeeded, so nothing was tested"
 
 
 class Counting(nn.Module):
@@ -211,7 +211,7 @@ def lively_model() -> nn.Module:
     model = small_net()
     model.normalisation.train()
     model.output.train()
-    model.hidden.bias.requires_grad_(False)
+    model.output.bias.requires_grad_(False)
     model.output.weight.grad = torch.ones_like(model.output.weight)
     return model
 
@@ -290,7 +290,7 @@ def test_one_image_at_a_time_and_batched_agree(case: Case) -> None:
     y = predict(model, x)
     target = case.target(y)
     together = case.attack(model, x, y, target=target, generator=SEEDS)
-    for row in (0, 3, 7, 11):
+    for row in (0, 7):
         part = slice(row, row + 1)
         alone = case.attack(
             model, x[part], y[part], target=None if target is None else target[part], generator=SEEDS[part]

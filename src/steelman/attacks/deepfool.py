@@ -27,11 +27,11 @@ class DeepFool(Attack):
     overshoot  default .02 (authors' code)
     classes    how many of the highest logits at x compete, the label among them; default 10 (authors' code)
 
-    With a target, the only boundary is that between the class of the moment and the target.
+    With a target, the only boundary is that between the target and the highest other class of the moment.
     Paper and code differ: the paper linearises at x + r, as we do, the authors' Python at x + (1 + overshoot) r. They
-    leave the box; we clip x + r after every step, as ART and CleverHans do, so that an image at the box takes more and
-    smaller steps. `box=None` gives their unbounded form. Leaving entries that cannot move out of |w_k|_q would halve the
-    steps, but made perturbations of LeNet on MNIST 8 % longer.
+    leave the box; we clip x + r after every step, as ART and CleverHans do, so that an image at the box takes more,
+    smaller steps. `box=None` gives their unbounded form. Leaving entries that cannot move out of |w_k|_q would halve
+    the steps, but made perturbations of LeNet on MNIST 8 % longer.
 
     Cost: 1 forward pass, and per step 2 more and classes - 1 gradient passes.
     Reference: Seyed-Mohsen Moosavi-Dezfooli, Alhussein Fawzi and Pascal Frossard, "DeepFool: a simple and accurate
@@ -83,7 +83,7 @@ class DeepFool(Attack):
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             logits = oracle.logits(x, which)
-            own = goal.labels if goal.target is None else logits.argmax(1)
+            own = goal.labels if goal.target is None else logits.scatter(1, rivals, -torch.inf).argmax(1)
             gaps = (logits.gather(1, rivals) - logits.gather(1, own[:, None])).unbind(1)
         distance = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
         nearest = torch.zeros_like(x)

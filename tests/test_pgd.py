@@ -1,0 +1,164 @@
+"""What PGD does in detail, against plain loops."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from affine import affine, images, small_net
+from steelman.attacks import PGD, Attack
+from steelman.losses import CrossEntropy, Goal, Loss, Margin
+from steelman.norms import L0, L1, L2, Linf, Norm
+from steelman.randomness import Draws
+
+SEEDS = torch.arange(7, 15)
+MODEL = small_net()
+X = images(8)
+Y = MODEL(X).argmax(1)
+
+
+def gradient(x: Tensor, y: Tensor, loss: Loss, target: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    x = x.detach().clone().requires_grad_()
+    logits = MODEL(x)
+    value = loss(logits, Goal(y, target))
+    (slope,) = torch.autograd.grad(value.sum(), x)
+    return logits.detach().argmax(1), value.detach(), slope
+
+
+def climb(x: Tensor, slope: Tensor, clean: Tensor, norm: Norm, eps: float, step: float) -> Tensor:
+    """One step, written out: ball, then box."""
+    if norm is Linf:
+        return (clean + (x + step * slope.sign() - clean).clamp(-eps, eps)).clamp(0, 1)
+    slope = slope * ~(((x == 0) & (slope < 0)) | ((x == 1) & (slope > 0)))
+    length = slope.flatten(1).norm(dim=1).clamp(min=1e-12).reshape(-1, 1, 1, 1)  # 0 past the hinge
+    moved = x + step * slope / length - clean
+    size = moved.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+    return (clean + moved * (eps / size.clamp(min=1e-12)).clamp(max=1)).clamp(0, 1)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [(Linf, 0.1), (L2, 0.6)], ids=repr)
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("loss", [CrossEntropy(), Margin(2.0)], ids=repr)
+def test_it_is_the_plain_loop(norm: Norm, eps: float, targeted: bool, loss: Loss) -> None:
+    target = (Y + 1) % 10 if targeted else None
+    x, steps = X, 6
+    for _ in range(steps):
+        x = climb(x, gradient(x, Y, loss, target)[2], X, norm, eps, 2.5 * eps / steps)
+    attack = PGD(eps=eps, steps=steps, norm=norm, loss=loss, random_start=False)
+    torch.testing.assert_close(attack(MODEL, X, Y, target=target), x, rtol=0, atol=1e-9)
+
+
+def test_a_targeted_attack_approaches_its_target() -> None:
+    target = (Y + 3) % 10
+    before = CrossEntropy()(MODEL(X), Goal(Y, target))
+    after = CrossEntropy()(MODEL(PGD(eps=0.3)(MODEL, X, Y, target=target)), Goal(Y, target))
+    assert (after > before).all()
+
+
+@pytest.mark.parametrize("norm", [Linf, L2, L1, L0], ids=repr)
+def test_it_starts_at_a_sample_of_the_ball(norm: Norm) -> None:
+    eps = 3.0 if norm is L0 else 0.7
+    start = PGD(eps=eps, steps=0, norm=norm)(MODEL, X, Y, generator=SEEDS)
+    sample = norm.sample(X, eps, Draws(SEEDS).split(0))
+    torch.testing.assert_close(start, (X + sample).clamp(0, 1), rtol=0, atol=1e-6)
+    assert not torch.equal(start, X)
+    assert torch.equal(PGD(eps=eps, steps=0, norm=norm, random_start=False)(MODEL, X, Y), X)
+
+
+def test_step_sizes_per_image() -> None:
+    sizes = torch.linspace(0.0, 0.02, 8, dtype=torch.float64)
+    together = PGD(eps=0.1, steps=3, step_size=sizes)(MODEL, X, Y, generator=SEEDS)
+    for row in range(8):
+        one = slice(row, row + 1)
+        alone = PGD(eps=0.1, steps=3, step_size=float(sizes[row]))(MODEL, X[one], Y[one], generator=SEEDS[one])
+        torch.testing.assert_close(alone, together[one], rtol=0, atol=1e-9)
+    with pytest.raises(ValueError, match="step_size must be finite"):
+        PGD(step_size=-0.1)(MODEL, X, Y)
+
+
+def iterates(attack: PGD) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Every iterate of a run, the last included, with its predictions and losses."""
+    seen = []
+    for steps in range(attack.steps + 1):
+        step = 2.5 * attack.eps / attack.steps
+        x = PGD(eps=attack.eps, steps=steps, step_size=step, loss=attack.loss)(MODEL, X, Y, generator=SEEDS)
+        seen.append((x, *gradient(x, Y, attack.loss)[:2]))
+    return seen
+
+
+def test_keep_best_returns_the_iterate_of_the_highest_loss() -> None:
+    attack = PGD(eps=0.2, steps=5, keep_best=True)
+    seen = iterates(attack)
+    losses = torch.stack([loss for *_, loss in seen])
+    assert bool((losses.argmax(0) < 5).any()), "the last iterate is always the best, so nothing was tested"
+    expected = torch.stack([seen[int(best)][0][row] for row, best in enumerate(losses.argmax(0))])
+    torch.testing.assert_close(attack(MODEL, X, Y, generator=SEEDS), expected, rtol=0, atol=1e-9)
+
+
+def test_early_leave_returns_the_first_success() -> None:
+    attack = PGD(eps=0.2, steps=5, early_leave=True)
+    seen = iterates(attack)
+    won = torch.stack([prediction != Y for _, prediction, _ in seen])
+    first = torch.where(won.any(0), won.int().argmax(0), 5)
+    assert len(first.unique()) > 1, "all images leave at once, so nothing was tested"
+    expected = torch.stack([seen[int(step)][0][row] for row, step in enumerate(first)])
+    result = attack.run(MODEL, X, Y, generator=SEEDS)
+    torch.testing.assert_close(result.x_adv, expected, rtol=0, atol=1e-9)
+    # An image that reaches the goal at iterate k has cost k + 1 passes.
+    assert torch.equal(result.gradients, (first + 1).clamp(max=5))
+
+
+@pytest.mark.parametrize("early_leave", [False, True])
+def test_restarts_keep_a_success_or_else_the_higher_loss(early_leave: bool) -> None:
+    def once(turn: int) -> Tensor:
+        attack = PGD(eps=0.06, steps=3, early_leave=early_leave, restarts=turn + 1)
+        return attack(MODEL, X, Y, generator=SEEDS)
+
+    def rank(x: Tensor) -> list[tuple[bool, float]]:
+        prediction, loss, _ = gradient(x, Y, CrossEntropy())
+        return list(zip((prediction != Y).tolist(), loss.tolist(), strict=True))
+
+    ranks = [rank(once(turn)) for turn in range(5)]
+    for before, after in pairwise(ranks):
+        for old, new in zip(before, after, strict=True):
+            # With early_leave a success stays what it is; otherwise the better of the two stays.
+            assert new == pytest.approx(old) if early_leave and old[0] else new >= (old[0], old[1] - 1e-9)
+    assert ranks[-1] != ranks[0], "no restart changed anything, so nothing was tested"
+
+
+def test_restarts_are_the_best_of_independent_runs() -> None:
+    attack = PGD(eps=0.06, steps=3, restarts=3)
+    expected, ranks = X.clone(), [(False, -float("inf"))] * 8
+    for turn in range(3):
+        x = (X + Linf.sample(X, 0.06, Draws(SEEDS).split(turn))).clamp(0, 1)
+        for _ in range(3):
+            x = climb(x, gradient(x, Y, CrossEntropy())[2], X, Linf, 0.06, 0.05)
+        prediction, loss, _ = gradient(x, Y, CrossEntropy())
+        for row in range(8):
+            rank = (bool(prediction[row] != Y[row]), float(loss[row]))
+            if rank > ranks[row]:
+                expected[row], ranks[row] = x[row], rank
+    torch.testing.assert_close(attack(MODEL, X, Y, generator=SEEDS), expected, rtol=0, atol=1e-9)
+
+
+def test_early_leave_costs_no_success() -> None:
+    model = affine(1)
+    plain = PGD(eps=0.02, steps=20).run(model, model.x, model.y, generator=torch.arange(24))
+    early = PGD(eps=0.02, steps=20, early_leave=True).run(model, model.x, model.y, generator=torch.arange(24))
+    assert 0 < int(plain.success.sum()) < 24
+    assert bool((early.success | ~plain.success).all())
+    assert int(early.gradients.sum()) < int(plain.gradients.sum())
+
+
+@pytest.mark.parametrize("settings", [{"steps": -1}, {"restarts": 0}])
+def test_impossible_settings_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="PGD needs steps >= 0 and restarts >= 1"):
+        PGD(**settings)
+
+
+def test_defaults_are_madrys() -> None:
+    assert str(PGD()) == "PGD()"
+    assert isinstance(PGD(), Attack)
+    explicit = PGD(eps=8 / 255, steps=10, step_size=2 / 255)
+    assert torch.equal(PGD()(MODEL, X, Y, generator=SEEDS), explicit(MODEL, X, Y, generator=SEEDS))
