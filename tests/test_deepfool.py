@@ -105,3 +105,16 @@ def test_fewer_classes_are_those_of_the_highest_logits() -> None:
 def test_impossible_settings_are_refused(settings: dict) -> None:
     with pytest.raises(ValueError, match="DeepFool"):
         DeepFool(**settings)
+
+
+def test_a_target_that_is_passed_by_the_overshoot_only_is_still_reached() -> None:
+    """A narrow target: x + r is in it, x + 1.5 r beyond. The way on is from the highest other class, not from itself."""
+
+    def model(x: Tensor) -> Tensor:
+        gap = torch.where(x <= 0.3, 0.5 * x - 0.3, 0.15 - (x - 0.55).abs())
+        return torch.cat([torch.zeros_like(gap), gap], 1)
+
+    x, y, target = torch.tensor([[0.2]], dtype=torch.float64), torch.tensor([0]), torch.tensor([1])
+    result = DeepFool(overshoot=0.5).run(model, x, y, target=target)
+    assert bool(result.success)
+    torch.testing.assert_close(result.x_adv, torch.tensor([[0.65]], dtype=torch.float64))
