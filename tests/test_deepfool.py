@@ -108,7 +108,7 @@ def test_impossible_settings_are_refused(settings: dict) -> None:
 
 
 def test_a_target_that_is_passed_by_the_overshoot_only_is_still_reached() -> None:
-    """A narrow target: x + r is in it, x + 1.5 r beyond. The way on is from the highest other class, not from itself."""
+    """A narrow target: x + r is in it, x + 1.5 r beyond. The way on is from the highest other class."""
 
     def model(x: Tensor) -> Tensor:
         gap = torch.where(x <= 0.3, 0.5 * x - 0.3, 0.15 - (x - 0.55).abs())
