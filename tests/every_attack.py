@@ -1,0 +1,76 @@
+"""Every attack, in one table. A later attack is one more line of ATTACKS."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from steelman.attacks import FGSM, PGD, CarliniWagner, DeepFool
+from steelman.losses import DLR, KL, Margin
+from steelman.norms import L0, L1, L2, Linf, Norm
+
+
+@dataclass(frozen=True)
+class Case:
+    """An attack, whether it is run with targets, and whether its point is a small norm (it has no eps)."""
+
+    attack: Any  # an Attack; Any, since eps, norm and loss belong to subclasses
+    targeted: bool = False
+
+    @property
+    def minimal(self) -> bool:
+        return not hasattr(self.attack, "eps")
+
+    def target(self, y: Tensor, classes: int = 10) -> Tensor | None:
+        return (y + 1) % classes if self.targeted else None
+
+    def __repr__(self) -> str:
+        return f"{self.attack}{' targeted' if self.targeted else ''}"
+
+
+_SHORT = {"steps": 25, "search_steps": 2, "c": 2.0, "step_size": 0.15}
+
+ATTACKS = [
+    Case(FGSM(eps=0.1)),
+    Case(FGSM(eps=0.1), targeted=True),
+    Case(FGSM(eps=0.5, norm=L2)),
+    Case(FGSM(eps=1.5, norm=L1)),
+    Case(PGD(eps=8 / 255)),
+    Case(PGD(eps=1 / 3, random_start=False)),
+    Case(PGD(eps=0.1), targeted=True),
+    Case(PGD(eps=0.5, norm=L2)),
+    Case(PGD(eps=1.5, norm=L1)),
+    Case(PGD(eps=3.0, norm=L0)),
+    Case(PGD(eps=0.1, loss=Margin(50.0))),
+    Case(PGD(eps=0.1, loss=DLR())),
+    Case(PGD(eps=0.1, loss=DLR()), targeted=True),
+    Case(PGD(eps=0.1, loss=KL())),
+    Case(PGD(eps=0.1, steps=4, restarts=2)),
+    Case(PGD(eps=0.1, keep_best=True)),
+    Case(PGD(eps=0.1, early_leave=True)),
+    Case(PGD(eps=0.5, norm=L2, restarts=2, keep_best=True, early_leave=True), targeted=True),
+    Case(DeepFool()),
+    Case(DeepFool(), targeted=True),
+    Case(DeepFool(norm=Linf)),
+    Case(CarliniWagner(**_SHORT)),
+    Case(CarliniWagner(**_SHORT, confidence=0.5)),
+    Case(CarliniWagner(**_SHORT, abort_early=False), targeted=True),
+]
+
+every = pytest.mark.parametrize("case", ATTACKS, ids=repr)
+bounded = pytest.mark.parametrize("case", [case for case in ATTACKS if not case.minimal], ids=repr)
+minimal = pytest.mark.parametrize("case", [case for case in ATTACKS if case.minimal], ids=repr)
+precisions = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(5)
+
+
+def size(norm: Norm, x_adv: Tensor, x: Tensor) -> Tensor:
+    """Measured by numpy in double precision."""
+    rows = (x_adv.double() - x.double()).flatten(1).numpy()
+    measure = {Linf: lambda d: abs(d).max(1), L2: lambda d: (d**2).sum(1) ** 0.5, L1: lambda d: abs(d).sum(1)}
+    return torch.from_numpy(measure[norm](rows) if norm in measure else (rows != 0).sum(1))

@@ -1,0 +1,134 @@
+"""Every attack on affine models, where the answer is known."""
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from affine import Affine, affine
+from every_attack import ATTACKS, Case, generator, minimal, precisions, size
+from steelman.attacks import FGSM, PGD, CarliniWagner, DeepFool
+from steelman.losses import DLR, Margin
+from steelman.norms import L2, Linf, Norm
+
+
+@minimal
+@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
+def test_minimal_attacks_never_beat_the_optimum_and_always_succeed(case: Case, scale: float) -> None:
+    model = affine(3, scale=scale)
+    target = case.target(model.y)
+    attack = replace(case.attack, confidence=0.0) if isinstance(case.attack, CarliniWagner) else case.attack
+    result = attack.run(model, model.x, model.y, target=target)
+    assert bool(result.success.all())
+    optimum = model.nearest(attack.norm)
+    assert (size(attack.norm, result.x_adv, model.x) >= optimum * (1 - 1e-9)).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("norm", [L2, Linf], ids=repr)
+@precisions
+def test_deepfool_finds_the_optimum_of_affine_models(seed: int, norm: Norm, dtype: torch.dtype) -> None:
+    model = affine(seed)
+    x = model.x.to(dtype)
+    result = DeepFool(norm=norm).run(model, x, model.y)
+    assert bool(result.success.all())
+    rounding = 1e-12 if dtype == torch.float64 else 1e-6
+    assert (size(norm, result.x_adv, x) <= 1.02 * model.nearest(norm) + rounding).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_carlini_wagner_finds_the_optimum_of_affine_models(seed: int) -> None:
+    """Towards the nearest rival, always; untargeted, mostly, since f6 follows the highest rival."""
+    model = affine(seed, images=12)
+    limit = 1.02 * model.nearest(L2) + 2e-5
+    attack = CarliniWagner(steps=300, search_steps=6, c=1e-2, step_size=2e-3)
+    towards = attack.run(model, model.x, model.y, target=model.nearest_rival(L2))
+    assert bool(towards.success.all())
+    assert (towards.l2 <= limit).all()
+    untargeted = attack.run(model, model.x, model.y)
+    assert bool(untargeted.success.all())
+    assert float((untargeted.l2 <= limit).double().mean()) >= 0.8
+
+
+@pytest.mark.parametrize("norm", [L2, Linf], ids=repr)
+def test_deepfool_comes_near_the_optimum_within_the_box(norm: Norm) -> None:
+    model = affine(0, images=40, edge=True)
+    optimum = model.nearest_in_box(norm)
+    ratio = size(norm, DeepFool(norm=norm)(model, model.x, model.y), model.x) / optimum
+    assert float(ratio.median()) <= 1.0201
+    assert float(ratio.max()) <= 1.1
+    assert float(ratio.min()) >= 1 - 1e-9
+
+
+def test_carlini_wagner_comes_near_the_optimum_within_the_box() -> None:
+    model = affine(0, images=12, edge=True)
+    result = CarliniWagner(steps=1000, search_steps=5, c=0.1, step_size=0.05).run(model, model.x, model.y)
+    assert bool(result.success.all())
+    ratio = result.l2 / model.nearest_in_box(L2)
+    assert float(ratio.median()) <= 1.02
+    assert float(ratio.min()) >= 1 - 1e-9
+
+
+@cache
+def on_edge(seed: int, norm: Norm) -> tuple[Affine, Tensor]:
+    model = affine(seed, images=12, edge=True)
+    return model, model.nearest_in_box(norm)
+
+
+@pytest.mark.parametrize("case", [case for case in ATTACKS if getattr(case.attack, "eps", None)], ids=repr)
+@pytest.mark.parametrize("seed", range(2))
+def test_bounded_attacks_never_claim_what_is_ruled_out(case: Case, seed: int) -> None:
+    norm = case.attack.norm
+    model, nearest = on_edge(seed, norm if norm in (Linf, L2) else L2)  # L1 lies in L2; L0 gets nothing
+    for eps in (0.01, 0.05, 0.2):
+        allowed = nearest <= eps
+        attack = replace(case.attack, eps=eps)
+        result = attack.run(model, model.x, model.y, target=case.target(model.y), generator=generator())
+        assert not bool((result.success & ~allowed).any())
+
+
+@pytest.mark.parametrize(("norm", "eps"), [(Linf, 0.05), (Linf, 0.3), (L2, 0.1), (L2, 0.3)], ids=repr)
+@pytest.mark.parametrize("seed", range(3))
+def test_pgd_on_the_margin_reaches_the_worst_of_two_classes(norm: Norm, eps: float, seed: int) -> None:
+    model = affine(seed, classes=2, edge=norm is Linf)
+    for attack in (
+        PGD(eps=eps, norm=norm, steps=60, step_size=eps / 3, loss=Margin()),
+        PGD(eps=eps, norm=norm, steps=60, step_size=eps / 3),
+        FGSM(eps=eps, norm=norm),
+    ):
+        x_adv = attack(model, model.x, model.y, generator=generator())
+        logits = model(x_adv)
+        reached = logits.gather(1, 1 - model.y[:, None]) - logits.gather(1, model.y[:, None])
+        torch.testing.assert_close(reached[:, 0], model.worst_margin(norm, eps), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", [Linf, L2], ids=repr)
+def test_pgd_with_a_target_per_rival_reaches_the_worst_of_ten_classes(norm: Norm) -> None:
+    """One margin per rival is linear, so each is climbed to its top; the best of them is the closed form."""
+    model, eps = affine(4), 0.1 if norm is L2 else 0.02
+    margins = []
+    for turn in range(1, 10):
+        target = (model.y + turn) % 10
+        logits = model(
+            PGD(eps=eps, norm=norm, steps=40, step_size=eps / 3, loss=DLR())(model, model.x, model.y, target=target)
+        )
+        margins.append(logits.gather(1, target[:, None]) - logits.gather(1, model.y[:, None]))
+    worst = torch.cat(margins, 1).amax(1)
+    assert (worst <= model.worst_margin(norm, eps) + 1e-9).all()
+    untargeted = PGD(eps=eps, norm=norm, steps=40, step_size=eps / 3, loss=Margin(), restarts=5)
+    logits = model(untargeted(model, model.x, model.y, generator=generator()))
+    own = logits.gather(1, model.y[:, None])[:, 0]
+    found = logits.scatter(1, model.y[:, None], -torch.inf).amax(1) - own
+    assert (found <= model.worst_margin(norm, eps) + 1e-9).all()
+    assert float((found >= model.worst_margin(norm, eps) - 1e-3).double().mean()) >= 0.75
+
+
+def test_affine_optima_agree_with_each_other() -> None:
+    """The references of this table: the box is not active on grey images, and never helps."""
+    for norm in (L2, Linf):
+        grey, edge = affine(0, scale=1.0), affine(0, edge=True)
+        torch.testing.assert_close(grey.nearest_in_box(norm), grey.nearest(norm), rtol=1e-6, atol=1e-9)
+        assert (edge.nearest_in_box(norm) >= edge.nearest(norm) * (1 - 1e-9)).all()
+        assert isinstance(grey, Affine)
