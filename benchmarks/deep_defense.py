@@ -92,6 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--hardware", default=platform.machine())
     options = parser.parse_args()
     net, batches = setting(options.data_dir)
     optimiser = torch.optim.SGD(net.parameters(), lr=5e-4, momentum=0.9, weight_decay=5e-4)
@@ -111,7 +112,9 @@ def main() -> None:
     table = "\n".join(lines)
     print(table)
     if options.markdown:
-        hardware = f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
+        options.markdown.parent.mkdir(parents=True, exist_ok=True)
+        threads = torch.get_num_threads()
+        hardware = f"{options.hardware}, {threads} thread{'s' * (threads > 1)}, torch {torch.__version__}"
         options.markdown.write_text(
             "# What Deep Defense costs\n\n"
             f"LeNet, MNIST, batches of {BATCH}, medians over {len(batches)} batches in one run. "
