@@ -78,7 +78,7 @@ class Attack(ABC):
         forwards, gradients = oracle.forwards.clone(), oracle.gradients.clone()
         with oracle:
             logits = oracle.logits(x_adv)
-            delta = (x_adv - x).double()
+            delta = x_adv.double() - x.double()
             return AttackResult(
                 x_adv=x_adv,
                 success=Goal(y, target).reached(logits),
