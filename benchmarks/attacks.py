@@ -256,7 +256,7 @@ What could not be set equal:
 - DeepFool: ours linearises at x + r, as the paper does; the peers linearise at the overshot point, so that their
   overshoot is a fiftieth of the last step, and ours of all steps: up to 2 % of the norm. adv-lib and Foolbox lengthen
   every step by 1e-4 of distance. All clip. Foolbox was given a fifth of the images and torchattacks, which goes
-  image by image, a tenth; their seconds are for all.
+  image by image, a tenth: their seconds are scaled to all, their medians are of other images than ours.
 - Carlini-Wagner: we abort image by image, adv-lib when all images stall, Foolbox when their sum does. Foolbox returns a
   black image where it finds nothing; here that is no success. torchattacks has no search over the constant: one run of
   as many iterations with its default c = 1, which its own rule may abort.
