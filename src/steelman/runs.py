@@ -13,6 +13,7 @@ from steelman.attacks.deepfool import DeepFool
 from steelman.data.dataset import Dataset
 from steelman.evaluation import Evaluation, FromPrediction, evaluate, reference_attacks, reference_epsilon
 from steelman.evaluation.entry import Entry
+from steelman.evaluation.evaluate import Space
 from steelman.evaluation.gallery import Gallery
 from steelman.networks import Preprocessed
 from steelman.recipe import Recipe, build, device, find_recipe, load_recipe, to_toml
@@ -193,15 +194,10 @@ def evaluate_run(
 ) -> Evaluation:
     """The table of a run's battery. `eps_ref` is that of the model it is compared with; default: its own."""
     battery = run.recipe.evaluation
-    count = images or battery.images
-    test = run.data("test", data).to(device())
-    if count is not None:
-        test = test.subset(torch.arange(min(count, len(test))))
-    model = run.network(test)
+    model, test, space = _subject(run, data, images)
     table = evaluate(model, test, battery.attacks, progress=progress)
     if not battery.deep_defense:
         return table
-    space = "preprocessed" if isinstance(model, Preprocessed) else "pixels"
     own = {f"DeepFool {steps}": FromPrediction(DeepFool(steps=steps, box=None)) for steps in (5, 50)}
     try:
         own |= reference_attacks(eps_ref or reference_epsilon(model, test, space=space))
@@ -212,9 +208,15 @@ def evaluate_run(
 
 def reference_of(run: Run, data: Path | None, images: int | None = None) -> float:
     """eps_ref of a run's model on its test images."""
+    model, test, space = _subject(run, data, images)
+    return reference_epsilon(model, test, space=space)
+
+
+def _subject(run: Run, data: Path | None, images: int | None) -> tuple[nn.Module, Dataset, Space]:
+    """The network, the test images, and the space in which Deep Defense's measures are taken."""
     test = run.data("test", data).to(device())
     count = images or run.recipe.evaluation.images
     if count is not None:
         test = test.subset(torch.arange(min(count, len(test))))
     model = run.network(test)
-    return reference_epsilon(model, test, space="preprocessed" if isinstance(model, Preprocessed) else "pixels")
+    return model, test, "preprocessed" if isinstance(model, Preprocessed) else "pixels"
