@@ -40,7 +40,7 @@ def test_deepfool_finds_the_optimum_of_affine_models(seed: int, norm: Norm, dtyp
 
 @pytest.mark.parametrize("seed", range(3))
 def test_carlini_wagner_finds_the_optimum_of_affine_models(seed: int) -> None:
-    """Towards the nearest rival, always; untargeted, mostly, since f6 follows the highest rival."""
+    """Towards the nearest rival, and untargeted by the second look; without it mostly, since f6 follows the highest."""
     model = affine(seed, images=12)
     limit = 1.02 * model.nearest(L2) + 2e-5
     attack = CarliniWagner(steps=300, search_steps=6, c=1e-2, step_size=2e-3)
@@ -49,7 +49,9 @@ def test_carlini_wagner_finds_the_optimum_of_affine_models(seed: int) -> None:
     assert (towards.l2 <= limit).all()
     untargeted = attack.run(model, model.x, model.y)
     assert bool(untargeted.success.all())
-    assert float((untargeted.l2 <= limit).double().mean()) >= 0.8
+    assert (untargeted.l2 <= limit).all()
+    once = replace(attack, second_look=False).run(model, model.x, model.y)
+    assert float((once.l2 <= limit).double().mean()) >= 0.8
 
 
 @pytest.mark.parametrize("norm", [L2, Linf], ids=repr)

@@ -72,7 +72,9 @@ def reference(attack: CarliniWagner, x: Tensor, y: int, target: int | None) -> t
 )
 def test_it_is_the_slow_version(targeted: bool, settings: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     target = (Y + 1) % 10 if targeted else None
-    attack = CarliniWagner(**{"steps": 40, "search_steps": 4, "c": 0.1, "step_size": 0.1} | settings)
+    attack = CarliniWagner(
+        **{"steps": 40, "search_steps": 4, "c": 0.1, "step_size": 0.1, "second_look": False} | settings
+    )
     tried: list[Tensor] = []
     descend = CarliniWagner._descend
 
@@ -113,15 +115,17 @@ def test_confidence_is_the_margin_in_logits() -> None:
 
 
 def test_what_is_not_found_comes_back_as_it_was() -> None:
-    result = CarliniWagner(steps=2, search_steps=1, c=1e-6).run(MODEL, X, Y)
+    result = CarliniWagner(steps=2, search_steps=1, c=1e-6, second_look=False).run(MODEL, X, Y)
     assert not bool(result.success.any())
     assert torch.equal(result.x_adv, X)
 
 
 def test_done_images_leave() -> None:
     model = affine(0, images=12)
-    result = CarliniWagner(steps=100, search_steps=3, c=1.0).run(model, model.x, model.y)
-    full = CarliniWagner(steps=100, search_steps=3, c=1.0, abort_early=False).run(model, model.x, model.y)
+    result = CarliniWagner(steps=100, search_steps=3, c=1.0, second_look=False).run(model, model.x, model.y)
+    full = CarliniWagner(steps=100, search_steps=3, c=1.0, abort_early=False, second_look=False).run(
+        model, model.x, model.y
+    )
     assert full.gradients.tolist() == [300] * 12
     assert len(result.gradients.unique()) > 1
     assert int(result.gradients.sum()) < int(full.gradients.sum())
