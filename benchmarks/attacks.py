@@ -257,7 +257,8 @@ What could not be set equal:
   overshoot is a fiftieth of the last step, and ours of all steps: up to 2 % of the norm. adv-lib and Foolbox lengthen
   every step by 1e-4 of distance. All clip. Foolbox was given a fifth of the images and torchattacks, which goes
   image by image, a tenth: their seconds are scaled to all, their medians are of other images than ours.
-- Carlini-Wagner: ours runs without its second look, which no peer has. We abort image by image, adv-lib when all images stall, Foolbox when their sum does. Foolbox returns a
+- Carlini-Wagner: ours runs without its second look, which no peer has. We abort image by
+  image, adv-lib when all images stall, Foolbox when their sum does. Foolbox returns a
   black image where it finds nothing; here that is no success. torchattacks has no search over the constant: one run of
   as many iterations with its default c = 1, which its own rule may abort.
 - adv-lib imports torchvision for an attack that is not run here; where torchvision is missing, its modules are imported
