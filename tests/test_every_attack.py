@@ -242,8 +242,7 @@ def test_same_seed_same_bits(case: Case) -> None:
         return case.attack(model, x, y, target=case.target(y), generator=torch.Generator().manual_seed(seed))
 
     assert torch.equal(go(1), go(1))
-    random = isinstance(case.attack, PGD) and case.attack.random_start
-    assert torch.equal(go(1), go(2)) == (not random)
+    assert torch.equal(go(1), go(2)) == (not case.random)
 
 
 @bounded
