@@ -1,11 +1,12 @@
 """Affine classifiers, whose smallest and worst perturbations are known, and other small models for testing attacks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from steelman.norms import L2, Linf, Norm
+from steelman.norms import L0, L1, L2, Linf, Norm
 
 
 @dataclass(frozen=True)
@@ -38,43 +39,92 @@ class Affine:
 
     def _sizes(self, norm: Norm) -> Tensor:
         """The norm of the smallest perturbation from each image to each class; infinite for its own."""
-        dual = {L2: 2.0, Linf: 1.0}[norm]
+        dual = {L2: 2.0, Linf: 1.0, L1: float("inf")}[norm]
+        return self._each(lambda x, weight, gap: -gap / float(weight.norm(p=dual)))
+
+    def nearest_in_box(self, norm: Norm) -> Tensor:
+        """The same within [0, 1]; infinite if there is none."""
+        return self._sizes_in_box(norm).amin(1)
+
+    def nearest_rival_in_box(self, norm: Norm) -> Tensor:
+        return self._sizes_in_box(norm).argmin(1)
+
+    def _sizes_in_box(self, norm: Norm) -> Tensor:
+        return self._each(lambda x, weight, gap: _smallest_in_box(norm, x, weight, -gap))
+
+    def _each(self, size: Callable[[Tensor, Tensor, float], float]) -> Tensor:
+        """`size` of every image, slope and gap towards every rival; infinite for the label."""
         sizes = torch.full((len(self.x), len(self.bias)), torch.inf, dtype=self.weight.dtype)
         for row in range(len(self.x)):
             for rival in self.rivals(row):
-                weight, gap = self.slopes(row, rival)
-                sizes[row, rival] = -gap / float(weight.norm(p=dual))
+                sizes[row, rival] = size(self.x[row].flatten(), *self.slopes(row, rival))
         return sizes
 
-    def nearest_in_box(self, norm: Norm) -> Tensor:
-        """The same within [0, 1]: by Lagrange, clip(lambda w, -x, 1 - x), lambda by bisection; infinite if none."""
-        smallest = []
-        for row in range(len(self.x)):
-            x, sizes = self.x[row].flatten(), [float("inf")]
-            for weight, gap in (self.slopes(row, k) for k in self.rivals(row)):
-                direction = weight if norm is L2 else weight.sign()
-                low, high = 0.0, 1e6
-                if float(((x + high * direction).clamp(0, 1) - x) @ weight) + gap < 0:
-                    continue
-                for _ in range(60):
-                    middle = (low + high) / 2
-                    enough = float(((x + middle * direction).clamp(0, 1) - x) @ weight) + gap >= 0
-                    low, high = (low, middle) if enough else (middle, high)
-                sizes.append(float(norm.size(((x + high * direction).clamp(0, 1) - x)[None])))
-            smallest.append(min(sizes))
-        return torch.tensor(smallest, dtype=self.weight.dtype)
-
     def worst_margin(self, norm: Norm, eps: float) -> Tensor:
-        """The largest max_k Z_k - Z_label within ball and box (for L2, where the box is not active)."""
+        """The largest max_k Z_k - Z_label within ball and box."""
         worst = []
         for row in range(len(self.x)):
-            x, margins = self.x[row].flatten(), []
-            for weight, gap in (self.slopes(row, k) for k in self.rivals(row)):
-                step = weight.sign() * eps if norm is Linf else weight / weight.norm() * eps
-                moved = (x + step).clamp(0, 1) if norm is Linf else x + step
-                margins.append(gap + float(weight @ (moved - x)))
-            worst.append(max(margins))
+            x = self.x[row].flatten()
+            slopes = [self.slopes(row, k) for k in self.rivals(row)]
+            worst.append(max(gap + _largest_gain(norm, x, weight, eps) for weight, gap in slopes))
         return torch.tensor(worst, dtype=self.weight.dtype)
+
+
+def _gains(x: Tensor, weight: Tensor) -> Tensor:
+    """The most that each pixel can add to `weight @ x` within [0, 1]."""
+    return torch.maximum(weight * (1 - x), -weight * x)
+
+
+def _moved(norm: Norm, x: Tensor, weight: Tensor, multiplier: float) -> Tensor:
+    """By Lagrange, the best perturbation of its size: for L2 clip(m w), for Linf clip(m sign w)."""
+    return (x + multiplier * (weight if norm is L2 else weight.sign())).clamp(0, 1) - x
+
+
+def _bisect(enough: Callable[[float], bool]) -> float:
+    low, high = 0.0, 1e6
+    if not enough(high):
+        return float("inf")
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _smallest_in_box(norm: Norm, x: Tensor, weight: Tensor, need: float) -> float:
+    """The smallest size within [0, 1] that adds `need` to `weight @ x`; infinite if none does."""
+    if norm is L2 or norm is Linf:
+        multiplier = _bisect(lambda m: float(_moved(norm, x, weight, m) @ weight) >= need)
+        return float(norm.size(_moved(norm, x, weight, multiplier)[None])) if multiplier < 1e6 else float("inf")
+    gains = _gains(x, weight)
+    if float(gains.sum()) < need:
+        return float("inf")
+    if norm is L0:  # the pixels that can add most
+        return int((gains.sort(descending=True).values.cumsum(0) < need).sum()) + 1
+    size = 0.0  # L1: the steepest pixels, each to its end, the last in part
+    for pixel in weight.abs().argsort(descending=True).tolist():
+        steep = float(weight[pixel].abs())
+        if float(gains[pixel]) >= need:
+            return size + need / steep
+        size, need = size + float(gains[pixel]) / steep, need - float(gains[pixel])
+    return float("inf")
+
+
+def _largest_gain(norm: Norm, x: Tensor, weight: Tensor, eps: float) -> float:
+    """The most that a perturbation of size `eps` adds to `weight @ x` within [0, 1]."""
+    if norm is Linf:
+        return float(((x + eps * weight.sign()).clamp(0, 1) - x) @ weight)
+    gains = _gains(x, weight)
+    if norm is L2:
+        multiplier = _bisect(lambda m: float(_moved(L2, x, weight, m).norm()) >= eps)
+        return float(gains.sum()) if multiplier > 1e6 else float(_moved(L2, x, weight, multiplier) @ weight)
+    if norm is L0:
+        return float(gains.sort(descending=True).values[: int(eps)].sum())
+    total = 0.0
+    for pixel in weight.abs().argsort(descending=True).tolist():
+        steep = float(weight[pixel].abs())
+        used = min(eps, float(gains[pixel]) / steep)
+        total, eps = total + used * steep, eps - used
+    return total
 
 
 def affine(seed: int, *, images: int = 24, classes: int = 10, edge: bool = False, scale: float = 1.0) -> Affine:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from affine import Affine, affine
-from every_attack import ATTACKS, Case, generator, minimal, precisions, size
+from every_attack import ATTACKS, OPTIMA, Case, generator, minimal, precisions, size
 from steelman.attacks import FGSM, PGD, CarliniWagner, DeepFool
 from steelman.losses import DLR, Margin
-from steelman.norms import L2, Linf, Norm
+from steelman.norms import L0, L1, L2, Linf, Norm
 
 
 @minimal
@@ -20,9 +20,9 @@ def test_minimal_attacks_never_beat_the_optimum_and_always_succeed(case: Case, s
     model = affine(3, scale=scale)
     target = case.target(model.y)
     attack = replace(case.attack, confidence=0.0) if isinstance(case.attack, CarliniWagner) else case.attack
-    result = attack.run(model, model.x, model.y, target=target)
+    result = attack.run(model, model.x, model.y, target=target, generator=generator())
     assert bool(result.success.all())
-    optimum = model.nearest(attack.norm)
+    optimum = model.nearest_in_box(attack.norm)
     assert (size(attack.norm, result.x_adv, model.x) >= optimum * (1 - 1e-9)).all()
 
 
@@ -73,6 +73,42 @@ def test_carlini_wagner_comes_near_the_optimum_within_the_box() -> None:
     assert float(ratio.min()) >= 1 - 1e-9
 
 
+WITHIN = {L2: 1.02, Linf: 1.02, L1: 1.05, L0: 1.05}
+
+
+@cache
+def grey(seed: int, norm: Norm) -> tuple[Affine, Tensor, Tensor]:
+    """A model, its images' smallest perturbations in the box, and the classes that these lead to."""
+    model = affine(seed, images=12)
+    return model, model.nearest_in_box(norm), model.nearest_rival_in_box(norm)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("case", [case for case in OPTIMA if case.minimal], ids=repr)
+def test_minimal_attacks_find_the_optimum_of_every_image(case: Case, seed: int) -> None:
+    norm = case.attack.norm
+    model, optimum, rival = grey(seed, norm)
+    target = rival if case.targeted else None
+    result = case.attack.run(model, model.x, model.y, target=target, generator=generator())
+    assert bool(result.success.all())
+    ratio = size(norm, result.x_adv, model.x) / optimum
+    assert float(ratio.min()) >= 1 - 1e-9
+    assert float(ratio.max()) <= WITHIN[norm] + 2e-5
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("case", [case for case in OPTIMA if not case.minimal], ids=repr)
+def test_bounded_attacks_reach_the_worst_margin_in_ball_and_box(case: Case, seed: int) -> None:
+    """Of two classes; of ten where the attack takes every rival as a target."""
+    norm, eps = case.attack.norm, case.attack.eps
+    model = affine(seed, images=12, classes=10 if getattr(case.attack, "targets", 0) else 2, edge=True)
+    x_adv = case.attack(model, model.x, model.y, target=case.target(model.y, 2), generator=generator())
+    logits = model(x_adv)
+    own = logits.gather(1, model.y[:, None])[:, 0]
+    reached = logits.scatter(1, model.y[:, None], -torch.inf).amax(1) - own
+    torch.testing.assert_close(reached, model.worst_margin(norm, eps), rtol=1e-6, atol=1e-6)
+
+
 @cache
 def on_edge(seed: int, norm: Norm) -> tuple[Affine, Tensor]:
     model = affine(seed, images=12, edge=True)
@@ -83,8 +119,8 @@ def on_edge(seed: int, norm: Norm) -> tuple[Affine, Tensor]:
 @pytest.mark.parametrize("seed", range(2))
 def test_bounded_attacks_never_claim_what_is_ruled_out(case: Case, seed: int) -> None:
     norm = case.attack.norm
-    model, nearest = on_edge(seed, norm if norm in (Linf, L2) else L2)  # L1 lies in L2; L0 gets nothing
-    for eps in (0.01, 0.05, 0.2):
+    model, nearest = on_edge(seed, norm)
+    for eps in (0.01, 0.05, 0.2) if norm is not L0 else (0.0, 1.0, 2.0):
         allowed = nearest <= eps
         attack = replace(case.attack, eps=eps)
         result = attack.run(model, model.x, model.y, target=case.target(model.y), generator=generator())
@@ -134,3 +170,36 @@ def test_affine_optima_agree_with_each_other() -> None:
         torch.testing.assert_close(grey.nearest_in_box(norm), grey.nearest(norm), rtol=1e-6, atol=1e-9)
         assert (edge.nearest_in_box(norm) >= edge.nearest(norm) * (1 - 1e-9)).all()
         assert isinstance(grey, Affine)
+
+
+@pytest.mark.parametrize("norm", [L2, Linf, L1], ids=repr)
+def test_worst_margins_and_smallest_perturbations_are_each_other_s_inverse(norm: Norm) -> None:
+    model = affine(0, images=12, edge=True)
+    nearest = model.nearest_in_box(norm)
+    for row in range(12):
+        at = float(model.worst_margin(norm, float(nearest[row]))[row])
+        assert abs(at) < 1e-6
+
+
+def test_the_closed_forms_of_sparse_norms_agree_with_linear_programmes() -> None:
+    from scipy.optimize import linprog
+
+    model = affine(1, images=4, edge=True)
+    for row in range(4):
+        x, sizes = model.x[row].flatten().numpy(), []
+        for weight, gap in (model.slopes(row, k) for k in model.rivals(row)):
+            w = weight.numpy()
+            solved = linprog(  # d = up - down
+                [1.0] * 48, A_ub=[[*-w, *w]], b_ub=[gap], bounds=[(0, 1 - v) for v in x] + [(0, v) for v in x]
+            )
+            sizes.append(solved.fun if solved.success else float("inf"))
+        assert float(model.nearest_in_box(L1)[row]) == pytest.approx(min(sizes), rel=1e-6)
+    count = model.nearest_in_box(L0)  # by brute force over one and two pixels
+    for row in range(4):
+        x = model.x[row].flatten()
+        best = 3
+        for weight, gap in (model.slopes(row, k) for k in model.rivals(row)):
+            gains = torch.maximum(weight * (1 - x), -weight * x)
+            pairs = (gains[:, None] + gains[None, :]).fill_diagonal_(0)
+            best = min(best, 1 if float(gains.max()) + gap >= 0 else 2 if float(pairs.max()) + gap >= 0 else 3)
+        assert min(int(count[row]), 3) == best
