@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from steelman.attacks.attack import Attack
+from steelman.attacks.ball import Ball
 from steelman.attacks.oracle import Oracle
 from steelman.losses import CrossEntropy, Goal, Loss
-from steelman.norms import Linf, Norm, inward, per_image
+from steelman.norms import Linf, Norm, per_image
 from steelman.randomness import Draws
-from steelman.types import Box, Flags, Images, Indices, PerImage, Radius
+from steelman.types import Flags, Images, Indices, PerImage, Radius
 
 
 @dataclass(frozen=True)
@@ -56,24 +57,28 @@ class PGD(Attack):
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         if self.loss.needs_reference:
             goal = replace(goal, reference=oracle.logits(x))
-        ball = _Ball.around(x, self)
+        ball = Ball.around(x, self.eps, self.norm, self.box)
+        given = 2.5 * self.eps / max(self.steps, 1) if self.step_size is None else self.step_size
+        step_size = per_image(given, x, "step_size").expand_as(ball.eps)
         best = _Found.nothing(x)
         for restart in range(self.restarts):
             which = torch.where(~(best.success & self.early_leave))[0]
             if len(which) == 0:
                 break
-            found = self._climb(oracle, which, ball[which], goal[which], draws.split(restart)[which])
+            found = self._climb(oracle, which, ball[which], step_size[which], goal[which], draws.split(restart)[which])
             higher = found.loss > best.loss[which]
             better = torch.where(found.success == best.success[which], higher, found.success)
             best.put(which, found, better if self._judges else torch.ones_like(better))
-        return self.norm.contain(x, best.x, self.eps, self.box)
+        return ball.contain(best.x)
 
     @property
     def _judges(self) -> bool:
         """Whether the last iterate is compared with others, which takes one forward pass more."""
         return self.keep_best or self.restarts > 1
 
-    def _climb(self, oracle: Oracle, which: Indices, ball: "_Ball", goal: Goal, draws: Draws) -> "_Found":
+    def _climb(
+        self, oracle: Oracle, which: Indices, ball: Ball, step_size: Tensor, goal: Goal, draws: Draws
+    ) -> "_Found":
         """One restart for the images `which`."""
         x = ball.sample(draws) if self.random_start else ball.x
         found = _Found.nothing(x)
@@ -96,50 +101,12 @@ class PGD(Attack):
                 if len(stay) == 0:
                     return found
                 place, ball, goal, x, gradient = place[stay], ball[stay], goal[stay], x[stay], gradient[stay]
+                step_size = step_size[stay]
             if step < self.steps:
-                x = ball.climb(x, gradient)
+                x = ball.climb(x, gradient, step_size)
         if not self._judges:
             found.x[place] = x
         return found
-
-
-@dataclass(frozen=True)
-class _Ball:
-    """Ball and box around a batch, and a step within them."""
-
-    x: Images
-    eps: Radius
-    step: Radius
-    norm: Norm
-    box: Box | None
-    bounds: tuple[Images, Images] | None
-    """Linf only: lowest and highest images of ball and box."""
-
-    @staticmethod
-    def around(x: Images, attack: PGD) -> "_Ball":
-        step = 2.5 * attack.eps / max(attack.steps, 1) if attack.step_size is None else attack.step_size
-        per_image(step, x, "step_size")
-        bounds = Linf.bounds(x, attack.eps, attack.box) if attack.norm is Linf else None
-        return _Ball(x, attack.eps, step, attack.norm, attack.box, bounds)
-
-    def __getitem__(self, which: Indices) -> "_Ball":
-        eps, step = (
-            value[which] if isinstance(value, Tensor) and value.ndim else value for value in (self.eps, self.step)
-        )
-        bounds = self.bounds and (self.bounds[0][which], self.bounds[1][which])
-        return replace(self, x=self.x[which], eps=eps, step=step, bounds=bounds)
-
-    def sample(self, draws: Draws) -> Images:
-        start = self.x + self.norm.sample(self.x, self.eps, draws)
-        return start if self.box is None else start.clamp(*self.box)
-
-    def climb(self, x: Images, gradient: Images) -> Images:
-        step = per_image(self.step, x)
-        if self.bounds is not None:  # ball and box are one clamp
-            return torch.clamp(x + step * gradient.sign(), *self.bounds)
-        moved = x + step * self.norm.steepest(inward(gradient, x, self.box))
-        x = self.x + self.norm.project(moved - self.x, self.eps)
-        return x if self.box is None else x.clamp(*self.box)
 
 
 @dataclass(frozen=True)
