@@ -15,6 +15,7 @@ from steelman.networks import (
     MLP,
     NIN,
     AlexNet,
+    CarliniNet,
     ConvNet,
     LeNet,
     Normalise,
@@ -29,7 +30,7 @@ from steelman.networks import (
     only_trainable,
 )
 
-NETWORKS = [MLP, LeNet, ConvNet, NIN]
+NETWORKS = [MLP, LeNet, ConvNet, NIN, CarliniNet]
 
 
 def weight(network: nn.Module, layer: str) -> tuple[Tensor, Tensor]:
@@ -42,7 +43,10 @@ def dataset(shape: tuple[int, int, int] = (3, 4, 4), count: int = 90) -> InMemor
     return InMemory("random", images, torch.arange(count) % 2, ("a", "b"))
 
 
-@pytest.mark.parametrize(("network", "count"), [(MLP, 469_160), (LeNet, 431_080), (ConvNet, 145_578), (NIN, 966_986)])
+@pytest.mark.parametrize(
+    ("network", "count"),
+    [(MLP, 469_160), (LeNet, 431_080), (ConvNet, 145_578), (NIN, 966_986), (CarliniNet, 312_202)],
+)
 def test_parameter_counts_of_the_paper(network, count: int) -> None:
     assert sum(each.numel() for each in network().parameters()) == count
 
@@ -86,6 +90,22 @@ def test_convnet_layer_by_layer() -> None:
     assert torch.allclose(model(x), functional.conv2d(fourth, *weight(model, "conv5"))[:, :, 0, 0], atol=1e-6)
 
 
+def test_carlini_net_layer_by_layer_and_dropout() -> None:
+    model, x = CarliniNet(dropout=0.0), torch.rand(2, 1, 28, 28)
+    maps = x - 0.5
+    for layer in (1, 2, 3, 4):
+        maps = functional.conv2d(maps, *weight(model, f"conv{layer}")).clamp(min=0)
+        maps = maps if layer % 2 else maps.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5))
+    hidden = maps.flatten(1)
+    for layer in ("fc1", "fc2"):
+        hidden = functional.linear(hidden, *weight(model, layer)).clamp(min=0)
+    assert torch.allclose(model(x), functional.linear(hidden, *weight(model, "fc3")), atol=1e-6)
+    cifar = CarliniNet(shape=(3, 32, 32), width=64, hidden=256)
+    assert sum(each.numel() for each in cifar.parameters()) == 1_147_978
+    assert cifar.dropout.p == 0.5
+    assert not torch.equal(CarliniNet().train()(x), CarliniNet().train()(x))
+
+
 def test_nin_layer_by_layer_and_dropout() -> None:
     model, x = NIN(dropout=0.0), torch.rand(2, 3, 32, 32)
     maps = x
@@ -102,10 +122,11 @@ def test_nin_layer_by_layer_and_dropout() -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "shape"), [(LeNet, (1, 8, 8)), (LeNet, (1, 28, 15)), (ConvNet, (3, 7, 32)), (NIN, (3, 3, 3))]
+    ("network", "shape"),
+    [(LeNet, (1, 8, 8)), (LeNet, (1, 28, 15)), (ConvNet, (3, 7, 32)), (NIN, (3, 3, 3)), (CarliniNet, (1, 15, 28))],
 )
 def test_images_that_are_too_small_are_refused(network, shape) -> None:
-    least = {LeNet: "16x16", ConvNet: "8x8", NIN: "4x4"}[network]
+    least = {LeNet: "16x16", ConvNet: "8x8", NIN: "4x4", CarliniNet: "16x16"}[network]
     with pytest.raises(ValueError, match=f"{network.__name__} needs images of at least {least}.* got {shape[1]}x"):
         network(shape=shape)
     side = int(least.split("x")[0])
@@ -269,7 +290,7 @@ def test_build_by_module_and_function(tmp_path: Path) -> None:
     [
         ("lenet", {}, "no network 'lenet'; did you mean LeNet"),
         ("MPL", {}, "did you mean MLP"),
-        ("zzz", {}, "there are AlexNet, ConvNet"),
+        ("zzz", {}, "there are AlexNet, CarliniNet, ConvNet"),
         ("MLP", {"widths": (3,)}, "MLP has no option 'widths'; it takes hidden"),
         ("LeNet", {"dropout": 0.5}, "it takes none"),
         (f"{__name__}:owm", {}, "did you mean own"),

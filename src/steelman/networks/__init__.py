@@ -1,6 +1,7 @@
 """Networks, and the fixed layers that stand before them. Each is made for the images and classes of a data set."""
 
 from steelman.networks.building import build
+from steelman.networks.carlini import CarliniNet
 from steelman.networks.convnet import ConvNet
 from steelman.networks.lenet import LeNet
 from steelman.networks.mlp import MLP
@@ -14,6 +15,7 @@ __all__ = [
     "MLP",
     "NIN",
     "AlexNet",
+    "CarliniNet",
     "ConvNet",
     "LeNet",
     "Normalise",

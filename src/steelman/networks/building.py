@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from steelman.naming import by_path, nearest
+from steelman.networks.carlini import CarliniNet
 from steelman.networks.convnet import ConvNet
 from steelman.networks.lenet import LeNet
 from steelman.networks.mlp import MLP
@@ -16,7 +17,8 @@ from steelman.networks.vision import AlexNet, ResNet18
 from steelman.networks.whiten import Whiten
 
 _KINDS: dict[str, Callable[..., nn.Module]] = {
-    kind.__name__: kind for kind in (MLP, LeNet, ConvNet, NIN, AlexNet, ResNet18, Normalise, SubtractMean, Whiten)
+    kind.__name__: kind
+    for kind in (MLP, LeNet, ConvNet, NIN, CarliniNet, AlexNet, ResNet18, Normalise, SubtractMean, Whiten)
 }
 
 
