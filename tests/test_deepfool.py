@@ -61,7 +61,7 @@ def reference(
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("settings", [{}, {"box": None, "overshoot": 0.3}, {"classes": 3}, {"steps": 2}], ids=repr)
 def test_it_is_the_algorithm(norm: Norm, targeted: bool, settings: dict) -> None:
-    target = (Y + 1) % 10 if targeted else None
+    target = (Y + 2) % 10 if targeted else None
     y = Y.clone()
     y[0] = (y[0] + 1) % 10  # misclassified to begin with
     attack = DeepFool(norm=norm, **{"steps": 10} | settings)  # rounding grows from step to step

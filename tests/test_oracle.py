@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from affine import images, small_net
-from steelman.attacks.oracle import Oracle, evaluation_mode, warn_if_mode_matters
+from steelman.attacks.mode import evaluation_mode, warn_if_mode_matters
+from steelman.attacks.oracle import Oracle
 from steelman.losses import CrossEntropy, Goal
 
 X = images(4)
@@ -16,7 +17,7 @@ Y = torch.arange(4)
 
 def test_gradients_are_those_of_finite_differences() -> None:
     model, goal = small_net(), Goal(Y)
-    with Oracle(model, X, goal) as oracle:
+    with Oracle(model, goal) as oracle:
         logits, value, gradient = oracle.gradient(X, lambda z: CrossEntropy()(z, goal))
     assert not any(result.requires_grad for result in (logits, value, gradient))
     direction = torch.randn(X.shape, generator=torch.Generator().manual_seed(0), dtype=X.dtype)
@@ -28,7 +29,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
 
 def test_passes_are_counted_per_image() -> None:
-    with Oracle(small_net(), X, Goal(Y)) as oracle:
+    with Oracle(small_net(), Goal(Y)) as oracle:
         oracle.logits(X)
         which = torch.tensor([2, 0])
         oracle.gradient(X[which], lambda z: z[:, 0], which)

@@ -34,9 +34,11 @@ class Goal:
             reference=None if self.reference is None else self.reference[which],
         )
 
-    def reached(self, logits: Logits) -> Flags:
-        prediction = logits.argmax(1)
+    def met(self, prediction: Labels) -> Flags:
         return prediction != self.labels if self.target is None else prediction == self.target
+
+    def reached(self, logits: Logits) -> Flags:
+        return self.met(logits.argmax(1))
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,23 @@ class Loss(ABC):
 
     needs_reference: ClassVar[bool] = False
 
+    @property
+    def scale_free(self) -> "Loss | None":
+        """A loss whose gradient has the same direction and does not underflow, where there is one."""
+        return None
+
     @abstractmethod
     def __call__(self, logits: Logits, goal: Goal) -> PerImage: ...
 
 
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
-    """-log softmax(Z)_y; targeted: log softmax(Z)_t."""
+    """-log softmax(Z)_y; targeted: log softmax(Z)_t. Its gradient is that of `SoftMargin` times 1 - p, which underflows
+    where the model is sure."""
+
+    @property
+    def scale_free(self) -> "SoftMargin":
+        return SoftMargin()
 
     def __call__(self, logits: Logits, goal: Goal) -> PerImage:
         if goal.target is None:
@@ -78,6 +90,19 @@ class Margin(Loss):
     def __call__(self, logits: Logits, goal: Goal) -> PerImage:
         value = margin(logits, goal.labels) if goal.target is None else -margin(logits, goal.target)
         return value if self.confidence == float("inf") else value.clamp(max=self.confidence)
+
+
+@dataclass(frozen=True)
+class SoftMargin(Loss):
+    """log sum_{k != y} exp Z_k - Z_y; targeted: Z_t - log sum_{k != t} exp Z_k (Ding et al., ICLR 2020, section 2.3).
+
+    Larger than 0 where the label has less than half of the softmax, which is stricter than to be misclassified.
+    """
+
+    def __call__(self, logits: Logits, goal: Goal) -> PerImage:
+        pivot = (goal.labels if goal.target is None else goal.target)[:, None]
+        value = logits.scatter(1, pivot, -torch.inf).logsumexp(1) - logits.gather(1, pivot)[:, 0]
+        return value if goal.target is None else -value
 
 
 @dataclass(frozen=True)

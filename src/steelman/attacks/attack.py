@@ -3,15 +3,18 @@
 import time
 from abc import ABC, abstractmethod
 from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
-from steelman.attacks.oracle import Oracle, warn_if_mode_matters
-from steelman.losses import Goal, cross_entropy
-from steelman.norms import L0, L1, L2, Linf, per_image
+from steelman.attacks.crafting import Execution, check_images, check_labels, craft
+from steelman.attacks.oracle import Oracle
+from steelman.losses import Goal
+from steelman.norms import L0, L1, L2, Linf
 from steelman.randomness import Draws
 from steelman.types import Box, Flags, Images, Labels, Model, PerImage, Randomness
+
+__all__ = ["Attack", "AttackResult", "check_images", "check_labels"]
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,9 @@ class AttackResult:
     """What an attack found, image by image.
 
     `success` is re-verified on the returned images in a fresh forward pass. Distances are in the units of the images;
-    `loss` is the cross-entropy with the true label. `forwards` and `gradients` count the passes that each image cost,
-    the verification not included; `seconds` is the whole batch's time.
+    `loss` is the cross-entropy with the true label, or NaN where the model answers with classes alone. `forwards` and
+    `gradients` count the passes that each image cost, the verification not included; `seconds` is the whole batch's
+    time.
     """
 
     x_adv: Images
@@ -54,68 +58,81 @@ class Attack(ABC):
     `model` is an `nn.Module` or any callable from images to logits; modules are attacked in evaluation mode with
     their parameters frozen, and found as they were. With `target`, the goal is that class instead of any wrong one.
     `generator` is a `torch.Generator`, or one int64 seed per image; the same seed gives the same bits, whatever else is
-    in the batch. `box` is the valid range of the images; None leaves them unbounded, as papers do whose images are
-    preprocessed.
+    in the batch.
+
+    box        the valid range of the images; None leaves them unbounded, as papers do whose images are preprocessed
+    uint8      return images whose values are k / 255 of the box, what a file of bytes holds, and still adversarial
+               where that can be: rounded to the nearest, or else away from the clean image. Balls are then counted in
+               whole levels, to within the rounding of floats (default False)
+    precision  "full" (default), or "bf16": craft under bfloat16 autocast. Successes are verified in full precision, and
+               minimal-norm attacks try again in full precision where that fails
 
     Raises:
         ValueError: images, labels, targets or logits that cannot be right; the message names the value and the remedy.
     """
 
+    access: ClassVar[Literal["gradients", "scores", "decisions"]] = "gradients"
+    """What the attack needs of a model."""
+    shared: ClassVar[bool] = False
+    """Whether all images of a call share one answer, so that a call cannot be cut into parts."""
+
     box: Box | None = field(default=(0.0, 1.0), kw_only=True)
+    uint8: bool = field(default=False, kw_only=True)
+    precision: Literal["full", "bf16"] = field(default="full", kw_only=True)
 
     def __call__(
         self, model: Model, x: Images, y: Labels, *, target: Labels | None = None, generator: Randomness = None
     ) -> Images:
-        return self._craft(model, x, y, target, generator)[0]
+        return craft(self, model, x, y, target, generator, Execution())[0]
 
     def run(
-        self, model: Model, x: Images, y: Labels, *, target: Labels | None = None, generator: Randomness = None
+        self,
+        model: Model,
+        x: Images,
+        y: Labels,
+        *,
+        target: Labels | None = None,
+        generator: Randomness = None,
+        batch_size: int | Literal["auto"] | None = None,
+        time_limit: float | None = None,
+        compiled: bool = False,
+        progress: bool = False,
     ) -> AttackResult:
-        """Attack, then verify on the returned images: one more forward pass."""
+        """Attack, then verify on the returned images: one more forward pass.
+
+        batch_size  images at once; it does not change what is found. "auto" begins with all and halves when memory runs
+                    out, with a warning that says so; None (default) takes all
+        time_limit  seconds after which crafting stops: every image has the nearest success until then, or comes back
+                    clean, and a warning says how many were cut short
+        compiled    craft on `torch.compile(model)`: worth it for large models on a GPU and many steps
+        progress    show a bar, where there is a terminal
+        """
         start = time.perf_counter()
-        x_adv, oracle = self._craft(model, x, y, target, generator)
+        x_adv, oracle = craft(
+            self, model, x, y, target, generator, Execution(batch_size, time_limit, compiled, progress)
+        )
         seconds = time.perf_counter() - start
         forwards, gradients = oracle.forwards.clone(), oracle.gradients.clone()
         with oracle:
-            logits = oracle.logits(x_adv)
-            delta = x_adv.double() - x.double()
-            return AttackResult(
-                x_adv=x_adv,
-                success=Goal(y, target).reached(logits),
-                prediction=logits.argmax(1),
-                loss=cross_entropy(logits, y),
-                l0=L0.size(delta),
-                l1=L1.size(delta),
-                l2=L2.size(delta),
-                linf=Linf.size(delta),
-                forwards=forwards,
-                gradients=gradients,
-                seconds=seconds,
-            )
+            prediction, loss = oracle.verdict(x_adv, batch_size if isinstance(batch_size, int) else None)
+        delta = x_adv.double() - x.detach().double()
+        return AttackResult(
+            x_adv=x_adv,
+            success=Goal(y, target).met(prediction),
+            prediction=prediction,
+            loss=loss,
+            l0=L0.size(delta),
+            l1=L1.size(delta),
+            l2=L2.size(delta),
+            linf=Linf.size(delta),
+            forwards=forwards,
+            gradients=gradients,
+            seconds=seconds,
+        )
 
     @abstractmethod
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         """The method itself, on checked input; gradients are off, `oracle` turns them on where it needs them."""
-
-    def _craft(
-        self, model: Model, x: Images, y: Labels, target: Labels | None, generator: Randomness
-    ) -> tuple[Images, Oracle]:
-        check_images(x, self.box)
-        check_labels("y", y, x)
-        if target is not None:
-            check_labels("target", target, x)
-        eps = getattr(self, "eps", None)
-        if eps is not None:
-            per_image(eps, x)
-        warn_if_mode_matters(model, x)
-        with torch.inference_mode(False):
-            x, goal = x.detach().clone(), Goal(y.clone(), None if target is None else target.clone())
-            oracle = Oracle(model, x, goal)
-            if len(x) == 0:
-                return x, oracle
-            with oracle:
-                x_adv = self.search(oracle, x, goal, Draws.start(generator, len(x), x.device))
-        return x_adv, oracle
 
     def __str__(self) -> str:
         """The call that makes this attack, with only the fields that differ from their defaults."""
@@ -134,31 +151,3 @@ def _is_default(value: object, item: Field) -> bool:
 
 def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def check_images(x: Images, box: Box | None) -> None:
-    """Raises ValueError unless `x` is a finite float batch within `box`."""
-    if not x.is_floating_point():
-        raise ValueError(f"images must be floats in [0, 1]; got {x.dtype}. For bytes, use x.float() / 255")
-    if x.ndim < 2:
-        raise ValueError(f"images must be a batch, of shape (batch, channels, height, width); got {tuple(x.shape)}")
-    if x.numel() == 0:
-        return
-    low, high = x.detach().aminmax()
-    if not bool(low.isfinite() & high.isfinite()):
-        raise ValueError("images hold NaN or infinite values")
-    if box is not None and bool((low < box[0]) | (high > box[1])):
-        raise ValueError(
-            f"images must lie in [{box[0]:g}, {box[1]:g}]; these reach from {low:.4g} to {high:.4g}. Scale bytes by "
-            "1/255, make normalisation a layer of the model, or pass box=None for an unbounded attack"
-        )
-
-
-def check_labels(name: str, labels: Labels, x: Images) -> None:
-    """Raises ValueError unless `labels` is int64, one class from 0 up per image."""
-    if labels.dtype != torch.int64 or labels.shape != (len(x),):
-        raise ValueError(
-            f"{name} must be int64 of shape ({len(x)},), one class per image; got {labels.dtype} {tuple(labels.shape)}"
-        )
-    if len(labels) and int(labels.min()) < 0:
-        raise ValueError(f"{name} must be classes from 0 up; got {int(labels.min())}")

@@ -1,66 +1,18 @@
 """The model as an attack sees it: checked, counted, in evaluation mode, and handed back as it was."""
 
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from steelman.losses import Goal, Loss
-from steelman.types import Images, Indices, Labels, Logits, Model, PerImage
-
-
-@contextmanager
-def evaluation_mode(model: Model) -> Iterator[None]:
-    """Evaluation mode and no parameter gradients inside; every flag of every part as it was after."""
-    if not isinstance(model, nn.Module):
-        yield
-        return
-    modes = [(module, module.training) for module in model.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.eval()
-        for parameter, _ in wanted:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, requires_grad in wanted:
-            parameter.requires_grad_(requires_grad)
-
-
-def warn_if_mode_matters(model: Model, x: Images) -> None:
-    """Warn when a model arrives in train mode and answers otherwise there: its accuracy is about to be misjudged.
-
-    Cost: two forward passes on two images, and only for models that are in train mode. Leaves buffers and the random
-    state as they were.
-    """
-    if not isinstance(model, nn.Module) or not any(module.training for module in model.modules()):
-        return
-    if len(x) == 0:
-        return
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    devices = [x.device] if x.is_cuda else []
-    with torch.no_grad(), torch.random.fork_rng(devices):
-        try:
-            as_given = model(x[:2])
-        except ValueError:  # batch norm in train mode refuses a single value per channel
-            as_given = None
-        finally:
-            for buffer, kept in buffers:
-                buffer.copy_(kept)
-        with evaluation_mode(model):
-            in_evaluation = model(x[:2])
-    if as_given is None or not torch.allclose(as_given, in_evaluation, rtol=1e-4, atol=1e-5, equal_nan=True):
-        warnings.warn(
-            "the model is in train mode, where its output differs (batch normalisation or dropout). The attack runs in "
-            "evaluation mode; call model.eval() before you measure accuracy, or robustness will be overstated",
-            stacklevel=4,
-        )
+from steelman.attacks.mode import evaluation_mode
+from steelman.losses import Goal, Loss, cross_entropy
+from steelman.norms import Norm
+from steelman.types import Flags, Images, Indices, Labels, Logits, Model, PerImage
 
 
 class OutOfTime(Exception):
@@ -70,34 +22,35 @@ class OutOfTime(Exception):
 class Oracle:
     """Answers of a model, with the forward and gradient passes that each image has cost.
 
-    `which` names the images of the whole batch that a call is about; None means all, in order. With `samples`, the model
-    is random: an answer is the mean of as many, and costs as many passes. With a `deadline` (of `time.monotonic`), the
-    first question after it raises `OutOfTime`, and `found` holds, per image, the last one asked about that had reached
-    the goal, or NaN.
+    `which` names the images of the whole batch that a call is about; None means all, in order. An image that it names
+    twice is counted twice. With `samples`, the model is random: an answer is the mean of as many, and costs as many
+    passes. The first question after a `deadline` (of `time.monotonic`) raises `OutOfTime`; `found`, where it is given,
+    keeps the nearest successes until then.
     """
 
     def __init__(
         self,
         model: Model,
-        x: Images,
         goal: Goal,
         *,
         samples: int = 1,
         half: bool = False,
+        compiled: bool = False,
         deadline: float | None = None,
         asked: Callable[[int], None] | None = None,
     ) -> None:
         self.model, self.goal, self.samples, self.half = model, goal, samples, half
         self.deadline, self.asked = deadline, asked
+        self._called = torch.compile(model, dynamic=True) if compiled else model
         classes = (goal.labels,) if goal.target is None else (goal.labels, goal.target)
-        self._highest_label = int(torch.cat(classes).max()) if len(x) else 0
+        self._highest_label = int(torch.cat(classes).max()) if len(goal.labels) else 0
         self._stack = ExitStack()
         self._checked = False
-        self.forwards = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        self.forwards = torch.zeros_like(goal.labels)
         self.gradients = torch.zeros_like(self.forwards)
         self.flat = torch.zeros_like(self.forwards)
         """Gradient passes that gave 0 everywhere."""
-        self.found = None if deadline is None else torch.full_like(x, torch.nan)
+        self.found: Found | None = None
 
     def __enter__(self) -> "Oracle":
         self._stack.enter_context(evaluation_mode(self.model))
@@ -112,27 +65,26 @@ class Oracle:
         """An oracle for some of the images, for an attack inside an attack; what it counts is added here."""
         inner = Oracle(
             self.model,
-            goal.labels,  # only its length and device matter without a deadline
             goal,
             samples=self.samples if samples is None else samples,
             half=self.half,
             deadline=self.deadline,
             asked=self.asked,
         )
-        inner.found = None
-        inner._checked = self._checked
-        outer_found = self.found
-        if outer_found is not None:
-            inner.found = outer_found[which]
+        inner._checked, inner._called = self._checked, self._called
+        inner.found = None if self.found is None else self.found[which]
         try:
             yield inner
         finally:
             self._checked = inner._checked
-            self.forwards[which] += inner.forwards
-            self.gradients[which] += inner.gradients
-            self.flat[which] += inner.flat
-            if outer_found is not None and inner.found is not None:
-                outer_found[which] = inner.found
+            for ours, theirs in (
+                (self.forwards, inner.forwards),
+                (self.gradients, inner.gradients),
+                (self.flat, inner.flat),
+            ):
+                ours.index_add_(0, which, theirs)
+            if self.found is not None and inner.found is not None:
+                self.found.put(which, inner.found)
 
     def decisions(self, x: Images, which: Indices | None = None) -> Labels:
         """The classes that the model decides on, from logits or from a model that answers with classes alone."""
@@ -144,10 +96,24 @@ class Oracle:
         answer = self._ask(x, which)
         if not answer.is_floating_point():
             raise ValueError(
-                "the model answers with classes alone, and this attack needs logits; use one that needs decisions only, "
-                "such as HopSkipJump or BoundaryAttack"
+                "the model answers with classes alone, and this attack needs logits; use one that needs decisions "
+                "only, such as HopSkipJump or BoundaryAttack"
             )
         return answer
+
+    def verdict(self, x: Images, batch_size: int | None) -> tuple[Labels, PerImage]:
+        """Predictions and cross-entropy with the labels, by the model itself in full precision."""
+        self._called, self.half = self.model, False
+        predictions, losses = [], []
+        for which in torch.arange(len(x), device=x.device).split(batch_size or max(len(x), 1)):
+            answer = self._ask(x[which], which)
+            hard = not answer.is_floating_point()
+            predictions.append(answer.to(torch.int64) if hard else answer.argmax(1))
+            labels = self.goal.labels[which]
+            losses.append(
+                torch.full_like(x[which].flatten(1)[:, 0], torch.nan) if hard else cross_entropy(answer, labels)
+            )
+        return torch.cat(predictions), torch.cat(losses)
 
     def gradient(
         self, x: Images, objective: Callable[[Logits], PerImage], which: Indices | None = None
@@ -193,14 +159,12 @@ class Oracle:
             return logits, value, gradient
         lost = torch.where(steepest <= torch.finfo(x.dtype).tiny * 2**24)[0]
         there = lost if which is None else which[lost]
-        self.flat[there] -= (steepest[lost] == 0).to(self.flat.dtype)  # the companion decides
         gradient[lost] = self.gradient(x[lost], partial(companion, goal=goal[lost]), there)[2]
         return logits, value, gradient
 
     def backward(self, value: PerImage, x: Images, which: Indices | None = None, *, keep: bool = False) -> Images:
         """Gradient of the sum of `value` with respect to `x`: one gradient pass. `keep` the graph for another."""
-        where = slice(None) if which is None else which
-        self.gradients[where] += self.samples
+        _count(self.gradients, which, self.samples)
         gradient = None
         if value.requires_grad:
             (gradient,) = torch.autograd.grad(value, x, torch.ones_like(value), retain_graph=keep, allow_unused=True)
@@ -214,19 +178,21 @@ class Oracle:
         if not bool(highest.isfinite()):  # a NaN has the sign 0: it would pass for robustness
             raise ValueError("the model's gradients are NaN or infinite on these images, so no attack can follow them")
         if not bool(lowest > 0):
-            self.flat[where] += (steepest == 0).to(self.flat.dtype)
+            _count(self.flat, which, self.samples * (steepest == 0))
         return gradient
 
     def _ask(self, x: Images, which: Indices | None) -> Tensor:
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise OutOfTime
-        self.forwards[slice(None) if which is None else which] += self.samples
+        _count(self.forwards, which, self.samples)
         answers = [self._answer(x) for _ in range(self.samples)]
         answer = answers[0]
         if self.samples > 1:
             answer = torch.stack(answers).mean(0) if answer.is_floating_point() else torch.stack(answers).mode(0).values
         if self.found is not None:
-            self._remember(self.found, x, answer, which)
+            goal = self.goal if which is None else self.goal[which]
+            met = goal.met((answer.argmax(1) if answer.is_floating_point() else answer).detach())
+            self.found.look(x.detach(), met, which)
         if self.asked is not None:
             self.asked(len(x) * self.samples)
         return answer
@@ -234,22 +200,50 @@ class Oracle:
     def _answer(self, x: Images) -> Tensor:
         if self.half:
             with torch.autocast(x.device.type, torch.bfloat16):
-                answer = self.model(x)
+                answer = self._called(x)
             answer = answer.to(x.dtype) if isinstance(answer, Tensor) and answer.is_floating_point() else answer
         else:
-            answer = self.model(x)
+            answer = self._called(x)
         if not self._checked:
             check_answer(answer, len(x), self._highest_label)
             self._checked = True
         return answer
 
-    def _remember(self, found: Images, x: Images, answer: Tensor, which: Indices | None) -> None:
-        goal = self.goal if which is None else self.goal[which]
-        with torch.no_grad():
-            if len(goal.labels) != len(x):  # several candidates per image: not worth the book-keeping
-                return
-            met = torch.where(goal.met(answer.argmax(1) if answer.is_floating_point() else answer))[0]
-            found[met if which is None else which[met]] = x.detach()[met]
+
+def _count(tally: Tensor, which: Indices | None, passes: int | Tensor) -> None:
+    if which is None:
+        tally += passes
+    else:
+        tally.index_add_(0, which, torch.as_tensor(passes, device=tally.device).to(tally.dtype).expand(len(which)))
+
+
+@dataclass(frozen=True)
+class Found:
+    """The nearest success of each image so far: what is left of an attack that runs out of time."""
+
+    origin: Images
+    norm: Norm
+    image: Images
+    size: PerImage
+
+    @staticmethod
+    def nothing(x: Images, norm: Norm) -> "Found":
+        return Found(x, norm, x.clone(), torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device))
+
+    def __getitem__(self, which: Indices) -> "Found":
+        return Found(self.origin[which], self.norm, self.image[which], self.size[which])
+
+    def put(self, which: Indices, other: "Found") -> None:
+        self.image[which], self.size[which] = other.image, other.size
+
+    def look(self, x: Images, met: Flags, which: Indices | None) -> None:
+        """Keep those of `x` that have met the goal and are nearer than what was there."""
+        place = (torch.arange(len(self.size), device=x.device) if which is None else which)[met]
+        for row in range(len(place)) if len(place.unique()) < len(place) else (slice(None),):
+            here, image = place[row].reshape(-1), x[met][row].reshape(-1, *x.shape[1:])
+            size = self.norm.size(image.double() - self.origin[here].double())
+            nearer = size < self.size[here]
+            self.image[here[nearer]], self.size[here[nearer]] = image[nearer], size[nearer]
 
 
 def check_answer(answer: object, batch: int, highest_label: int) -> None:
@@ -261,7 +255,9 @@ def check_answer(answer: object, batch: int, highest_label: int) -> None:
     if not isinstance(answer, Tensor) or answer.is_floating_point():
         check_logits(answer, batch, highest_label)
     elif answer.shape != (batch,):
-        raise ValueError(f"the model must return logits, or one class per image; got {answer.dtype} {tuple(answer.shape)}")
+        raise ValueError(
+            f"the model must return logits, or one class per image; got {answer.dtype} {tuple(answer.shape)}"
+        )
 
 
 def check_logits(logits: object, batch: int, highest_label: int) -> None:

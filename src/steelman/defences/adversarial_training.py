@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from steelman.attacks.attack import Attack
-from steelman.attacks.oracle import evaluation_mode
+from steelman.attacks.mode import evaluation_mode
 from steelman.attacks.pgd import PGD
 from steelman.defences.objective import Objective
 from steelman.losses import cross_entropy

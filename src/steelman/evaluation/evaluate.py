@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from steelman.attacks.attack import Attack, check_images, check_labels
-from steelman.attacks.oracle import check_logits, evaluation_mode
+from steelman.attacks.mode import evaluation_mode
+from steelman.attacks.oracle import check_logits
 from steelman.data.dataset import Dataset
 from steelman.evaluation.table import CLEAN, COLUMNS, Evaluation
 from steelman.losses import cross_entropy

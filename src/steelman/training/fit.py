@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from steelman.attacks.oracle import check_logits, evaluation_mode
+from steelman.attacks.mode import evaluation_mode
+from steelman.attacks.oracle import check_logits
 from steelman.data.dataset import Dataset
 from steelman.data.memory import InMemory
 from steelman.data.split import split_off

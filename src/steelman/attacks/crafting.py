@@ -1,0 +1,252 @@
+"""What surrounds every attack's search: checks, parts of a batch, memory, time, precision and grid."""
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from steelman.attacks.grid import check_grid, onto_grid
+from steelman.attacks.mode import warn_if_mode_matters
+from steelman.attacks.oracle import Found, Oracle, OutOfTime
+from steelman.losses import Goal
+from steelman.norms import L2, Linf, per_image
+from steelman.randomness import Draws
+from steelman.types import Box, Images, Labels, Model, Randomness
+
+if TYPE_CHECKING:
+    import steelman.attacks.attack
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a search is carried out; only a time limit can change what it finds. `Attack.run` says what each means."""
+
+    batch_size: int | Literal["auto"] | None = None
+    time_limit: float | None = None
+    compiled: bool = False
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size not in (None, "auto") and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
+            raise ValueError(f'batch_size is a number from 1 up, "auto" or None; got {self.batch_size!r}')
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise ValueError(f"time_limit is a positive number of seconds; got {self.time_limit}")
+
+
+def craft(
+    attack: "steelman.attacks.attack.Attack",
+    model: Model,
+    x: Images,
+    y: Labels,
+    target: Labels | None,
+    generator: Randomness,
+    how: Execution,
+) -> tuple[Images, Oracle]:
+    """The perturbed images, and the oracle that has counted the passes."""
+    _check(attack, x, y, target, how)
+    warn_if_mode_matters(model, x)
+    deadline = None if how.time_limit is None else time.monotonic() + how.time_limit
+    with torch.inference_mode(False), _bar(how.progress, len(x)) as bar:
+        x, goal = x.detach().clone(), Goal(y.clone(), None if target is None else target.clone())
+        oracle = Oracle(
+            model,
+            goal,
+            half=attack.precision == "bf16",
+            compiled=how.compiled,
+            deadline=deadline,
+            asked=bar.asked if bar else None,
+        )
+        if len(x) == 0:
+            return x, oracle
+        if deadline is not None:
+            oracle.found = Found.nothing(x, getattr(attack, "norm", None) or L2)
+        with oracle:
+            draws = Draws.start(generator, len(x), x.device)
+            x_adv = _in_parts(attack, oracle, x, goal, draws, how, bar)
+            oracle.deadline = oracle.found = None
+            if oracle.half:
+                oracle.half = False
+                x_adv = _again_in_full(attack, oracle, x, x_adv, goal, draws)
+            if attack.uint8 and attack.box is not None:
+                x_adv = onto_grid(oracle, x, x_adv, goal, attack.box, _ball(attack))
+            _warn_of_flat(oracle)
+    return x_adv, oracle
+
+
+def _in_parts(
+    attack: "steelman.attacks.attack.Attack",
+    oracle: Oracle,
+    x: Images,
+    goal: Goal,
+    draws: Draws,
+    how: Execution,
+    bar: "_Bar | None",
+) -> Images:
+    size = how.batch_size if isinstance(how.batch_size, int) else len(x)
+    x_adv, begin = x.clone(), 0
+    while begin < len(x):
+        which = torch.arange(begin, min(begin + size, len(x)), device=x.device)
+        try:
+            if len(which) == len(x):
+                return attack.search(oracle, x, goal, draws)
+            with oracle.part(which, goal[which]) as part:
+                x_adv[which] = attack.search(part, x[which], goal[which], draws[which])
+        except OutOfTime:
+            return _as_far_as_it_came(attack, oracle, x, x_adv, begin)
+        except RuntimeError as error:
+            if how.batch_size != "auto" or size == 1 or not _out_of_memory(error):
+                raise
+            size = (size + 1) // 2
+            warnings.warn(f"memory ran out: going on with {size} images at once", stacklevel=5)
+            if x.is_cuda:
+                torch.cuda.empty_cache()
+            continue
+        begin += len(which)
+        if bar:
+            bar.done(len(which))
+    return x_adv
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _as_far_as_it_came(
+    attack: "steelman.attacks.attack.Attack", oracle: Oracle, x: Images, x_adv: Images, begin: int
+) -> Images:
+    """Out of time: the nearest success of each image from `begin` on, as far as there is one."""
+    assert oracle.found is not None
+    warnings.warn(
+        f"the time limit was reached: the attack on {len(x) - begin} of {len(x)} images was cut short. They have the "
+        "nearest success until then, or come back as they were",
+        stacklevel=5,
+    )
+    x_adv[begin:] = oracle.found.image[begin:]
+    ball = _ball(attack)
+    return x_adv if ball is None else ball[0].contain(x, x_adv, ball[1], attack.box)
+
+
+def _again_in_full(
+    attack: "steelman.attacks.attack.Attack", oracle: Oracle, x: Images, x_adv: Images, goal: Goal, draws: Draws
+) -> Images:
+    """After crafting in bfloat16: what a minimal-norm attack has not found in full precision it looks for there."""
+    if _ball(attack) is not None:
+        return x_adv
+    lost = torch.where(~goal.met(oracle.decisions(x_adv)))[0]
+    if len(lost) > 0:
+        with oracle.part(lost, goal[lost]) as part:
+            x_adv[lost] = attack.search(part, x[lost], goal[lost], draws[lost])
+    return x_adv
+
+
+def _ball(attack: "steelman.attacks.attack.Attack") -> "tuple | None":
+    """Norm and radius of a bounded attack."""
+    eps = getattr(attack, "eps", None)
+    return None if eps is None else (getattr(attack, "norm", None) or Linf, eps)
+
+
+def _warn_of_flat(oracle: Oracle) -> None:
+    flat = torch.where((oracle.gradients > 0) & (oracle.flat >= oracle.gradients))[0]
+    if len(flat) == 0:
+        return
+    images = len(oracle.flat)
+    named = ", ".join(str(row) for row in flat[:5].tolist()) + (", ..." if len(flat) > 5 else "")
+    warnings.warn(
+        f"the model's gradient is zero on {len(flat)} of {images} images ({len(flat) / images:.0%}; {named}), so that "
+        "no gradient attack can move them: their robustness is not shown. Try Square, HopSkipJump or a transfer attack",
+        stacklevel=5,
+    )
+
+
+# --- the bar
+
+
+class _Bar:
+    def __init__(self, images: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.console = Console(stderr=True)
+        self.progress = Progress(
+            BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=self.console, transient=True
+        )
+        self.task = self.progress.add_task("", total=images)
+        self.images, self.passes = images, 0
+
+    def asked(self, passes: int) -> None:
+        self.passes += passes
+        self.progress.update(self.task, description=f"{self.passes / self.images:.1f} forward passes per image")
+
+    def done(self, images: int) -> None:
+        self.progress.update(self.task, advance=images)
+
+
+@contextmanager
+def _bar(wanted: bool, images: int) -> Iterator[_Bar | None]:
+    import sys
+
+    if not (wanted and images and sys.stderr.isatty()):
+        yield None
+        return
+    bar = _Bar(images)
+    with bar.progress:
+        yield bar
+
+
+# --- checks
+
+
+def _check(
+    attack: "steelman.attacks.attack.Attack", x: Images, y: Labels, target: Labels | None, how: Execution
+) -> None:
+    check_images(x, attack.box)
+    check_labels("y", y, x)
+    if target is not None:
+        check_labels("target", target, x)
+        same = torch.where(target == y)[0].tolist()
+        if same:
+            raise ValueError(
+                f"the target is the label itself for {len(same)} of {len(y)} images (the first is image {same[0]}, "
+                f"class {int(y[same[0]])}); give another class, or leave these images out"
+            )
+    ball = _ball(attack)
+    if ball is not None:
+        per_image(ball[1], x)
+    if attack.precision not in ("full", "bf16"):
+        raise ValueError(f'precision is "full" or "bf16"; got {attack.precision!r}')
+    if attack.uint8:
+        check_grid(x, attack.box, bounded=ball is not None)
+    if attack.shared and isinstance(how.batch_size, int) and how.batch_size < len(x):
+        raise ValueError(f"{type(attack).__name__} finds one answer for all images, so it has no batch_size")
+
+
+def check_images(x: Images, box: Box | None) -> None:
+    """Raises ValueError unless `x` is a finite float batch within `box`."""
+    if not x.is_floating_point():
+        raise ValueError(f"images must be floats in [0, 1]; got {x.dtype}. For bytes, use x.float() / 255")
+    if x.ndim < 2:
+        raise ValueError(f"images must be a batch, of shape (batch, channels, height, width); got {tuple(x.shape)}")
+    if x.numel() == 0:
+        return
+    low, high = x.detach().aminmax()
+    if not bool(low.isfinite() & high.isfinite()):
+        raise ValueError("images hold NaN or infinite values")
+    if box is not None and bool((low < box[0]) | (high > box[1])):
+        raise ValueError(
+            f"images must lie in [{box[0]:g}, {box[1]:g}]; these reach from {low:.4g} to {high:.4g}. Scale bytes by "
+            "1/255, make normalisation a layer of the model, or pass box=None for an unbounded attack"
+        )
+
+
+def check_labels(name: str, labels: Labels, x: Images) -> None:
+    """Raises ValueError unless `labels` is int64, one class from 0 up per image."""
+    if labels.dtype != torch.int64 or labels.shape != (len(x),):
+        raise ValueError(
+            f"{name} must be int64 of shape ({len(x)},), one class per image; got {labels.dtype} {tuple(labels.shape)}"
+        )
+    if len(labels) and int(labels.min()) < 0:
+        raise ValueError(f"{name} must be classes from 0 up; got {int(labels.min())}")

@@ -1,0 +1,60 @@
+"""Evaluation mode: how models are attacked, and how they are found again."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from steelman.types import Images, Model
+
+
+@contextmanager
+def evaluation_mode(model: Model) -> Iterator[None]:
+    """Evaluation mode and no parameter gradients inside; every flag of every part as it was after."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.eval()
+        for parameter, _ in wanted:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in wanted:
+            parameter.requires_grad_(requires_grad)
+
+
+def warn_if_mode_matters(model: Model, x: Images) -> None:
+    """Warn when a model arrives in train mode and answers otherwise there: its accuracy is about to be misjudged.
+
+    Cost: two forward passes on two images, and only for models that are in train mode. Leaves buffers and the random
+    state as they were.
+    """
+    if not isinstance(model, nn.Module) or not any(module.training for module in model.modules()):
+        return
+    if len(x) == 0:
+        return
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    devices = [x.device] if x.is_cuda else []
+    with torch.no_grad(), torch.random.fork_rng(devices):
+        try:
+            as_given = model(x[:2])
+        except ValueError:  # batch norm in train mode refuses a single value per channel
+            as_given = None
+        finally:
+            for buffer, kept in buffers:
+                buffer.copy_(kept)
+        with evaluation_mode(model):
+            in_evaluation = model(x[:2])
+    if as_given is None or not torch.allclose(as_given, in_evaluation, rtol=1e-4, atol=1e-5, equal_nan=True):
+        warnings.warn(
+            "the model is in train mode, where its output differs (batch normalisation or dropout). The attack runs in "
+            "evaluation mode; call model.eval() before you measure accuracy, or robustness will be overstated",
+            stacklevel=5,
+        )
