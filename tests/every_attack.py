@@ -1,13 +1,14 @@
 """Every attack, in one table. A later attack is one more line of ATTACKS."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from steelman.attacks import FGSM, PGD, CarliniWagner, DeepFool
+from affine import Another
+from steelman.attacks import EOT, FGSM, PGD, BestOf, CarliniWagner, DeepFool, Surrogate, WorstOf
 from steelman.losses import DLR, KL, Margin
 from steelman.norms import L0, L1, L2, Linf, Norm
 
@@ -24,6 +25,11 @@ class Case:
     @property
     def minimal(self) -> bool:
         return not hasattr(self.attack, "eps")
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it has a radius of its own; attacks made of others have neither, or both."""
+        return any(item.name == "eps" for item in fields(self.attack))
 
     def target(self, y: Tensor, classes: int = 10) -> Tensor | None:
         return (y + 1) % classes if self.targeted else None
@@ -59,13 +65,17 @@ ATTACKS = [
     Case(CarliniWagner(**_SHORT)),
     Case(CarliniWagner(**_SHORT, confidence=0.5)),
     Case(CarliniWagner(**_SHORT, abort_early=False), targeted=True),
+    Case(WorstOf((FGSM(eps=0.05), PGD(eps=0.1, steps=5))), random=True),
+    Case(BestOf((DeepFool(), CarliniWagner(**_SHORT)))),
+    Case(EOT(PGD(eps=0.1, steps=5), samples=2), random=True),
+    Case(Surrogate(PGD(eps=0.5, steps=5), Another(0)), random=True),
 ]
 
 OPTIMA: list[Case] = []
 """Settings strong enough to find the known optimum of affine models: see test_affine.py."""
 
 every = pytest.mark.parametrize("case", ATTACKS, ids=repr)
-bounded = pytest.mark.parametrize("case", [case for case in ATTACKS if not case.minimal], ids=repr)
+bounded = pytest.mark.parametrize("case", [case for case in ATTACKS if case.bounded], ids=repr)
 minimal = pytest.mark.parametrize("case", [case for case in ATTACKS if case.minimal], ids=repr)
 precisions = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 

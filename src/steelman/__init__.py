@@ -1,8 +1,9 @@
 """Train image classifiers that resist adversarial attack, and find out honestly whether they do."""
 
-from steelman.attacks import FGSM, PGD, CarliniWagner, DeepFool
+from steelman.attacks import EOT, FGSM, PGD, BestOf, CarliniWagner, DeepFool, Surrogate, WorstOf
 from steelman.defences import AdversarialTraining, DeepDefense, Plain, Sum
 from steelman.evaluation import evaluate
+from steelman.filters import BPDA
 from steelman.norms import L0, L1, L2, Linf
 from steelman.training import Training, fit
 from steelman.types import Batch
@@ -10,6 +11,8 @@ from steelman.types import Batch
 __version__ = "0.1.0"
 
 __all__ = [
+    "BPDA",
+    "EOT",
     "FGSM",
     "L0",
     "L1",
@@ -17,13 +20,16 @@ __all__ = [
     "PGD",
     "AdversarialTraining",
     "Batch",
+    "BestOf",
     "CarliniWagner",
     "DeepDefense",
     "DeepFool",
     "Linf",
     "Plain",
     "Sum",
+    "Surrogate",
     "Training",
+    "WorstOf",
     "evaluate",
     "fit",
 ]

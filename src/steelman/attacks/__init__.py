@@ -3,7 +3,21 @@
 from steelman.attacks.attack import Attack, AttackResult
 from steelman.attacks.carlini_wagner import CarliniWagner
 from steelman.attacks.deepfool import DeepFool
+from steelman.attacks.eot import EOT
 from steelman.attacks.fgsm import FGSM
 from steelman.attacks.pgd import PGD
+from steelman.attacks.surrogate import Surrogate
+from steelman.attacks.worst_of import BestOf, WorstOf
 
-__all__ = ["FGSM", "PGD", "Attack", "AttackResult", "CarliniWagner", "DeepFool"]
+__all__ = [
+    "EOT",
+    "FGSM",
+    "PGD",
+    "Attack",
+    "AttackResult",
+    "BestOf",
+    "CarliniWagner",
+    "DeepFool",
+    "Surrogate",
+    "WorstOf",
+]

@@ -3,7 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 from torch import Tensor
 
@@ -15,6 +15,9 @@ from steelman.randomness import Draws
 from steelman.types import Box, Flags, Images, Labels, Model, PerImage, Randomness
 
 __all__ = ["Attack", "AttackResult", "check_images", "check_labels"]
+
+Access: TypeAlias = Literal["gradients", "scores", "decisions"]
+"""What an attack needs of a model: its gradients, its logits, or its predicted classes alone."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,7 @@ class Attack(ABC):
         ValueError: images, labels, targets or logits that cannot be right; the message names the value and the remedy.
     """
 
-    access: ClassVar[Literal["gradients", "scores", "decisions"]] = "gradients"
-    """What the attack needs of a model."""
+    access: ClassVar[Access] = "gradients"
     shared: ClassVar[bool] = False
     """Whether all images of a call share one answer, so that a call cannot be cut into parts."""
 
@@ -142,6 +144,23 @@ class Attack(ABC):
             if not _is_default(getattr(self, item.name), item)
         )
         return f"{type(self).__name__}({', '.join(changed)})"
+
+
+def check_parts(name: str, attacks: tuple[Attack, ...]) -> None:
+    """Raises ValueError where attacks cannot be parts of another, which may run them on some of the images only."""
+    if not attacks:
+        raise ValueError(f"{name} needs at least one attack")
+    for attack in attacks:
+        if attack.shared:
+            raise ValueError(f"{type(attack).__name__} finds one answer for all images, so it cannot be run in {name}")
+        if attack.uint8 or attack.precision != "full":
+            raise ValueError(f"give uint8 and precision to {name} itself, not to {type(attack).__name__} in it")
+
+
+def strongest(attacks: tuple[Attack, ...]) -> Access:
+    """The most that any of the attacks needs of a model."""
+    needed = {attack.access for attack in attacks}
+    return next(access for access in get_args(Access) if access in needed)
 
 
 def _is_default(value: object, item: Field) -> bool:

@@ -1,0 +1,70 @@
+"""Transfer: crafted on one model, tested on another."""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from steelman.attacks.attack import Access, Attack, check_parts
+from steelman.attacks.oracle import Oracle
+from steelman.losses import Goal
+from steelman.norms import Norm
+from steelman.randomness import Draws
+from steelman.types import Images, Model, Radius
+
+
+@dataclass(frozen=True)
+class Surrogate(Attack):
+    """A transfer attack: craft on a surrogate, test on the model at hand.
+
+    x' = attack(surrogate, x, y). Images are never filtered by success on the surrogate. Brute-force transfer is
+    `WorstOf((Surrogate(PGD(), one), Surrogate(PGD(), two), ...))`; an ensemble surrogate is any callable that returns
+    the mean of several models' logits.
+
+    attack  what is run on the surrogate (its box gives way to this one's). Early leave stops at the first success on
+            the surrogate, which transfers less: leave it off
+    model   the surrogate: a module or callable from images to logits, or the folder of a run or its checkpoint as text (whose data must be
+            where `STEELMAN_DATA` points or in the cache)
+
+    Cost: 1 forward pass on the model, to check it; the attack's passes on the surrogate, which are not counted.
+    Reference: Nicolas Papernot, Patrick McDaniel and Ian Goodfellow, "Transferability in machine learning: from
+    phenomena to black-box attacks using adversarial samples", arXiv:1605.07277, section 2.
+
+    Raises:
+        ValueError: the surrogate is neither a model nor a path, or answers for other classes.
+        FileNotFoundError: there is no such run or checkpoint.
+    """
+
+    attack: Attack
+    model: Any
+
+    def __post_init__(self) -> None:
+        check_parts("Surrogate", (self.attack,))
+        if not (callable(self.model) or isinstance(self.model, str | Path)):
+            raise ValueError(f"a surrogate is a model or the path of a run; got {self.model!r}")
+
+    @property
+    def access(self) -> Access:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return "decisions"
+
+    @property
+    def norm(self) -> Norm | None:
+        return getattr(self.attack, "norm", None)
+
+    @property
+    def eps(self) -> Radius | None:
+        return getattr(self.attack, "eps", None)
+
+    def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
+        oracle.decisions(x)  # a model that cannot be right is refused
+        model: Model = _loaded(str(self.model)) if isinstance(self.model, str | Path) else self.model
+        with Oracle(model, goal, half=oracle.half, deadline=oracle.deadline, asked=oracle.asked) as inner:
+            return replace(self.attack, box=self.box).search(inner, x, goal, draws)
+
+
+@lru_cache(maxsize=8)
+def _loaded(path: str) -> Model:
+    from steelman.runs import Run
+
+    run = Run.open(Path(path))
+    return run.network(run.data("test", None))

@@ -1,0 +1,65 @@
+"""Gradients through filters that have none."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+Filter = Callable[[Tensor], Tensor]
+
+
+class BPDA(nn.Module):
+    """Backward pass differentiable approximation: the true filter forwards, a differentiable stand-in backwards.
+
+    y = g(x), and dL/dx = (dh/dx)^T dL/dy with h close to g. Put it where the filter stands:
+    `nn.Sequential(BPDA(jpeg), network)` is attacked like any other model, also under `EOT` where g is random.
+
+    filter    g, any callable from images to what the network takes
+    stand_in  h, differentiable, of the same output shape; None (default) is the identity, for filters with g(x) near x
+
+    Cost: g forwards; backwards nothing for the identity, else one forward and one backward pass of h.
+    Reference: Anish Athalye, Nicholas Carlini and David Wagner, "Obfuscated gradients give a false sense of security:
+    circumventing defenses to adversarial examples", ICML 2018, section 4.1.
+
+    Raises:
+        ValueError: g or h gives another shape than is needed, so that the gradient does not fit.
+    """
+
+    def __init__(self, filter: Filter, stand_in: Filter | None = None) -> None:
+        super().__init__()
+        self.filter, self.stand_in = filter, stand_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Through.apply(x, self.filter, self.stand_in)
+
+
+class _Through(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, filter: Filter, stand_in: Filter | None) -> Tensor:
+        y = filter(x.detach())
+        if stand_in is None and y.shape != x.shape:
+            raise ValueError(
+                f"the filter makes {tuple(y.shape)} of {tuple(x.shape)}, so the identity cannot stand in for it in the "
+                "backward pass; give stand_in, a differentiable approximation"
+            )
+        ctx.save_for_backward(x)
+        ctx.stand_in = stand_in
+        return y.clone() if y is x else y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        if ctx.stand_in is None:
+            return gradient, None, None
+        (x,) = ctx.saved_tensors
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            near = ctx.stand_in(x)
+        if near.shape != gradient.shape:
+            raise ValueError(
+                f"stand_in gives {tuple(near.shape)} where the filter gives {tuple(gradient.shape)}; they must agree"
+            )
+        return torch.autograd.grad(near, x, gradient)[0], None, None
