@@ -1,0 +1,113 @@
+"""Minimal L2 perturbations whose direction and norm are steered apart."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from steelman.attacks.attack import Attack
+from steelman.attacks.nearest import column, first_look, polish
+from steelman.attacks.oracle import Oracle
+from steelman.losses import CrossEntropy, Goal
+from steelman.norms import L2, TINY, Norm
+from steelman.randomness import Draws
+from steelman.types import Images
+
+
+@dataclass(frozen=True)
+class DDN(Attack):
+    """Decoupled direction and norm: step along the gradient, then set the norm, smaller after a success.
+
+    d <- d + a_t g / |g|_2 with g the gradient of the cross-entropy at x + d and a_t = .01 + .99 (1 + cos(pi t / steps))
+    / 2; e <- (1 - gamma) e where x + d was a success, else (1 + gamma) e; x + d <- clip(x + e d / |d|_2). The nearest
+    success is kept. Images at the goal to begin with are returned as they are, and so are those for which nothing was
+    found.
+
+    norm       L2, the only one
+    steps      default 100 (paper: 100, 300 and 1,000)
+    gamma      change of the norm per step, default .05 (paper)
+    init_norm  first e, in units of the images, where nothing else is known; default 1 (paper)
+    levels     number of grey levels of the returned images, as 256; default None, any value (paper and code: 256)
+    classes    how many of the highest logits compete in the first look, the label among them; default 10, 0 for none
+    polish     rounds of the last polish, default 1, 0 for none; none with `levels`
+
+    Two departures of ours, without which perturbations of affine models are up to 56 times the optimum. The search
+    starts on the nearest of the boundaries, linearised at x, with e at its distance, rather than at x: the gradient
+    follows the highest rival, which need not be the nearest. And a polish linearises the boundary once more where the
+    best image is, tries its nearest point, and halves the way back from there. With classes=0 and polish=0, it is the
+    paper's.
+    Paper and code differ: the paper's e is free, the code's at most the distance of the farthest corner of the box,
+    which changes no image; we leave that out.
+
+    Cost: `steps` forward and gradient passes; the first look 1 forward and classes - 1 gradient passes, the polish 1
+    gradient and up to 7 forward passes per round.
+    Reference: Jerome Rony, Luiz G. Hafemann, Luiz S. Oliveira, Ismail Ben Ayed, Robert Sabourin and Eric Granger,
+    "Decoupling direction and norm for efficient gradient-based L2 adversarial attacks and defenses", CVPR 2019,
+    algorithm 1.
+
+    Raises:
+        ValueError: `levels` without a box, since grey levels divide the box.
+    """
+
+    norm: Norm = L2
+    steps: int = 100
+    gamma: float = 0.05
+    init_norm: float = 1.0
+    levels: int | None = None
+    classes: int = 10
+    polish: int = 1
+
+    def __post_init__(self) -> None:
+        if self.norm is not L2:
+            raise ValueError(f"DDN is an L2 attack; got {self.norm}. FMN has the others")
+        if self.steps < 1 or not 0 < self.gamma < 1 or not 0 < self.init_norm < math.inf:
+            raise ValueError(
+                "DDN needs steps >= 1, gamma between 0 and 1 and a positive init_norm; "
+                f"got {self.steps}, {self.gamma} and {self.init_norm}"
+            )
+        if self.classes < 0 or self.polish < 0:
+            raise ValueError(f"DDN needs classes >= 0 and polish >= 0; got {self.classes} and {self.polish}")
+        if self.levels is not None and (self.levels < 2 or self.box is None):
+            raise ValueError(f"DDN needs levels >= 2 and a box for them; got {self.levels} and box={self.box}")
+
+    def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
+        found = x.clone()
+        start, which = first_look(oracle, x, goal, L2, self.box, self.classes)
+        if len(which) == 0:
+            return found
+        x, goal, image = x[which], goal[which], self._place(start[which])
+        delta = image - x
+        size = L2.size(delta)
+        radius = torch.where(size > 0, size, self.init_norm)
+        best, nearest = x.clone(), torch.full_like(size, torch.inf)
+        tiny = torch.finfo(x.dtype).tiny
+        for step in range(self.steps):
+            logits, _, gradient = oracle.ascent(image, CrossEntropy(), goal, which)
+            reached = goal.reached(logits)
+            better = torch.where(reached & (size < nearest))[0]
+            best[better], nearest[better] = image[better], size[better]
+            rate = 0.01 + 0.99 * (1 + math.cos(math.pi * step / self.steps)) / 2
+            # In double, since squares of the tiny gradients of a saturated softmax underflow.
+            steepness = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64)
+            pace = torch.where(steepness > tiny, rate / steepness, 0).to(x.dtype)
+            delta.addcmul_(gradient, column(pace, x))
+            radius = torch.where(reached, (1 - self.gamma) * radius, (1 + self.gamma) * radius)
+            delta.mul_(column(radius / L2.size(delta).clamp(min=TINY), x))
+            image = self._place(delta.add_(x))
+            delta = image - x
+            size = L2.size(delta)
+        won = torch.where(nearest.isfinite())[0]
+        if self.levels is None:
+            best[won] = polish(oracle, x[won], best[won], goal[won], L2, self.box, self.polish, which[won])
+        found[which] = best
+        return found
+
+    def _place(self, image: Images) -> Images:
+        """Onto the box and the grey levels, in place."""
+        if self.box is None:
+            return image
+        low, high = self.box
+        if self.levels is None:
+            return image.clamp_(low, high)
+        scale = (self.levels - 1) / (high - low)
+        return image.sub_(low).mul_(scale).round_().div_(scale).add_(low).clamp_(low, high)

@@ -1,0 +1,142 @@
+"""What minimal-norm attacks share: the nearest point of a linearised boundary, a first look at all, a last polish."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from steelman.attacks.oracle import Oracle
+from steelman.losses import Goal, Margin
+from steelman.norms import L0, L1, L2, TINY, Linf, Norm
+from steelman.types import Box, Images, Indices, Logits, PerImage
+
+OVERSHOOT = 1e-4
+"""A step onto a boundary goes this share further, so that rounding does not undo it."""
+
+
+def column(value: Tensor, like: Images) -> Tensor:
+    """One number per image in a shape that broadcasts against `like`."""
+    return value.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def onto_plane(norm: Norm, x: Images, slope: Images, gap: PerImage, box: Box | None) -> Images:
+    """The smallest d with slope . d >= gap and x + d in the box; as far as the box goes where there is none.
+
+    In a box, entries run into its sides one after the other. Linf and L2 move all that are still free, by the same
+    length or in proportion to the slope; L1 and L0 fill one after the other, the steepest or the one of largest gain
+    first, and L0 fills its last one too, since that is free.
+    """
+    top = slope.flatten(1).abs().amax(1).clamp(min=torch.finfo(x.dtype).tiny)
+    slope, gap = slope / column(top, x), (gap / top).clamp(min=0)  # squares of tiny slopes would underflow
+    if box is None:
+        unit = norm.steepest(slope)
+        return unit * column(gap / (unit * slope).flatten(1).sum(1).clamp(min=TINY), x)
+    steep, gap = slope.flatten(1).abs(), gap[:, None]
+    room = torch.where(slope > 0, box[1] - x, x - box[0]).flatten(1)
+    gain = steep * room
+    if norm is Linf or norm is L2:
+        speed = steep if norm is L2 else torch.ones_like(steep)
+        until, order = (room / speed.clamp(min=TINY)).sort(1)
+        filled = gain.gather(1, order)
+        before = filled.cumsum(1) - filled
+        free = (steep * speed).gather(1, order).flip(1).cumsum(1).flip(1)  # gain per time of those not yet at a side
+        hit = (before + until * free < gap).sum(1, keepdim=True)  # how many run into a side on the way
+        last = hit.clamp(max=steep.shape[1] - 1)
+        time = (gap - before.gather(1, last)) / free.gather(1, last).clamp(min=TINY)
+        length = torch.minimum(room, torch.where(hit > last, torch.inf, time) * speed)
+        length = torch.where(speed > 0, length, 0)
+    else:
+        order = (steep if norm is L1 else gain).sort(dim=1, descending=True, stable=True).indices
+        most = gain.gather(1, order)
+        rest = gap - (most.cumsum(1) - most)
+        share = (rest / most.clamp(min=TINY)).clamp(0, 1) if norm is L1 else ((rest > 0) & (most > 0)).to(x.dtype)
+        length = torch.zeros_like(room).scatter(1, order, share * room.gather(1, order))
+    return slope.sign() * length.reshape(x.shape)
+
+
+def first_look(
+    oracle: Oracle, x: Images, goal: Goal, norm: Norm, box: Box | None, classes: int
+) -> tuple[Images, Indices]:
+    """The images, moved onto the nearest of their linearised boundaries, and which are not at the goal to begin with.
+
+    The `classes` highest logits compete, the label among them; with a target, only that. With fewer than two, nothing
+    moves. Cost: 1 forward and at most classes - 1 gradient passes.
+    """
+    if classes < 2:
+        return x, torch.where(~goal.reached(oracle.logits(x)))[0]
+    with torch.enable_grad():
+        here = x.detach().requires_grad_()
+        logits = oracle.logits(here)
+        gaps = _gaps(logits, goal, classes)
+    moved, nearest = x, torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+    for rest, gap in zip(reversed(range(len(gaps))), gaps, strict=True):
+        slope = oracle.backward(gap, here, keep=rest > 0)
+        step = onto_plane(norm, x, slope, -(1 + OVERSHOOT) * gap.detach(), box)
+        # A boundary that cannot be reached within the box is for those that have no other.
+        reaches = (slope * step).flatten(1).sum(1) >= -gap.detach()
+        size = torch.where(reaches, norm.size(step), 1 / TINY)
+        moved = torch.where(column(size < nearest, x), x + step, moved)
+        nearest = torch.minimum(size, nearest)
+    moved = moved if box is None else moved.clamp(*box)
+    return moved, torch.where(~goal.reached(logits.detach()))[0]
+
+
+def _gaps(logits: Logits, goal: Goal, classes: int) -> tuple[PerImage, ...]:
+    """Z_k - Z_y for the highest rivals; with a target, Z_t minus the highest other."""
+    if goal.target is not None:
+        return (Margin()(logits, goal),)
+    others = logits.scatter(1, goal.labels[:, None], -torch.inf)
+    rivals = others.topk(min(classes, logits.shape[1]) - 1, dim=1).indices
+    return (logits.gather(1, rivals) - logits.gather(1, goal.labels[:, None])).unbind(1)
+
+
+def polish(
+    oracle: Oracle, x: Images, found: Images, goal: Goal, norm: Norm, box: Box | None, rounds: int, which: Indices
+) -> Images:
+    """Successes `found` brought nearer to `x`.
+
+    A round linearises the margin where the image is and tries the nearest point of that boundary. Where that fails, the
+    way back to the image is halved 5 times; L0 halves the number of changed entries 10 times, keeping those that the
+    linearised margin owes most to.
+    Cost per round: 1 gradient pass and at most 7 forward passes, L0 12.
+    """
+    for _ in range(rounds if len(which) else 0):
+        _, value, slope = oracle.gradient(found, partial(Margin(), goal=goal), which)
+        delta = found - x
+        owed = slope * delta
+        near = x + onto_plane(norm, x, slope, (1 + OVERSHOOT) * (owed.flatten(1).sum(1) - value), box)
+        near = near if box is None else near.clamp(*box)
+        shorter = torch.where(norm.size(near - x) < norm.size(delta))[0]
+        reached = goal[shorter].reached(oracle.logits(near[shorter], which[shorter]))
+        best = found.index_copy(0, shorter[reached], near[shorter[reached]])
+        if norm is L0:
+            rest = torch.where((best == found).flatten(1).all(1))[0]
+            rank = (-owed[rest]).flatten(1).argsort(dim=1, stable=True).argsort(1).reshape(found[rest].shape)
+            path = partial(_fewer, x[rest], found[rest], rank)
+        else:
+            rest = shorter[~reached]
+            path = partial(torch.lerp, near[rest], found[rest])
+        share = _halve(oracle, path, goal[rest], 10 if norm is L0 else 5, found[rest], which[rest])
+        best[rest] = path(share)
+        found = best
+    return found
+
+
+def _fewer(x: Images, found: Images, rank: Tensor, share: Tensor) -> Images:
+    """`found` with only that share of its changed entries, those of lowest rank."""
+    kept = (share * column((found != x).flatten(1).sum(1).to(x.dtype), x)).ceil()
+    return torch.where(rank < kept, found, x)
+
+
+def _halve(
+    oracle: Oracle, path: Callable[[Tensor], Images], goal: Goal, halvings: int, end: Images, which: Indices
+) -> Tensor:
+    """The smallest share of a path that still succeeds; 0 fails, and 1 is the success `end`."""
+    enough = column(end.new_ones(len(end)), end)
+    failed = torch.zeros_like(enough)
+    for _ in range(halvings if len(which) else 0):
+        middle = (failed + enough) / 2
+        reached = column(goal.reached(oracle.logits(path(middle), which)), end)
+        failed, enough = torch.where(reached, failed, middle), torch.where(reached, middle, enough)
+    return enough
