@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from affine import Another
-from steelman.attacks import EOT, FGSM, PGD, BestOf, CarliniWagner, DeepFool, Surrogate, WorstOf
+from steelman.attacks import DDN, EOT, FGSM, PGD, BestOf, CarliniWagner, DeepFool, Surrogate, WorstOf
 from steelman.losses import DLR, KL, Margin
 from steelman.norms import L0, L1, L2, Linf, Norm
 
@@ -69,9 +69,14 @@ ATTACKS = [
     Case(BestOf((DeepFool(), CarliniWagner(**_SHORT)))),
     Case(EOT(PGD(eps=0.1, steps=5), samples=2), random=True),
     Case(Surrogate(PGD(eps=0.5, steps=5), Another(0)), random=True),
+    Case(DDN(steps=20)),
+    Case(DDN(steps=20), targeted=True),
 ]
 
-OPTIMA: list[Case] = []
+OPTIMA: list[Case] = [
+    Case(DDN()),
+    Case(DDN(), targeted=True),
+]
 """Settings strong enough to find the known optimum of affine models: see test_affine.py."""
 
 every = pytest.mark.parametrize("case", ATTACKS, ids=repr)

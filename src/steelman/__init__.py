@@ -1,6 +1,6 @@
 """Train image classifiers that resist adversarial attack, and find out honestly whether they do."""
 
-from steelman.attacks import EOT, FGSM, PGD, BestOf, CarliniWagner, DeepFool, Surrogate, WorstOf
+from steelman.attacks import DDN, EOT, FGSM, PGD, BestOf, CarliniWagner, DeepFool, Surrogate, WorstOf
 from steelman.defences import AdversarialTraining, DeepDefense, Plain, Sum
 from steelman.evaluation import evaluate
 from steelman.filters import BPDA
@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BPDA",
+    "DDN",
     "EOT",
     "FGSM",
     "L0",

@@ -2,6 +2,7 @@
 
 from steelman.attacks.attack import Attack, AttackResult
 from steelman.attacks.carlini_wagner import CarliniWagner
+from steelman.attacks.ddn import DDN
 from steelman.attacks.deepfool import DeepFool
 from steelman.attacks.eot import EOT
 from steelman.attacks.fgsm import FGSM
@@ -10,6 +11,7 @@ from steelman.attacks.surrogate import Surrogate
 from steelman.attacks.worst_of import BestOf, WorstOf
 
 __all__ = [
+    "DDN",
     "EOT",
     "FGSM",
     "PGD",
