@@ -114,9 +114,8 @@ class Attack(ABC):
             self, model, x, y, target, generator, Execution(batch_size, time_limit, compiled, progress)
         )
         seconds = time.perf_counter() - start
-        forwards, gradients = oracle.forwards.clone(), oracle.gradients.clone()
         with oracle:
-            prediction, loss = oracle.verdict(x_adv, batch_size if isinstance(batch_size, int) else None)
+            prediction, loss = oracle.verdict(x_adv)
         delta = x_adv.double() - x.detach().double()
         return AttackResult(
             x_adv=x_adv,
@@ -127,8 +126,8 @@ class Attack(ABC):
             l1=L1.size(delta),
             l2=L2.size(delta),
             linf=Linf.size(delta),
-            forwards=forwards,
-            gradients=gradients,
+            forwards=oracle.forwards,
+            gradients=oracle.gradients,
             seconds=seconds,
         )
 

@@ -67,12 +67,6 @@ def craft(
         with oracle:
             draws = Draws.start(generator, len(x), x.device)
             x_adv = _in_parts(attack, oracle, x, goal, draws, how, bar)
-            oracle.deadline = oracle.found = None
-            if oracle.half:
-                oracle.half = False
-                x_adv = _again_in_full(attack, oracle, x, x_adv, goal, draws)
-            if attack.uint8 and attack.box is not None:
-                x_adv = onto_grid(oracle, x, x_adv, goal, attack.box, _ball(attack))
             _warn_of_flat(oracle)
     return x_adv, oracle
 
@@ -86,61 +80,59 @@ def _in_parts(
     how: Execution,
     bar: "_Bar | None",
 ) -> Images:
-    size = how.batch_size if isinstance(how.batch_size, int) else len(x)
-    x_adv, begin = x.clone(), 0
+    oracle.fits = how.batch_size if isinstance(how.batch_size, int) else len(x)
+    x_adv, begin, cut_short = x.clone(), 0, 0
     while begin < len(x):
-        which = torch.arange(begin, min(begin + size, len(x)), device=x.device)
+        which = torch.arange(begin, min(begin + oracle.fits, len(x)), device=x.device)
         try:
-            if len(which) == len(x):
-                return attack.search(oracle, x, goal, draws)
             with oracle.part(which, goal[which]) as part:
-                x_adv[which] = attack.search(part, x[which], goal[which], draws[which])
-        except OutOfTime:
-            return _as_far_as_it_came(attack, oracle, x, x_adv, begin)
+                x_adv[which], in_time = _one_part(attack, part, x[which], goal[which], draws[which])
         except RuntimeError as error:
-            if how.batch_size != "auto" or size == 1 or not _out_of_memory(error):
+            if how.batch_size != "auto" or oracle.fits == 1 or attack.shared or not _out_of_memory(error):
                 raise
-            size = (size + 1) // 2
-            warnings.warn(f"memory ran out: going on with {size} images at once", stacklevel=5)
+            oracle.fits = (oracle.fits + 1) // 2
+            warnings.warn(f"memory ran out: going on with {oracle.fits} images at once", stacklevel=5)
             if x.is_cuda:
                 torch.cuda.empty_cache()
             continue
-        begin += len(which)
+        begin, cut_short = begin + len(which), cut_short + (0 if in_time else len(which))
         if bar:
             bar.done(len(which))
+    if cut_short:
+        warnings.warn(
+            f"the time limit was reached: the attack on {cut_short} of {len(x)} images was cut short. They have the "
+            "nearest success until then, or come back as they were",
+            stacklevel=5,
+        )
     return x_adv
+
+
+def _one_part(
+    attack: "steelman.attacks.attack.Attack", oracle: Oracle, x: Images, goal: Goal, draws: Draws
+) -> tuple[Images, bool]:
+    """What was found, and whether the search came to its end in time."""
+    ball = _ball(attack)
+    try:
+        x_adv, in_time = attack.search(oracle, x, goal, draws), True
+    except OutOfTime:
+        assert oracle.found is not None
+        x_adv, in_time = oracle.found.image, False
+        if ball is not None:
+            x_adv = ball[0].contain(x, x_adv, ball[1], attack.box)
+    oracle.deadline = oracle.found = None
+    if oracle.half:
+        oracle.half = False
+        lost = torch.where(~goal.met(oracle.decisions(x_adv)))[0]
+        if ball is None and in_time and len(lost) > 0:  # a minimal-norm attack tries again in full precision
+            with oracle.part(lost, goal[lost]) as part:
+                x_adv[lost] = attack.search(part, x[lost], goal[lost], draws[lost])
+    if attack.uint8 and attack.box is not None:
+        x_adv = onto_grid(oracle, x, x_adv, goal, attack.box, ball)
+    return x_adv, in_time
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _as_far_as_it_came(
-    attack: "steelman.attacks.attack.Attack", oracle: Oracle, x: Images, x_adv: Images, begin: int
-) -> Images:
-    """Out of time: the nearest success of each image from `begin` on, as far as there is one."""
-    assert oracle.found is not None
-    warnings.warn(
-        f"the time limit was reached: the attack on {len(x) - begin} of {len(x)} images was cut short. They have the "
-        "nearest success until then, or come back as they were",
-        stacklevel=5,
-    )
-    x_adv[begin:] = oracle.found.image[begin:]
-    ball = _ball(attack)
-    return x_adv if ball is None else ball[0].contain(x, x_adv, ball[1], attack.box)
-
-
-def _again_in_full(
-    attack: "steelman.attacks.attack.Attack", oracle: Oracle, x: Images, x_adv: Images, goal: Goal, draws: Draws
-) -> Images:
-    """After crafting in bfloat16: what a minimal-norm attack has not found in full precision it looks for there."""
-    if _ball(attack) is not None:
-        return x_adv
-    lost = torch.where(~goal.met(oracle.decisions(x_adv)))[0]
-    if len(lost) > 0:
-        with oracle.part(lost, goal[lost]) as part:
-            x_adv[lost] = attack.search(part, x[lost], goal[lost], draws[lost])
-    return x_adv
 
 
 def _ball(attack: "steelman.attacks.attack.Attack") -> "tuple | None":

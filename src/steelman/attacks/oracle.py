@@ -51,6 +51,8 @@ class Oracle:
         self.flat = torch.zeros_like(self.forwards)
         """Gradient passes that gave 0 everywhere."""
         self.found: Found | None = None
+        self.fits = len(goal.labels)
+        """How many images go through the model at once."""
 
     def __enter__(self) -> "Oracle":
         self._stack.enter_context(evaluation_mode(self.model))
@@ -101,12 +103,12 @@ class Oracle:
             )
         return answer
 
-    def verdict(self, x: Images, batch_size: int | None) -> tuple[Labels, PerImage]:
-        """Predictions and cross-entropy with the labels, by the model itself in full precision."""
+    def verdict(self, x: Images) -> tuple[Labels, PerImage]:
+        """Predictions and cross-entropy with the labels, by the model itself in full precision; not counted."""
         self._called, self.half = self.model, False
         predictions, losses = [], []
-        for which in torch.arange(len(x), device=x.device).split(batch_size or max(len(x), 1)):
-            answer = self._ask(x[which], which)
+        for which in torch.arange(len(x), device=x.device).split(max(self.fits, 1)):
+            answer = self._answer(x[which])
             hard = not answer.is_floating_point()
             predictions.append(answer.to(torch.int64) if hard else answer.argmax(1))
             labels = self.goal.labels[which]
