@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from affine import Another
-from steelman.attacks import DDN, EOT, FGSM, PGD, BestOf, CarliniWagner, DeepFool, Surrogate, WorstOf
+from steelman.attacks import DDN, EOT, FAB, FGSM, PGD, BestOf, CarliniWagner, DeepFool, Surrogate, WorstOf
 from steelman.losses import DLR, KL, Margin
 from steelman.norms import L0, L1, L2, Linf, Norm
 
@@ -62,6 +62,10 @@ ATTACKS = [
     Case(DeepFool()),
     Case(DeepFool(), targeted=True),
     Case(DeepFool(norm=Linf)),
+    Case(FAB(steps=8)),
+    Case(FAB(norm=L2, steps=8), targeted=True),
+    Case(FAB(norm=L1, steps=4, targets=2)),
+    Case(FAB(norm=L2, steps=3, restarts=3), random=True),
     Case(CarliniWagner(**_SHORT)),
     Case(CarliniWagner(**_SHORT, confidence=0.5)),
     Case(CarliniWagner(**_SHORT, abort_early=False), targeted=True),
@@ -74,6 +78,11 @@ ATTACKS = [
 ]
 
 OPTIMA: list[Case] = [
+    Case(FAB(steps=20)),
+    Case(FAB(norm=L2, steps=20)),
+    Case(FAB(norm=L2, steps=20), targeted=True),
+    Case(FAB(norm=L1, steps=10)),
+    Case(FAB(norm=L1, steps=10, targets=9)),
     Case(DDN()),
     Case(DDN(), targeted=True),
 ]

@@ -1,6 +1,6 @@
 """Train image classifiers that resist adversarial attack, and find out honestly whether they do."""
 
-from steelman.attacks import DDN, EOT, FGSM, PGD, BestOf, CarliniWagner, DeepFool, Surrogate, WorstOf
+from steelman.attacks import DDN, EOT, FAB, FGSM, PGD, BestOf, CarliniWagner, DeepFool, Surrogate, WorstOf
 from steelman.defences import AdversarialTraining, DeepDefense, Plain, Sum
 from steelman.evaluation import evaluate
 from steelman.filters import BPDA
@@ -14,6 +14,7 @@ __all__ = [
     "BPDA",
     "DDN",
     "EOT",
+    "FAB",
     "FGSM",
     "L0",
     "L1",
