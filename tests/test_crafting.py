@@ -1,5 +1,6 @@
 """What surrounds a search: parts, memory, time, precision, bytes and models without gradients."""
 
+import itertools
 import time
 import warnings
 from dataclasses import replace
@@ -92,33 +93,32 @@ def test_no_bar_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
 # --- time
 
 
-class Slow(nn.Module):
-    def __init__(self, wait: float) -> None:
-        super().__init__()
-        self.net, self.wait = small_net(), wait
-
-    def forward(self, x: Tensor) -> Tensor:
-        time.sleep(self.wait)
-        return self.net(x)
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second for every look at the clock, that is for every question to the model."""
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(ticks)))
 
 
+@pytest.mark.usefixtures("clock")
 def test_out_of_time_the_nearest_successes_so_far_are_returned() -> None:
     attack = CarliniWagner(steps=10_000, step_size=0.05, c=2.0)
-    start = time.perf_counter()
     with pytest.warns(UserWarning, match="time limit was reached: the attack on 12 of 12 images was cut short"):
-        result = attack.run(Slow(0.005).eval(), X, Y, time_limit=1.0)
-    assert time.perf_counter() - start < 4
+        result = attack.run(small_net(), X, Y, time_limit=200.0)
+    assert int(result.forwards.max()) == 200
     assert float(result.success.double().mean()) > 0.8
     assert torch.equal(result.x_adv[~result.success], X[~result.success])
     optimum = DeepFool().run(small_net(), X, Y).l2
-    assert float((result.l2 / optimum)[result.success].median()) < 2  # not merely the last one that was tried
+    assert float((result.l2 / optimum)[result.success].median()) < 1.5  # not merely the last one that was tried
 
 
+@pytest.mark.usefixtures("clock")
 def test_out_of_time_images_whose_turn_never_came_are_clean_and_bounds_are_kept() -> None:
-    with pytest.warns(UserWarning, match="cut short"):
-        result = PGD(eps=0.2, steps=20).run(Slow(0.02).eval(), X, Y, time_limit=0.2, batch_size=3)
-    assert torch.equal(result.x_adv[9:], X[9:])
+    with pytest.warns(UserWarning, match="the attack on 8 of 12 images was cut short"):
+        result = PGD(eps=0.2, steps=20).run(small_net(), X, Y, time_limit=30.0, batch_size=4)
+    assert torch.equal(result.x_adv[8:], X[8:])
     assert bool((result.linf <= 0.2).all())
+    assert bool((result.x_adv != X)[:4].flatten(1).any(1).all())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         PGD(eps=0.2).run(small_net(), X, Y, time_limit=60.0)
@@ -131,9 +131,7 @@ BYTES = (X * 255).round().to(torch.uint8)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    "attack", [DeepFool(), DeepFool(norm=Linf), CarliniWagner(**SHORT)], ids=repr
-)
+@pytest.mark.parametrize("attack", [DeepFool(), DeepFool(norm=Linf), CarliniWagner(**SHORT)], ids=repr)
 def test_minimal_attacks_end_in_bytes_that_are_still_adversarial(attack: Attack, dtype: torch.dtype) -> None:
     model, x = small_net(dtype), BYTES.to(dtype) / 255
     y = labels(model, x)
