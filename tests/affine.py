@@ -66,7 +66,7 @@ class Affine:
         for row in range(len(self.x)):
             x = self.x[row].flatten()
             slopes = [self.slopes(row, k) for k in self.rivals(row)]
-            worst.append(max(gap + _largest_gain(norm, x, weight, eps) for weight, gap in slopes))
+            worst.append(max(gap + largest_gain(norm, x, weight, eps) for weight, gap in slopes))
         return torch.tensor(worst, dtype=self.weight.dtype)
 
 
@@ -109,7 +109,7 @@ def _smallest_in_box(norm: Norm, x: Tensor, weight: Tensor, need: float) -> floa
     return float("inf")
 
 
-def _largest_gain(norm: Norm, x: Tensor, weight: Tensor, eps: float) -> float:
+def largest_gain(norm: Norm, x: Tensor, weight: Tensor, eps: float) -> float:
     """The most that a perturbation of size `eps` adds to `weight @ x` within [0, 1]."""
     if norm is Linf:
         return float(((x + eps * weight.sign()).clamp(0, 1) - x) @ weight)

@@ -1,6 +1,7 @@
 """Each norm against what defines it: nearest points, largest inner products, uniform samples, exact balls."""
 
 import copy
+import itertools
 import pickle
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 from torch import Tensor
 
+from affine import largest_gain
 from steelman.norms import L0, L1, L2, Linf, Norm, inward, per_image
 from steelman.randomness import Draws
 
@@ -212,10 +214,119 @@ def test_impossible_radii_are_refused(radius: float | Tensor) -> None:
         per_image(radius, torch.zeros(2, 3))
 
 
-@pytest.mark.parametrize("radius", [torch.ones(3), torch.ones(2, 1)])
+@pytest.mark.parametrize("radius", [torch.ones(3), torch.ones(2, 1), torch.ones(1, 2, 1)])
 def test_radii_of_another_shape_are_refused(radius: Tensor) -> None:
     with pytest.raises(ValueError, match=r"one number or one per image, of shape \(2,\)"):
-        per_image(radius, torch.zeros(2, 3))
+        per_image(radius, torch.zeros(2, 3, 4))
+
+
+# --- ball and box together
+
+
+def edges(seed: int, count: int, pixels: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Images of which half the entries are at the ends of the box."""
+    generator = torch.Generator().manual_seed(seed)
+    return (2 * torch.rand(count, pixels, generator=generator, dtype=dtype) - 0.5).clamp(0, 1)
+
+
+def projected(norm: Norm, x: Tensor, x_adv: Tensor, radius: float) -> Tensor:
+    """One image, by root finding on Lagrange's multiplier; by brute force over supports for L0."""
+    delta = x_adv - x
+
+    def moved(some: tuple[int, ...]) -> Tensor:
+        at = torch.tensor(some, dtype=torch.int64)
+        return x.clone().index_copy(0, at, x_adv[at].clamp(0, 1))
+
+    if norm is L0:
+        kept = min(
+            itertools.combinations(range(len(x)), int(radius)),
+            key=lambda some: float((moved(some) - x_adv).norm()),
+        )
+        return moved(kept)
+    if norm is Linf:
+        return torch.minimum(torch.maximum(x_adv, x - radius), x + radius).clamp(0, 1)
+
+    def at(multiplier: float) -> Tensor:
+        shrunk = delta.sign() * (delta.abs() - multiplier).clamp(min=0) if norm is L1 else delta / (1 + multiplier)
+        return (x + shrunk).clamp(0, 1)
+
+    def excess(multiplier: float) -> float:
+        return float(norm.size((at(multiplier) - x)[None])) - radius
+
+    return at(0) if excess(0) <= 0 else at(float(optimize.brentq(excess, 0, 1e4, xtol=1e-15)))
+
+
+@each
+@given(seed=seeds, pixels=st.integers(1, 9), radius=st.floats(0.01, 3), scale=st.sampled_from([0.3, 3.0]))
+@settings(max_examples=40, deadline=None)
+def test_nearest_is_the_projection_onto_ball_and_box(
+    norm: Norm, seed: int, pixels: int, radius: float, scale: float
+) -> None:
+    radius = min(round(radius), pixels) if norm is L0 else radius
+    x = edges(seed, 3, pixels)
+    x_adv = x + noise(seed + 1, 3, pixels, scale)
+    for image, wanted, found in zip(x, x_adv, norm.nearest(x, x_adv, float(radius), (0.0, 1.0)), strict=True):
+        torch.testing.assert_close(found, projected(norm, image, wanted, radius), rtol=0, atol=1e-7)
+
+
+@each
+@pytest.mark.parametrize("pixels", [1, 5, 300])
+def test_nearest_leaves_what_is_inside_and_holds_in_single_precision(norm: Norm, pixels: int) -> None:
+    x = edges(1, 40, pixels, torch.float32)
+    radius = torch.linspace(0, 5, 40)
+    x_adv = x + noise(2, 40, pixels, 1.0, torch.float32)
+    near = norm.nearest(x, x_adv, radius, (0.0, 1.0))
+    assert float(near.min()) >= 0
+    assert float(near.max()) <= 1
+    assert (norm.size((near - x).double()) <= radius.double() * (1 + 1e-5) + 1e-6).all()
+    again = norm.nearest(x, near, radius + 1e-5, (0.0, 1.0))
+    torch.testing.assert_close(again, near, rtol=0, atol=1e-6)
+    wide = norm.nearest(x.double(), x_adv.double(), radius.double(), (0.0, 1.0))
+    torch.testing.assert_close(near.double(), wide, rtol=0, atol=1e-5)
+
+
+@each
+@given(seed=seeds, pixels=st.integers(1, 9), radius=st.floats(0.01, 3))
+@settings(max_examples=40, deadline=None)
+def test_furthest_is_the_support_of_ball_and_box(norm: Norm, seed: int, pixels: int, radius: float) -> None:
+    radius = min(round(radius), pixels) if norm is L0 else radius
+    x, slope = edges(seed, 3, pixels), noise(seed + 1, 3, pixels)
+    far = norm.furthest(x, slope, float(radius), (0.0, 1.0))
+    assert float(far.min()) >= 0
+    assert float(far.max()) <= 1
+    assert (norm.size(far - x) <= radius * (1 + 1e-9)).all()
+    for image, weight, found in zip(x, slope, far, strict=True):
+        expected = float(largest_gain(norm, image, weight, radius))
+        assert float(weight @ (found - image)) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+@each
+def test_furthest_without_a_box_is_the_steepest_step(norm: Norm) -> None:
+    x, slope = edges(0, 6, 8), noise(1, 6, 8)
+    radius = torch.arange(6, dtype=torch.float64)
+    if norm is L0:
+        assert torch.equal(norm.size(norm.furthest(x, slope, radius, None) - x), radius)
+        return
+    step = radius[:, None] * norm.steepest(slope)
+    torch.testing.assert_close(norm.furthest(x, slope, radius, None), x + step, rtol=0, atol=1e-12)
+
+
+@each
+def test_nothing_moves_along_a_slope_of_nothing(norm: Norm) -> None:
+    x = edges(0, 4, 8, torch.float32)
+    for box in ((0.0, 1.0), None):
+        assert torch.equal(norm.furthest(x, torch.zeros_like(x), 2.0, box), x)
+        assert torch.equal(norm.nearest(x, x, 2.0, box), x)
+
+
+@each
+def test_blocks_of_rows_change_nothing(norm: Norm) -> None:
+    x, slope = edges(0, 300, 400, torch.float32), noise(1, 300, 400, 1.0, torch.float32)
+    radius = torch.linspace(0, 9, 300)
+    far, near = norm.furthest(x, slope, radius, (0.0, 1.0)), norm.nearest(x, x + slope, radius, (0.0, 1.0))
+    some = torch.tensor([3, 170, 299])
+    torch.testing.assert_close(norm.furthest(x[some], slope[some], radius[some], (0.0, 1.0)), far[some])
+    torch.testing.assert_close(norm.nearest(x[some], (x + slope)[some], radius[some], (0.0, 1.0)), near[some])
 
 
 def test_inward_drops_only_what_would_leave_the_box() -> None:

@@ -27,14 +27,19 @@ def gradient(x: Tensor, y: Tensor, loss: Loss, target: Tensor | None = None) -> 
 
 
 def climb(x: Tensor, slope: Tensor, clean: Tensor, norm: Norm, eps: float, step: float) -> Tensor:
-    """One step, written out: ball, then box."""
+    """One step, written out: ball and box together, for L2 by bisection on the multiplier."""
     if norm is Linf:
         return (clean + (x + step * slope.sign() - clean).clamp(-eps, eps)).clamp(0, 1)
-    slope = slope * ~(((x == 0) & (slope < 0)) | ((x == 1) & (slope > 0)))
-    length = slope.flatten(1).norm(dim=1).clamp(min=1e-12).reshape(-1, 1, 1, 1)  # 0 past the hinge
+    free = slope * ~(((x <= 0) & (slope < 0)) | ((x >= 1) & (slope > 0)))
+    length = free.flatten(1).norm(dim=1).clamp(min=1e-12).reshape(-1, 1, 1, 1)  # 0 past the hinge
     moved = x + step * slope / length - clean
-    size = moved.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
-    return (clean + moved * (eps / size.clamp(min=1e-12)).clamp(max=1)).clamp(0, 1)
+    low, high = torch.zeros_like(length), torch.ones_like(length)
+    for _ in range(80):
+        middle = (low + high) / 2
+        inside = ((clean + middle * moved).clamp(0, 1) - clean).flatten(1).norm(dim=1) <= eps
+        low = torch.where(inside.reshape(low.shape), middle, low)
+        high = torch.where(inside.reshape(low.shape), high, middle)
+    return (clean + high * moved).clamp(0, 1)
 
 
 @pytest.mark.parametrize(("norm", "eps"), [(Linf, 0.1), (L2, 0.6)], ids=repr)

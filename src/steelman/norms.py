@@ -5,6 +5,7 @@ entries, so a changed RGB pixel may count three. Radii are one number or one per
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,9 +19,13 @@ TINY = 1e-12
 def per_image(value: Radius, like: Tensor, name: str = "eps") -> Tensor:
     """A radius as a tensor that broadcasts against `like`: shape (batch, 1, ..., 1), or () for one number.
 
+    One that has that shape already has been here before, and is not checked again.
+
     Raises:
         ValueError: negative, not finite, or neither one number nor one per image.
     """
+    if isinstance(value, Tensor) and value.shape == (len(like), *[1] * (like.ndim - 1)):
+        return value.to(like.dtype)
     radius = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     if radius.ndim not in (0, 1) or (radius.ndim == 1 and len(radius) != len(like)):
         raise ValueError(
@@ -40,6 +45,32 @@ def inward(direction: Images, x: Images, box: Box | None) -> Images:
 
 def _flat(delta: Tensor) -> Tensor:
     return delta.flatten(1)
+
+
+def _rows(radius: Radius, like: Tensor) -> Tensor:
+    """A radius of shape (batch, 1), for flat images."""
+    return per_image(radius, like).reshape(-1, 1).expand(len(like), 1)
+
+
+def in_blocks(work: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """`work` on a few rows of `tensors` at a time, on a CPU: fresh large tensors cost it more than the arithmetic."""
+    rows = max(1, 2**16 // max(1, tensors[0][:1].numel()))
+    if tensors[0].is_cuda or len(tensors[0]) <= rows:
+        return work(*tensors)
+    return torch.cat([work(*parts) for parts in zip(*(tensor.split(rows) for tensor in tensors), strict=True)])
+
+
+def _room(x: Images, sign: Images, box: Box | None) -> Tensor:
+    """How far each entry can move along `sign` within the box, flat; infinite without one."""
+    if box is None:
+        return torch.full_like(_flat(x), torch.inf)
+    return _flat(((box[0] + box[1]) / 2 - x).mul_(sign).add_((box[1] - box[0]) / 2))
+
+
+def _moved(x: Images, sign: Images, amount: Tensor, box: Box | None) -> Images:
+    """`x` with its entries moved by `amount` (flat) along `sign`, within the box."""
+    moved = amount.reshape(x.shape).mul_(sign).add_(x)
+    return moved if box is None else moved.clamp_(*box)
 
 
 class Norm(ABC):
@@ -65,6 +96,20 @@ class Norm(ABC):
     def steepest(self, gradient: Images) -> Images:
         """The unit perturbation with the largest inner product with `gradient`; 0 where the gradient is 0."""
 
+    def nearest(self, x: Images, x_adv: Images, radius: Radius, box: Box | None) -> Images:
+        """The projection (L2) of `x_adv` onto ball and box: exact, up to rounding, where both bind."""
+        return in_blocks(lambda *parts: self._nearest(*parts, box), x, x_adv, _rows(radius, x))
+
+    def furthest(self, x: Images, direction: Images, radius: Radius, box: Box | None) -> Images:
+        """The image of ball and box with the largest inner product with `direction`."""
+        return in_blocks(lambda *parts: self._furthest(*parts, box), x, direction, _rows(radius, x))
+
+    @abstractmethod
+    def _nearest(self, x: Images, x_adv: Images, bound: Tensor, box: Box | None) -> Images: ...
+
+    @abstractmethod
+    def _furthest(self, x: Images, direction: Images, bound: Tensor, box: Box | None) -> Images: ...
+
     @abstractmethod
     def sample(self, like: Images, radius: Radius, draws: Draws) -> Images:
         """Uniform in the ball, in the shape and dtype of `like`."""
@@ -80,12 +125,12 @@ class Norm(ABC):
         wide = x.double()
         # A sum in another order may come out a few ulps larger, hence the skin.
         bound = per_image(radius, wide) * (1 - 16 * torch.finfo(torch.float64).eps)
-        for doubling in range(16):
+        for turn in range(16):
             delta = x_adv.double() - wide
             size = self.size(delta).reshape(-1, *[1] * (x.ndim - 1))
             if not bool((size > bound).any()):
                 return x_adv
-            shorter = (1 - 2**doubling * torch.finfo(x.dtype).eps) * bound
+            shorter = max(0.0, 1 - 4**turn * torch.finfo(x.dtype).eps) * bound
             x_adv = torch.where(size > bound, (wide + delta * (shorter / size.clamp(min=TINY))).to(x.dtype), x_adv)
         size = self.size(x_adv.double() - wide).reshape(-1, *[1] * (x.ndim - 1))
         return torch.where(size > bound, x, x_adv)
@@ -108,6 +153,14 @@ class _Linf(Norm):
 
     def sample(self, like: Images, radius: Radius, draws: Draws) -> Images:
         return (2 * draws.uniform(like.shape[1:], like.dtype) - 1) * per_image(radius, like)
+
+    def _nearest(self, x: Images, x_adv: Images, bound: Tensor, box: Box | None) -> Images:
+        inside = x + self.project(x_adv - x, bound[:, 0])
+        return inside if box is None else inside.clamp_(*box)
+
+    def _furthest(self, x: Images, direction: Images, bound: Tensor, box: Box | None) -> Images:
+        moved = direction.sign().mul_(bound.reshape(-1, *[1] * (x.ndim - 1))).add_(x)
+        return moved if box is None else moved.clamp_(*box)
 
     def bounds(self, x: Images, radius: Radius, box: Box | None) -> tuple[Images, Images]:
         """The lowest and highest images of ball and box, rounded inwards, so that a clamp is an exact projection."""
@@ -142,6 +195,38 @@ class _L2(Norm):
         size = self.size(scaled).reshape(top.shape)
         return scaled / size.clamp(min=TINY)
 
+    def _nearest(self, x: Images, x_adv: Images, bound: Tensor, box: Box | None) -> Images:
+        """By Lagrange, clip(m (x_adv - x)) with m <= 1 where the clipped image is still outside: `furthest` finds m."""
+        inside = x_adv if box is None else x_adv.clamp(*box)
+        outside = torch.where(self.size(inside - x) > bound[:, 0])[0]
+        if len(outside) == len(x):
+            return self._furthest(x, x_adv - x, bound, box)
+        if len(outside):
+            near = x[outside]
+            inside = inside.index_copy(0, outside, self._furthest(near, x_adv[outside] - near, bound[outside], box))
+        return inside
+
+    def _furthest(self, x: Images, direction: Images, bound: Tensor, box: Box | None) -> Images:
+        """By Lagrange, clip(m direction). The size squared, sum min(m^2 d_i^2, room_i^2), is concave and piecewise
+        linear in m^2, so Newton's method comes from below and ends; without a box its start is the answer."""
+        weight = _flat(direction).abs()
+        top = weight.amax(1, keepdim=True)
+        weight /= top + (top == 0)  # squares of the tiny gradients of a saturated softmax underflow
+        sign = direction.sign()
+        room, square, length = _room(x, sign, box), weight.square(), bound.square()
+        multiplier = length / square.sum(1, keepdim=True).clamp_(min=TINY)
+        most, part, free = room.square(), torch.empty_like(square), torch.empty_like(square)
+        for _ in range(0 if box is None else 50):
+            torch.mul(square, multiplier, out=part)
+            torch.lt(part, most, out=free)
+            loose = free.mul_(part).sum(1, keepdim=True)
+            left = length - torch.minimum(part, most, out=part).sum(1, keepdim=True)
+            better = multiplier * (1 + (left / loose.clamp(min=TINY)).where(loose > 0, 0))
+            if not bool((better > multiplier * (1 + 4 * torch.finfo(x.dtype).eps)).any()):
+                break
+            multiplier = torch.maximum(multiplier, better)
+        return _moved(x, sign, torch.minimum(weight.mul_(multiplier.sqrt()), room), box)
+
     def sample(self, like: Images, radius: Radius, draws: Draws) -> Images:
         shape = like.shape[1:]
         direction = self.steepest(draws.normal(shape, like.dtype))
@@ -175,6 +260,45 @@ class _L1(Norm):
         top = flat.abs().argmax(1, keepdim=True)
         return torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign()).reshape(gradient.shape)
 
+    def _nearest(self, x: Images, x_adv: Images, bound: Tensor, box: Box | None) -> Images:
+        """By Lagrange, entries of size min(max(|d_i| - t, 0), room_i). Their sum falls in t, piecewise linearly: t by
+        Newton's method, with bisection where that leaves the bracket or is slow."""
+        if box is None:
+            return x + self.project(x_adv - x, bound[:, 0])
+        delta = x_adv - x
+        magnitude, sign = _flat(delta).abs(), delta.sign()
+        room = _room(x, sign, box)
+        value = torch.minimum(magnitude, room).sum(1, keepdim=True) - bound
+        low, high, binding = torch.zeros_like(bound), magnitude.amax(1, keepdim=True), value > 0
+        threshold, part, free = low, torch.empty_like(magnitude), torch.empty_like(magnitude)
+        for turn in range(60):
+            torch.sub(magnitude, threshold, out=part).clamp_(min=0)
+            slope = torch.lt(part, room, out=free).mul_(part.sign()).sum(1, keepdim=True)
+            value = torch.minimum(part, room, out=part).sum(1, keepdim=True) - bound
+            low, high = torch.where(value > 0, threshold, low), torch.where(value > 0, high, threshold)
+            newton = threshold + value / slope.clamp(min=1)
+            good = (newton > low) & (newton < high) & (slope > 0) & (turn % 4 < 3)
+            going = binding & (value.abs() > 16 * torch.finfo(x.dtype).eps * bound) & (low < high)
+            if not bool(going.any()):
+                break
+            threshold = torch.where(going, torch.where(good, newton, (low + high) / 2), threshold)
+        return _moved(x, sign, torch.minimum(magnitude.sub_(threshold).clamp_(min=0), room), box)
+
+    def _furthest(self, x: Images, direction: Images, bound: Tensor, box: Box | None) -> Images:
+        """The steepest entries, each as far as the box lets it, the last in part."""
+        weight, sign = _flat(direction).abs(), direction.sign()
+        room = torch.minimum(_room(x, sign, box), bound) * (weight > 0)
+        count = min(weight.shape[1], 8)
+        while True:
+            order = weight.topk(count, dim=1).indices
+            full = room.gather(1, order)
+            before = full.cumsum(1) - full
+            if count == weight.shape[1] or bool((before[:, -1:] >= bound).all()):
+                break
+            count = min(2 * count, weight.shape[1])
+        amount = torch.minimum((bound - before).clamp_(min=0), full)
+        return _moved(x, sign, torch.zeros_like(room).scatter_(1, order, amount), box)
+
     def sample(self, like: Images, radius: Radius, draws: Draws) -> Images:
         # Exponential spacings, with one more for the slack, are uniform in the corner of the simplex.
         shape = like.shape[1:]
@@ -198,6 +322,19 @@ class _L0(Norm):
 
     def steepest(self, gradient: Images) -> Images:
         return L1.steepest(gradient)
+
+    def _nearest(self, x: Images, x_adv: Images, bound: Tensor, box: Box | None) -> Images:
+        inside = x_adv if box is None else x_adv.clamp(*box)
+        wanted, got = _flat(x_adv - x), _flat(inside - x)
+        kept = self._largest(got * (2 * wanted - got), bound[:, 0], x)  # how much nearer each entry brings it, squared
+        return torch.where(kept.bool(), inside, x)
+
+    def _furthest(self, x: Images, direction: Images, bound: Tensor, box: Box | None) -> Images:
+        """Without a box, entries move by 1."""
+        sign = direction.sign()
+        room = _room(x, sign, box).clamp_(max=torch.inf if box else 1)
+        kept = self._largest(_flat(direction).abs() * room, bound[:, 0], x)
+        return _moved(x, sign, _flat(kept) * room, box)
 
     def sample(self, like: Images, radius: Radius, draws: Draws) -> Images:
         shape = like.shape[1:]

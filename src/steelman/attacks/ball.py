@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from steelman.norms import Linf, Norm, inward, per_image
+from steelman.norms import L1, L2, TINY, Linf, Norm, in_blocks, inward, per_image
 from steelman.randomness import Draws
-from steelman.types import Box, Images, Indices, Radius
+from steelman.types import Box, Images, Indices, PerImage, Radius
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,44 @@ class Ball:
         return start if self.box is None else start.clamp(*self.box)
 
     def nearest(self, x: Images) -> Images:
-        """The projection onto ball and box."""
-        if self.bounds is not None:
-            return torch.clamp(x, *self.bounds)
-        x = self.x + self.norm.project(x - self.x, self.eps.flatten())
-        return x if self.box is None else x.clamp(*self.box)
+        """The projection (L2) onto ball and box."""
+        return self._clamp(x) if self.bounds else self.norm.nearest(self.x, x, self.eps, self.box)
 
     def climb(self, x: Images, gradient: Images, step: Tensor) -> Images:
-        """A step of length `step`, one number or of shape (batch, 1, ..., 1), from `x` up the gradient."""
+        """A step of length `step`, of shape (batch, 1, ..., 1), from `x` up the gradient, within ball and box.
+
+        Linf, L2   along `norm.steepest`, then back to the nearest image. Where the box blocks entries, an L2 step is as
+                   long without these; they are not left out of it, or the projection would pull them off the box
+        L1         towards the image of ball and box that is furthest along the gradient: a few entries, each up to
+                   its end, however long the step is
+        L0         the steepest entry, then back to the nearest image
+        """
         if self.bounds is not None:
-            return torch.clamp(x + step * gradient.sign(), *self.bounds)
-        return self.nearest(x + step * self.norm.steepest(inward(gradient, x, self.box)))
+            return self._clamp(gradient.sign().mul_(step).add_(x))
+        return in_blocks(self._climb, x, gradient, step, self.x, self.eps)
+
+    def _climb(self, x: Images, gradient: Images, step: Tensor, clean: Images, eps: Tensor) -> Images:
+        if self.norm is L1:
+            path = L1.furthest(clean, gradient, eps, self.box) - x
+            return path.mul_((step / _wide(L1.size(path), x).clamp(min=TINY)).clamp(max=1)).add_(x)
+        free = inward(gradient, x, self.box)
+        if self.norm is L2:
+            top = _wide(Linf.size(free), x)
+            top += top == 0
+            length = _wide(L2.size(free / top), x)  # squares of the tiny gradients of a saturated softmax underflow
+            moved = gradient / top * (step / length.clamp(min=TINY)).where(length > 0, 0)
+        else:
+            moved = self.norm.steepest(free) * step
+        return self.norm.nearest(clean, moved.add_(x), eps, self.box)
 
     def contain(self, x: Images) -> Images:
         """`x` in ball and box to the last bit."""
-        return (
-            torch.clamp(x, *self.bounds) if self.bounds else self.norm.contain(self.x, x, self.eps.flatten(), self.box)
-        )
+        return self._clamp(x) if self.bounds else self.norm.contain(self.x, x, self.eps, self.box)
+
+    def _clamp(self, x: Images) -> Images:
+        assert self.bounds is not None
+        return torch.clamp(x, *self.bounds)
+
+
+def _wide(size: PerImage, like: Images) -> Tensor:
+    return size.reshape(-1, *[1] * (like.ndim - 1))
