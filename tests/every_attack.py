@@ -8,8 +8,22 @@ import torch
 from torch import Tensor
 
 from affine import Another
-from steelman.attacks import DDN, EOT, FAB, FGSM, PGD, BestOf, CarliniWagner, DeepFool, Surrogate, WorstOf
-from steelman.losses import DLR, KL, Margin
+from steelman.attacks import (
+    APGD,
+    DDN,
+    EOT,
+    FAB,
+    FGSM,
+    PGD,
+    AutoAttack,
+    BestOf,
+    CarliniWagner,
+    DeepFool,
+    Square,
+    Surrogate,
+    WorstOf,
+)
+from steelman.losses import DLR, KL, LogitDifference, Margin
 from steelman.norms import L0, L1, L2, Linf, Norm
 
 
@@ -59,6 +73,13 @@ ATTACKS = [
     Case(PGD(eps=0.1, keep_best=True), random=True),
     Case(PGD(eps=0.1, early_leave=True), random=True),
     Case(PGD(eps=0.5, norm=L2, restarts=2, keep_best=True, early_leave=True), targeted=True, random=True),
+    Case(APGD(eps=0.1, steps=10), random=True),
+    Case(APGD(eps=0.1, steps=6, loss=DLR(), targets=3, early_leave=True), random=True),
+    Case(APGD(eps=0.5, norm=L2, steps=8, restarts=2), targeted=True, random=True),
+    Case(APGD(eps=1.5, norm=L1, steps=10, multi_eps=True), random=True),
+    Case(Square(eps=0.1, queries=40), random=True),
+    Case(Square(eps=0.5, norm=L2, queries=60, restarts=2, early_leave=False), random=True),
+    Case(Square(eps=0.1, queries=40), targeted=True, random=True),
     Case(DeepFool()),
     Case(DeepFool(), targeted=True),
     Case(DeepFool(norm=Linf)),
@@ -71,6 +92,8 @@ ATTACKS = [
     Case(CarliniWagner(**_SHORT, abort_early=False), targeted=True),
     Case(WorstOf((FGSM(eps=0.05), PGD(eps=0.1, steps=5))), random=True),
     Case(BestOf((DeepFool(), CarliniWagner(**_SHORT)))),
+    Case(AutoAttack(eps=0.1, steps=5, queries=15), random=True),
+    Case(AutoAttack(eps=0.5, norm=L2, steps=4, queries=10), targeted=True, random=True),
     Case(EOT(PGD(eps=0.1, steps=5), samples=2), random=True),
     Case(Surrogate(PGD(eps=0.5, steps=5), Another(0)), random=True),
     Case(DDN(steps=20)),
@@ -85,6 +108,15 @@ OPTIMA: list[Case] = [
     Case(FAB(norm=L1, steps=10, targets=9)),
     Case(DDN()),
     Case(DDN(), targeted=True),
+    Case(APGD(eps=0.2)),
+    Case(APGD(eps=0.5, norm=L2), targeted=True),
+    Case(APGD(eps=1.5, norm=L1)),
+    Case(APGD(eps=1.5, norm=L1, multi_eps=True)),
+    *(
+        Case(APGD(eps=eps, norm=norm, loss=LogitDifference(), targets=9))
+        for norm, eps in ((Linf, 0.1), (L2, 0.5), (L1, 1.5))
+    ),
+    Case(Square(eps=0.2, queries=500, early_leave=False)),
 ]
 """Settings strong enough to find the known optimum of affine models: see test_affine.py."""
 

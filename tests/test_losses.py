@@ -8,7 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from steelman.losses import DLR, KL, CrossEntropy, Goal, Loss, Margin, cross_entropy, kl_divergence, margin
+from steelman.losses import (
+    DLR,
+    KL,
+    CrossEntropy,
+    Goal,
+    LogitDifference,
+    Loss,
+    Margin,
+    cross_entropy,
+    kl_divergence,
+    margin,
+)
 
 CLASSES = 6
 
@@ -34,6 +45,8 @@ def naive(loss: Loss, row: list[float], y: int, t: int | None) -> float:
         if t is None:
             return min(max(z for k, z in enumerate(row) if k != y) - row[y], loss.confidence)
         return min(row[t] - max(z for k, z in enumerate(row) if k != t), loss.confidence)
+    if isinstance(loss, LogitDifference):
+        return (max(z for k, z in enumerate(row) if k != y) if t is None else row[t]) - row[y]
     # AutoAttack, eq. 6 and 7, with pi the descending order: -(z_y - max z_i) / (z_pi1 - z_pi3), and
     # -(z_y - z_t) / (z_pi1 - (z_pi3 + z_pi4) / 2).
     if t is None:
@@ -41,7 +54,7 @@ def naive(loss: Loss, row: list[float], y: int, t: int | None) -> float:
     return -(row[y] - row[t]) / (best[0] - (best[2] + best[3]) / 2)
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(), Margin(), Margin(0.5), DLR()], ids=repr)
+@pytest.mark.parametrize("loss", [CrossEntropy(), Margin(), Margin(0.5), LogitDifference(), DLR()], ids=repr)
 @pytest.mark.parametrize("targeted", [False, True])
 @given(seed=st.integers(0, 2**31))
 @settings(max_examples=25, deadline=None)
@@ -113,6 +126,8 @@ def test_dlr_says_how_many_classes_it_needs(classes: int, targeted: bool) -> Non
     goal = Goal(torch.tensor([0]), torch.tensor([1]) if targeted else None)
     with pytest.raises(ValueError, match="DLR needs at least"):
         DLR()(torch.zeros(1, classes), goal)
+    logits = torch.arange(classes)[None].double()
+    assert torch.equal(DLR(or_margin=True)(logits, goal), Margin()(logits, goal))
 
 
 def test_a_part_of_a_goal_is_the_goal_of_a_part() -> None:

@@ -1,6 +1,20 @@
 """Train image classifiers that resist adversarial attack, and find out honestly whether they do."""
 
-from steelman.attacks import DDN, EOT, FAB, FGSM, PGD, BestOf, CarliniWagner, DeepFool, Surrogate, WorstOf
+from steelman.attacks import (
+    APGD,
+    DDN,
+    EOT,
+    FAB,
+    FGSM,
+    PGD,
+    AutoAttack,
+    BestOf,
+    CarliniWagner,
+    DeepFool,
+    Square,
+    Surrogate,
+    WorstOf,
+)
 from steelman.defences import AdversarialTraining, DeepDefense, Plain, Sum
 from steelman.evaluation import evaluate
 from steelman.filters import BPDA
@@ -11,6 +25,7 @@ from steelman.types import Batch
 __version__ = "0.1.0"
 
 __all__ = [
+    "APGD",
     "BPDA",
     "DDN",
     "EOT",
@@ -21,6 +36,7 @@ __all__ = [
     "L2",
     "PGD",
     "AdversarialTraining",
+    "AutoAttack",
     "Batch",
     "BestOf",
     "CarliniWagner",
@@ -28,6 +44,7 @@ __all__ = [
     "DeepFool",
     "Linf",
     "Plain",
+    "Square",
     "Sum",
     "Surrogate",
     "Training",

@@ -93,6 +93,17 @@ class Margin(Loss):
 
 
 @dataclass(frozen=True)
+class LogitDifference(Loss):
+    """Z_t - Z_y, the label against one target (Gowal et al., "An alternative surrogate loss for PGD-based adversarial
+    testing", 2019, equation 4); untargeted: max_{k != y} Z_k - Z_y."""
+
+    def __call__(self, logits: Logits, goal: Goal) -> PerImage:
+        if goal.target is None:
+            return margin(logits, goal.labels)
+        return (logits.gather(1, goal.target[:, None]) - logits.gather(1, goal.labels[:, None]))[:, 0]
+
+
+@dataclass(frozen=True)
 class SoftMargin(Loss):
     """log sum_{k != y} exp Z_k - Z_y; targeted: Z_t - log sum_{k != t} exp Z_k (Ding et al., ICLR 2020, section 2.3).
 
@@ -110,21 +121,25 @@ class DLR(Loss):
     """Difference of logits ratio, free of the logits' scale (Croce and Hein, ICML 2020, eq. 6 and 7).
 
     With Z sorted descending as Z_(1), Z_(2), ...: (max_{k != y} Z_k - Z_y) / (Z_(1) - Z_(3)); targeted:
-    (Z_t - Z_y) / (Z_(1) - (Z_(3) + Z_(4)) / 2). The denominator has 1e-12 added.
+    (Z_t - Z_y) / (Z_(1) - (Z_(3) + Z_(4)) / 2). The denominator has 1e-12 added. With `or_margin`, a model with too few
+    classes gets the plain margin instead of an error.
 
     Raises:
-        ValueError: fewer than three classes, or four when targeted.
+        ValueError: fewer than three classes, or four when targeted, without `or_margin`.
     """
+
+    or_margin: bool = False
 
     def __call__(self, logits: Logits, goal: Goal) -> PerImage:
         needed = 3 if goal.target is None else 4
+        if logits.shape[1] < needed and self.or_margin:
+            return Margin()(logits, goal)
         if logits.shape[1] < needed:
             raise ValueError(f"DLR needs at least {needed} classes here; the model has {logits.shape[1]}. Use Margin")
         top = logits.topk(needed, dim=1).values
         if goal.target is None:
             return margin(logits, goal.labels) / (top[:, 0] - top[:, 2] + 1e-12)
-        gap = (logits.gather(1, goal.target[:, None]) - logits.gather(1, goal.labels[:, None]))[:, 0]
-        return gap / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+        return LogitDifference()(logits, goal) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
 
 
 def kl_divergence(reference: Logits, logits: Logits) -> PerImage:
