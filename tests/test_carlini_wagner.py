@@ -1,5 +1,7 @@
 """Carlini and Wagner's attack against a slow version for one image, with autograd on w and torch's own Adam."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -73,14 +75,15 @@ def reference(attack: CarliniWagner, x: Tensor, y: int, target: int | None) -> t
 def test_it_is_the_slow_version(targeted: bool, settings: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     target = (Y + 1) % 10 if targeted else None
     attack = CarliniWagner(
-        **{"steps": 40, "search_steps": 4, "c": 0.1, "step_size": 0.1, "second_look": False} | settings
+        **{"steps": 40, "search_steps": 4, "c": 0.1, "step_size": 0.1, "second_look": False, "warm_start": False}
+        | settings
     )
     tried: list[Tensor] = []
     descend = CarliniWagner._descend
 
-    def spy(self: CarliniWagner, oracle: object, x: Tensor, goal: object, c: Tensor, which: Tensor) -> object:
+    def spy(self: CarliniWagner, oracle: object, x: Tensor, start: Tensor, goal: object, c: Tensor, *rest: Any) -> Any:
         tried.append(c)
-        return descend(self, oracle, x, goal, c, which)
+        return descend(self, oracle, x, start, goal, c, *rest)
 
     monkeypatch.setattr(CarliniWagner, "_descend", spy)
     monkeypatch.setattr(CarliniWagner, "_shorten", lambda self, oracle, x, best, goal, which: best)
@@ -115,15 +118,17 @@ def test_confidence_is_the_margin_in_logits() -> None:
 
 
 def test_what_is_not_found_comes_back_as_it_was() -> None:
-    result = CarliniWagner(steps=2, search_steps=1, c=1e-6, second_look=False).run(MODEL, X, Y)
+    result = CarliniWagner(steps=2, search_steps=1, c=1e-6, warm_start=False, second_look=False).run(MODEL, X, Y)
     assert not bool(result.success.any())
     assert torch.equal(result.x_adv, X)
 
 
 def test_done_images_leave() -> None:
     model = affine(0, images=12)
-    result = CarliniWagner(steps=100, search_steps=3, c=1.0, second_look=False).run(model, model.x, model.y)
-    full = CarliniWagner(steps=100, search_steps=3, c=1.0, abort_early=False, second_look=False).run(
+    result = CarliniWagner(steps=100, search_steps=3, c=1.0, warm_start=False, second_look=False).run(
+        model, model.x, model.y
+    )
+    full = CarliniWagner(steps=100, search_steps=3, c=1.0, abort_early=False, warm_start=False, second_look=False).run(
         model, model.x, model.y
     )
     assert full.gradients.tolist() == [300] * 12
@@ -135,8 +140,9 @@ def test_done_images_leave() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"norm": Linf}, "is the L2 attack; Linf"),
-        ({"box": None}, "maps w onto the box"),
+        ({"norm": Linf}, "is the L2 attack; for Linf, see"),
+        ({"confidence": 1.0, "objective": "f2"}, "f6 and f7 only"),
+        ({"box": None}, "maps onto the box"),
         ({"steps": 0}, "needs positive steps"),
         ({"c": 0.0}, "needs positive steps"),
         ({"confidence": -1.0}, "confidence >= 0"),

@@ -1,0 +1,70 @@
+"""Adam in a variable of which every value is an image within the box."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from steelman.types import Box, Images, Indices
+
+Encoding = Literal["tanh", "clipped", "projected"]
+
+
+@dataclass(frozen=True)
+class Variable:
+    """What stands for an image in the box while it is moved.
+
+    tanh       w, the image being centre + reach tanh(w)
+    clipped    an image that may leave the box, clipped when looked at; no gradient where it has left
+    projected  an image that is clipped after every step
+    """
+
+    encoding: Encoding
+    box: Box | None
+
+    def encode(self, image: Images) -> Tensor:
+        if self.encoding != "tanh":
+            return image.clone()
+        centre, reach = self._middle
+        return torch.atanh((image - centre) / reach * 0.999999)
+
+    def decode(self, w: Tensor) -> tuple[Images, Tensor | float]:
+        """The image, and what to multiply a gradient in it by for one in `w`."""
+        if self.box is None:
+            return w.clone(), 1.0
+        if self.encoding == "tanh":
+            centre, reach = self._middle
+            unit = torch.tanh(w)
+            return (centre + reach * unit).clamp_(*self.box), reach * (1 - unit * unit)
+        image = w.clamp(*self.box)
+        return image, 1.0 if self.encoding == "projected" else (image == w).to(w.dtype)
+
+    def settle(self, w: Tensor) -> None:
+        """After a step, in place."""
+        if self.encoding == "projected" and self.box is not None:
+            w.clamp_(*self.box)
+
+    @property
+    def _middle(self) -> tuple[float, float]:
+        assert self.box is not None
+        return (self.box[1] + self.box[0]) / 2, (self.box[1] - self.box[0]) / 2
+
+
+class Adam:
+    """Kingma and Ba's Adam on a batch whose rows may leave."""
+
+    def __init__(self, like: Tensor, step_size: float) -> None:
+        self.momentum, self.spread = torch.zeros_like(like), torch.zeros_like(like)
+        self.step_size, self.count = step_size, 0
+
+    def step(self, w: Tensor, gradient: Tensor) -> None:
+        """Move `w`, in place."""
+        self.count += 1
+        self.momentum.lerp_(gradient, 0.1)
+        self.spread.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+        rate = self.step_size / (1 - 0.9**self.count)
+        w.addcdiv_(self.momentum, (self.spread / (1 - 0.999**self.count)).sqrt_().add_(1e-8), value=-rate)
+
+    def keep(self, which: Indices) -> None:
+        self.momentum, self.spread = self.momentum[which], self.spread[which]
