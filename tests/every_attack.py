@@ -17,8 +17,10 @@ from steelman.attacks import (
     PGD,
     AutoAttack,
     BestOf,
+    BoundaryAttack,
     CarliniWagner,
     DeepFool,
+    HopSkipJump,
     Square,
     Surrogate,
     WorstOf,
@@ -90,6 +92,10 @@ ATTACKS = [
     Case(CarliniWagner(**_SHORT)),
     Case(CarliniWagner(**_SHORT, confidence=0.5)),
     Case(CarliniWagner(**_SHORT, abort_early=False), targeted=True),
+    Case(BoundaryAttack(steps=60, starts=3), random=True),
+    Case(BoundaryAttack(steps=60, starts=3), targeted=True, random=True),
+    Case(HopSkipJump(steps=2, evaluations=30, starts=3), random=True),
+    Case(HopSkipJump(norm=Linf, steps=2, evaluations=30, starts=3), targeted=True, random=True),
     Case(WorstOf((FGSM(eps=0.05), PGD(eps=0.1, steps=5))), random=True),
     Case(BestOf((DeepFool(), CarliniWagner(**_SHORT)))),
     Case(AutoAttack(eps=0.1, steps=5, queries=15), random=True),
@@ -101,6 +107,9 @@ ATTACKS = [
 ]
 
 OPTIMA: list[Case] = [
+    Case(BoundaryAttack(steps=1000), targeted=True),
+    Case(HopSkipJump(steps=15), targeted=True),
+    Case(HopSkipJump(norm=Linf, steps=40, evaluations=200), targeted=True),
     Case(FAB(steps=20)),
     Case(FAB(norm=L2, steps=20)),
     Case(FAB(norm=L2, steps=20), targeted=True),

@@ -3,12 +3,14 @@
 from steelman.attacks.apgd import APGD
 from steelman.attacks.attack import Attack, AttackResult
 from steelman.attacks.auto_attack import AutoAttack
+from steelman.attacks.boundary import BoundaryAttack
 from steelman.attacks.carlini_wagner import CarliniWagner
 from steelman.attacks.ddn import DDN
 from steelman.attacks.deepfool import DeepFool
 from steelman.attacks.eot import EOT
 from steelman.attacks.fab import FAB
 from steelman.attacks.fgsm import FGSM
+from steelman.attacks.hop_skip_jump import HopSkipJump
 from steelman.attacks.jsma import JSMA
 from steelman.attacks.pgd import PGD
 from steelman.attacks.square import Square
@@ -27,8 +29,10 @@ __all__ = [
     "AttackResult",
     "AutoAttack",
     "BestOf",
+    "BoundaryAttack",
     "CarliniWagner",
     "DeepFool",
+    "HopSkipJump",
     "Square",
     "Surrogate",
     "WorstOf",
