@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from affine import images, small_net
-from steelman.attacks import FGSM, PGD, CarliniWagner, DeepFool
+from steelman.attacks import FGSM, PGD, CarliniWagner, DeepFool, WorstOf
 from steelman.attacks.attack import Attack
 from steelman.attacks.crafting import Execution
 from steelman.losses import Margin
@@ -47,7 +47,12 @@ class Small(nn.Module):
         return self.net(x)
 
 
-@pytest.mark.parametrize("attack", [PGD(eps=0.1), DeepFool()], ids=repr)
+RADII = torch.linspace(0, 0.2, 12, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "attack", [PGD(eps=0.1), PGD(eps=RADII), WorstOf((FGSM(eps=RADII), PGD(eps=RADII))), DeepFool()], ids=str
+)
 def test_parts_change_nothing(attack: Attack) -> None:
     whole = attack.run(small_net(), X, Y, generator=SEEDS)
     parts = attack.run(small_net(), X, Y, generator=SEEDS, batch_size=5)

@@ -2,8 +2,8 @@
 
 import time
 from abc import ABC, abstractmethod
-from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import ClassVar, Literal, TypeAlias, get_args
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
 from steelman.norms import L0, L1, L2, Linf
 from steelman.randomness import Draws
-from steelman.types import Box, Flags, Images, Labels, Model, PerImage, Randomness
+from steelman.types import Box, Flags, Images, Indices, Labels, Model, PerImage, Randomness
 
 __all__ = ["Attack", "AttackResult", "check_images", "check_labels"]
 
@@ -135,6 +135,10 @@ class Attack(ABC):
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         """The method itself, on checked input; gradients are off, `oracle` turns them on where it needs them."""
 
+    def __getitem__(self, which: Indices) -> "Attack":
+        """The attack for some of a batch's images: settings with one number per image, its parts' too, are cut down."""
+        return replace(self, **{item.name: _cut(getattr(self, item.name), which) for item in fields(self)})
+
     def __str__(self) -> str:
         """The call that makes this attack, with only the fields that differ from their defaults."""
         changed = (
@@ -160,6 +164,12 @@ def strongest(attacks: tuple[Attack, ...]) -> Access:
     """The most that any of the attacks needs of a model."""
     needed = {attack.access for attack in attacks}
     return next(access for access in get_args(Access) if access in needed)
+
+
+def _cut(value: Any, which: Indices) -> Any:
+    if isinstance(value, Attack) or (isinstance(value, Tensor) and value.ndim == 1):
+        return value[which]
+    return tuple(_cut(each, which) for each in value) if isinstance(value, tuple) else value
 
 
 def _is_default(value: object, item: Field) -> bool:

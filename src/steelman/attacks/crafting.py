@@ -86,7 +86,7 @@ def _in_parts(
         which = torch.arange(begin, min(begin + oracle.fits, len(x)), device=x.device)
         try:
             with oracle.part(which, goal[which]) as part:
-                x_adv[which], in_time = _one_part(attack, part, x[which], goal[which], draws[which])
+                x_adv[which], in_time = _one_part(attack[which], part, x[which], goal[which], draws[which])
         except RuntimeError as error:
             if how.batch_size != "auto" or oracle.fits == 1 or attack.shared or not _out_of_memory(error):
                 raise
@@ -125,7 +125,7 @@ def _one_part(
         lost = torch.where(~goal.met(oracle.decisions(x_adv)))[0]
         if ball is None and in_time and len(lost) > 0:  # a minimal-norm attack tries again in full precision
             with oracle.part(lost, goal[lost]) as part:
-                x_adv[lost] = attack.search(part, x[lost], goal[lost], draws[lost])
+                x_adv[lost] = attack[lost].search(part, x[lost], goal[lost], draws[lost])
     if attack.uint8 and attack.box is not None:
         x_adv = onto_grid(oracle, x, x_adv, goal, attack.box, ball)
     return x_adv, in_time

@@ -22,8 +22,8 @@ class EOT(Attack):
     attack   what is run (its box gives way to this one's)
     samples  draws per answer, default 30 (the authors' code)
 
-    The model draws from torch's global generator, which is seeded here and put back as it was. Draws of a batch are
-    shared out by the model, so that an image's answer depends on its place in the batch, unless the model is not random.
+    The model draws from torch's global generator, which is seeded here and put back as it was. It shares its draws out
+    over the batch, so that an image's answer depends on its place there, unless the model is not random.
 
     Cost: the attack's forward and gradient passes, times `samples`.
     Reference: Anish Athalye, Logan Engstrom, Andrew Ilyas and Kevin Kwok, "Synthesizing robust adversarial examples",

@@ -23,8 +23,8 @@ class Surrogate(Attack):
 
     attack  what is run on the surrogate (its box gives way to this one's). Early leave stops at the first success on
             the surrogate, which transfers less: leave it off
-    model   the surrogate: a module or callable from images to logits, or the folder of a run or its checkpoint as text (whose data must be
-            where `STEELMAN_DATA` points or in the cache)
+    model   the surrogate: a module or callable from images to logits, or the folder of a run or its checkpoint as text
+            (whose data must be where `STEELMAN_DATA` points or in the cache)
 
     Cost: 1 forward pass on the model, to check it; the attack's passes on the surrogate, which are not counted.
     Reference: Nicolas Papernot, Patrick McDaniel and Ian Goodfellow, "Transferability in machine learning: from

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import torch
 
 from steelman.attacks.attack import Access, Attack, check_parts, strongest
-from steelman.attacks.cut import cut
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
 from steelman.norms import L2, Norm
@@ -57,7 +56,7 @@ class WorstOf(Attack):
             if len(which) == 0:
                 break
             with oracle.part(which, goal[which]) as part:
-                inner = replace(cut(attack, which), box=self.box)
+                inner = replace(attack[which], box=self.box)
                 x_adv = inner.search(part, x[which], goal[which], draws.split(place)[which])
                 met = goal[which].met(part.decisions(x_adv))
             found[which] = x_adv
@@ -103,7 +102,7 @@ class BestOf(Attack):
             if len(which) == 0:
                 break
             with oracle.part(which, goal[which]) as part:
-                inner = replace(cut(attack, which), box=self.box)
+                inner = replace(attack[which], box=self.box)
                 x_adv = inner.search(part, x[which], goal[which], draws.split(place)[which])
                 met = goal[which].met(part.decisions(x_adv))
             length = self.norm.size(x_adv.double() - x[which].double())
