@@ -1,5 +1,6 @@
 """What PGD does in detail, against plain loops."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from affine import affine, images, small_net
 from steelman.attacks import PGD, Attack
-from steelman.losses import CrossEntropy, Goal, Loss, Margin
+from steelman.losses import KL, CrossEntropy, Goal, LogitDifference, Loss, Margin, margin
 from steelman.norms import L0, L1, L2, Linf, Norm
 from steelman.randomness import Draws
 
@@ -92,10 +93,11 @@ def iterates(attack: PGD) -> list[tuple[Tensor, Tensor, Tensor]]:
     return seen
 
 
-def test_keep_best_returns_the_iterate_of_the_highest_loss() -> None:
+def test_keep_best_returns_the_best_iterate_successes_first() -> None:
     attack = PGD(eps=0.2, steps=5, keep_best=True)
     seen = iterates(attack)
-    losses = torch.stack([loss for *_, loss in seen])
+    won = torch.stack([prediction != Y for _, prediction, _ in seen])
+    losses = torch.stack([loss for *_, loss in seen]).where(won | ~won.any(0), -torch.inf)
     assert bool((losses.argmax(0) < 5).any()), "the last iterate is always the best, so nothing was tested"
     expected = torch.stack([seen[int(best)][0][row] for row, best in enumerate(losses.argmax(0))])
     torch.testing.assert_close(attack(MODEL, X, Y, generator=SEEDS), expected, rtol=0, atol=1e-9)
@@ -156,10 +158,58 @@ def test_early_leave_costs_no_success() -> None:
     assert int(early.gradients.sum()) < int(plain.gradients.sum())
 
 
-@pytest.mark.parametrize("settings", [{"steps": -1}, {"restarts": 0}])
+@pytest.mark.parametrize("early_leave", [False, True])
+@pytest.mark.parametrize("targets", [0, 3])
+def test_copies_change_no_answer(early_leave: bool, targets: int) -> None:
+    attack = PGD(eps=0.05, steps=4, restarts=4, targets=targets, loss=LogitDifference(), early_leave=early_leave)
+    one = attack.run(MODEL, X, Y, generator=SEEDS)
+    for copies in (2, 3, 50):
+        many = replace(attack, copies=copies).run(MODEL, X, Y, generator=SEEDS)
+        torch.testing.assert_close(many.x_adv, one.x_adv, rtol=0, atol=1e-12)
+    assert 0 < int(one.success.sum()) < 8, "all or none succeed, so too little was tested"
+
+
+def test_copies_share_passes() -> None:
+    calls = []
+
+    def model(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        return MODEL(x)
+
+    PGD(eps=0.05, steps=4, restarts=6, copies=6)(model, X, Y, generator=SEEDS)
+    assert calls == [48] * 5
+
+
+def test_what_a_restart_has_broken_leaves_the_later_ones() -> None:
+    """And what it leaves room for is filled: passes end long before those of all restarts."""
+    attack = PGD(eps=0.05, steps=4, restarts=6, early_leave=True, copies=6)
+    result = attack.run(MODEL, X, Y, generator=SEEDS)
+    assert 0 < int(result.success.sum()) < 8
+    assert (result.gradients[~result.success] == 24).all()
+    assert (result.gradients[result.success] < 24).any()
+
+
+@pytest.mark.parametrize("norm", [Linf, L2], ids=repr)
+def test_many_targets_are_the_best_of_single_targets(norm: Norm) -> None:
+    eps = 0.05 if norm is Linf else 0.3
+    attack = PGD(eps=eps, norm=norm, steps=5, targets=3, loss=LogitDifference(), random_start=False)
+    rivals = MODEL(X).scatter(1, Y[:, None], -torch.inf).topk(3, 1).indices
+    single = replace(attack, targets=0)
+    seen = [single(MODEL, X, Y, target=rivals[:, turn]) for turn in range(3)]
+    values = torch.stack([margin(MODEL(x), Y) for x in seen])
+    assert len(values.argmax(0).unique()) > 1, "one target wins everywhere, so nothing was tested"
+    expected = torch.stack([seen[int(best)][row] for row, best in enumerate(values.argmax(0))])
+    torch.testing.assert_close(attack(MODEL, X, Y), expected, rtol=0, atol=1e-9)
+    given = (Y + 1) % 10
+    assert torch.equal(attack(MODEL, X, Y, target=given), single(MODEL, X, Y, target=given))
+
+
+@pytest.mark.parametrize("settings", [{"steps": -1}, {"restarts": 0}, {"targets": -1}, {"copies": 0}])
 def test_impossible_settings_are_refused(settings: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="PGD needs steps >= 0 and restarts >= 1"):
+    with pytest.raises(ValueError, match="PGD needs steps >= 0, restarts >= 1, targets >= 0 and copies >= 1"):
         PGD(**settings)
+    with pytest.raises(ValueError, match="KL has no targeted form; use LogitDifference"):
+        PGD(targets=3, loss=KL())
 
 
 def test_defaults_are_madrys() -> None:

@@ -56,12 +56,12 @@ class Ball:
     def _climb(self, x: Images, gradient: Images, step: Tensor, clean: Images, eps: Tensor) -> Images:
         if self.norm is L1:
             path = L1.furthest(clean, gradient, eps, self.box) - x
-            return path.mul_((step / _wide(L1.size(path), x).clamp(min=TINY)).clamp(max=1)).add_(x)
+            return path.mul_((step / wide(L1.size(path), x).clamp(min=TINY)).clamp(max=1)).add_(x)
         free = inward(gradient, x, self.box)
         if self.norm is L2:
-            top = _wide(Linf.size(free), x)
+            top = wide(Linf.size(free), x)
             top += top == 0
-            length = _wide(L2.size(free / top), x)  # squares of the tiny gradients of a saturated softmax underflow
+            length = wide(L2.size(free / top), x)  # squares of the tiny gradients of a saturated softmax underflow
             moved = gradient / top * (step / length.clamp(min=TINY)).where(length > 0, 0)
         else:
             moved = self.norm.steepest(free) * step
@@ -76,5 +76,5 @@ class Ball:
         return torch.clamp(x, *self.bounds)
 
 
-def _wide(size: PerImage, like: Images) -> Tensor:
+def wide(size: PerImage, like: Images) -> Tensor:
     return size.reshape(-1, *[1] * (like.ndim - 1))

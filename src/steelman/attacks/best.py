@@ -21,6 +21,9 @@ class Best:
         score = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
         return Best(x.clone(), torch.zeros_like(score, dtype=torch.bool), score)
 
+    def __getitem__(self, rows: Indices) -> "Best":
+        return Best(self.x[rows], self.success[rows], self.score[rows])
+
     def take(self, place: Indices, other: "Best") -> Tensor:
         """Take over those of `other`, whose images belong at `place`, that are better: success first, then score.
 

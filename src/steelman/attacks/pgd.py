@@ -1,43 +1,62 @@
 """Projected gradient ascent of a loss inside a ball."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
+from steelman.attacks.ascent import Ascent, Rows
 from steelman.attacks.attack import Attack
 from steelman.attacks.ball import Ball
+from steelman.attacks.best import Best
 from steelman.attacks.oracle import Oracle
 from steelman.losses import CrossEntropy, Goal, Loss
 from steelman.norms import Linf, Norm, per_image
-from steelman.randomness import Draws
-from steelman.types import Flags, Images, Indices, PerImage, Radius
+from steelman.randomness import Draws, combine
+from steelman.types import Images, Indices, Radius
 
 
 @dataclass(frozen=True)
 class PGD(Attack):
     """Projected gradient descent on the negative loss.
 
-    x_0 = clip(x + uniform sample of the ball), x_{t+1} = clip(project(x_t + step_size * steepest(grad L(x_t)))): ball
-    first, then box, then both once more to the last bit. Entries that stand at the box and would leave it take no part
-    in a step (this matters for L2 and L1 only).
+    x_0 = clip(x + uniform sample of the ball), x_{t+1} = P(x_t + step_size * steepest(grad L(x_t))), where P projects
+    onto ball and box, and what is returned is within both to the last bit. Without the random start this is BIM, also
+    called I-FGSM: PGD(random_start=False).
+
+    For Linf, P is a clamp, as everywhere. For L2, P is the exact projection onto ball and box together, where others
+    project onto the ball and then clip, and step_size is the length of a step without the entries that stand at the box
+    and would leave it. An L1 step goes step_size towards that image of ball and box which is furthest along the
+    gradient: a few entries, each up to the end of the box (SLIDE and APGD take a fixed or falling share of the largest
+    entries instead). So L2 and L1 reach the worst image of an affine model exactly also where the box binds.
 
     eps           radius, one number or one per image (default 8/255)
     steps         default 10, as Madry's CIFAR-10 code
     step_size     default 2.5 eps / steps, which is Madry's 2/255 at 8/255 and 10 steps; their MNIST: .01 at 40 steps
     norm          Linf (default), L2, L1, L0
-    loss          cross-entropy (default), Margin(50) is their "CW+", DLR, KL
+    loss          cross-entropy (default), Margin(50) is their "CW+", LogitDifference for `targets`, DLR, KL
     random_start  default True
-    restarts      default 1; later ones keep, per image, a success, and otherwise the higher loss
-    keep_best     return the iterate of the highest loss instead of the last one (default False)
+    restarts      default 1; of all restarts an image keeps a success, and otherwise, or of several, the highest loss
+    targets       0 (default): no targets but a given one. Otherwise, without a given target, that many of the wrong
+                  classes with the highest logits at x are attacked one after another in each restart, and the image
+                  with the highest margin is kept (multi-targeted: 9, all of them, in the paper)
+    keep_best     return the best iterate, a success before others and then by its loss, not the last (default False)
     early_leave   images that reach the goal leave at once and return that iterate (default False). It changes no
                   success into a failure; use it to measure accuracy, not to train
+    copies        how many restarts and targets of the whole batch run side by side (default 1). It changes no answer,
+                  takes as many times the memory, and is faster where a batch alone does not fill the device; whatever
+                  it is, the room of images that have left is filled with later restarts of the others
 
-    Cost: `steps` forward and gradient passes per restart; one forward more when the last iterate has to be judged
-    (restarts > 1 or keep_best).
+    Cost: `steps` forward and gradient passes per restart and target; one forward more when the last iterate has to be
+    judged (restarts > 1, targets or keep_best), and one for the logits at x (targets, KL).
     Reference: Aleksander Madry, Aleksandar Makelov, Ludwig Schmidt, Dimitris Tsipras and Adrian Vladu, "Towards deep
-    learning models resistant to adversarial attacks", ICLR 2018, section 2.
+    learning models resistant to adversarial attacks", ICLR 2018, section 2; Sven Gowal, Jonathan Uesato, Chongli Qin,
+    Po-Sen Huang, Timothy Mann and Pushmeet Kohli, "An alternative surrogate loss for PGD-based adversarial testing",
+    arXiv 2019, section 3.
+
+    Raises:
+        ValueError: steps, restarts, targets or copies below their least; targets with KL, which has no targeted form.
     """
 
     eps: Radius = 8 / 255
@@ -47,86 +66,65 @@ class PGD(Attack):
     loss: Loss = field(default_factory=CrossEntropy)
     random_start: bool = True
     restarts: int = 1
+    targets: int = 0
     keep_best: bool = False
     early_leave: bool = False
+    copies: int = 1
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.restarts < 1:
-            raise ValueError(f"PGD needs steps >= 0 and restarts >= 1; got {self.steps} and {self.restarts}")
+        if self.steps < 0 or self.restarts < 1 or self.targets < 0 or self.copies < 1:
+            raise ValueError(
+                "PGD needs steps >= 0, restarts >= 1, targets >= 0 and copies >= 1; "
+                f"got {self.steps}, {self.restarts}, {self.targets} and {self.copies}"
+            )
+        if self.targets and self.loss.needs_reference:
+            raise ValueError(f"{type(self.loss).__name__} has no targeted form; use LogitDifference() with targets")
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
+        rivals = None
         if self.loss.needs_reference:
             goal = replace(goal, reference=oracle.logits(x))
-        ball = Ball.around(x, self.eps, self.norm, self.box)
+        elif self.targets and goal.target is None:
+            others = oracle.logits(x).scatter(1, goal.labels[:, None], -torch.inf)
+            rivals = others.topk(min(self.targets, others.shape[1] - 1), dim=1).indices
+        turns = self.restarts * (1 if rivals is None else rivals.shape[1])
+        judge = self.keep_best or turns > 1 or rivals is not None
+        ascent = Ascent(
+            self.steps,
+            self.loss,
+            keep_best=self.keep_best,
+            early_leave=self.early_leave,
+            judge=judge,
+            by_margin=rivals is not None,
+        )
+        rows = Rows.of(Ball.around(x, self.eps, self.norm, self.box), self._step_size(x), goal)
+        best = Best.nothing(x)
+        for which, turn in self._groups(best, turns):
+            some = replace(rows[which], turn=turn)
+            if rivals is not None:
+                some = replace(some, aim=replace(some.goal, target=rivals[which, turn % rivals.shape[1]]))
+            seeds = Draws(combine(draws.seeds[which], turn))
+            found = ascent.climb(oracle, some, some.ball.sample(seeds) if self.random_start else some.ball.x)
+            if not judge:
+                return rows.ball.contain(found.x)
+            for part in torch.arange(len(which), device=x.device).split(int((turn == turn[0]).sum())):
+                # One turn after another: of an image that has left, later turns are not looked at.
+                wanted = part[~(best.success[which[part]] & self.early_leave)]
+                best.take(which[wanted], found[wanted])
+        return rows.ball.contain(best.x)
+
+    def _step_size(self, x: Images) -> Tensor:
         given = 2.5 * self.eps / max(self.steps, 1) if self.step_size is None else self.step_size
-        step_size = per_image(given, x, "step_size").expand_as(ball.eps)
-        best = _Found.nothing(x)
-        for restart in range(self.restarts):
+        return per_image(given, x, "step_size").expand(len(x), *[1] * (x.ndim - 1))
+
+    def _groups(self, best: Best, turns: int) -> Iterator[tuple[Indices, Indices]]:
+        """Images and turns of the rows that climb together; as many turns at once as there is room for."""
+        turn = 0
+        while turn < turns:
             which = torch.where(~(best.success & self.early_leave))[0]
             if len(which) == 0:
-                break
-            found = self._climb(oracle, which, ball[which], step_size[which], goal[which], draws.split(restart)[which])
-            higher = found.loss > best.loss[which]
-            better = torch.where(found.success == best.success[which], higher, found.success)
-            best.put(which, found, better if self._judges else torch.ones_like(better))
-        return ball.contain(best.x)
-
-    @property
-    def _judges(self) -> bool:
-        """Whether the last iterate is compared with others, which takes one forward pass more."""
-        return self.keep_best or self.restarts > 1
-
-    def _climb(
-        self, oracle: Oracle, which: Indices, ball: Ball, step_size: Tensor, goal: Goal, draws: Draws
-    ) -> "_Found":
-        """One restart for the images `which`."""
-        x = ball.sample(draws) if self.random_start else ball.x
-        found = _Found.nothing(x)
-        place = torch.arange(len(x), device=x.device)  # of the images that have not left, in `which`
-        for step in range(self.steps + self._judges):
-            objective = partial(self.loss, goal=goal)
-            if step < self.steps:
-                logits, loss, gradient = oracle.gradient(x, objective, which[place])
-            else:
-                logits = oracle.logits(x, which[place])
-                loss, gradient = objective(logits), x
-            here = _Found(x, goal.reached(logits), loss)
-            if self.keep_best:
-                found.put(place, here, loss > found.loss[place])
-            elif step == self.steps:
-                found.put(place, here, torch.ones_like(here.success))
-            if self.early_leave and bool(here.success.any()):
-                found.put(place, here, here.success)
-                stay = torch.where(~here.success)[0]
-                if len(stay) == 0:
-                    return found
-                place, ball, goal, x, gradient = place[stay], ball[stay], goal[stay], x[stay], gradient[stay]
-                step_size = step_size[stay]
-            if step < self.steps:
-                x = ball.climb(x, gradient, step_size)
-        if not self._judges:
-            found.x[place] = x
-        return found
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Images, whether they reach the goal, and their loss."""
-
-    x: Images
-    success: Flags
-    loss: PerImage
-
-    @staticmethod
-    def nothing(x: Images) -> "_Found":
-        loss = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-        return _Found(x.clone(), torch.zeros_like(loss, dtype=torch.bool), loss)
-
-    def put(self, place: Indices, other: "_Found", better: Flags) -> None:
-        """Take over from `other`, whose images belong at `place`, those that are better."""
-        place = place[better]
-        self.x[place], self.success[place], self.loss[place] = (
-            other.x[better],
-            other.success[better],
-            other.loss[better],
-        )
+                return
+            count = min(self.copies * len(best.x) // len(which), turns - turn)
+            numbers = torch.arange(turn, turn + count, device=which.device)
+            yield which.repeat(count), numbers.repeat_interleave(len(which))
+            turn += count
