@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from steelman.attacks.attack import Attack
-from steelman.attacks.nearest import column, first_look, polish
+from steelman.attacks.nearest import column, cosine, first_look, pace, polish
 from steelman.attacks.oracle import Oracle
 from steelman.losses import CrossEntropy, Goal
 from steelman.norms import L2, TINY, Norm
@@ -80,17 +80,12 @@ class DDN(Attack):
         size = L2.size(delta)
         radius = torch.where(size > 0, size, self.init_norm)
         best, nearest = x.clone(), torch.full_like(size, torch.inf)
-        tiny = torch.finfo(x.dtype).tiny
         for step in range(self.steps):
             logits, _, gradient = oracle.ascent(image, CrossEntropy(), goal, which)
             reached = goal.reached(logits)
             better = torch.where(reached & (size < nearest))[0]
             best[better], nearest[better] = image[better], size[better]
-            rate = 0.01 + 0.99 * (1 + math.cos(math.pi * step / self.steps)) / 2
-            # In double, since squares of the tiny gradients of a saturated softmax underflow.
-            steepness = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64)
-            pace = torch.where(steepness > tiny, rate / steepness, 0).to(x.dtype)
-            delta.addcmul_(gradient, column(pace, x))
+            delta.addcmul_(gradient, pace(gradient, cosine(step, self.steps, 1.0, 0.01)))
             radius = torch.where(reached, (1 - self.gamma) * radius, (1 + self.gamma) * radius)
             delta.mul_(column(radius / L2.size(delta).clamp(min=TINY), x))
             image = self._place(delta.add_(x))

@@ -1,5 +1,6 @@
 """What minimal-norm attacks share: the nearest point of a linearised boundary, a first look at all, a last polish."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -18,6 +19,18 @@ OVERSHOOT = 1e-4
 def column(value: Tensor, like: Images) -> Tensor:
     """One number per image in a shape that broadcasts against `like`."""
     return value.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def cosine(step: int, steps: int, first: float, last: float) -> float:
+    """The value at a step when it falls from `first` to `last` along half a cosine."""
+    return last + (first - last) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def pace(gradient: Images, length: float) -> Tensor:
+    """What to multiply `gradient` by for a step of this length in L2; 0 where it is 0."""
+    # In double, since squares of the tiny gradients of a saturated softmax underflow.
+    size = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64)
+    return column(torch.where(size > torch.finfo(gradient.dtype).tiny, length / size, 0).to(gradient.dtype), gradient)
 
 
 def onto_plane(norm: Norm, x: Images, slope: Images, gap: PerImage, box: Box | None) -> Images:
@@ -112,7 +125,8 @@ def polish(
         best = found.index_copy(0, shorter[reached], near[shorter[reached]])
         if norm is L0:
             rest = torch.where((best == found).flatten(1).all(1))[0]
-            rank = (-owed[rest]).flatten(1).argsort(dim=1, stable=True).argsort(1).reshape(found[rest].shape)
+            least = torch.where(delta == 0, torch.inf, -owed)[rest].flatten(1)
+            rank = least.argsort(dim=1, stable=True).argsort(1).reshape(found[rest].shape)
             path = partial(_fewer, x[rest], found[rest], rank)
         else:
             rest = shorter[~reached]
