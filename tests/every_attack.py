@@ -14,6 +14,7 @@ from steelman.attacks import (
     EOT,
     FAB,
     FGSM,
+    FMN,
     PGD,
     AutoAttack,
     BestOf,
@@ -104,6 +105,10 @@ ATTACKS = [
     Case(Surrogate(PGD(eps=0.5, steps=5), Another(0)), random=True),
     Case(DDN(steps=20)),
     Case(DDN(steps=20), targeted=True),
+    Case(FMN(steps=20)),
+    Case(FMN(norm=Linf, steps=20), targeted=True),
+    Case(FMN(norm=L1, steps=20)),
+    Case(FMN(norm=L0, steps=20)),
 ]
 
 OPTIMA: list[Case] = [
@@ -126,6 +131,12 @@ OPTIMA: list[Case] = [
         for norm, eps in ((Linf, 0.1), (L2, 0.5), (L1, 1.5))
     ),
     Case(Square(eps=0.2, queries=500, early_leave=False)),
+    Case(FMN()),
+    Case(FMN(), targeted=True),
+    Case(FMN(norm=Linf)),
+    Case(FMN(norm=L1)),
+    Case(FMN(norm=L0)),
+    Case(FMN(norm=L0), targeted=True),
 ]
 """Settings strong enough to find the known optimum of affine models: see test_affine.py."""
 

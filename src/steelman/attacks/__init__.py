@@ -10,6 +10,7 @@ from steelman.attacks.deepfool import DeepFool
 from steelman.attacks.eot import EOT
 from steelman.attacks.fab import FAB
 from steelman.attacks.fgsm import FGSM
+from steelman.attacks.fmn import FMN
 from steelman.attacks.hop_skip_jump import HopSkipJump
 from steelman.attacks.jsma import JSMA
 from steelman.attacks.pgd import PGD
@@ -23,6 +24,7 @@ __all__ = [
     "EOT",
     "FAB",
     "FGSM",
+    "FMN",
     "JSMA",
     "PGD",
     "Attack",
