@@ -26,7 +26,10 @@ class BoundaryAttack(Attack):
     Every `check_every` steps the turned point is asked about too. Each image has its own step sizes:
     source_step *= exp(.2 (hit - .2)) after every step, spherical_step *= exp(.5 (hit - .35)) after every check, with
     hit = 1 or 0. In the end the way to x is bisected. Misclassified images are returned as they are; those for
-    which no start is found come back clean. L2; needs only the model's decisions. A targeted start has to be found too.
+    which no start is found come back clean. L2 only; needs nothing but the model's decisions. The targeted form starts
+    from a random image of the target's class.
+
+    Starts: black, white, grey, then uniform noise of four grains, plain or in black and white.
 
     steps                    default 25000 (authors' code)
     spherical_step           first size, default .01 (authors' code)
@@ -34,13 +37,14 @@ class BoundaryAttack(Attack):
     source_step_convergence  an image whose source step gets smaller leaves; default 1e-7 (authors' code)
     check_every              steps between two checks of the turned point, default 5; the authors' code has 10
     starts                   points on the boundary of which the nearest is the start, default 10; the paper's is 1
-    tries                    noise images tried to find these, default 100; the authors' code has 1000
+    tries                    most random images tried to find these, default 1000 (authors' code)
 
     Paper and code differ: the paper keeps about half of the turns wrong; Foolbox multiplies step sizes by 1.5 when 100
     checks have more than 50 % or less than 20 % hits. Ours follow every answer, within fewer queries. Theirs share one
     draw among all images, ours do not.
 
-    Cost: at most 3 + tries + 4 starts + 30 forward passes for the start and the end, and 1 + 1 / check_every per step.
+    Cost: per step 1 + 1 / check_every forward passes; 31 for the way to the boundary at both ends, 4 `starts` and at
+    most `tries` (as a rule `starts`, for rare targets many) for the start.
     Reference: Wieland Brendel, Jonas Rauber and Matthias Bethge, "Decision-based adversarial attacks: reliable attacks
     against black-box machine learning models", ICLR 2018, section 2.
 
@@ -57,7 +61,7 @@ class BoundaryAttack(Attack):
     source_step_convergence: float = 1e-7
     check_every: int = 5
     starts: int = 10
-    tries: int = 100
+    tries: int = 1000
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.check_every < 1:
@@ -76,15 +80,15 @@ class BoundaryAttack(Attack):
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         side, clean, start = self._starts().find(oracle, x, goal, draws)
-        nearest = to_boundary(side, clean, start, L2, 2.0**-10)
-        self._walk(side, clean, nearest, draws[side.which])
+        start = to_boundary(side, clean, start, L2, 2.0**-10)
+        nearest = self._walk(side, clean, start, draws[side.which])
         found = x.flatten(1).clone()
         found[side.which] = to_boundary(side, clean, nearest, L2, PRECISION)
         return found.reshape(x.shape)
 
-    def _walk(self, side: Side, clean: Rows, nearest: Rows, draws: Draws) -> None:
-        """Replaces `nearest` by what the walk finds; images that have converged leave it."""
-        rows, at = torch.arange(len(clean), device=clean.device), nearest
+    def _walk(self, side: Side, clean: Rows, at: Rows, draws: Draws) -> Rows:
+        """The walk from `at`; images that have converged leave it."""
+        rows, nearest = torch.arange(len(clean), device=clean.device), at.clone()
         distance = L2.size(at - clean)
         angle = torch.full_like(distance, self.spherical_step)
         share = torch.full_like(distance, self.source_step)
@@ -101,12 +105,13 @@ class BoundaryAttack(Attack):
             if step % self.check_every == 0:
                 angle = angle * (SPHERICAL_RATE * (side(turned).to(angle.dtype) - SPHERICAL_GOAL)).exp()
                 angle, share = angle.clamp(max=1), share.clamp(max=0.5)
-                nearest[rows] = at
                 stay = torch.where(share >= self.source_step_convergence)[0]
                 if len(stay) < len(rows):
+                    nearest[rows] = at
                     rows, side, clean, at, draws = rows[stay], side[stay], clean[stay], at[stay], draws[stay]
                     distance, angle, share = distance[stay], angle[stay], share[stay]
         nearest[rows] = at
+        return nearest
 
     def _turn(self, clean: Rows, at: Rows, distance: PerImage, angle: PerImage, draws: Draws) -> Rows:
         """`at`, turned around `clean`: its distance stays the same, but for the box."""

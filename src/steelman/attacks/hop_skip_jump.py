@@ -25,7 +25,10 @@ class HopSkipJump(Attack):
     Linf, of length r_t / sqrt(t), halved until it is misclassified; then the way to x is bisected to
     gamma pixels^-1.5 (L2) or gamma pixels^-2 (Linf) of itself, for Linf by clipping to smaller balls. The nearest point
     is kept and bisected once more to 1e-6. Misclassified images are returned as they are; those for which no start is
-    found come back clean. Needs only the model's decisions. A targeted start has to be found too.
+    found come back clean. Needs nothing but the model's decisions. The targeted form starts from a random image of the
+    target's class.
+
+    Starts: black, white, grey, then uniform noise of four grains, plain or in black and white.
 
     norm             L2 (default) or Linf
     steps            default 40 (authors' code)
@@ -33,13 +36,13 @@ class HopSkipJump(Attack):
     max_evaluations  but at most these, default 10000 (authors' code)
     gamma            probe = gamma r_t / pixels, but a tenth of the box's width at first; default 1 (authors' code)
     starts           points on the boundary of which the nearest is the start, default 10; the paper's is 1
-    tries            noise images tried to find these, default 100; the authors' code has 10000
+    tries            most random images tried to find these, default 1000; the authors' code has 10000
     batch            decisions for normals that are asked for at once, of all images together; default 512
 
     The paper returns the last point, and so do its authors; we return the nearest.
 
-    Cost: about 2 evaluations / 3 steps^1.5 forward passes for the normals, log2(pixels^1.5 / gamma) and a few per step,
-    and at most 3 + tries + 4 starts + 40 for the start and the end.
+    Cost: about 2/3 evaluations steps^1.5 forward passes for the normals, per step log2(pixels^1.5 / gamma) and a few
+    halvings; 20 for the end, 4 `starts` and at most `tries` (as a rule `starts`, for rare targets many) for the start.
     Reference: Jianbo Chen, Michael I. Jordan and Martin J. Wainwright, "HopSkipJumpAttack: a query-efficient
     decision-based attack", IEEE S&P 2020, algorithm 2.
 
@@ -55,7 +58,7 @@ class HopSkipJump(Attack):
     max_evaluations: int = 10_000
     gamma: float = 1.0
     starts: int = 10
-    tries: int = 100
+    tries: int = 1000
     batch: int = 512
 
     def __post_init__(self) -> None:

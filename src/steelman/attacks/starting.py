@@ -39,10 +39,10 @@ class Side:
 class Starts:
     """Where a hard-label attack starts: the nearest of `count` images on the boundary, each from a random image.
 
-    Tried in turn are black, white and grey, then `tries` noise images, until `count` have reached the goal; each is
-    bisected to a 16th of its way. Without a box, black and white are the ends of each image's own range, widened by 1
-    on both sides.
-    Cost: 1 query for every image; for those that have to move, at most 3 + tries, and 4 for each of `count`.
+    Tried in turn are black, white, grey and noise images, until `count` have reached the goal, or one has after
+    10 `count` tries, or `tries` are over; each is bisected to a 16th of its way. Without a box, black and white are the
+    ends of each image's own range, widened by 1 on both sides.
+    Cost: 1 query for every image; for those that have to move, at most `tries`, and 4 for each of `count`.
     """
 
     norm: Norm
@@ -62,7 +62,7 @@ class Starts:
         start, found = clean.clone(), torch.zeros(len(x), dtype=torch.int64, device=x.device)
         nearest = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
         looking = torch.where(~side(clean))[0]
-        for turn in range(3 + self.tries):
+        for turn in range(self.tries):
             if len(looking) == 0:
                 break
             shade = (
@@ -78,7 +78,7 @@ class Starts:
             nearer = distance < nearest[here]
             start[here[nearer]], nearest[here[nearer]] = candidate[nearer], distance[nearer]
             found[here] += 1
-            looking = looking[found[looking] < self.count]
+            looking = looking[found[looking] < (self.count if turn + 1 < 10 * self.count else 1)]
         rows = torch.where(found > 0)[0]
         return side[rows], clean[rows], start[rows]
 
@@ -91,9 +91,11 @@ class Starts:
 def _noise(turn: int, draws: Draws, shape: torch.Size, dtype: torch.dtype) -> Rows:
     """Uniform on [0, 1), with grains of 1, 2, 4 and 8 pixels in turn, then as often in black and white.
 
-    A network sees all fine noise as the same class or two; coarse and stark noise finds others.
+    LeNet sees an 8 in all fine noise, and each of the ten digits in some coarse and stark noise. Grains of more than a
+    third of the image are left out.
     """
-    grain = 2 ** (turn % 4) if len(shape) > 1 else 1
+    grain = 2 ** (turn % 4)
+    grain = grain if len(shape) > 1 and 3 * grain <= min(shape[-2:]) else 1
     coarse = [*shape[:-2], *(-(-side // grain) for side in shape[-2:])]
     noise = draws.uniform(tuple(coarse), dtype)
     noise = noise.round() if turn % 8 >= 4 else noise
