@@ -30,8 +30,9 @@ check: .venv/.ready  ## format, lint and types, in seconds
 format: .venv/.ready  ## put format and simple lint right
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
 
-bench: .venv-bench/.ready  ## time our attacks side by side with peers; DATA=folder has mnist/
-	@$(BENCH_BIN)/python benchmarks/attacks.py $(if $(DATA),--data-dir "$(DATA)")
+bench: .venv-bench/.ready  ## our attacks beside peers', into docs/benchmarks.md; DATA=folder has mnist/, cifar10/
+	@OMP_NUM_THREADS=1 $(BENCH_BIN)/python -m benchmarks.battery $(if $(DATA),--data-dir "$(DATA)") \
+		--markdown docs/benchmarks.md $(ARGS)
 
 docs: .venv/.ready  ## write docs/methods.md anew from the docstrings
 	@$(BIN)/python -m steelman.cards docs/methods.md
