@@ -1,5 +1,6 @@
 """Attacks: one file per paper. Each is a frozen dataclass that is called with a model, images and labels."""
 
+from steelman.attacks.an_pgd import ANPGD
 from steelman.attacks.apgd import APGD
 from steelman.attacks.attack import Attack, AttackResult
 from steelman.attacks.auto_attack import AutoAttack
@@ -9,16 +10,21 @@ from steelman.attacks.ddn import DDN
 from steelman.attacks.deepfool import DeepFool
 from steelman.attacks.eot import EOT
 from steelman.attacks.fab import FAB
-from steelman.attacks.fgsm import FGSM
+from steelman.attacks.fgsm import FGSM, RandomFGSM
 from steelman.attacks.fmn import FMN
 from steelman.attacks.hop_skip_jump import HopSkipJump
 from steelman.attacks.jsma import JSMA
+from steelman.attacks.mim import MIM
+from steelman.attacks.minimal_fgsm import MinimalFGSM
+from steelman.attacks.noise import GaussianNoise, SaltAndPepper, UniformNoise
 from steelman.attacks.pgd import PGD
 from steelman.attacks.square import Square
 from steelman.attacks.surrogate import Surrogate
+from steelman.attacks.vat import VirtualAdversarial
 from steelman.attacks.worst_of import BestOf, WorstOf
 
 __all__ = [
+    "ANPGD",
     "APGD",
     "DDN",
     "EOT",
@@ -26,6 +32,7 @@ __all__ = [
     "FGSM",
     "FMN",
     "JSMA",
+    "MIM",
     "PGD",
     "Attack",
     "AttackResult",
@@ -34,8 +41,14 @@ __all__ = [
     "BoundaryAttack",
     "CarliniWagner",
     "DeepFool",
+    "GaussianNoise",
     "HopSkipJump",
+    "MinimalFGSM",
+    "RandomFGSM",
+    "SaltAndPepper",
     "Square",
     "Surrogate",
+    "UniformNoise",
+    "VirtualAdversarial",
     "WorstOf",
 ]
