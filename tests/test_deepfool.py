@@ -1,5 +1,10 @@
 """DeepFool against the algorithm, one image at a time in numpy."""
 
+import math
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +12,7 @@ from torch import Tensor
 
 from affine import affine, images, small_net
 from steelman.attacks import DeepFool
-from steelman.norms import L1, L2, Linf, Norm
+from steelman.norms import L0, L1, L2, Linf, Norm
 
 MODEL = small_net()
 X = images(6)
@@ -22,7 +27,15 @@ def jacobian(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def reference(
-    x: np.ndarray, label: int, target: int | None, norm: Norm, *, steps: int, overshoot: float, classes: int, clip: bool
+    x: np.ndarray,
+    label: int,
+    target: int | None,
+    p: float,
+    *,
+    steps: int,
+    overshoot: float,
+    classes: int,
+    clip: bool,
 ) -> tuple[np.ndarray, int]:
     """Algorithm 2, linearised at x + r; also how many steps it took."""
 
@@ -45,10 +58,11 @@ def reference(
         found, shortest = None, np.inf
         for k in order if target is None else [target]:
             f, w = logits[k] - logits[own], slopes[k] - slopes[own]
-            size = np.sqrt((w**2).sum()) if norm is L2 else np.abs(w).sum()
+            q = p / (p - 1) if p < math.inf else 1.0
+            size = (np.abs(w) ** q).sum() ** (1 / q)
             if abs(f) / size < shortest:
                 shortest = abs(f) / size
-                found = abs(f) / size**2 * w if norm is L2 else abs(f) / size * np.sign(w)
+                found = abs(f) / size**q * np.abs(w) ** (q - 1) * np.sign(w)
         assert found is not None
         r = bounded(x + r + found) - x
         shot = bounded(x + (1 + overshoot) * r)
@@ -57,14 +71,14 @@ def reference(
     return shot, took
 
 
-@pytest.mark.parametrize("norm", [L2, Linf], ids=repr)
+@pytest.mark.parametrize("p", [2.0, math.inf, 3.0])
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("settings", [{}, {"box": None, "overshoot": 0.3}, {"classes": 3}, {"steps": 2}], ids=repr)
-def test_it_is_the_algorithm(norm: Norm, targeted: bool, settings: dict) -> None:
+def test_it_is_the_algorithm(p: float, targeted: bool, settings: dict) -> None:
     target = (Y + 2) % 10 if targeted else None
     y = Y.clone()
     y[0] = (y[0] + 1) % 10  # misclassified to begin with
-    attack = DeepFool(norm=norm, **{"steps": 10} | settings)  # rounding grows from step to step
+    attack = DeepFool(p=p, doubt=math.inf, **{"steps": 10} | settings)  # rounding grows from step to step
     result = attack.run(MODEL, X, y, target=target)
     steps = []
     for row in range(len(X)):
@@ -72,7 +86,7 @@ def test_it_is_the_algorithm(norm: Norm, targeted: bool, settings: dict) -> None
             X[row].numpy(),
             int(y[row]),
             None if target is None else int(target[row]),
-            norm,
+            p,
             steps=attack.steps,
             overshoot=attack.overshoot,
             classes=attack.classes,
@@ -101,10 +115,98 @@ def test_fewer_classes_are_those_of_the_highest_logits() -> None:
     assert torch.equal(model(x_adv).argmax(1), second)
 
 
-@pytest.mark.parametrize("settings", [{"norm": L1}, {"steps": 0}, {"classes": 1}, {"overshoot": -0.1}], ids=repr)
+WRONG = [
+    {"steps": 0},
+    {"classes": 1},
+    {"overshoot": -0.1},
+    {"overshoot": math.nan},
+    {"doubt": 0.9},
+    {"p": 1.0},
+    {"p": math.nan},
+    {"norm": L0},
+]
+
+
+@pytest.mark.parametrize("settings", WRONG, ids=repr)
 def test_impossible_settings_are_refused(settings: dict) -> None:
-    with pytest.raises(ValueError, match="DeepFool"):
+    with pytest.raises(ValueError, match=r"DeepFool|L0 has none"):
         DeepFool(**settings)
+
+
+@pytest.mark.parametrize("p", [1.05, 1.2, 1.5, 4.0, 50.0])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_any_exponent_finds_the_optimum_of_affine_models(p: float, scale: float) -> None:
+    model = affine(1, scale=scale)
+    q = p / (p - 1)
+    nearest = []
+    for row in range(len(model.x)):
+        slopes = [model.slopes(row, rival) for rival in model.rivals(row)]
+        top = [float(weight.abs().max()) for weight, _ in slopes]
+        nearest.append(min(-gap / (t * float((w / t).norm(p=q))) for (w, gap), t in zip(slopes, top, strict=True)))
+    result = DeepFool(p=p).run(model, model.x, model.y)
+    assert bool(result.success.all())
+    found = torch.linalg.vector_norm((result.x_adv - model.x).flatten(1), p, dim=1)
+    torch.testing.assert_close(found, 1.02 * torch.tensor(nearest, dtype=torch.float64), rtol=1e-9, atol=0)
+
+
+def test_the_norms_are_their_exponents() -> None:
+    for norm, p in ((L2, 2.0), (Linf, math.inf)):
+        assert torch.equal(DeepFool(norm=norm)(MODEL, X, Y), DeepFool(p=p)(MODEL, X, Y))
+
+
+def test_l1_moves_few_entries_and_always_arrives() -> None:
+    for edge in (False, True):
+        model = affine(2, edge=edge)
+        result = DeepFool(norm=L1).run(model, model.x, model.y)
+        assert bool(result.success.all())
+        assert float((result.l1 / model.nearest_in_box(L1)).max()) <= (1.0201 if not edge else 1.1)
+    assert float(DeepFool(norm=L1).run(MODEL, X, Y).l0.double().mean()) < 6
+
+
+@pytest.mark.parametrize("norm", [L2, Linf, L1], ids=repr)
+def test_doubt_spares_gradients_and_changes_nothing_that_matters(norm: Norm) -> None:
+    x = images(40)
+    y = MODEL(x).argmax(1)
+    spared, whole = (DeepFool(norm=norm, doubt=doubt).run(MODEL, x, y) for doubt in (1.5, math.inf))
+    assert bool(spared.success.all())
+    assert int(spared.gradients.sum()) < 0.7 * int(whole.gradients.sum())
+    sizes = [norm.size(result.x_adv - x) for result in (spared, whole)]
+    assert float((sizes[0] / sizes[1]).mean()) < 1.01
+    once = DeepFool(norm=norm, steps=1)
+    assert torch.equal(once(MODEL, x, y), DeepFool(norm=norm, steps=1, doubt=math.inf)(MODEL, x, y))
+
+
+MEASURED = """
+import resource
+import torch
+from torch import nn
+from steelman import DeepFool
+
+torch.manual_seed(0)
+parts = nn.Conv2d(3, 32, 7, 4), nn.ReLU(), nn.Conv2d(32, 64, 3, 2), nn.AdaptiveAvgPool2d(4), nn.Flatten()
+model = nn.Sequential(*parts, nn.Linear(1024, 1000)).requires_grad_(False)
+model[-1].weight *= 30
+x = torch.rand(4, 3, 224, 224)
+y = model(x).argmax(1)
+DeepFool(steps=1)(model, x[:1], y[:1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+result = DeepFool(steps=10).run(model, x, y)
+assert result.success.all() and int(result.gradients.max()) < 20, result
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
+def test_memory_and_work_are_bounded_at_a_thousand_classes() -> None:
+    """A graph of 20 MB and a few copies of the 2.3 MB of images; one gradient per class would be 2.3 GB."""
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURED],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert float(run.stdout) < 150
 
 
 def test_a_target_that_is_passed_by_the_overshoot_only_is_still_reached() -> None:

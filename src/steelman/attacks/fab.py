@@ -9,7 +9,7 @@ from steelman.attacks.attack import Attack
 from steelman.attacks.linearised import Boundaries, exponent, rivals, shortest_step, size, spread
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal, Margin
-from steelman.norms import L0, L1, L2, TINY, Linf, Norm, per_image
+from steelman.norms import L1, L2, TINY, Linf, Norm, per_image
 from steelman.randomness import Draws
 from steelman.types import Images, Indices, Logits, PerImage, Radius
 
@@ -43,9 +43,9 @@ class FAB(Attack):
                measuring accuracy. One number, one per image, or None (default)
 
     With a target, there is one run; the boundary is that between the target and the highest other class of the moment,
-    and the pull begins when the target has been reached. Paper and code differ: AutoAttack's code has no final search; we do the paper's, three steps of the secant
-    method. Which boundary is nearest is measured within the box, by the step itself, and not by |f_k| / |w_k|_q, so
-    that affine models are solved exactly at the box too.
+    and the pull begins when the target has been reached. Paper and code differ: AutoAttack's code has no final search;
+    we do the paper's, three steps of the secant method. Which boundary is nearest is measured within the box, by the
+    step itself, and not by |f_k| / |w_k|_q, so that affine models are solved exactly at the box too.
 
     Cost: per restart and step 2 forward passes and, without targets, 1 to classes - 1 gradient passes and 0 to 1
     forward passes more; with `targets`, that many times 2 forward and 1 gradient passes. At most 4 forward passes more.
@@ -68,8 +68,7 @@ class FAB(Attack):
     radius: Radius | None = None
 
     def __post_init__(self) -> None:
-        if self.norm is L0:
-            raise ValueError("FAB projects onto planes in Linf, L2 or L1; L0 has no such projection")
+        exponent(self.norm)
         if self.steps < 1 or self.restarts < 1 or self.classes < 2 or (self.targets is not None and self.targets < 1):
             raise ValueError(f"FAB needs steps, restarts and targets >= 1, and classes >= 2; got {self}")
         if not (0 <= self.alpha_max <= 1 and self.eta >= 1 and 0 < self.beta < 1 and self.doubt >= 1):

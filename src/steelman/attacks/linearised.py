@@ -8,20 +8,19 @@ from torch import Tensor
 
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
-from steelman.norms import L1, L2, TINY, Linf, Norm
+from steelman.norms import L0, L1, L2, TINY, Linf, Norm
 from steelman.types import Box, Images, Indices, Logits, PerImage
 
 
-def exponent(norm: Norm | float) -> float:
-    """The p of an L_p norm, at least 1.
+def exponent(norm: Norm) -> float:
+    """The p of an L_p norm.
 
     Raises:
-        ValueError: L0, or a number below 1.
+        ValueError: L0, in which a plane has no distance.
     """
-    p = {Linf: math.inf, L2: 2.0, L1: 1.0}.get(norm, math.nan) if isinstance(norm, Norm) else float(norm)
-    if not p >= 1:
-        raise ValueError(f"a linearised boundary is at a distance in Linf, L2, L1 or L_p with p > 1; got {norm}")
-    return p
+    if norm is L0:
+        raise ValueError("linearised boundaries are at a distance in Linf, L2 or L1; L0 has none")
+    return {Linf: math.inf, L2: 2.0, L1: 1.0}[norm]
 
 
 def size(delta: Images, p: float) -> PerImage:
@@ -99,10 +98,15 @@ class Boundaries:
 
     doubt: float
 
+    outwards: bool = False
+    """Whether to step away from the own class also where the boundary has been crossed: |f| in place of f."""
+
     @staticmethod
-    def around(rivals: Tensor, like: Images, p: float, box: Box | None, doubt: float) -> "Boundaries":
+    def around(
+        rivals: Tensor, like: Images, p: float, box: Box | None, doubt: float, *, outwards: bool = False
+    ) -> "Boundaries":
         unseen = torch.full(rivals.shape, torch.inf, dtype=like.dtype, device=like.device)
-        return Boundaries(rivals, unseen, p, box, doubt)
+        return Boundaries(rivals, unseen, p, box, doubt, outwards)
 
     def __getitem__(self, which: Indices) -> "Boundaries":
         return replace(self, rivals=self.rivals[which], steepness=self.steepness[which])
@@ -129,7 +133,7 @@ class Boundaries:
             with torch.enable_grad():
                 value = gaps.gather(1, column[:, None])[:, 0]
             w = oracle.backward(value, here, which[rows], keep=True)
-            value = value.detach()
+            value = -value.detach().abs() if self.outwards else value.detach()
             d = shortest_step(x[rows], w, value, self.p, self.box)
             gained = (w * d).flatten(1).sum(1).abs()
             length = size(d, self.p) * (value.abs() / gained.clamp(min=TINY))
