@@ -98,7 +98,7 @@ class APGD(Attack):
                     found = self._run(oracle, which, climb, steps, leave=final and self.early_leave)
                     image = climb.best
                 best.take(which, found)
-        return balls[-1].contain(best.x)
+        return self.norm.contain(x, best.x, self.eps, self.box)
 
     def _stages(self) -> list[tuple[float, int]]:
         """Radii over eps, and steps there."""
