@@ -69,7 +69,7 @@ class ANPGD(Attack):
         if len(which) == 0:
             return found
         rows = Rows.of(Ball.around(x, radius, self.norm, self.box), 2.5 * radius / self.steps, goal)[which]
-        start = rows.ball.sample(draws[which]) if self.random_start else rows.ball.x
+        start = rows.ball.sample(draws.split(0)[which]) if self.random_start else rows.ball.x
         far = Ascent(self.steps, self.loss).climb(oracle, rows, start).x
         found[which] = self._bisect(oracle, rows, far - rows.ball.x)
         return found

@@ -49,9 +49,9 @@ class VirtualAdversarial(Attack):
             )
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
+        goal = replace(goal, reference=oracle.logits(x))
         if goal.target is not None:
             raise ValueError("VirtualAdversarial only leaves the clean prediction; for a target use FGSM(norm=L2)")
-        goal = replace(goal, reference=oracle.logits(x))
         direction = draws.normal(x.shape[1:], x.dtype)
         for _ in range(self.iterations):
             near = x + self.xi * L2.steepest(direction)  # not clipped, for it only measures the curvature
