@@ -77,7 +77,7 @@ class FAB(Attack):
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         logits = oracle.logits(x)
         found, nearest = x.clone(), torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
-        enough = per_image(0.0 if self.radius is None else self.radius, nearest, "radius").expand(len(x))
+        enough = per_image(0.0 if self.radius is None else self.radius, x.double(), "radius").flatten().expand(len(x))
         todo = ~goal.reached(logits)
         for restart in range(self.restarts):
             for some in self._runs(logits, goal):

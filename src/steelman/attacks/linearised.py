@@ -41,9 +41,9 @@ def shortest_step(x: Images, slope: Images, gap: PerImage, p: float, box: Box | 
     """
     w = slope.flatten(1)
     way = -w.sign() * gap.sign()[:, None]
-    w = w.abs()
-    top = w.amax(1, keepdim=True).clamp(min=torch.finfo(w.dtype).tiny)
-    w, need = w / top, (gap.abs()[:, None] / top).clamp(max=torch.finfo(w.dtype).max)
+    w, top = w.abs(), w.abs().amax(1, keepdim=True)
+    w = w / top.clamp(min=torch.finfo(w.dtype).tiny)  # squares of tiny or huge slopes would leave the range of floats
+    need = torch.where(top > 0, gap.abs()[:, None] / top, 0).clamp(max=torch.finfo(w.dtype).max)
     if box is None:
         room = torch.full_like(w, torch.inf)
     else:
@@ -54,7 +54,7 @@ def shortest_step(x: Images, slope: Images, gap: PerImage, p: float, box: Box | 
 
 
 def _evenly(w: Tensor, need: Tensor, room: Tensor, power: float, bounded: bool) -> Tensor:
-    v = {0.0: torch.ones_like, 1.0: torch.clone}.get(power, lambda w: w**power)(w)
+    v = w if power == 1 else w**power
     gain = w * v
     t = need / gain.sum(1, keepdim=True).clamp(min=TINY)
     if not bounded:
