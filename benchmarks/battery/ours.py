@@ -39,7 +39,8 @@ def attacks() -> dict[str, Callable[[Job], Tensor]]:
 
     return {
         **norms("FGSM", "Linf L2 L1", bounded("FGSM")),
-        **norms("R+FGSM", "Linf", bounded("RandomFGSM")),
+        **norms("R+FGSM", "Linf", lambda job: bounded("RandomFGSM", alpha=job.eps / 2)(job)),
+        **norms("Fast FGSM", "Linf", lambda job: bounded("PGD", steps=1, step_size=job.eps)(job)),
         **norms("BIM", "Linf", stepping("PGD", random_start=False)),
         **norms("PGD", "Linf L2 L1", stepping("PGD")),
         **norms("MIM", "Linf L2", stepping("MIM")),
@@ -56,9 +57,10 @@ def attacks() -> dict[str, Callable[[Job], Tensor]]:
         **norms("DeepFool", "L2 Linf", minimal("DeepFool")),
         # Without its second look, which no peer has.
         **norms("Carlini-Wagner", "L2", minimal("CarliniWagner", second_look=False, **CARLINI_WAGNER)),
-        **norms("Carlini-Wagner", "Linf L0", minimal("CarliniWagner")),
+        "Carlini-Wagner Linf": lambda job: run(job, "CarliniWagnerLinf", steps=job.steps, step_size=0.01),
+        "Carlini-Wagner L0": lambda job: run(job, "CarliniWagnerL0", steps=job.steps, c=CARLINI_WAGNER["c"]),
         **norms("JSMA", "L0", lambda job: run(job, "JSMA", theta=THETA, gamma=GAMMA, target=job.target)),
-        **norms("L-BFGS", "L2", lambda job: run(job, "LBFGS", steps=job.steps)),
+        **norms("L-BFGS", "L2", lambda job: run(job, "LBFGS", steps=job.steps, search_steps=5)),
         **norms("Salt and pepper", "L0", lambda job: run(job, "SaltAndPepper")),
         **norms("FAB", "Linf L2 L1", minimal("FAB")),
         **norms("FAB-T", "Linf L2", minimal("FAB", targets=9)),

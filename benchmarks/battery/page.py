@@ -41,7 +41,6 @@ What could not be set equal:
 - Carlini-Wagner L2: ours runs without its second look, which no peer has. torchattacks has no search over the constant:
   one run of as many iterations with its default c = 1. Foolbox returns a black image where it finds nothing; here that
   is no success. ART halves and doubles the constant besides.
-- R+FGSM: Foolbox, torchattacks (there called FFGSM) and ART start uniformly in the ball and then step by eps.
 - PGD L1: CleverHans has sparse descent (1 % of the entries per step) only.
 - FAB-T: AutoAttack's own stops at the first target within eps; here its single runs are joined, the nearest kept.
 - AutoAttack's ensemble in ART is another one: APGD on two losses, DeepFool and Square. torchattacks' APGD-T and Square
@@ -137,7 +136,7 @@ def _affine(store: Store) -> str:
     lines = [
         "### Who is right: random affine models of ten classes\n",
         _wrap(
-            "Three models, 24 images each, whose smallest perturbations within the box are known (tests/affine.py). "
+            "Two models, 24 images each, whose smallest perturbations within the box are known (tests/affine.py). "
             "Minimal attacks: share found, and worst ratio to the optimum. Bounded ones, with the median optimum as "
             "eps: share found of those images that can be changed. The same settings as on the networks, which may be "
             "short for some. Bold: not correct by the rule above."

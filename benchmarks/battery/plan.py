@@ -1,53 +1,55 @@
-"""How many images and rounds each cell gets, and how long the whole will take."""
+"""How many images each cell gets, by a probe of two images: as many as take `--seconds`; and how long all will take."""
 
-from benchmarks.battery.peers import LIBRARIES
+from benchmarks.battery.measure import Turn, images_later
+from benchmarks.battery.networks import Ground
+from benchmarks.battery.peers import OURS, Adapters
 from benchmarks.battery.rows import Row
 from benchmarks.battery.store import Store
 
-SLOW: dict[tuple[str, str], int] = {}
-"""Libraries so slow at a row that this many images are enough."""
-
-FEWER: dict[tuple[str, str], int] = {}
-"""Rows that take longer on a network than on the plain LeNet, where attacks end early."""
-
-
-def images_of(row: Row, network: str, library: str, most: int) -> int:
-    slow = min((count for (name, start), count in SLOW.items() if name == library and row.name.startswith(start)),
-               default=most)  # fmt: skip
-    fewer = min((count for (name, start), count in FEWER.items() if name == network and row.name.startswith(start)),
-                default=most)  # fmt: skip
-    return min(row.images, most, slow, fewer)
+COUNTS = (1000, 500, 300, 200, 150, 100, 75, 50, 30, 20, 10, 5)
+PROBED = 2
+LEEWAY = 3
+"""A peer may take so many times the seconds before it gets fewer images than ours."""
 
 
-def rounds_of(row: Row, network: str, most: int) -> int:
+def probe(store: Store, row: Row, ground: Ground, libraries: Adapters, passes: tuple[float, float]) -> None:
+    """Seconds per image of the libraries that have not been probed yet. `passes` are those of one forward and one
+    gradient pass in a large batch: a library that attacks images together is faster there than on two."""
+    for name, run in libraries.items():
+        key = f"{row.name}|{ground.name}|{name}"
+        if key not in store.probes:
+            cell = Turn(row, ground, {name: run}, {name: PROBED}, 1).cells()[name]
+            if "error" not in cell:
+                together = 1.3 * (cell["forwards"] * passes[0] + cell["gradients"] * passes[1])
+                alone = cell["seconds"][0]
+                store.probes[key] = alone if cell["at once"] < 1.4 else min(alone, max(together, alone / 8))
+    store.save()
+
+
+def images(store: Store, row: Row, network: str, names: list[str], most: int, seconds: float) -> dict[str, int]:
+    """Ours as many as `seconds` allow, the others no more than ours."""
+    each = {name: store.probes.get(f"{row.name}|{network}|{name}", 0.0) for name in names}
+    most = min(row.images, most)
+    own = _fitting(each[OURS], most, seconds) if OURS in each else most
+    return {name: own if name == OURS else _fitting(each[name], own, LEEWAY * seconds) for name in names}
+
+
+def _fitting(each: float, most: int, seconds: float) -> int:
+    return min(most, next((count for count in COUNTS if count * each <= seconds), COUNTS[-1]))
+
+
+def rounds_of(network: str, most: int) -> int:
     """Speed is compared on the plain LeNet; elsewhere one round says how good an attack is."""
     return most if network == "plain LeNet" else 1
 
 
-def plan(rows: list[Row], networks: list[str], most: int, rounds: int, like: Store) -> str:
-    """Seconds of every row, from the seconds per image of an earlier run."""
-    lines, total, unknown = [], 0.0, []
-    for network in networks:
-        whole = 0.0
-        for row in rows:
-            parts = []
-            for library in LIBRARIES:
-                cell = like.get(row.name, network, library)
-                if cell is None or not cell.get("seconds"):
-                    if cell is None and network != "affine" and library == "Steelman":
-                        unknown.append(f"{row.name} on {network}")
-                    continue
-                images = images_of(row, network, library, most)
-                own = (like.get(row.name, network, "Steelman") or {}).get("seconds") or [float("inf")]
-                later = 0 if cell["seconds"][0] > 5 * own[0] else rounds_of(row, network, rounds) - 1
-                seconds = cell["seconds"][0] * (images + later * min(images, 250))
-                parts.append(f"{library} {images}: {seconds:.0f} s")
-                whole += seconds
-            if parts:
-                lines.append(f"{network:13} {row.name:20} {', '.join(parts)}")
-        lines.append(f"{network:13} {'in all':20} {whole / 60:.1f} minutes")
-        total += whole
-    lines.append(f"in all {total / 60:.1f} minutes; the affine models and the training of missing networks come on top")
-    if unknown:
-        lines.append(f"not known yet: {', '.join(unknown)}")
-    return "\n".join(lines)
+def estimate(store: Store, row: Row, network: str, images: dict[str, int], rounds: int) -> tuple[float, str]:
+    """Seconds of a row, and a line about it."""
+    parts, whole = [], 0.0
+    own = store.probes.get(f"{row.name}|{network}|{OURS}", float("inf"))
+    for name, count in images.items():
+        each = store.probes.get(f"{row.name}|{network}|{name}", 0.0)
+        later = 0 if each > 5 * own else (rounds - 1) * images_later(count)
+        parts.append(f"{name} {count}: {each * (count + later):.0f} s")
+        whole += each * (count + later)
+    return whole, f"{network:13} {row.name:20} {whole:5.0f} s: {', '.join(parts)}"

@@ -9,7 +9,7 @@ from steelman.norms import L0, L1, L2, Linf, Norm
 
 @dataclass(frozen=True)
 class Row:
-    """An attack with its settings. `images` is the most that are attacked on a network (1,000 unless it is slow)."""
+    """An attack with its settings. `images` is the most that are attacked; slow attacks get fewer (plan.py)."""
 
     name: str
     norm: Norm
@@ -52,39 +52,40 @@ NORMS = {"L0": L0, "L1": L1, "L2": L2, "Linf": Linf}
 THETA, GAMMA = 1.0, 0.15
 
 
-def _each(name: str, norms: str, bounded: bool, steps: int, images: int, settings: str = "") -> list[Row]:
+def _each(name: str, norms: str, bounded: bool, steps: int, settings: str, images: int = 1000) -> list[Row]:
     return [Row(f"{name} {norm}", NORMS[norm], bounded, steps, images, settings=settings) for norm in norms.split()]
 
 
 ROWS = [
-    *_each("FGSM", "Linf L2 L1", True, 1, 1000, "one step of length eps"),
-    *_each("R+FGSM", "Linf", True, 1, 1000, "a random start, then one step"),
-    *_each("BIM", "Linf", True, 10, 1000, "10 steps of eps / 10 from the image"),
-    *_each("PGD", "Linf", True, 40, 1000, "40 steps of eps / 10 from a random start"),
-    *_each("PGD", "L2 L1", True, 40, 250, "40 steps of eps / 10 from a random start"),
-    *_each("MIM", "Linf L2", True, 10, 1000, "10 steps of eps / 10, decay 1"),
-    *_each("VAT", "L2", True, 1, 1000, "1 power iteration"),
-    *_each("APGD-CE", "Linf L2 L1", True, 100, 200, "100 steps, 1 restart"),
-    *_each("APGD-DLR", "Linf L2", True, 100, 200, "100 steps, 1 restart"),
-    *_each("APGD-T", "Linf L2", True, 50, 50, "50 steps, 9 targets"),
-    *_each("Square", "Linf L2", True, QUERIES, 200, f"{QUERIES} queries"),
-    *_each("AutoAttack", "Linf L2", True, 100, 50, "standard: APGD-CE, APGD-T, FAB-T, Square with 5,000 queries"),
-    *_each("Uniform noise", "Linf", True, 1, 1000, "one sample"),
-    *_each("Gaussian noise", "L2", True, 1, 1000, "one sample, of length eps"),
-    *_each("Universal", "Linf", True, 5, 100, "DeepFool inside, at most 5 epochs, share .8 wanted"),
-    *_each("Minimal FGSM", "Linf", False, 1, 1000, "the smallest eps along the sign"),
-    *_each("DeepFool", "L2 Linf", False, 50, 1000, "50 steps, overshoot .02, ten classes"),
-    *_each("Carlini-Wagner", "L2", False, 200, 100, "5 search steps of 200, c .01 at first, learning rate .01"),
-    *_each("Carlini-Wagner", "Linf L0", False, 200, 20, "200 iterations per constant, learning rate .01"),
-    Row("JSMA L0", L0, False, 0, 100, targeted=True, settings=f"theta {THETA:g}, gamma {GAMMA:g}, target label + 1"),
-    *_each("L-BFGS", "L2", False, 100, 50, "5 search steps of 100"),
-    *_each("Salt and pepper", "L0", False, 100, 100, "100 shares of pixels"),
-    *_each("FAB", "Linf L2 L1", False, 20, 50, "20 steps, 1 restart"),
-    *_each("FAB-T", "Linf L2", False, 20, 50, "20 steps towards each of 9 targets"),
-    *_each("DDN", "L2", False, 100, 250, "100 steps"),
-    *_each("FMN", "Linf L2 L1 L0", False, 100, 200, "100 steps"),
-    *_each("ALMA", "L2 L1", False, 200, 100, "200 steps"),
-    *_each("Sigma-zero", "L0", False, 200, 100, "200 steps"),
-    *_each("Boundary", "L2", False, 1000, 10, "1,000 steps"),
-    *_each("HopSkipJump", "L2 Linf", False, 10, 10, "10 steps, 100 queries at first, 1,000 at most"),
+    *_each("FGSM", "Linf L2 L1", True, 1, "one step of length eps"),
+    *_each("R+FGSM", "Linf", True, 1, "a random corner of eps / 2, then a step of eps / 2"),
+    *_each("Fast FGSM", "Linf", True, 1, "a random start, then a step of eps, back into the ball"),
+    *_each("BIM", "Linf", True, 10, "10 steps of eps / 10 from the image"),
+    *_each("PGD", "Linf", True, 40, "40 steps of eps / 10 from a random start"),
+    *_each("PGD", "L2 L1", True, 40, "40 steps of eps / 10 from a random start"),
+    *_each("MIM", "Linf L2", True, 10, "10 steps of eps / 10, decay 1"),
+    *_each("VAT", "L2", True, 1, "1 power iteration"),
+    *_each("APGD-CE", "Linf L2 L1", True, 100, "100 steps, 1 restart"),
+    *_each("APGD-DLR", "Linf L2", True, 100, "100 steps, 1 restart"),
+    *_each("APGD-T", "Linf L2", True, 50, "50 steps, 9 targets"),
+    *_each("Square", "Linf L2", True, QUERIES, f"{QUERIES} queries"),
+    *_each("AutoAttack", "Linf L2", True, 100, "standard: APGD-CE, APGD-T, FAB-T, Square with 5,000 queries"),
+    *_each("Uniform noise", "Linf", True, 1, "one sample"),
+    *_each("Gaussian noise", "L2", True, 1, "one sample, of length eps"),
+    *_each("Universal", "Linf", True, 5, "DeepFool inside, at most 5 epochs, share .8 wanted", 25),
+    *_each("Minimal FGSM", "Linf", False, 1, "the smallest eps along the sign"),
+    *_each("DeepFool", "L2 Linf", False, 50, "50 steps, overshoot .02, ten classes"),
+    *_each("Carlini-Wagner", "L2", False, 200, "5 search steps of 200, c .01 at first, learning rate .01"),
+    *_each("Carlini-Wagner", "Linf L0", False, 200, "200 iterations per constant, learning rate .01"),
+    Row("JSMA L0", L0, False, targeted=True, settings=f"theta {THETA:g}, gamma {GAMMA:g}, target label + 1"),
+    *_each("L-BFGS", "L2", False, 100, "5 search steps of 100"),
+    *_each("Salt and pepper", "L0", False, 100, "100 shares of pixels"),
+    *_each("FAB", "Linf L2 L1", False, 20, "20 steps, 1 restart"),
+    *_each("FAB-T", "Linf L2", False, 20, "20 steps towards each of 9 targets"),
+    *_each("DDN", "L2", False, 100, "100 steps"),
+    *_each("FMN", "Linf L2 L1 L0", False, 100, "100 steps"),
+    *_each("ALMA", "L2 L1", False, 200, "200 steps"),
+    *_each("Sigma-zero", "L0", False, 200, "200 steps"),
+    *_each("Boundary", "L2", False, 1000, "1,000 steps"),
+    *_each("HopSkipJump", "L2 Linf", False, 10, "10 steps, 100 queries at first, 1,000 at most"),
 ]

@@ -88,7 +88,7 @@ def attacks() -> dict[str, Callable[[Job], Tensor]]:
     }
     for norm in ("Linf", "L2", "L1"):
         table |= {f"FGSM {norm}": one_step, f"PGD {norm}": with_norm}
-    table["R+FGSM Linf"] = lambda job: one_step(job, num_random_init=1)
+    table["Fast FGSM Linf"] = lambda job: one_step(job, num_random_init=1)
     for norm in ("Linf", "L2"):
         table |= {
             f"APGD-CE {norm}": lambda job: automatic(job, "cross_entropy"),

@@ -36,7 +36,7 @@ def attacks() -> dict[str, Callable[[Job], Tensor]]:
         "FGSM Linf": plain("LinfFastGradientAttack"),
         "FGSM L2": plain("L2FastGradientAttack"),
         "FGSM L1": plain("L1FastGradientAttack"),
-        "R+FGSM Linf": plain("LinfFastGradientAttack", random_start=True),
+        "Fast FGSM Linf": plain("LinfFastGradientAttack", random_start=True),
         "BIM Linf": stepping("LinfBasicIterativeAttack"),
         "PGD Linf": stepping("LinfProjectedGradientDescentAttack"),
         "PGD L2": stepping("L2ProjectedGradientDescentAttack"),

@@ -43,7 +43,8 @@ def attacks() -> dict[str, Callable[[Job], Tensor]]:
     }
     table: dict[str, Callable[[Job], Tensor]] = {
         "FGSM Linf": run("FGSM", eps=eps),
-        "R+FGSM Linf": run("FFGSM", eps=eps, alpha=eps),
+        "R+FGSM Linf": run("RFGSM", eps=eps, alpha=lambda job: job.eps / 2, steps=1),
+        "Fast FGSM Linf": run("FFGSM", eps=eps, alpha=eps),
         "BIM Linf": run("BIM", **stepping),
         "PGD Linf": run("PGD", **stepping),
         "PGD L2": run("PGDL2", **stepping),
