@@ -17,12 +17,15 @@ from steelman.attacks import (
     FGSM,
     FMN,
     JSMA,
+    LBFGS,
     MIM,
     PGD,
     AutoAttack,
     BestOf,
     BoundaryAttack,
     CarliniWagner,
+    CarliniWagnerL0,
+    CarliniWagnerLinf,
     DeepFool,
     GaussianNoise,
     HopSkipJump,
@@ -65,6 +68,7 @@ class Case:
 
 
 _SHORT = {"steps": 25, "search_steps": 2, "c": 2.0, "step_size": 0.15}
+_ROUNDS = {"steps": 20, "step_size": 0.05, "c": 0.1, "c_factor": 10.0, "c_max": 100.0}
 
 ATTACKS = [
     Case(FGSM(eps=0.1)),
@@ -119,6 +123,13 @@ ATTACKS = [
     Case(CarliniWagner(**_SHORT)),
     Case(CarliniWagner(**_SHORT, confidence=0.5)),
     Case(CarliniWagner(**_SHORT, abort_early=False), targeted=True),
+    Case(CarliniWagner(**_SHORT, warm_start=False, objective="f5", encoding="projected")),
+    Case(CarliniWagnerLinf(**_ROUNDS)),
+    Case(CarliniWagnerLinf(**_ROUNDS), targeted=True),
+    Case(CarliniWagnerL0(**_ROUNDS)),
+    Case(CarliniWagnerL0(**_ROUNDS), targeted=True),
+    Case(LBFGS(steps=10, search_steps=3)),
+    Case(LBFGS(steps=10, search_steps=3), targeted=True),
     Case(BoundaryAttack(steps=60, starts=3), random=True),
     Case(HopSkipJump(steps=2, evaluations=30, starts=3), random=True),
     Case(HopSkipJump(norm=Linf, steps=2, evaluations=30, starts=3, tries=300), targeted=True, random=True),
@@ -145,6 +156,13 @@ ATTACKS = [
 ]
 
 OPTIMA: list[Case] = [
+    Case(CarliniWagner(steps=200, search_steps=5)),
+    Case(CarliniWagner(steps=300, search_steps=6, c=1e-2, step_size=2e-3), targeted=True),
+    Case(CarliniWagnerLinf(steps=50, c=0.01, c_factor=10.0)),
+    Case(CarliniWagnerLinf(steps=50, c=0.01, c_factor=10.0), targeted=True),
+    Case(CarliniWagnerL0(steps=50, c=0.1, c_factor=10.0, c_max=1e3, step_size=0.05)),
+    Case(LBFGS(steps=20, search_steps=6)),
+    Case(LBFGS(steps=20, search_steps=6), targeted=True),
     Case(DeepFool()),
     Case(DeepFool(), targeted=True),
     Case(DeepFool(norm=Linf)),

@@ -1,5 +1,7 @@
 """Carlini and Wagner's attack against a slow version for one image, with autograd on w and torch's own Adam."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,8 +9,12 @@ import torch
 from torch import Tensor
 
 from affine import affine, images, small_net
-from steelman.attacks import CarliniWagner
-from steelman.norms import L2, Linf
+from steelman.attacks import CarliniWagner, CarliniWagnerL0, CarliniWagnerLinf
+from steelman.attacks.carlini_wagner.descent import Variable
+from steelman.attacks.carlini_wagner.objectives import Objective
+from steelman.attacks.over_targets import over_targets
+from steelman.losses import Goal
+from steelman.norms import L0, L2, Linf
 
 MODEL = small_net()
 X = images(4, seed=3)
@@ -106,6 +112,148 @@ def test_the_last_bisection_only_shortens_and_keeps_success() -> None:
     assert torch.equal(MODEL(shorter).argmax(1), Y), "a success half a per cent nearer was missed"
 
 
+NAMES = ("f1", "f2", "f3", "f4", "f5", "f6", "f7")
+
+
+def by_hand(name: str, logits: Tensor, fixed: int, targeted: bool, confidence: float) -> Tensor:
+    """The paper's objectives for one image, written out."""
+    shares = logits.exp() / logits.exp().sum()
+    rivals = [k for k in range(len(logits)) if k != fixed]
+    moving = max(rivals, key=lambda k: float(logits[k].detach()))
+    w, o = (fixed, moving) if targeted else (moving, fixed)
+    gap, margin = shares[o] - shares[w], logits[o] - logits[w] + confidence
+    return {
+        "f1": -shares[w].log() - 1,
+        "f2": gap.clamp(min=0),
+        "f3": (1 + gap.exp()).log() - math.log(2),
+        "f4": (0.5 - shares[w]).clamp(min=0),
+        "f5": -(2 * shares[w]).log(),
+        "f6": margin.clamp(min=0),
+        "f7": (1 + margin.exp()).log() - math.log(2),
+    }[name]
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_objectives_are_the_papers_with_their_gradients(name: Any, targeted: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = 2 * torch.randn(40, 5, generator=generator, dtype=torch.float64)
+    y = torch.arange(40) % 5
+    goal = Goal(y, (y + 1) % 5) if targeted else Goal(y)
+    for confidence in (0.0, 0.7) if name in ("f6", "f7") else (0.0,):
+        f = Objective(name, confidence)
+
+        def value(rows: Tensor, f: Objective = f) -> Tensor:
+            return f(rows, goal).clamp(min=0) if f.hinged else f(rows, goal)
+
+        fixed = goal.labels if goal.target is None else goal.target
+        expected = torch.stack([by_hand(name, row, int(k), targeted, confidence) for row, k in zip(logits, fixed)])
+        torch.testing.assert_close(value(logits), expected)
+        rows = logits.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(value(rows).sum(), rows)
+        for k in range(5):
+            nudge = 1e-6 * torch.eye(5, dtype=torch.float64)[k]
+            difference = (value(logits + nudge) - value(logits - nudge)) / 2e-6
+            torch.testing.assert_close(slope[:, k], difference, rtol=1e-5, atol=1e-7)
+        reached = goal.reached(logits)
+        assert bool(reached.any())
+        assert not bool(reached.all())
+        if name in ("f2", "f3", "f6", "f7") and confidence == 0:
+            assert torch.equal(f(logits, goal) <= 0, reached)
+        if name in ("f4", "f5"):
+            assert bool(reached[f(logits, goal) <= 0].all())
+
+
+@pytest.mark.parametrize("encoding", ["tanh", "clipped", "projected"])
+def test_encodings_stay_in_the_box_with_their_gradients(encoding: Any) -> None:
+    variable, box = Variable(encoding, (-0.5, 1.5)), (-0.5, 1.5)
+    x = images(3) * 2 - 0.5
+    w = variable.encode(x)
+    torch.testing.assert_close(variable.decode(w)[0], x, rtol=0, atol=1e-5)
+    w = w + 0.4 * torch.randn(w.shape, generator=torch.Generator().manual_seed(1), dtype=w.dtype)
+    variable.settle(w)
+    image, chain = variable.decode(w)
+    assert float(image.min()) >= box[0]
+    assert float(image.max()) <= box[1]
+    if encoding == "projected":
+        assert torch.equal(image, w)
+        assert chain == 1
+        return
+    difference = (variable.decode(w + 1e-6)[0] - variable.decode(w - 1e-6)[0]) / 2e-6
+    torch.testing.assert_close(chain, difference, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("encoding", ["tanh", "clipped", "projected"])
+@pytest.mark.parametrize("name", ["f1", "f5", "f6", "f7"])
+def test_objectives_and_encodings_find_the_optimum(name: Any, encoding: Any) -> None:
+    model = affine(1, images=6)
+    rival = model.nearest_rival(L2)
+    attack = CarliniWagner(
+        steps=150, search_steps=5, c=0.1, step_size=0.01, objective=name, encoding=encoding, warm_start=False
+    )
+    result = attack.run(model, model.x, model.y, target=rival)
+    assert bool(result.success.all())
+    assert (result.l2 <= 1.02 * model.nearest(L2) + 2e-5).all()
+
+
+def test_a_warm_start_is_nearer_for_fewer_passes() -> None:
+    x = images(20, seed=4)
+    y = MODEL(x).argmax(1)
+    attack = CarliniWagner(steps=60, search_steps=5, c=0.1)
+    warm, cold = attack.run(MODEL, x, y), replace(attack, warm_start=False).run(MODEL, x, y)
+    assert bool(warm.success.all())
+    assert float((warm.l2 / cold.l2).median()) <= 1.01
+    assert int(warm.gradients.sum()) < int(cold.gradients.sum()) / 2
+
+
+def test_linf_rounds_shrink_the_ball() -> None:
+    """Without start and polish, sizes fall by tenths until no round succeeds."""
+    model = affine(2, images=8)
+    attack = CarliniWagnerLinf(steps=100, c=0.1, c_factor=10.0, step_size=0.002, warm_start=False, polish=0)
+    result = attack.run(model, model.x, model.y, target=model.nearest_rival(Linf))
+    assert bool(result.success.all())
+    ratio = result.linf / model.nearest(Linf)
+    assert float(ratio.max()) <= 1 / 0.9 + 0.01
+    slack = replace(attack, shrink=0.5).run(model, model.x, model.y, target=model.nearest_rival(Linf))
+    assert float((slack.linf / model.nearest(Linf)).max()) > 1.15, "the ball plays no part"
+
+
+def test_l0_freezes_whole_pixels() -> None:
+    """Three channels: greedy alone changes all of a pixel or nothing, and fewer pixels than it began with."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 3 * 20, generator=generator, dtype=torch.float64)
+    x = torch.rand(6, 3, 4, 5, generator=generator, dtype=torch.float64)
+
+    def model(x: Tensor) -> Tensor:
+        return x.flatten(1) @ weight.T
+
+    attack = CarliniWagnerL0(steps=60, c=0.1, c_factor=10.0, c_max=100.0, step_size=0.05, polish=0)
+    result = attack.run(model, x, model(x).argmax(1))
+    changed = result.x_adv != x
+    assert bool(result.success.all())
+    pixels = changed.any(1).flatten(1).sum(1)
+    assert float(changed.flatten(1).sum(1).sum()) > 2.5 * float(pixels.sum()), "channels were frozen one by one"
+    assert int(pixels.max()) <= 10
+
+
+def test_over_targets_is_the_attack_at_every_wrong_class() -> None:
+    attack = CarliniWagner(steps=20, search_steps=2, c=1.0, step_size=0.1)
+    found = over_targets(attack, MODEL, X, Y, batch_size=7)
+    assert found.target.shape == (4, 9)
+    for turn in range(9):
+        target = (Y + 1 + turn) % 10
+        alone = attack.run(MODEL, X, Y, target=target)
+        assert torch.equal(found.target[:, turn], target)
+        assert torch.equal(found.success[:, turn], alone.success)
+        torch.testing.assert_close(found.x_adv[:, turn], alone.x_adv, rtol=0, atol=1e-7)
+        torch.testing.assert_close(found.size[:, turn], alone.l2.where(alone.success, torch.inf))
+    assert torch.equal(found.best[0], found.size.min(1).values)
+    assert torch.equal(found.best[1], found.success.any(1))
+    assert torch.equal(found.worst[0].isfinite(), found.success.all(1))
+    assert torch.equal(found.worst[1], found.success.all(1))
+    assert found.average[0].shape == (36,)
+
+
 def test_confidence_is_the_margin_in_logits() -> None:
     model = affine(0, images=6)
     for confidence in (0.0, 0.2, 1.0):
@@ -153,5 +301,25 @@ def test_impossible_settings_are_refused(settings: dict, message: str) -> None:
         CarliniWagner(**settings)
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (CarliniWagnerLinf, {"norm": L2}, "is the Linf attack; got L2"),
+        (CarliniWagnerLinf, {"c": 30.0}, "0 < c <= c_max"),
+        (CarliniWagnerLinf, {"shrink": 1.0}, "shrink between 0 and 1"),
+        (CarliniWagnerLinf, {"encoding": "tanh", "box": None}, "maps onto the box"),
+        (CarliniWagnerL0, {"norm": L2}, "is the L0 attack; got L2"),
+        (CarliniWagnerL0, {"box": None}, "one pixel that goes far enough"),
+        (CarliniWagnerL0, {"c_factor": 1.0}, "c_factor > 1"),
+        (CarliniWagnerL0, {"freeze": 0.0}, "freeze > 0"),
+    ],
+)
+def test_impossible_settings_of_the_others_are_refused(kind: Any, settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kind(**settings)
+
+
 def test_the_norm_is_a_field_like_everywhere() -> None:
     assert CarliniWagner(norm=L2) == CarliniWagner()
+    assert CarliniWagnerLinf(norm=Linf) == CarliniWagnerLinf()
+    assert CarliniWagnerL0(norm=L0) == CarliniWagnerL0()

@@ -5,7 +5,7 @@ from steelman.attacks.apgd import APGD
 from steelman.attacks.attack import Attack, AttackResult
 from steelman.attacks.auto_attack import AutoAttack
 from steelman.attacks.boundary import BoundaryAttack
-from steelman.attacks.carlini_wagner import CarliniWagner
+from steelman.attacks.carlini_wagner import CarliniWagner, CarliniWagnerL0, CarliniWagnerLinf
 from steelman.attacks.ddn import DDN
 from steelman.attacks.deepfool import DeepFool
 from steelman.attacks.eot import EOT
@@ -14,6 +14,7 @@ from steelman.attacks.fgsm import FGSM, RandomFGSM
 from steelman.attacks.fmn import FMN
 from steelman.attacks.hop_skip_jump import HopSkipJump
 from steelman.attacks.jsma import JSMA
+from steelman.attacks.lbfgs import LBFGS
 from steelman.attacks.mim import MIM
 from steelman.attacks.minimal_fgsm import MinimalFGSM
 from steelman.attacks.noise import GaussianNoise, SaltAndPepper, UniformNoise
@@ -32,6 +33,7 @@ __all__ = [
     "FGSM",
     "FMN",
     "JSMA",
+    "LBFGS",
     "MIM",
     "PGD",
     "Attack",
@@ -40,6 +42,8 @@ __all__ = [
     "BestOf",
     "BoundaryAttack",
     "CarliniWagner",
+    "CarliniWagnerL0",
+    "CarliniWagnerLinf",
     "DeepFool",
     "GaussianNoise",
     "HopSkipJump",

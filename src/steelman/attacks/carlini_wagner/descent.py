@@ -1,12 +1,17 @@
 """Adam in a variable of which every value is an image within the box."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from steelman.types import Box, Images, Indices
+from steelman.attacks.nearest import column
+from steelman.attacks.oracle import Oracle
+from steelman.losses import Goal, Margin
+from steelman.types import Box, Flags, Images, Indices, PerImage
 
 Encoding = Literal["tanh", "clipped", "projected"]
 
@@ -68,3 +73,59 @@ class Adam:
 
     def keep(self, which: Indices) -> None:
         self.momentum, self.spread = self.momentum[which], self.spread[which]
+
+
+Penalty = Callable[[Images, Indices], tuple[PerImage, Images, Flags]]
+"""Of perturbations, those of the named rows: the penalty, its gradient, and whether it is as good as none."""
+
+
+def until_reached(
+    oracle: Oracle,
+    start: Images,
+    goal: Goal,
+    c: PerImage,
+    which: Indices,
+    *,
+    penalty: Penalty,
+    variable: Variable,
+    steps: int,
+    step_size: float,
+    abort_early: bool,
+    free: Images | None = None,
+) -> tuple[Images, Flags]:
+    """Decrease penalty + c f6 until each image is at the goal and its penalty fits; the images, and whether they are.
+
+    An image leaves when it is there, or every steps / 10 when its objective has not fallen by 1e-4 of itself. Only
+    `free` entries move.
+    """
+    found, done = start.clone(), torch.zeros(len(start), dtype=torch.bool, device=start.device)
+    place = torch.arange(len(start), device=start.device)
+    w = variable.encode(start)
+    adam = Adam(w, step_size)
+    last = torch.full_like(c, torch.inf)
+    tenth = max(steps // 10, 1)
+    for step in range(steps):
+        image, chain = variable.decode(w)
+        if free is not None:
+            image = torch.where(free[place], image, start[place])
+        logits, gain, pull = oracle.gradient(image, partial(Margin(), goal=goal), which[place])
+        value, gradient, fits = penalty(image, place)
+        reached = goal.reached(logits)
+        there = reached & fits
+        found[place[there]], done[place[there]] = image[there], True
+        gradient = (gradient - column(torch.where(reached, 0, c[place]), image) * pull) * chain
+        adam.step(w, gradient if free is None else gradient * free[place])
+        variable.settle(w)
+        stalled = there
+        if step % tenth == 0:
+            value = value + c[place] * (-gain).clamp(min=0)
+            if abort_early:
+                stalled = there | (value > 0.9999 * last[place])
+            last[place] = value
+        if bool(stalled.any()):
+            going = torch.where(~stalled)[0]
+            place, w, goal = place[going], w[going], goal[going]
+            adam.keep(going)
+            if len(place) == 0:
+                break
+    return found, done

@@ -27,8 +27,8 @@ class CarliniWagner(Attack):
     target and o the highest other class, or without a target w the highest wrong class and o the label; F = softmax(Z).
     f1 = -log F_w - 1; f2 = max(F_o - F_w, 0); f3 = softplus(F_o - F_w) - log 2; f4 = max(1/2 - F_w, 0);
     f5 = -log(2 F_w); f6 = max(Z_o - Z_w + confidence, 0); f7 = softplus(Z_o - Z_w + confidence) - log 2. Success is
-    told by the classes, whatever f is. Images that have the wanted margin to begin with are returned as they are, and so
-    are images for which nothing was found (`success` tells the two apart).
+    told by the classes, whatever f is. Images that have the wanted margin to begin with are returned as they are, and
+    so are images for which nothing was found (`success` tells the two apart).
 
     norm          L2, the only one; CarliniWagnerL0 and CarliniWagnerLinf have the others
     steps         most iterations per search step, default 10,000 (paper)
@@ -40,8 +40,9 @@ class CarliniWagner(Attack):
     objective     f1 to f7, default "f6" (paper)
     encoding      how x' stays in the box: "tanh" (default, paper), a change of variable, x' = (1 + tanh v) / 2;
                   "clipped", x' = clip(v), the distance that of x'; "projected", v clipped after every step
-    warm_start    begin at DeepFool's answer and go on from the nearest success (default True; not in paper or code)
-    second_look   without `warm_start`, untargeted: images that ended in another class than DeepFool does are searched
+    warm_start    untargeted: begin at DeepFool's answer and go on from the nearest success (default True; not in paper
+                  or code). Towards a target, DeepFool's answer is no good start
+    second_look   untargeted, without `warm_start`: images that ended in another class than DeepFool does are searched
                   again towards DeepFool's, and the nearer of both is kept (default True; not in paper or code)
 
     Warm, a search step takes for c twice the constant at which its starting point would be stationary, 2 <x' - x, g> /
@@ -100,9 +101,13 @@ class CarliniWagner(Attack):
         if len(which) == 0:
             return found
         x, goal, draws = x[which], goal[which], draws[which]
-        found[which] = best = (self._warm if self.warm_start else self._cold)(oracle, x, goal, draws, which)
-        if self.second_look and not self.warm_start and goal.target is None:
-            found[which] = self._look_again(oracle, x, best, goal, draws, which)
+        if goal.target is None and self.warm_start:
+            found[which] = self._warm(oracle, x, goal, draws, which)
+            return found
+        best = self._cold(oracle, x, goal, which)
+        if goal.target is None and self.second_look:
+            best = self._look_again(oracle, x, best, goal, draws, which)
+        found[which] = best
         return found
 
     def _deepfool(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws, which: Indices) -> Images:
@@ -116,7 +121,7 @@ class CarliniWagner(Attack):
         if len(other) == 0:
             return best
         towards = Goal(goal.labels[other], rival[other])
-        image = self._cold(oracle, x[other], towards, draws[other], which[other])
+        image = self._cold(oracle, x[other], towards, which[other])
         size, before = L2.size(image - x[other]), L2.size(best[other] - x[other])
         # Of size 0: nothing was found.
         better = torch.where((size > 0) & ((before == 0) | (size < before)))[0]
@@ -149,7 +154,7 @@ class CarliniWagner(Attack):
                 break
         return self._shorten(oracle, x, best, goal, which)
 
-    def _cold(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws, which: Indices) -> Images:
+    def _cold(self, oracle: Oracle, x: Images, goal: Goal, which: Indices) -> Images:
         """The binary search over c, each from the image; images for which nothing is found come back as they are."""
         best, nearest = x.clone(), self._far(x)
         low, high, c = torch.zeros_like(nearest), nearest.clone(), torch.full_like(nearest, self.c)
