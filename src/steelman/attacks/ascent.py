@@ -63,13 +63,15 @@ class Ascent:
         best, velocity = Best.nothing(x), x
         place = torch.arange(len(x), device=x.device)  # of the rows that have not left
         broken = torch.full((int((rows.turn == rows.turn[0]).sum()),), torch.iinfo(torch.int64).max, device=x.device)
+        whole = len(broken) == len(x) == len(oracle.goal.labels)
         for step in range(self.steps + self.judge):
             last = step == self.steps
+            which = None if whole else rows.which
             if last:
-                logits, gradient = oracle.logits(x, rows.which), x
+                logits, gradient = oracle.logits(x, which), x
                 loss = self.loss(logits, rows.aim)
             else:
-                logits, loss, gradient = oracle.ascent(x, self.loss, rows.aim, rows.which)
+                logits, loss, gradient = oracle.ascent(x, self.loss, rows.aim, which)
             if self.keep_best or last:
                 best.take(place, self._judged(x, logits, loss, rows))
             if self.early_leave and bool((hit := rows.goal.reached(logits)).any()):
@@ -81,6 +83,7 @@ class Ascent:
                 stay = torch.where(~hit & (rows.turn < broken[image]))[0]
                 if len(stay) == 0:
                     return best
+                whole = whole and len(stay) == len(place)
                 place, rows, x, gradient, velocity = place[stay], rows[stay], x[stay], gradient[stay], velocity[stay]
             if not last:
                 if self.decay is not None:

@@ -16,7 +16,8 @@ class Ball:
 
     x: Images
     eps: Tensor
-    """Of shape (batch, 1, ..., 1), so that it broadcasts against images."""
+    """Of shape (batch, 1, ..., 1), so that it broadcasts against images; double, since in single precision it may be an
+    ulp too large."""
     norm: Norm
     box: Box | None
     bounds: tuple[Images, Images] | None
@@ -25,7 +26,8 @@ class Ball:
     @staticmethod
     def around(x: Images, eps: Radius, norm: Norm, box: Box | None) -> "Ball":
         bounds = Linf.bounds(x, eps, box) if norm is Linf else None
-        return Ball(x, per_image(eps, x).expand(len(x), *[1] * (x.ndim - 1)), norm, box, bounds)
+        double = x.new_zeros((), dtype=torch.float64).expand(x.shape)
+        return Ball(x, per_image(eps, double).expand(len(x), *[1] * (x.ndim - 1)), norm, box, bounds)
 
     def __getitem__(self, which: Indices) -> "Ball":
         bounds = self.bounds and (self.bounds[0][which], self.bounds[1][which])
@@ -59,7 +61,7 @@ class Ball:
             return path.mul_((step / wide(L1.size(path), x).clamp(min=TINY)).clamp(max=1)).add_(x)
         free = inward(gradient, x, self.box)
         if self.norm is L2:
-            top = wide(Linf.size(free), x)
+            top = wide(Linf.size(gradient), x)
             top += top == 0
             length = wide(L2.size(free / top), x)  # squares of the tiny gradients of a saturated softmax underflow
             moved = gradient / top * (step / length.clamp(min=TINY)).where(length > 0, 0)

@@ -1,5 +1,6 @@
 """The model as an attack sees it: checked, counted, in evaluation mode, and handed back as it was."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -50,6 +51,8 @@ class Oracle:
         self.gradients = torch.zeros_like(self.forwards)
         self.flat = torch.zeros_like(self.forwards)
         """Gradient passes that gave 0 everywhere."""
+        self._flattest = 0.0
+        """The largest entry of the last gradient, on the image where that is smallest."""
         self.found: Found | None = None
         self.fits = len(goal.labels)
         """How many images go through the model at once."""
@@ -73,7 +76,7 @@ class Oracle:
             deadline=self.deadline,
             asked=self.asked,
         )
-        inner._checked, inner._called = self._checked, self._called
+        inner._checked, inner._called, inner.fits = self._checked, self._called, self.fits
         inner.found = None if self.found is None else self.found[which]
         try:
             yield inner
@@ -154,12 +157,12 @@ class Oracle:
         """
         logits, value, gradient = self.gradient(x, partial(loss, goal=goal), which)
         companion = loss.scale_free
-        if companion is None:
+        if companion is None or (self.samples == 1 and self._flattest > torch.finfo(x.dtype).tiny * 2**24):
             return logits, value, gradient
         steepest = torch.linalg.vector_norm(gradient.flatten(1), ord=torch.inf, dim=1)
-        if float(steepest.amin() if len(steepest) else 1) > torch.finfo(x.dtype).tiny * 2**24:
-            return logits, value, gradient
         lost = torch.where(steepest <= torch.finfo(x.dtype).tiny * 2**24)[0]
+        if len(lost) == 0:
+            return logits, value, gradient
         there = lost if which is None else which[lost]
         gradient[lost] = self.gradient(x[lost], partial(companion, goal=goal[lost]), there)[2]
         return logits, value, gradient
@@ -176,10 +179,10 @@ class Oracle:
                 "detaches or runs under no_grad. A gradient attack cannot be used on it"
             )
         steepest = torch.linalg.vector_norm(gradient.flatten(1), ord=torch.inf, dim=1)
-        lowest, highest = steepest.aminmax() if len(steepest) else (torch.ones(()), torch.ones(()))
-        if not bool(highest.isfinite()):  # a NaN has the sign 0: it would pass for robustness
+        self._flattest, highest = torch.stack(steepest.aminmax()).tolist() if len(steepest) else (1.0, 1.0)
+        if not math.isfinite(highest):  # a NaN has the sign 0: it would pass for robustness
             raise ValueError("the model's gradients are NaN or infinite on these images, so no attack can follow them")
-        if not bool(lowest > 0):
+        if self._flattest == 0:
             _count(self.flat, which, self.samples * (steepest == 0))
         return gradient
 
