@@ -1,6 +1,7 @@
 """JSMA against the algorithm, one image at a time with all pairs and the whole Jacobian."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -128,7 +129,7 @@ def reference(attack: JSMA, x: Tensor, label: int, target: int | None) -> tuple[
     ],
     ids=repr,
 )
-def test_it_is_the_algorithm(settings: dict, targeted: bool) -> None:
+def test_it_is_the_algorithm(settings: dict[str, Any], targeted: bool) -> None:
     target = OTHER if targeted else None
     attack = JSMA(prune=False, **settings)
     result = attack.run(MODEL, X, Y, target=target)
@@ -154,8 +155,8 @@ def test_passes_do_not_grow_with_the_classes_and_done_images_leave() -> None:
 
 def test_gamma_limits_the_share_of_changed_entries() -> None:
     for gamma, most in ((0.01, 1), (0.05, 1), (0.125, 3), (0.5, 12)):
-        for settings in ({}, {"theta": 0.1}, {"pair": False}, {"of": "softmax", "both": True}):
-            result = JSMA(gamma=gamma, prune=False, **settings).run(MODEL, X, Y, target=OTHER)
+        for attack in (JSMA(), JSMA(theta=0.1), JSMA(pair=False), JSMA(of="softmax", both=True)):
+            result = replace(attack, gamma=gamma, prune=False).run(MODEL, X, Y, target=OTHER)
             assert int(result.l0.max()) <= most
             if most < 4:
                 assert int(result.l0.max()) == most
@@ -236,9 +237,9 @@ def test_any_shape_of_image(shape: tuple[int, ...]) -> None:
     x = torch.rand(5, *shape, generator=generator, dtype=torch.float64)
     weight = torch.randn(4, x[0].numel(), generator=generator, dtype=torch.float64)
     model = Affine(weight, torch.zeros(4, dtype=torch.float64), x, (x.flatten(1) @ weight.T).argmax(1))
-    for settings in ({}, {"both": True}, {"of": "softmax", "theta": 0.2}, {"gamma": 0.3}):
-        result = JSMA(**settings).run(model, x, model.y)
-        most = max(int(settings.get("gamma", 1.0) * x[0].numel()), 1)
+    for attack in (JSMA(), JSMA(both=True), JSMA(of="softmax", theta=0.2), JSMA(gamma=0.3)):
+        result = attack.run(model, x, model.y)
+        most = max(int(attack.gamma * x[0].numel()), 1)
         assert int(result.l0.max()) <= most
         assert result.x_adv.shape == x.shape
 
@@ -256,7 +257,7 @@ def test_any_shape_of_image(shape: tuple[int, ...]) -> None:
     ],
     ids=repr,
 )
-def test_impossible_settings_are_refused(settings: dict, message: str) -> None:
+def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         JSMA(**settings)
     with pytest.raises(ValueError, match=message):
