@@ -14,6 +14,9 @@ from steelman.norms import L2, TINY, Linf, Norm
 from steelman.randomness import Draws, combine
 from steelman.types import Images, PerImage
 
+NUMBERS = 2**24
+"""Most numbers in the noise of a pass: 111 images of 3 x 224 x 224, which take some 700 MB with what makes them."""
+
 
 @dataclass(frozen=True)
 class HopSkipJump(Attack):
@@ -37,7 +40,8 @@ class HopSkipJump(Attack):
     gamma            probe = gamma r_t / pixels, but a tenth of the box's width at first; default 1 (authors' code)
     starts           points on the boundary of which the nearest is the start, default 10; the paper's is 1
     tries            most random images tried to find these, default 1000; the authors' code has 10000
-    batch            decisions for normals that are asked for at once, of all images together; default 512
+    batch            decisions for normals that are asked for at once, of all images together, default 512; fewer where
+                     images are so large that they would have more than 2^24 pixels
 
     The paper returns the last point, and so do its authors; we return the nearest.
 
@@ -101,23 +105,28 @@ class HopSkipJump(Attack):
     def _normal(self, side: Side, at: Rows, probe: PerImage, queries: int, draws: Draws) -> Rows:
         """The boundary's normal, times a number, from `queries` decisions per image.
 
-        Only two sums are kept per image, so that memory holds no more than `batch` points at a time.
+        Only two sums are kept per image, so that memory holds no more than `batch` points at a time; in double
+        precision, so that it does not matter in which order they are taken.
         """
-        signed, plain, balance = torch.zeros_like(at), torch.zeros_like(at), torch.zeros_like(probe)
-        for asked in torch.arange(len(at) * queries, device=at.device).split(self.batch):
-            image, query = asked // queries, asked % queries
-            base, length = at[image], probe[image, None]
-            unit = self._units(Draws(combine(draws.seeds[image], query)), at)
-            point = torch.addcmul(base, unit, length)
-            if self.box is not None:
-                point.clamp_(*self.box)
-                unit = (point - base).div_(length.clamp(min=TINY))
-            sign = side[image](point).to(at.dtype) * 2 - 1
-            plain.index_add_(0, image, unit)
-            signed.index_add_(0, image, unit.mul_(sign[:, None]))
-            balance.index_add_(0, image, sign)
+        signed, plain = torch.zeros_like(at, dtype=torch.float64), torch.zeros_like(at, dtype=torch.float64)
+        balance = torch.zeros_like(probe)
+        most = max(min(self.batch, NUMBERS // at.shape[1]), 1)
+        for images in torch.arange(len(at), device=at.device).split(most):
+            base, length = at[images, None], probe[images, None, None]
+            for part in torch.arange(queries, device=at.device).split(max(most // len(images), 1)):
+                unit = self._units(Draws(combine(draws.seeds[images, None], part).flatten()), at)
+                unit = unit.reshape(len(images), len(part), -1)
+                point = torch.addcmul(base, unit, length)
+                if self.box is not None:
+                    point.clamp_(*self.box)
+                    unit = (point - base).div_(length.clamp(min=TINY))
+                wrong = side[images.repeat_interleave(len(part))](point.flatten(0, 1)).reshape(len(images), -1)
+                sign, wide = wrong.to(at.dtype) * 2 - 1, unit.double()
+                signed[images] += (sign.double()[:, None] @ wide)[:, 0]
+                plain[images] += wide.sum(1)
+                balance[images] += sign.sum(1)
         mean = (balance / queries)[:, None]
-        return torch.where(mean.abs() == 1, signed, signed - mean * plain)
+        return torch.where(mean.abs() == 1, signed, signed - mean * plain).to(at.dtype)
 
     def _units(self, draws: Draws, like: Rows) -> Rows:
         shape = like.shape[1:]
