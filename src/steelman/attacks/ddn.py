@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from steelman.attacks.attack import Attack
-from steelman.attacks.nearest import column, cosine, first_look, pace, polish
+from steelman.attacks.nearest import clearly, column, cosine, first_look, pace, polish
 from steelman.attacks.oracle import Oracle
 from steelman.losses import CrossEntropy, Goal
 from steelman.norms import L2, TINY, Norm
@@ -82,7 +82,7 @@ class DDN(Attack):
         best, nearest = x.clone(), torch.full_like(size, torch.inf)
         for step in range(self.steps):
             logits, _, gradient = oracle.ascent(image, CrossEntropy(), goal, which)
-            reached = goal.reached(logits)
+            reached = clearly(goal, logits)
             better = torch.where(reached & (size < nearest))[0]
             best[better], nearest[better] = image[better], size[better]
             delta.addcmul_(gradient, pace(gradient, cosine(step, self.steps, 1.0, 0.01)))

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from steelman.attacks.attack import Attack
-from steelman.attacks.nearest import column, cosine, first_look, pace, polish
+from steelman.attacks.nearest import beyond, clearly, column, cosine, first_look, pace, polish
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal, Margin
 from steelman.norms import L0, L1, L2, TINY, Linf, Norm
@@ -24,9 +24,9 @@ class FMN(Attack):
     d <- d + a_t g / |g|_2 with g the gradient of the margin (max_{k != y} Z_k - Z_y; with a target, Z_t minus the
     highest other) at x + d, then to the box and onto the ball of radius e. After a success, e <- min((1 - gamma_t) e,
     norm of the best); elsewhere (1 + gamma_t) e, but as long as nothing was found, |d|_p + |margin| / |g|_q, the
-    distance at which the linearised boundary lies (q the dual norm). L0 has whole radii: (1 -+ gamma_t) e rounded down,
-    by at least 1. a_t and gamma_t fall along half a cosine. The nearest success is kept. Images at the goal to begin
-    with are returned as they are, and so are those for which nothing was found.
+    distance at which the linearised boundary lies (q the dual norm), and a hair. L0 has whole radii: (1 -+ gamma_t) e
+    rounded down, by at least 1. a_t and gamma_t fall along half a cosine. The nearest success is kept. Images at the
+    goal to begin with are returned as they are, and so are those for which nothing was found.
 
     norm       L2 (default), Linf, L1 or L0, which counts entries
     steps      default 100 (paper: up to 1,000)
@@ -72,7 +72,7 @@ class FMN(Attack):
             return found
         x, goal, image = x[which], goal[which], start[which]
         if self.norm is L0 and self.classes > 1:
-            reached = goal.reached(oracle.logits(image, which))
+            reached = clearly(goal, oracle.logits(image, which))
             image = torch.where(column(reached, x), image, x)
         delta = image - x
         size = self.norm.size(delta)
@@ -81,7 +81,7 @@ class FMN(Attack):
         objective = partial(Margin(), goal=goal)
         for step in range(self.steps):
             logits, value, gradient = oracle.gradient(image, objective, which)
-            reached = goal.reached(logits)
+            reached = clearly(goal, logits)
             better = torch.where(reached & (size < nearest))[0]
             best[better], nearest[better] = image[better], size[better]
             gamma = cosine(step, self.steps, self.gamma, 0.001)
@@ -90,7 +90,7 @@ class FMN(Attack):
                 smaller, larger = torch.minimum(radius - 1, smaller.floor()), torch.maximum(radius + 1, larger.floor())
             else:
                 slope = torch.linalg.vector_norm(gradient.flatten(1), ord=_DUAL[self.norm], dim=1)
-                boundary = size + value.abs() / slope.clamp(min=TINY)
+                boundary = size + beyond(value.abs(), logits) / slope.clamp(min=TINY)
                 larger = torch.where(nearest.isfinite(), larger, boundary)
             radius = torch.where(reached, torch.minimum(smaller, nearest), larger)
             delta.addcmul_(gradient, pace(gradient, cosine(step, self.steps, self.step_size, self.step_size / 100)))

@@ -10,10 +10,22 @@ from torch import Tensor
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal, Margin
 from steelman.norms import L0, L1, L2, TINY, Linf, Norm
-from steelman.types import Box, Images, Indices, Logits, PerImage
+from steelman.types import Box, Flags, Images, Indices, Logits, PerImage
 
-OVERSHOOT = 1e-4
-"""A step onto a boundary goes this share further, so that rounding does not undo it."""
+
+def rounding(logits: Logits) -> PerImage:
+    """A margin that the same image may lose in another batch, where sums come out otherwise."""
+    return 16 * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
+
+
+def clearly(goal: Goal, logits: Logits) -> Flags:
+    """Whether the goal is reached by more than rounding."""
+    return Margin()(logits, goal) > rounding(logits)
+
+
+def beyond(gap: PerImage, logits: Logits) -> PerImage:
+    """A hair more than `gap`, so that a step onto a boundary is clearly over it."""
+    return 1.0001 * gap + 2 * rounding(logits)
 
 
 def column(value: Tensor, like: Images) -> Tensor:
@@ -82,17 +94,18 @@ def first_look(
         here = x.detach().requires_grad_()
         logits = oracle.logits(here)
         gaps = _gaps(logits, goal, classes)
+    logits = logits.detach()
     moved, nearest = x, torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
     for rest, gap in zip(reversed(range(len(gaps))), gaps, strict=True):
         slope = oracle.backward(gap, here, keep=rest > 0)
-        step = onto_plane(norm, x, slope, -(1 + OVERSHOOT) * gap.detach(), box)
+        step = onto_plane(norm, x, slope, beyond(-gap.detach(), logits), box)
         # A boundary that cannot be reached within the box is for those that have no other.
         reaches = (slope * step).flatten(1).sum(1) >= -gap.detach()
         size = torch.where(reaches, norm.size(step), 1 / TINY)
         moved = torch.where(column(size < nearest, x), x + step, moved)
         nearest = torch.minimum(size, nearest)
     moved = moved if box is None else moved.clamp(*box)
-    return moved, torch.where(~goal.reached(logits.detach()))[0]
+    return moved, torch.where(~goal.reached(logits))[0]
 
 
 def _gaps(logits: Logits, goal: Goal, classes: int) -> tuple[PerImage, ...]:
@@ -115,13 +128,13 @@ def polish(
     Cost per round: 1 gradient pass and at most 7 forward passes, L0 12.
     """
     for _ in range(rounds if len(which) else 0):
-        _, value, slope = oracle.gradient(found, partial(Margin(), goal=goal), which)
+        logits, value, slope = oracle.gradient(found, partial(Margin(), goal=goal), which)
         delta = found - x
         owed = slope * delta
-        near = x + onto_plane(norm, x, slope, (1 + OVERSHOOT) * (owed.flatten(1).sum(1) - value), box)
+        near = x + onto_plane(norm, x, slope, beyond(owed.flatten(1).sum(1) - value, logits), box)
         near = near if box is None else near.clamp(*box)
         shorter = torch.where(norm.size(near - x) < norm.size(delta))[0]
-        reached = goal[shorter].reached(oracle.logits(near[shorter], which[shorter]))
+        reached = clearly(goal[shorter], oracle.logits(near[shorter], which[shorter]))
         best = found.index_copy(0, shorter[reached], near[shorter[reached]])
         if norm is L0:
             rest = torch.where((best == found).flatten(1).all(1))[0]
@@ -151,6 +164,6 @@ def _halve(
     failed = torch.zeros_like(enough)
     for _ in range(halvings if len(which) else 0):
         middle = (failed + enough) / 2
-        reached = column(goal.reached(oracle.logits(path(middle), which)), end)
+        reached = column(clearly(goal, oracle.logits(path(middle), which)), end)
         failed, enough = torch.where(reached, failed, middle), torch.where(reached, middle, enough)
     return enough

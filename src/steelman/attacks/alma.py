@@ -1,0 +1,156 @@
+"""Minimal perturbations by an augmented Lagrangian."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from steelman.attacks.attack import Attack
+from steelman.attacks.nearest import clearly, column, first_look, polish
+from steelman.attacks.oracle import Oracle
+from steelman.losses import Goal, Margin
+from steelman.norms import L1, L2, TINY, Norm
+from steelman.randomness import Draws
+from steelman.types import Images, Logits, PerImage
+
+
+@dataclass(frozen=True)
+class ALMA(Attack):
+    """Augmented Lagrangian method: descend on the norm plus a penalty, whose weight each image finds for itself.
+
+    With v = (Z_y - max_{k != y} Z_k) / (Z_(1) - Z_(3)) at x + d, Z sorted descending as Z_(1), Z_(2), ..., minimise
+    |d|_p + P(v), where P is P2: mu v + mu rho v^2 + rho^2 v^3 / 6 for v >= 0 and mu v / (1 - rho v) below. Each step
+    moves the multiplier, mu <- alpha mu + (1 - alpha) P'(v). Every `check` steps, rho grows by `growth` where no
+    success has been seen and v has not fallen to `improvement` of what it was. Steps are RMSprop's with momentum, at a
+    rate that falls exponentially, from the first success to the end, to 1/100. The nearest success is kept. Images at
+    the goal to begin with are returned as they are, and so are those for which nothing was found.
+
+    norm         L2 (default) or L1
+    steps        default 1,000 (paper: 100 and 1,000)
+    first_step   distance that the first rate is to cover, in units of the images; default None, that of the first look
+    alpha        what is kept, from step to step, of the multiplier, the squared gradients and the momentum, default .9
+    check        default 10
+    improvement  default .95
+    growth       default 1.2
+    classes      how many of the highest logits compete in the first look, the label among them; default 10, 0 for none
+    polish       rounds of the last polish, default 1, 0 for none
+
+    With a target, v is the highest other logit minus the target's over the same spread; with two classes, v is not
+    divided. The look and the polish are ours, as in DDN and FMN: the search starts on the nearest of the boundaries
+    linearised at x. Defaults without another source are those of the code.
+
+    Cost: `steps` forward and gradient passes; the first look 1 forward and classes - 1 gradient passes, the polish 1
+    gradient and up to 7 forward passes per round.
+    Reference: Jerome Rony, Eric Granger, Marco Pedersoli and Ismail Ben Ayed, "Augmented Lagrangian adversarial
+    attacks", ICCV 2021, algorithm 1.
+
+    Raises:
+        ValueError: neither a first look nor a first_step.
+    """
+
+    norm: Norm = L2
+    steps: int = 1000
+    first_step: float | None = None
+    alpha: float = 0.9
+    check: int = 10
+    improvement: float = 0.95
+    growth: float = 1.2
+    classes: int = 10
+    polish: int = 1
+
+    def __post_init__(self) -> None:
+        if self.norm is not L2 and self.norm is not L1:
+            raise ValueError(f"ALMA descends on L2 or L1; got {self.norm}. FMN has the others")
+        if self.steps < 1 or self.check < 1 or not 0 < self.alpha < 1 or not 0 < self.improvement <= 1:
+            raise ValueError(
+                "ALMA needs steps >= 1, check >= 1, alpha between 0 and 1 and improvement at most 1; "
+                f"got {self.steps}, {self.check}, {self.alpha} and {self.improvement}"
+            )
+        if not 1 <= self.growth < math.inf or self.classes < 0 or self.polish < 0:
+            raise ValueError(
+                "ALMA needs growth >= 1, classes >= 0 and polish >= 0; "
+                f"got {self.growth}, {self.classes} and {self.polish}"
+            )
+        if self.first_step is None and self.classes < 2:
+            raise ValueError("ALMA needs a first_step where there is no first look (classes >= 2) to tell it one")
+        if self.first_step is not None and not 0 < self.first_step < math.inf:
+            raise ValueError(f"ALMA needs a positive first_step; got {self.first_step}")
+
+    def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
+        found = x.clone()
+        start, which = first_look(oracle, x, goal, self.norm, self.box, self.classes)
+        if len(which) == 0:
+            return found
+        x, goal, image = x[which], goal[which], start[which]
+        delta = image - x
+        size = self.norm.size(delta)
+        first = size.clamp(min=TINY) if self.first_step is None else torch.full_like(size, self.first_step)
+        best, nearest = x.clone(), torch.full_like(size, torch.inf)
+        mu, rho, rate = torch.ones_like(size), torch.ones_like(size), torch.ones_like(size)
+        checked = torch.full_like(size, torch.inf)
+        since = torch.full_like(size, self.steps + 1)  # the step of the first success
+        spread, momentum = torch.ones_like(x), torch.zeros_like(x)
+        objective = partial(_lead, goal=goal)
+        for step in range(self.steps):
+            logits, lead, gradient = oracle.gradient(image, objective, which)
+            reached = clearly(goal, logits)
+            better = torch.where(reached & (size < nearest))[0]
+            best[better], nearest[better] = image[better], size[better]
+            since = torch.where(reached & (since > self.steps), step, since)
+            if step == 0:
+                checked = lead
+            elif (step + 1) % self.check == 0:
+                stuck = nearest.isinf() & (lead >= self.improvement * checked)
+                rho, checked = torch.where(stuck, self.growth * rho, rho), lead
+            if step:
+                mu = torch.lerp(_slope(lead, rho, mu), mu, self.alpha).clamp(1e-6, 1e12)
+            gradient.mul_(column(_slope(lead, rho, mu), x))
+            if step == 0:
+                rate = self._rate(x, gradient, first)
+            else:
+                gradient.add_(delta / column(size.clamp(min=TINY), x) if self.norm is L2 else delta.sign())
+            spread.mul_(self.alpha).addcmul_(gradient, gradient, value=1 - self.alpha)
+            momentum.mul_(self.alpha).addcdiv_(gradient, spread.sqrt().add_(1e-8))
+            decay = 0.01 ** ((step - since).clamp(min=0) / (self.steps - since))
+            image = delta.addcmul_(momentum, column(rate * decay, x), value=-1).add_(x)
+            if self.box is not None:
+                image.clamp_(*self.box)
+            delta = image - x
+            size = self.norm.size(delta)
+        won = torch.where(nearest.isfinite())[0]
+        best[won] = polish(oracle, x[won], best[won], goal[won], self.norm, self.box, self.polish, which[won])
+        found[which] = best
+        return found
+
+    def _rate(self, x: Images, gradient: Images, first: PerImage) -> PerImage:
+        """The rate at which a step down the gradient covers the distance `first` within the box, by bisection."""
+
+        def short(rate: Tensor) -> Tensor:
+            moved = x - column(rate, x) * gradient
+            return self.norm.size((moved if self.box is None else moved.clamp(*self.box)) - x) < first
+
+        low = first / self.norm.size(gradient).clamp(min=TINY)
+        high = low.clone()
+        for _ in range(20):
+            high = torch.where(short(high), 2 * high, high)
+        for _ in range(20):
+            middle = (low + high) / 2
+            missed = short(middle)
+            low, high = torch.where(missed, middle, low), torch.where(missed, high, middle)
+        return high
+
+
+def _lead(logits: Logits, goal: Goal) -> PerImage:
+    """By how much the goal is missed, over the spread of the highest three logits."""
+    if logits.shape[1] < 3:
+        return -Margin()(logits, goal)
+    top = logits.topk(3, dim=1).values
+    return -Margin()(logits, goal) / (top[:, 0] - top[:, 2] + 1e-8)
+
+
+def _slope(v: PerImage, rho: PerImage, mu: PerImage) -> PerImage:
+    """P'(v) of the penalty P2."""
+    above = mu + 2 * mu * rho * v + rho.square() * v.square() / 2
+    return torch.where(v >= 0, above, mu / (1 - rho * v.clamp(max=0)).square())
