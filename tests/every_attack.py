@@ -32,6 +32,7 @@ from steelman.attacks import (
     MinimalFGSM,
     RandomFGSM,
     SaltAndPepper,
+    SigmaZero,
     Square,
     Surrogate,
     UniformNoise,
@@ -153,6 +154,8 @@ ATTACKS = [
     Case(FMN(norm=Linf, steps=20), targeted=True),
     Case(FMN(norm=L1, steps=20)),
     Case(FMN(norm=L0, steps=20)),
+    Case(SigmaZero(steps=20)),
+    Case(SigmaZero(steps=20), targeted=True),
 ]
 
 OPTIMA: list[Case] = [
@@ -206,6 +209,8 @@ OPTIMA: list[Case] = [
     Case(FMN(norm=L1)),
     Case(FMN(norm=L0)),
     Case(FMN(norm=L0), targeted=True),
+    Case(SigmaZero(steps=50)),
+    Case(SigmaZero(steps=50), targeted=True),
 ]
 """Settings strong enough to find the known optimum of affine models: see test_affine.py."""
 

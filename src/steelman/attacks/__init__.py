@@ -19,6 +19,7 @@ from steelman.attacks.mim import MIM
 from steelman.attacks.minimal_fgsm import MinimalFGSM
 from steelman.attacks.noise import GaussianNoise, SaltAndPepper, UniformNoise
 from steelman.attacks.pgd import PGD
+from steelman.attacks.sigma_zero import SigmaZero
 from steelman.attacks.square import Square
 from steelman.attacks.surrogate import Surrogate
 from steelman.attacks.vat import VirtualAdversarial
@@ -50,6 +51,7 @@ __all__ = [
     "MinimalFGSM",
     "RandomFGSM",
     "SaltAndPepper",
+    "SigmaZero",
     "Square",
     "Surrogate",
     "UniformNoise",
