@@ -9,6 +9,7 @@ from torch import Tensor
 
 from affine import Another
 from steelman.attacks import (
+    ALMA,
     ANPGD,
     APGD,
     DDN,
@@ -156,6 +157,8 @@ ATTACKS = [
     Case(FMN(norm=L0, steps=20)),
     Case(SigmaZero(steps=20)),
     Case(SigmaZero(steps=20), targeted=True),
+    Case(ALMA(steps=25)),
+    Case(ALMA(norm=L1, steps=25), targeted=True),
 ]
 
 OPTIMA: list[Case] = [
@@ -211,6 +214,9 @@ OPTIMA: list[Case] = [
     Case(FMN(norm=L0), targeted=True),
     Case(SigmaZero(steps=50)),
     Case(SigmaZero(steps=50), targeted=True),
+    Case(ALMA(steps=100)),
+    Case(ALMA(norm=L1, steps=100)),
+    Case(ALMA(steps=100), targeted=True),
 ]
 """Settings strong enough to find the known optimum of affine models: see test_affine.py."""
 

@@ -1,6 +1,7 @@
 """Train image classifiers that resist adversarial attack, and find out honestly whether they do."""
 
 from steelman.attacks import (
+    ALMA,
     ANPGD,
     APGD,
     DDN,
@@ -41,6 +42,7 @@ from steelman.types import Batch
 __version__ = "0.1.0"
 
 __all__ = [
+    "ALMA",
     "ANPGD",
     "APGD",
     "BPDA",

@@ -1,5 +1,6 @@
 """Attacks: one file per paper. Each is a frozen dataclass that is called with a model, images and labels."""
 
+from steelman.attacks.alma import ALMA
 from steelman.attacks.an_pgd import ANPGD
 from steelman.attacks.apgd import APGD
 from steelman.attacks.attack import Attack, AttackResult
@@ -26,6 +27,7 @@ from steelman.attacks.vat import VirtualAdversarial
 from steelman.attacks.worst_of import BestOf, WorstOf
 
 __all__ = [
+    "ALMA",
     "ANPGD",
     "APGD",
     "DDN",
