@@ -37,6 +37,7 @@ from steelman.attacks import (
     Square,
     Surrogate,
     UniformNoise,
+    UniversalPerturbation,
     VirtualAdversarial,
     WorstOf,
 )
@@ -118,6 +119,8 @@ ATTACKS = [
     Case(DeepFool(norm=Linf)),
     Case(DeepFool(norm=L1)),
     Case(DeepFool(p=3.0)),
+    Case(UniversalPerturbation(eps=0.3, epochs=2, minibatch=5)),
+    Case(UniversalPerturbation(eps=1.5, norm=L2, epochs=2), targeted=True),
     Case(FAB(steps=8)),
     Case(FAB(norm=L2, steps=8), targeted=True),
     Case(FAB(norm=L1, steps=4, targets=2)),

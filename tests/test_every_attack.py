@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from affine import Another, affine, images, small_net
-from every_attack import Case, bounded, every, generator, minimal, precisions, size
+from every_attack import ATTACKS, Case, bounded, every, generator, minimal, precisions, size
 from steelman import attacks, losses, norms
 from steelman.attacks import Attack, CarliniWagner
 from steelman.losses import DLR
@@ -221,7 +221,7 @@ def test_train_mode_warns_only_where_it_matters(case: Case) -> None:
 # --- the same answer
 
 
-@every
+@pytest.mark.parametrize("case", [case for case in ATTACKS if not case.attack.shared], ids=repr)
 def test_one_image_at_a_time_and_batched_agree(case: Case) -> None:
     model, x = small_net(), images(12)
     y = predict(model, x)

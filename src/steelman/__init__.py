@@ -29,6 +29,7 @@ from steelman.attacks import (
     Square,
     Surrogate,
     UniformNoise,
+    UniversalPerturbation,
     VirtualAdversarial,
     WorstOf,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "Surrogate",
     "Training",
     "UniformNoise",
+    "UniversalPerturbation",
     "VirtualAdversarial",
     "WorstOf",
     "evaluate",

@@ -23,6 +23,7 @@ from steelman.attacks.pgd import PGD
 from steelman.attacks.sigma_zero import SigmaZero
 from steelman.attacks.square import Square
 from steelman.attacks.surrogate import Surrogate
+from steelman.attacks.universal import UniversalPerturbation
 from steelman.attacks.vat import VirtualAdversarial
 from steelman.attacks.worst_of import BestOf, WorstOf
 
@@ -57,6 +58,7 @@ __all__ = [
     "Square",
     "Surrogate",
     "UniformNoise",
+    "UniversalPerturbation",
     "VirtualAdversarial",
     "WorstOf",
 ]
