@@ -81,12 +81,16 @@ def _in_parts(
     bar: "_Bar | None",
 ) -> Images:
     oracle.fits = how.batch_size if isinstance(how.batch_size, int) else len(x)
-    x_adv, begin, cut_short = x.clone(), 0, 0
+    x_adv, begin, cut_short = x, 0, 0
     while begin < len(x):
         which = torch.arange(begin, min(begin + oracle.fits, len(x)), device=x.device)
         try:
-            with oracle.part(which, goal[which]) as part:
-                x_adv[which], in_time = _one_part(attack[which], part, x[which], goal[which], draws[which])
+            if len(which) == len(x):  # no copies: they are slow
+                x_adv, in_time = _one_part(attack, oracle, x, goal, draws)
+            else:
+                x_adv = x.clone() if x_adv is x else x_adv
+                with oracle.part(which, goal[which]) as part:
+                    x_adv[which], in_time = _one_part(attack[which], part, x[which], goal[which], draws[which])
         except RuntimeError as error:
             if how.batch_size != "auto" or oracle.fits == 1 or attack.shared or not _out_of_memory(error):
                 raise

@@ -17,17 +17,19 @@ def evaluation_mode(model: Model) -> Iterator[None]:
         yield
         return
     modes = [(module, module.training) for module in model.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        model.eval()
-        for parameter, _ in wanted:
+        if any(training for _, training in modes):
+            model.eval()
+        for parameter in wanted:
             parameter.requires_grad_(False)
         yield
     finally:
         for module, training in modes:
-            module.training = training
-        for parameter, requires_grad in wanted:
-            parameter.requires_grad_(requires_grad)
+            if module.training != training:  # setting it is slow
+                module.training = training
+        for parameter in wanted:
+            parameter.requires_grad_(True)
 
 
 def warn_if_mode_matters(model: Model, x: Images) -> None:
