@@ -27,9 +27,9 @@ class Halving:
 
     @staticmethod
     def start(ball: Ball) -> "Halving":
-        infinite = ball.eps.new_full((len(ball.x),), torch.inf)
+        infinite = ball.x.new_full((len(ball.x),), torch.inf)
         none = torch.zeros_like(infinite, dtype=torch.int64)
-        return Halving(2 * ball.eps, infinite, none, -infinite, none.bool())
+        return Halving(2 * ball.eps.to(ball.x.dtype), infinite, none, -infinite, none.bool())
 
     def __getitem__(self, which: Indices) -> "Halving":
         return Halving(self.length[which], self.last[which], self.rises[which], self.checked[which], self.halved[which])
@@ -79,7 +79,7 @@ class Sparse:
         """From a random image, or from `x`, which another climb has led to."""
         pixels = x[0].numel()
         support = torch.full((len(x),), pixels, device=x.device) if random else _support(x, ball)
-        return Sparse(ball.eps, (support / (5.0 if random else 1.5)).ceil().long().clamp(min=1), support)
+        return Sparse(ball.eps.to(x.dtype), (support / (5.0 if random else 1.5)).ceil().long().clamp(min=1), support)
 
     def __getitem__(self, which: Indices) -> "Sparse":
         return Sparse(self.length[which], self.count[which], self.support[which])
@@ -96,8 +96,9 @@ class Sparse:
         """Fewer entries where the best image needs fewer; those go back to it. Elsewhere shorter steps."""
         support = _support(best, ball)
         fewer = support < 0.95 * self.support
-        shorter = torch.maximum(self.length / 1.5, ball.eps / 10)
-        self.length = torch.where(fewer.reshape(shorter.shape), ball.eps, shorter)
+        longest = ball.eps.to(best.dtype)
+        shorter = torch.maximum(self.length / 1.5, longest / 10)
+        self.length = torch.where(fewer.reshape(shorter.shape), longest, shorter)
         self.count, self.support = (support / 1.5).ceil().long().clamp(min=1), support
         return fewer
 
@@ -107,7 +108,7 @@ class Sparse:
         least = steep.topk(int(self.count.max()), dim=1).values.gather(1, self.count[:, None] - 1)
         way = torch.where(steep >= least, slope.sign(), 0)
         way = way / way.abs().sum(1, keepdim=True).clamp(min=1)
-        return ball.nearest(x + self.length * way.reshape(x.shape))
+        return ball.nearest(way.reshape(x.shape).mul_(self.length).add_(x))  # in place: lengths are double
 
 
 def _support(x: Images, ball: Ball) -> Tensor:
