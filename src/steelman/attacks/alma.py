@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from steelman.attacks.attack import Attack
-from steelman.attacks.nearest import clearly, column, first_look, polish
+from steelman.attacks.nearest import clearly, column, first_look, polish, within
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal, Margin
 from steelman.norms import L1, L2, TINY, Norm
@@ -114,9 +114,7 @@ class ALMA(Attack):
             spread.mul_(self.alpha).addcmul_(gradient, gradient, value=1 - self.alpha)
             momentum.mul_(self.alpha).addcdiv_(gradient, spread.sqrt().add_(1e-8))
             decay = 0.01 ** ((step - since).clamp(min=0) / (self.steps - since))
-            image = delta.addcmul_(momentum, column(rate * decay, x), value=-1).add_(x)
-            if self.box is not None:
-                image.clamp_(*self.box)
+            image = within(delta.addcmul_(momentum, column(rate * decay, x), value=-1).add_(x), self.box)
             delta = image - x
             size = self.norm.size(delta)
         won = torch.where(nearest.isfinite())[0]

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from steelman.attacks.attack import Attack
-from steelman.attacks.nearest import beyond, clearly, column, cosine, first_look, pace, polish
+from steelman.attacks.nearest import beyond, clearly, column, cosine, first_look, pace, polish, within
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal, Margin
 from steelman.norms import L0, L1, L2, TINY, Linf, Norm
@@ -94,11 +94,9 @@ class FMN(Attack):
                 larger = torch.where(nearest.isfinite(), larger, boundary)
             radius = torch.where(reached, torch.minimum(smaller, nearest), larger)
             delta.addcmul_(gradient, pace(gradient, cosine(step, self.steps, self.step_size, self.step_size / 100)))
-            image = delta.add_(x)
-            if self.box is not None:
-                image.clamp_(*self.box)
+            image = within(delta.add_(x), self.box)
             delta = self.norm.project(image - x, radius)
-            image = x + delta
+            image = within(x + delta, self.box)  # which rounding may leave
             size = self.norm.size(delta)
         won = torch.where(nearest.isfinite())[0]
         best[won] = polish(oracle, x[won], best[won], goal[won], self.norm, self.box, self.polish, which[won])

@@ -28,6 +28,11 @@ def beyond(gap: PerImage, logits: Logits) -> PerImage:
     return 1.0001 * gap + 2 * rounding(logits)
 
 
+def within(image: Images, box: Box | None) -> Images:
+    """`image` clipped, in place."""
+    return image if box is None else image.clamp_(*box)
+
+
 def column(value: Tensor, like: Images) -> Tensor:
     """One number per image in a shape that broadcasts against `like`."""
     return value.reshape(-1, *[1] * (like.ndim - 1))
@@ -95,7 +100,7 @@ def first_look(
         logits = oracle.logits(here)
         gaps = _gaps(logits, goal, classes)
     logits = logits.detach()
-    moved, nearest = x, torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+    moved, nearest = x.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
     for rest, gap in zip(reversed(range(len(gaps))), gaps, strict=True):
         slope = oracle.backward(gap, here, keep=rest > 0)
         step = onto_plane(norm, x, slope, beyond(-gap.detach(), logits), box)
@@ -104,8 +109,7 @@ def first_look(
         size = torch.where(reaches, norm.size(step), 1 / TINY)
         moved = torch.where(column(size < nearest, x), x + step, moved)
         nearest = torch.minimum(size, nearest)
-    moved = moved if box is None else moved.clamp(*box)
-    return moved, torch.where(~goal.reached(logits))[0]
+    return within(moved, box), torch.where(~goal.reached(logits))[0]
 
 
 def _gaps(logits: Logits, goal: Goal, classes: int) -> tuple[PerImage, ...]:
@@ -132,7 +136,7 @@ def polish(
         delta = found - x
         owed = slope * delta
         near = x + onto_plane(norm, x, slope, beyond(owed.flatten(1).sum(1) - value, logits), box)
-        near = near if box is None else near.clamp(*box)
+        near = within(near, box)
         shorter = torch.where(norm.size(near - x) < norm.size(delta))[0]
         reached = clearly(goal[shorter], oracle.logits(near[shorter], which[shorter]))
         best = found.index_copy(0, shorter[reached], near[shorter[reached]])
@@ -143,11 +147,15 @@ def polish(
             path = partial(_fewer, x[rest], found[rest], rank)
         else:
             rest = shorter[~reached]
-            path = partial(torch.lerp, near[rest], found[rest])
+            path = partial(_between, near[rest], found[rest], box)
         share = _halve(oracle, path, goal[rest], 10 if norm is L0 else 5, found[rest], which[rest])
         best[rest] = path(share)
         found = best
     return found
+
+
+def _between(near: Images, found: Images, box: Box | None, share: Tensor) -> Images:
+    return within(torch.lerp(near, found, share), box)
 
 
 def _fewer(x: Images, found: Images, rank: Tensor, share: Tensor) -> Images:

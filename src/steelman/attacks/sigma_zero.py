@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from steelman.attacks.attack import Attack
-from steelman.attacks.nearest import clearly, column, cosine, first_look, polish
+from steelman.attacks.nearest import clearly, column, cosine, first_look, polish, within
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal, Margin
 from steelman.norms import L0, Norm
@@ -96,14 +96,12 @@ class SigmaZero(Attack):
             rate = cosine(step, self.steps, self.step_size, self.step_size / 10)
             width = (spread / (1 - 0.999 ** (step + 1))).sqrt_().add_(1e-8)
             delta.addcdiv_(mean, width, value=-rate / (1 - 0.9 ** (step + 1)))
-            image = delta.add_(x)
-            if self.box is not None:
-                image.clamp_(*self.box)
+            image = within(delta.add_(x), self.box)
             following = cosine(step + 1, self.steps, self.step_size, self.step_size / 10)
             tau = torch.where(reached, tau + 0.01 * following, tau - 0.01 * following).clamp_(0, 1)
             delta = image - x
-            delta.masked_fill_(delta.abs() < column(tau, x), 0)
-            image = x + delta
+            small = delta.abs() < column(tau, x)
+            image, delta = torch.where(small, x, image), delta.masked_fill_(small, 0)
         won = torch.where(fewest.isfinite())[0]
         best[won] = polish(oracle, x[won], best[won], goal[won], L0, self.box, self.polish, which[won])
         found[which] = best
