@@ -164,13 +164,19 @@ class _Linf(Norm):
 
     def bounds(self, x: Images, radius: Radius, box: Box | None) -> tuple[Images, Images]:
         """The lowest and highest images of ball and box, rounded inwards, so that a clamp is an exact projection."""
-        wide, bound = x.double(), per_image(radius, x.double())
-        low, high = (wide - bound).to(x.dtype), (wide + bound).to(x.dtype)
-        low = torch.where(wide - low.double() > bound, torch.nextafter(low, x), low)
-        high = torch.where(high.double() - wide > bound, torch.nextafter(high, x), high)
-        if box is not None:
-            low, high = low.clamp(*box), high.clamp(*box)
-        return low, high
+        bound = _rows(radius, x.new_zeros((), dtype=torch.float64).expand(x.shape))
+
+        def end(sign: int) -> Images:
+            return in_blocks(lambda *parts: self._end(*parts, sign, box), x, bound)
+
+        return end(-1), end(1)
+
+    @staticmethod
+    def _end(x: Images, bound: Tensor, sign: int, box: Box | None) -> Images:
+        wide, bound = x.double(), bound.reshape(-1, *[1] * (x.ndim - 1))
+        end = (wide + sign * bound).to(x.dtype)
+        end = torch.where((end - wide) * sign > bound, torch.nextafter(end, x), end)
+        return end if box is None else end.clamp_(*box)
 
     def contain(self, x: Images, x_adv: Images, radius: Radius, box: Box | None) -> Images:
         return x_adv.clamp(*self.bounds(x, radius, box))

@@ -42,6 +42,12 @@ class Ball:
         """The projection (L2) onto ball and box."""
         return self._clamp(x) if self.bounds else self.norm.nearest(self.x, x, self.eps, self.box)
 
+    def furthest(self, direction: Images) -> Images:
+        """The image of ball and box that is furthest along `direction`, within both to the last bit."""
+        if self.bounds is not None:  # twice as far as need be, so that rounding leaves nothing short
+            return self._clamp(direction.sign().mul_(2 * self.eps).add_(self.x))
+        return self.contain(self.norm.furthest(self.x, direction, self.eps, self.box))
+
     def climb(self, x: Images, gradient: Images, step: Tensor) -> Images:
         """A step of length `step`, of shape (batch, 1, ..., 1), from `x` up the gradient, within ball and box.
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from steelman.attacks.attack import Attack
+from steelman.attacks.ball import Ball
 from steelman.attacks.oracle import Oracle
 from steelman.losses import CrossEntropy, Goal, Loss
 from steelman.norms import Linf, Norm, per_image
@@ -42,8 +43,7 @@ class FGSM(Attack):
                 f"{type(self.loss).__name__} has no gradient at the clean image; use PGD, which starts elsewhere"
             )
         _, _, gradient = oracle.ascent(x, self.loss, goal)
-        far = self.norm.furthest(x, gradient, self.eps, self.box)
-        return self.norm.contain(x, far, self.eps, self.box)
+        return Ball.around(x, self.eps, self.norm, self.box).furthest(gradient)
 
 
 @dataclass(frozen=True)

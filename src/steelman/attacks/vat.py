@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from steelman.attacks.attack import Attack
+from steelman.attacks.ball import Ball
 from steelman.attacks.oracle import Oracle
 from steelman.losses import KL, Goal
 from steelman.norms import L2, Norm
@@ -56,4 +57,4 @@ class VirtualAdversarial(Attack):
         for _ in range(self.iterations):
             near = x + self.xi * L2.steepest(direction)  # not clipped, for it only measures the curvature
             _, _, direction = oracle.gradient(near, partial(KL(), goal=goal))
-        return L2.contain(x, L2.furthest(x, direction, self.eps, self.box), self.eps, self.box)
+        return Ball.around(x, self.eps, L2, self.box).furthest(direction)
