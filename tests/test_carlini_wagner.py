@@ -147,7 +147,9 @@ def test_objectives_are_the_papers_with_their_gradients(name: Any, targeted: boo
             return f(rows, goal).clamp(min=0) if f.hinged else f(rows, goal)
 
         fixed = goal.labels if goal.target is None else goal.target
-        expected = torch.stack([by_hand(name, row, int(k), targeted, confidence) for row, k in zip(logits, fixed)])
+        expected = torch.stack(
+            [by_hand(name, row, int(k), targeted, confidence) for row, k in zip(logits, fixed, strict=True)]
+        )
         torch.testing.assert_close(value(logits), expected)
         rows = logits.clone().requires_grad_()
         (slope,) = torch.autograd.grad(value(rows).sum(), rows)

@@ -91,9 +91,9 @@ def until_reached(
     steps: int,
     step_size: float,
     abort_early: bool,
-    free: Images | None = None,
+    free: Tensor | None = None,
 ) -> tuple[Images, Flags]:
-    """Decrease penalty + c f6 until each image is at the goal and its penalty fits; the images, and whether they are.
+    """Decrease penalty + c f6 until each image is at the goal and its penalty fits: where it ended, and whether it is.
 
     An image leaves when it is there, or every steps / 10 when its objective has not fallen by 1e-4 of itself. Only
     `free` entries move.
@@ -112,7 +112,7 @@ def until_reached(
         value, gradient, fits = penalty(image, place)
         reached = goal.reached(logits)
         there = reached & fits
-        found[place[there]], done[place[there]] = image[there], True
+        found[place], done[place] = image, there
         gradient = (gradient - column(torch.where(reached, 0, c[place]), image) * pull) * chain
         adam.step(w, gradient if free is None else gradient * free[place])
         variable.settle(w)

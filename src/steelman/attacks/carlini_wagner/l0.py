@@ -102,6 +102,8 @@ class CarliniWagnerL0(Attack):
         place = torch.arange(len(x), device=x.device)
         while len(place):
             image, done = self._round(oracle, x[place], start[place], free[place], goal[place], c[place], which[place])
+            first = ~(best[place] != x[place]).flatten(1).any(1)  # nothing found yet: go on from here
+            start[place[first]] = image[first]
             here, image = place[done], image[done]
             if len(here):
                 best[here] = image

@@ -104,7 +104,8 @@ class CarliniWagnerLinf(Attack):
             reach = Linf.size(image - x[place])
             closer = torch.where(done & (reach < size[place]))[0]
             best[place[closer]], size[place[closer]] = image[closer], reach[closer]
-            start[place[done]] = image[done]
+            on = done | size[place].isinf()
+            start[place[on]] = image[on]
             tau[place] = torch.where(done, self.shrink * torch.minimum(tau[place], reach), tau[place])
             c[place] = torch.where(done, c[place], self.c_factor * c[place])
             place = place[(c[place] <= self.c_max) & (tau[place] >= width / 256)]
