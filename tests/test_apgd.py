@@ -240,3 +240,19 @@ def test_wrong_settings_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             APGD(**wrong)
+
+
+@pytest.mark.parametrize("more", [{"restarts": 4}, {"loss": DLR(), "targets": 9}, {"norm": L1, "restarts": 3}])
+def test_turns_side_by_side_find_what_one_after_another_find(more: dict[str, Any]) -> None:
+    """Alone, an image has its turns one after another; the few that are left of many have them side by side."""
+    model, x = small_net(), images(40)
+    y = model(x).argmax(1).detach()
+    attack = APGD(eps=1.5 if "norm" in more else 0.12, steps=3, **more, early_leave=True)
+    together = attack.run(model, x, y, generator=torch.arange(40))
+    stands = torch.where(~together.success)[0]
+    assert 0 < len(stands) < 20
+    assert 0 < int((together.success & (together.gradients > 3)).sum())  # won in a later turn
+    for row in range(40):
+        part = slice(row, row + 1)
+        alone = attack.run(model, x[part], y[part], generator=torch.arange(40)[part])
+        torch.testing.assert_close(alone.x_adv, together.x_adv[part], rtol=0, atol=1e-9)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from steelman.attacks.attack import Attack
 from steelman.attacks.ball import Ball
@@ -12,7 +13,7 @@ from steelman.attacks.pace import Halving, Sparse
 from steelman.losses import CrossEntropy, Goal, Loss, Margin
 from steelman.norms import L0, L1, Linf, Norm
 from steelman.randomness import Draws
-from steelman.types import Images, Indices, PerImage, Radius
+from steelman.types import Flags, Images, Indices, PerImage, Radius
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class APGD(Attack):
     box and would leave it take no part in the direction; the last step goes to the best point of ball and box for the
     gradient at the best image so far, without which L2 at the box and L1 stop short of the optimum of affine models.
 
+    Where the images that are left fit into the batch more than once, their restarts and targets climb side by side,
+    which changes no answer.
+
     Cost: steps + 1 forward and steps gradient passes per restart and target; 1 forward more with targets.
     Reference: Francesco Croce and Matthias Hein, "Reliable evaluation of adversarial robustness with an ensemble of
     diverse parameter-free attacks", ICML 2020, algorithm 1; Francesco Croce and Matthias Hein, "Mind the box:
@@ -84,20 +88,26 @@ class APGD(Attack):
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         balls = [Ball.around(x, reach * self.eps, self.norm, self.box) for reach, _ in self._stages()]
-        best = Best.nothing(x)
-        for turn, towards in enumerate(self._goals(oracle, x, goal)):
-            for restart in range(self.restarts):
-                which = torch.where(~(best.success & self.early_leave))[0]
-                if len(which) == 0:
-                    break
-                image = self._start(balls[0][which], draws[which].split(turn).split(restart))
-                for ball, (_, steps) in zip(balls, self._stages(), strict=True):
-                    final, random = ball is balls[-1], ball is balls[0]
-                    place = torch.arange(len(which), device=x.device)
-                    climb = _Climb.start(ball[which], place, goal[which], towards[which], image, random=random)
-                    found = self._run(oracle, which, climb, steps, leave=final and self.early_leave)
-                    image = climb.best
-                best.take(which, found)
+        best, rivals = Best.nothing(x), self._rivals(oracle, x, goal)
+        turns = [(turn, restart) for turn in range(rivals.shape[1]) for restart in range(self.restarts)]
+        while turns:
+            which = torch.where(~(best.success & self.early_leave))[0]
+            if len(which) == 0:
+                break
+            together = max(oracle.fits // len(which), 1)
+            now, turns = turns[:together], turns[together:]
+            rows = which.repeat(len(now))
+            aim = torch.cat([rivals[which, turn] for turn, _ in now])
+            towards = replace(goal[rows], target=None if goal.target is None and self.targets == 0 else aim)
+            seeds = torch.cat([draws[which].split(turn).split(restart).seeds for turn, restart in now])
+            image = self._start(balls[0][rows], Draws(seeds))
+            for ball, (_, steps) in zip(balls, self._stages(), strict=True):
+                climb = _Climb.start(ball[rows], goal[rows], towards, image, random=ball is balls[0])
+                found = self._run(oracle, rows, climb, steps, leave=ball is balls[-1] and self.early_leave)
+                image = climb.best
+            for part in torch.arange(len(rows), device=x.device).split(len(which)):
+                open_ = torch.where(~(best.success[which] & self.early_leave))[0]  # as if one turn after another
+                best.take(which[open_], found[part[open_]])
         return self.norm.contain(x, best.x, self.eps, self.box)
 
     def _stages(self) -> list[tuple[float, int]]:
@@ -105,13 +115,12 @@ class APGD(Attack):
         third = 3 * self.steps // 10
         return [(3.0, third), (2.0, third), (1.0, self.steps - 2 * third)] if self.multi_eps else [(1.0, self.steps)]
 
-    def _goals(self, oracle: Oracle, x: Images, goal: Goal) -> list[Goal]:
-        """What to climb towards, one after the other."""
+    def _rivals(self, oracle: Oracle, x: Images, goal: Goal) -> Tensor:
+        """The targets of each image, of shape (batch, targets); one of no meaning for an untargeted attack."""
         if self.targets == 0 or goal.target is not None:
-            return [goal]
+            return (goal.labels if goal.target is None else goal.target)[:, None]
         others = oracle.logits(x).scatter(1, goal.labels[:, None], -torch.inf)
-        rivals = others.topk(min(self.targets, others.shape[1] - 1), dim=1).indices
-        return [replace(goal, target=rival) for rival in rivals.unbind(1)]
+        return others.topk(min(self.targets, others.shape[1] - 1), dim=1).indices
 
     def _start(self, ball: Ball, draws: Draws) -> Images:
         if self.norm is not L1:
@@ -119,7 +128,7 @@ class APGD(Attack):
         return ball.nearest(ball.x + draws.normal(ball.x.shape[1:], ball.x.dtype))
 
     def _run(self, oracle: Oracle, which: Indices, now: "_Climb", steps: int, *, leave: bool) -> Best:
-        """One climb of the images `which`."""
+        """One climb of the images `which`, each as often as it has turns side by side."""
         found = Best.nothing(now.x)
         checkpoints = [0, *now.pace.checkpoints(steps)]
         for step in range(steps + 1):
@@ -131,7 +140,8 @@ class APGD(Attack):
             success = now.goal.reached(logits)
             found.take(now.place, Best(now.x, success, Margin()(logits, now.goal) if self.targets else loss))
             if leave and bool(success.any()):
-                stay = torch.where(~success)[0]
+                first = _first_success(which, found.success)
+                stay = torch.where(now.place < first[which[now.place]])[0]
                 now, loss, slope = now[stay], loss[stay], slope[stay]
             if len(now.place) == 0:
                 break
@@ -143,6 +153,14 @@ class APGD(Attack):
             elif step < steps:
                 now.step(slope)
         return found
+
+
+def _first_success(which: Indices, success: Flags) -> Tensor:
+    """For every image, the first of its rows that has reached the goal, or more than there are. Later rows of it need
+    not go on: one after another, they would not have begun."""
+    row = torch.arange(len(which), device=which.device)
+    first = torch.full((int(which.max()) + 1,), len(which), device=which.device)
+    return first.scatter_reduce(0, which, row.where(success, len(which)), "amin")
 
 
 @dataclass
@@ -164,8 +182,8 @@ class _Climb:
     pace: Halving | Sparse
 
     @staticmethod
-    def start(ball: Ball, place: Indices, goal: Goal, towards: Goal, x: Images, *, random: bool) -> "_Climb":
-        x = ball.nearest(x)
+    def start(ball: Ball, goal: Goal, towards: Goal, x: Images, *, random: bool) -> "_Climb":
+        x, place = ball.nearest(x), torch.arange(len(x), device=x.device)
         highest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
         pace = Sparse.start(ball, x, random=random) if ball.norm is L1 else Halving.start(ball)
         return _Climb(ball, place, goal, towards, x, None, x.clone(), torch.zeros_like(x), highest, pace)
