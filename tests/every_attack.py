@@ -153,7 +153,7 @@ ATTACKS = [
     Case(GaussianNoise(eps=1.0, rescale=True), targeted=True, random=True),
     Case(UniformNoise(eps=0.4, samples=4), random=True),
     Case(UniformNoise(eps=3.0, norm=L1), targeted=True, random=True),
-    Case(SaltAndPepper(), random=True),
+    Case(SaltAndPepper(samples=20), random=True),
     Case(FMN(steps=20)),
     Case(FMN(norm=Linf, steps=20), targeted=True),
     Case(FMN(norm=L1, steps=20)),

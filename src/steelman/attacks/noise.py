@@ -95,18 +95,19 @@ class SaltAndPepper(Attack):
 
     A pattern gives every entry one end of the box, at even odds, and a random order to those that change by it. The
     first 1, 2, 4, ... of them are set until the goal is reached, and bisection finds how many are needed. Each further
-    pattern has to do with fewer than the best so far. Images that are misclassified to begin with, or that no pattern
-    fools, are returned as they are.
+    pattern is asked with one entry fewer than the best so far, and bisected only where that is enough. Images that are
+    misclassified to begin with, or that no pattern fools, are returned as they are.
 
-    samples       patterns per image, default 10
+    samples       patterns per image, default 100
     share_max     largest share of the entries a pattern changes that may be set (default 1)
     whole_pixels  all channels of a pixel get the same end, at the same place in the order (default False: every entry
                   has its own; Foolbox: True)
     norm          L0, the only one: it counts changed entries
 
-    Foolbox draws anew at each of 1,000 shares and keeps the least; bisection within a pattern needs a fiftieth of that.
+    Foolbox draws anew at each of 1,000 shares that rise towards the best so far.
 
-    Cost: 1 forward pass, and per pattern at most 2 log2(entries) more; decisions are enough, no gradient is used.
+    Cost: 1 forward pass, 2 log2(entries) for the first pattern, 1 for each further one, and log2(entries) for those
+    that are better, of which there are about log(samples); decisions are enough, no gradient is used.
     Reference: none; the noise is old, as an attack it is Foolbox's: Jonas Rauber, Wieland Brendel and Matthias Bethge,
     "Foolbox: a Python toolbox to benchmark the robustness of machine learning models", ICML workshop 2017.
 
@@ -116,7 +117,7 @@ class SaltAndPepper(Attack):
 
     access: ClassVar[Access] = "decisions"
 
-    samples: int = 10
+    samples: int = 100
     share_max: float = 1.0
     whole_pixels: bool = False
     norm: Norm = L0
@@ -145,7 +146,7 @@ class SaltAndPepper(Attack):
         """One pattern for the images `which`: where it does with fewer entries than `best`, it goes into `found`."""
         clean, goal = x[which], goal[which]
         noise, rank, most = self._pattern(clean, draws)
-        most = torch.minimum(most, best[which] - 1)
+        most, again = torch.minimum(most, best[which] - 1), found[which].ne(clean).flatten(1).any(1)
         # Rising until the first success, then bisecting: from `least`, which is too few, to `enough`.
         least, enough = torch.zeros_like(most), torch.full_like(most, -1)
         while True:
@@ -154,7 +155,8 @@ class SaltAndPepper(Attack):
             if len(place) == 0:
                 return
             low, high = least[place], enough[place]
-            count = torch.where(high < 0, torch.minimum((2 * low).clamp(min=1), most[place]), (low + high) // 2)
+            step = torch.where(again[place], most[place], (2 * low).clamp(min=1))
+            count = torch.where(high < 0, torch.minimum(step, most[place]), (low + high) // 2)
             trial = torch.where(rank[place] < count.reshape(-1, *[1] * (x.ndim - 1)), noise[place], clean[place])
             met = goal[place].met(oracle.decisions(trial, which[place]))
             least[place], enough[place] = torch.where(met, low, count), torch.where(met, count, high)
