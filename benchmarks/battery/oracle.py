@@ -18,10 +18,10 @@ SEEDS = range(2)
 
 
 def affine(seed: int) -> Affine:
-    """24 images near mid-grey, labelled by the model; square and not too small, as Square's patches want them."""
+    """24 images labelled by the model; square and not too small, as Square's patches want them."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(10, 64, generator=generator, dtype=torch.float64)
-    x = 0.4 + 0.2 * torch.rand(24, 1, 8, 8, generator=generator, dtype=torch.float64)
+    x = 0.2 + 0.6 * torch.rand(24, 1, 8, 8, generator=generator, dtype=torch.float64)
     bias = 0.1 * torch.randn(10, generator=generator, dtype=torch.float64) - weight.sum(1) / 2
     return Affine(weight, bias, x, (x.flatten(1) @ weight.T + bias).argmax(1))
 

@@ -52,7 +52,7 @@ def attacks() -> dict[str, Callable[[Job], Tensor]]:
         **norms("AutoAttack", "Linf L2", bounded("AutoAttack")),
         **norms("Uniform noise", "Linf", lambda job: run(job, "UniformNoise", eps=job.eps)),
         **norms("Gaussian noise", "L2", lambda job: run(job, "GaussianNoise", eps=job.eps)),
-        **norms("Universal", "Linf", bounded("UniversalPerturbation")),
+        **norms("Universal", "Linf", lambda job: bounded("UniversalPerturbation", epochs=job.steps)(job)),
         **norms("Minimal FGSM", "Linf", lambda job: run(job, "MinimalFGSM")),
         **norms("DeepFool", "L2 Linf", minimal("DeepFool")),
         # Without its second look, which no peer has.

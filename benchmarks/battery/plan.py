@@ -1,5 +1,8 @@
 """How many images each cell gets, by a probe of two images: as many as take `--seconds`; and how long all will take."""
 
+from dataclasses import replace
+
+import torch
 from benchmarks.battery.measure import Turn, images_later
 from benchmarks.battery.networks import Ground
 from benchmarks.battery.peers import OURS, Adapters
@@ -15,6 +18,9 @@ LEEWAY = 3
 def probe(store: Store, row: Row, ground: Ground, libraries: Adapters, passes: tuple[float, float]) -> None:
     """Seconds per image of the libraries that have not been probed yet. `passes` are those of one forward and one
     gradient pass in a large batch: a library that attacks images together is faster there than on two."""
+    with torch.no_grad():
+        right = torch.where(ground.model(ground.x).argmax(1) == ground.y)[0][:PROBED]
+    ground = replace(ground, x=ground.x[right], y=ground.y[right])
     for name, run in libraries.items():
         key = f"{row.name}|{ground.name}|{name}"
         if key not in store.probes:
