@@ -1,11 +1,14 @@
 """What PGD does in detail, against plain loops."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from affine import affine, images, small_net
 from steelman.attacks import PGD, Attack
@@ -210,6 +213,34 @@ def test_impossible_settings_are_refused(settings: dict[str, int]) -> None:
         PGD(**settings)
     with pytest.raises(ValueError, match="KL has no targeted form; use LogitDifference"):
         PGD(targets=3, loss=KL())
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch is asked to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("norm", "most"), [(Linf, 10), (L2, 120), (L1, 55)], ids=repr)
+def test_a_step_asks_little_beside_its_passes(norm: Norm, most: int) -> None:
+    """Seconds differ with the machine, so operations are counted; the bare pass of this small net has about 40."""
+
+    def asked(work: Callable[[], object]) -> int:
+        with Operations() as operations:
+            work()
+        return operations.count
+
+    def run(steps: int) -> int:
+        return asked(lambda: PGD(eps=0.3, norm=norm, steps=steps, step_size=0.1)(MODEL, X, Y, generator=SEEDS))
+
+    bare = asked(lambda: gradient(X, Y, CrossEntropy()))
+    assert (run(12) - run(2)) / 10 - bare <= most
 
 
 def test_defaults_are_madrys() -> None:

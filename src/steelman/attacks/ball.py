@@ -45,7 +45,7 @@ class Ball:
     def furthest(self, direction: Images) -> Images:
         """The image of ball and box that is furthest along `direction`, within both to the last bit."""
         if self.bounds is not None:  # twice as far as need be, so that rounding leaves nothing short
-            return self._clamp(direction.sign().mul_(2 * self.eps).add_(self.x))
+            return self._clamp(direction.sign().mul_((2 * self.eps).to(self.x.dtype)).add_(self.x))
         return self.contain(self.norm.furthest(self.x, direction, self.eps, self.box))
 
     def climb(self, x: Images, gradient: Images, step: Tensor) -> Images:
