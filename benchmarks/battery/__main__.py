@@ -36,7 +36,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, help="folder with MNIST's and CIFAR-10's files")
     parser.add_argument("--leave-out", help="npz file with places of CIFAR-10 images not to be used")
     parser.add_argument("--images", type=int, default=1000, help="the most per row; slow attacks have fewer")
-    parser.add_argument("--seconds", type=float, default=12.0, help="how long a cell may take; decides its images")
+    parser.add_argument("--seconds", type=float, default=6.0, help="how long ours may take; decides a cell's images")
     parser.add_argument("--rounds", type=int, default=3, help="on the plain LeNet; elsewhere 1")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--attacks", nargs="*", default=[row.name for row in ROWS], help="names, or beginnings of them")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from steelman.norms import Linf
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
-from affine import Affine
+from affine import Affine  # pyright: ignore
 
 SEEDS = range(2)
 

@@ -34,18 +34,23 @@ def attacks() -> dict[str, Callable[[Job], Tensor]]:
         return run(job, "FastGradientMethod", batch_size=len(job.x), **radius, **more)
 
     def descend(job: Job, kind: str = "ProjectedGradientDescentPyTorch", **more: Any) -> Tensor:
-        settings = {"eps": job.eps, "eps_step": job.step_size, "max_iter": job.steps}
+        settings: dict[str, Any] = {"eps": job.eps, "eps_step": job.step_size, "max_iter": job.steps}
         return run(job, kind, **quiet(job), **settings, **more)
 
     def with_norm(job: Job, **more: Any) -> Tensor:
         return descend(job, norm=P[job.norm.name], num_random_init=1, **more)
 
     def automatic(job: Job, loss: str) -> Tensor:
-        settings = {"eps": job.eps, "eps_step": 2 * job.eps, "norm": P[job.norm.name], "max_iter": job.steps}
+        settings: dict[str, Any] = {
+            "eps": job.eps,
+            "eps_step": 2 * job.eps,
+            "norm": P[job.norm.name],
+            "max_iter": job.steps,
+        }
         return run(job, "AutoProjectedGradientDescent", nb_random_init=1, loss_type=loss, **quiet(job), **settings)
 
     def carlini_wagner(job: Job, kind: str) -> Tensor:
-        settings = {
+        settings: dict[str, Any] = {
             "learning_rate": CARLINI_WAGNER["step_size"],
             "initial_const": CARLINI_WAGNER["c"],
             "binary_search_steps": CARLINI_WAGNER["search_steps"],
@@ -54,18 +59,23 @@ def attacks() -> dict[str, Callable[[Job], Tensor]]:
         return run(job, kind, **quiet(job), **settings)
 
     def hop_skip_jump(job: Job) -> Tensor:
-        queries = {"max_iter": job.steps, "max_eval": 1000, "init_eval": 100}
+        queries: dict[str, Any] = {"max_iter": job.steps, "max_eval": 1000, "init_eval": 100}
         return run(job, "HopSkipJump", norm=P[job.norm.name], **quiet(job), **queries)
 
     def square(job: Job) -> Tensor:
         return run(job, "SquareAttack", norm=P[job.norm.name], eps=job.eps, max_iter=job.steps, **quiet(job))
 
     def auto_attack(job: Job) -> Tensor:
-        settings = {"norm": P[job.norm.name], "eps": job.eps, "eps_step": 2 * job.eps, "batch_size": len(job.x)}
+        settings: dict[str, Any] = {
+            "norm": P[job.norm.name],
+            "eps": job.eps,
+            "eps_step": 2 * job.eps,
+            "batch_size": len(job.x),
+        }
         return run(job, "AutoAttack", **settings)
 
     def universal(job: Job) -> Tensor:
-        settings = {"eps": job.eps, "max_iter": job.steps, "delta": 0.2, "norm": P[job.norm.name]}
+        settings: dict[str, Any] = {"eps": job.eps, "max_iter": job.steps, "delta": 0.2, "norm": P[job.norm.name]}
         return run(job, "UniversalPerturbation", attacker_params={"verbose": False}, **quiet(job), **settings)
 
     table: dict[str, Callable[[Job], Tensor]] = {
