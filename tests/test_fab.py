@@ -89,7 +89,7 @@ def test_it_is_the_algorithm(norm: Norm) -> None:
 @pytest.mark.parametrize("norm", [Linf, L2, L1], ids=repr)
 def test_it_solves_affine_models_at_the_box(norm: Norm) -> None:
     for seed in range(2):
-        model = affine(seed, images=12, edge=True)
+        model = affine(seed, images=8, edge=True)
         for attack in (FAB(norm=norm, steps=25), FAB(norm=norm, steps=12, targets=9)):
             result = attack.run(model, model.x, model.y)
             assert bool(result.success.all())
@@ -125,14 +125,14 @@ def test_restarts_only_help() -> None:
 @pytest.mark.parametrize("norm", [Linf, L2, L1], ids=repr)
 @pytest.mark.parametrize("settings", [{}, {"targets": 9}, {"restarts": 2}], ids=repr)
 def test_a_radius_ends_the_search_of_images_within_it(norm: Norm, settings: dict) -> None:
-    x = images(20)
+    x = images(10)
     y = MODEL(x).argmax(1)
-    attack = FAB(norm=norm, steps=10, **settings)
-    whole = attack.run(MODEL, x, y, generator=torch.arange(20))
+    attack = FAB(norm=norm, steps=8, **settings)
+    whole = attack.run(MODEL, x, y, generator=torch.arange(10))
     norms = size(norm, whole.x_adv, x)
     radius = float(norms.median()) * 1.02
-    for given in (radius, torch.linspace(0.5, 1.5, 20, dtype=torch.float64) * radius):
-        early = FAB(norm=norm, steps=10, radius=given, **settings).run(MODEL, x, y, generator=torch.arange(20))
+    for given in (radius, torch.linspace(0.5, 1.5, 10, dtype=torch.float64) * radius):
+        early = FAB(norm=norm, steps=8, radius=given, **settings).run(MODEL, x, y, generator=torch.arange(10))
         within = size(norm, early.x_adv, x) <= given
         assert torch.equal(within, norms * 1.01 <= given) or bool((within >= (norms * 1.01 <= given)).all())
         assert bool(early.success.all())

@@ -48,7 +48,7 @@ class FAB(Attack):
     step itself, and not by |f_k| / |w_k|_q, so that affine models are solved exactly at the box too.
 
     Cost: per restart and step 2 forward passes and, without targets, 1 to classes - 1 gradient passes and 0 to 1
-    forward passes more; with `targets`, that many times 2 forward and 1 gradient passes. At most 4 forward passes more.
+    forward passes more; with `targets`, that many times 2 forward and 1 gradient passes. At most 5 forward passes more.
     Reference: Francesco Croce and Matthias Hein, "Minimally distorted adversarial examples with a fast adaptive
     boundary attack", ICML 2020, section 3.
 
