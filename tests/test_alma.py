@@ -19,11 +19,11 @@ def penalty(v: Tensor, rho: Tensor, mu: Tensor) -> Tensor:
     return mu * v / (1 - rho * v)
 
 
-def naive(model: nn.Module, norm: Norm, x: Tensor, label: int, steps: int, first: float) -> Tensor:
+def naive(model: nn.Module, norm: Norm, x: Tensor, label: int, steps: int, rate: float) -> Tensor:
     """Algorithm 1 of the paper for one image."""
     power = 2 if norm is L2 else 1
     delta, best, shortest, since = torch.zeros_like(x), x, math.inf, steps + 1
-    mu, rho, checked, rate = torch.ones(()).to(x), torch.ones(()).to(x), math.inf, 0.0
+    mu, rho, checked = torch.ones(()).to(x), torch.ones(()).to(x), math.inf
     squares, momentum = torch.ones_like(x), torch.zeros_like(x)
     for step in range(steps):
         d = delta.clone().requires_grad_()
@@ -47,13 +47,6 @@ def naive(model: nn.Module, norm: Norm, x: Tensor, label: int, steps: int, first
             mu = (0.9 * mu + 0.1 * slope).clamp(1e-6, 1e12)
         loss = penalty(v, rho, mu) + (length if step else 0)
         (gradient,) = torch.autograd.grad(loss, d)
-        if step == 0:
-            low, high = 0.0, 1e6
-            for _ in range(100):
-                middle = (low + high) / 2
-                covered = float(((x - middle * gradient).clamp(0, 1) - x).norm(p=power))
-                low, high = (middle, high) if covered < first else (low, middle)
-            rate = high
         squares = 0.9 * squares + 0.1 * gradient**2
         momentum = 0.9 * momentum + gradient / (squares.sqrt() + 1e-8)
         decay = 0.01 ** (max(step - since, 0) / (steps - since))
@@ -65,9 +58,9 @@ def naive(model: nn.Module, norm: Norm, x: Tensor, label: int, steps: int, first
 def test_it_is_the_papers_algorithm_without_look_and_polish(norm: Norm) -> None:
     model, x = small_net(), images(5)
     y = model(x).argmax(1)
-    first = 0.05 if norm is L2 else 0.2
-    found = ALMA(norm=norm, steps=30, first_step=first, classes=0, polish=0)(model, x, y)
-    expected = torch.stack([naive(model, norm, x[row], int(y[row]), 30, first) for row in range(5)])
+    rate = 0.02
+    found = ALMA(norm=norm, steps=30, step_size=rate, classes=0, polish=0)(model, x, y)
+    expected = torch.stack([naive(model, norm, x[row], int(y[row]), 30, rate) for row in range(5)])
     assert int((expected != x).flatten(1).any(1).sum()) >= 3
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
@@ -84,7 +77,7 @@ def test_it_finds_the_optimum_within_the_box(norm: Norm, dtype: torch.dtype) -> 
 
 def test_without_the_look_it_still_succeeds() -> None:
     model = affine(1, edge=True)
-    result = ALMA(steps=100, first_step=0.5, classes=0).run(model, model.x, model.y)
+    result = ALMA(steps=100, classes=0).run(model, model.x, model.y)
     assert bool(result.success.all())
     assert float((result.l2 / model.nearest_in_box(L2)).median()) <= 1.02
 
@@ -98,8 +91,8 @@ def test_without_the_look_it_still_succeeds() -> None:
         ({"alpha": 1.0}, "alpha between 0 and 1"),
         ({"improvement": 1.5}, "improvement at most 1"),
         ({"growth": 0.5}, "growth >= 1"),
-        ({"classes": 0}, "needs a first_step"),
-        ({"first_step": -1.0}, "positive first_step"),
+        ({"classes": -1}, "classes >= 0"),
+        ({"step_size": -1.0}, "positive step_size"),
         ({"polish": -1}, "polish >= 0"),
     ],
 )
