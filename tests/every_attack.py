@@ -160,8 +160,8 @@ ATTACKS = [
     Case(FMN(norm=L0, steps=20)),
     Case(SigmaZero(steps=20)),
     Case(SigmaZero(steps=20), targeted=True),
-    Case(ALMA(norm=L1, steps=25)),
-    Case(ALMA(steps=200), targeted=True),
+    Case(ALMA(steps=25)),
+    Case(ALMA(norm=L1, steps=60), targeted=True),
 ]
 
 OPTIMA: list[Case] = [
