@@ -52,6 +52,11 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def plainly(argument: str) -> str:
+    """Where something lies on this machine is nobody's business."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
+
+
 def missing(store: Store, row: Row, network: str, library: Adapters, again: bool) -> Adapters:
     """The libraries to run: those without a cell, and ours beside them."""
     wanted = {name: run for name, run in library.items() if again or store.get(row.name, network, name) is None}
@@ -69,7 +74,7 @@ def main() -> None:
     store.about["versions"] = {**store.about.get("versions", {}), **versions}
     store.about.update(
         {
-            "command": shlex.join(["python", "-m", "benchmarks.battery", *sys.argv[1:]]),
+            "command": shlex.join(["python", "-m", "benchmarks.battery", *map(plainly, sys.argv[1:])]),
             "date": options.date,
             "hardware": options.hardware,
             "threads": options.threads,

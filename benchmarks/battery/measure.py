@@ -114,7 +114,7 @@ class Turn:
         images = self.images[name] if turn == 0 else images_later(self.images[name])
         x, y = self.ground.x[:images], self.ground.y[:images]
         counting = Counting(self.ground.model).eval()
-        eps = self.ground.radius(self.row.norm) if self.row.bounded else 0.0
+        eps = self.row.reach * self.ground.radius(self.row.norm) if self.row.bounded else 0.0
         found: list[Tensor] = []
 
         def work() -> None:

@@ -34,8 +34,7 @@ What could not be set equal:
 
 - adv-lib's PGD and APGD return a successful iterate, and its PGD the clean image where none succeeded; PGD of the
   others returns the last iterate. Its DDN was given no rounding to 256 levels. Where torchvision is missing, its
-  modules are
-  imported one by one.
+  modules are imported one by one.
 - DeepFool: ours linearises at x + r, as the paper does; the peers linearise at the overshot point, so that their
   overshoot is a fiftieth of the last step, and ours of all steps: up to 2 % of the norm. All clip.
 - Carlini-Wagner L2: ours runs without its second look, which no peer has. torchattacks has no search over the constant:

@@ -17,6 +17,8 @@ class Row:
     steps: int = 0
     images: int = 1000
     targeted: bool = False
+    reach: float = 1.0
+    """Times the network's radius."""
     settings: str = ""
     """What the page says of them."""
 
@@ -52,8 +54,8 @@ NORMS = {"L0": L0, "L1": L1, "L2": L2, "Linf": Linf}
 THETA, GAMMA = 1.0, 0.15
 
 
-def _each(name: str, norms: str, bounded: bool, steps: int, settings: str, images: int = 1000) -> list[Row]:
-    return [Row(f"{name} {norm}", NORMS[norm], bounded, steps, images, settings=settings) for norm in norms.split()]
+def _each(name: str, norms: str, bounded: bool, steps: int, settings: str) -> list[Row]:
+    return [Row(f"{name} {norm}", NORMS[norm], bounded, steps, settings=settings) for norm in norms.split()]
 
 
 ROWS = [
@@ -72,7 +74,7 @@ ROWS = [
     *_each("AutoAttack", "Linf L2", True, 100, "standard: APGD-CE, APGD-T, FAB-T, Square with 5,000 queries"),
     *_each("Uniform noise", "Linf", True, 1, "one sample"),
     *_each("Gaussian noise", "L2", True, 1, "one sample, of length eps"),
-    *_each("Universal", "Linf", True, 5, "DeepFool inside, at most 5 epochs, share .8 wanted", 25),
+    Row("Universal Linf", Linf, True, 5, 25, reach=3, settings="3 eps, DeepFool inside, at most 5 epochs, rate .8"),
     *_each("Minimal FGSM", "Linf", False, 1, "the smallest eps along the sign"),
     *_each("DeepFool", "L2 Linf", False, 50, "50 steps, overshoot .02, ten classes"),
     *_each("Carlini-Wagner", "L2", False, 200, "5 search steps of 200, c .01 at first, learning rate .01"),
