@@ -100,7 +100,7 @@ class APGD(Attack):
             aim = torch.cat([rivals[which, turn] for turn, _ in now])
             towards = replace(goal[rows], target=None if goal.target is None and self.targets == 0 else aim)
             seeds = torch.cat([draws[which].split(turn).split(restart).seeds for turn, restart in now])
-            image = self._start(balls[0][rows], Draws(seeds))
+            image, found = self._start(balls[0][rows], Draws(seeds)), best
             for ball, (_, steps) in zip(balls, self._stages(), strict=True):
                 climb = _Climb.start(ball[rows], goal[rows], towards, image, random=ball is balls[0])
                 found = self._run(oracle, rows, climb, steps, leave=ball is balls[-1] and self.early_leave)

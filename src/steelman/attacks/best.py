@@ -31,6 +31,8 @@ class Best:
         """
         higher = other.score > self.score[place]
         rows = torch.where(torch.where(other.success == self.success[place], higher, other.success))[0]
+        if len(rows) == 0:
+            return rows
         place = place[rows]
         self.x[place], self.success[place], self.score[place] = other.x[rows], other.success[rows], other.score[rows]
         return rows

@@ -152,12 +152,11 @@ class _Signs:
         height, width = self.now.shape[2:]
         side = min(max(round((share * height * width) ** 0.5), 1), height, width)
         window = _window(chance[:, 0], chance[:, 1], side, self.now)
-        high = (chance[:, 2:] < 0.5)[..., None]
-        low_end, high_end = (self.ends[:, end].flatten(2).gather(2, window) for end in (0, 1))
-        wanted = torch.where(high, high_end, low_end)
-        same = (wanted == self.now.flatten(2).gather(2, window)).flatten(1).all(1)
-        wanted = torch.where(same[:, None, None], torch.where(high, low_end, high_end), wanted)
-        return self.now.flatten(2).scatter(2, window, wanted).reshape(self.now.shape)
+        low_end, high_end = self.ends.flatten(3).gather(3, window[:, None].expand(-1, 2, -1, -1)).unbind(1)
+        high, now = (chance[:, 2:] < 0.5)[..., None], self.now.flatten(2)
+        same = (torch.where(high, high_end, low_end) == now.gather(2, window)).flatten(1).all(1)
+        wanted = torch.where(high ^ same[:, None, None], high_end, low_end)
+        return now.scatter(2, window, wanted).reshape(self.now.shape)
 
 
 @dataclass(frozen=True)
@@ -222,13 +221,11 @@ def _unit(window: Tensor) -> Tensor:
 def _window(down: PerImage, across: PerImage, side: int, like: Tensor) -> Tensor:
     """Where in a flat channel the pixels of each image's square are, of shape (batch, channels, side * side)."""
     channels, height, width = like.shape[1:]
-    top, left = (
-        (chance * (length - side + 1)).long().clamp(max=length - side)
-        for chance, length in ((down, height), (across, width))
-    )
+    top = (down * (height - side + 1)).long().clamp_(max=height - side)
+    left = (across * (width - side + 1)).long().clamp_(max=width - side)
     step = torch.arange(side, device=like.device)
-    pixels = (top[:, None] + step)[:, :, None] * width + (left[:, None] + step)[:, None]
-    return pixels.flatten(1)[:, None].expand(-1, channels, -1)
+    square = (step[:, None] * width + step).flatten()
+    return ((top * width + left)[:, None] + square)[:, None].expand(-1, channels, -1)
 
 
 def _bump(side: int, like: Tensor) -> Tensor:
