@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -86,13 +87,14 @@ def test_it_costs_what_its_card_says() -> None:
 
 
 def test_what_it_cannot_do_is_refused() -> None:
-    for settings, message in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"norm": L0}, "which L0 does not; use JSMA"),
         ({"steps": 0}, "needs steps >= 1, bisections >= 1"),
         ({"bisections": 0}, "needs steps >= 1, bisections >= 1"),
         ({"eps_max": math.nan}, "a finite eps_max > 0"),
         ({"loss": KL()}, "compares with the clean logits"),
-    ):
+    ]
+    for settings, message in wrong:
         with pytest.raises(ValueError, match=message):
             ANPGD(**settings)
     with pytest.raises(ValueError, match="radius must be finite"):

@@ -1,6 +1,7 @@
 """MIM against its formula."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -72,7 +73,8 @@ def test_early_leave_costs_no_success_and_fewer_passes() -> None:
 
 
 def test_what_it_cannot_do_is_refused() -> None:
-    for settings in ({"steps": -1}, {"decay": -0.1}, {"decay": float("nan")}):
+    wrong: list[dict[str, Any]] = [{"steps": -1}, {"decay": -0.1}, {"decay": float("nan")}]
+    for settings in wrong:
         with pytest.raises(ValueError, match="MIM needs steps >= 0 and a finite decay >= 0"):
             MIM(**settings)
     with pytest.raises(ValueError, match="KL has no gradient at the clean image"):

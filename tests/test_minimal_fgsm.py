@@ -1,6 +1,7 @@
 """Minimal FGSM against the closed form along its own direction."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -82,13 +83,14 @@ def test_where_nothing_succeeds_the_image_comes_back() -> None:
 
 
 def test_what_it_cannot_do_is_refused() -> None:
-    for settings, message in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"norm": L0}, "which L0 does not give; use JSMA"),
         ({"eps_max": 0.0}, "needs a finite eps_max > 0; got 0"),
         ({"eps_max": math.inf}, "needs a finite eps_max > 0; got inf"),
         ({"grid": 0.0}, "needs 0 < grid <= eps_max; got 0"),
         ({"grid": 2.0}, r"needs 0 < grid <= eps_max; got 2\.0 and 1"),
         ({"loss": KL()}, "KL has no gradient at the clean image"),
-    ):
+    ]
+    for settings, message in wrong:
         with pytest.raises(ValueError, match=message):
             MinimalFGSM(**settings)

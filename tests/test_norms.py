@@ -253,7 +253,7 @@ def projected(norm: Norm, x: Tensor, x_adv: Tensor, radius: float) -> Tensor:
     def excess(multiplier: float) -> float:
         return float(norm.size((at(multiplier) - x)[None])) - radius
 
-    return at(0) if excess(0) <= 0 else at(float(optimize.brentq(excess, 0, 1e4, xtol=1e-15)))
+    return at(0) if excess(0) <= 0 else at(float(optimize.brentq(excess, 0, 1e4, xtol=1e-15)))  # pyright: ignore
 
 
 @each

@@ -208,7 +208,7 @@ def test_many_targets_are_the_best_of_single_targets(norm: Norm) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"steps": -1}, {"restarts": 0}, {"targets": -1}, {"copies": 0}])
-def test_impossible_settings_are_refused(settings: dict[str, int]) -> None:
+def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="PGD needs steps >= 0, restarts >= 1, targets >= 0 and copies >= 1"):
         PGD(**settings)
     with pytest.raises(ValueError, match="KL has no targeted form; use LogitDifference"):

@@ -1,5 +1,7 @@
 """The virtual adversarial direction against the Hessian of the divergence."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -80,6 +82,7 @@ def test_what_it_cannot_do_is_refused() -> None:
         VirtualAdversarial()(MODEL, X, Y, target=(Y + 1) % 10)
     with pytest.raises(ValueError, match="for L2; got Linf"):
         VirtualAdversarial(norm=Linf)
-    for settings in ({"iterations": 0}, {"xi": 0.0}, {"xi": float("nan")}):
+    wrong: list[dict[str, Any]] = [{"iterations": 0}, {"xi": 0.0}, {"xi": float("nan")}]
+    for settings in wrong:
         with pytest.raises(ValueError, match="needs iterations >= 1 and xi > 0"):
             VirtualAdversarial(**settings)

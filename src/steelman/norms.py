@@ -98,11 +98,13 @@ class Norm(ABC):
 
     def nearest(self, x: Images, x_adv: Images, radius: Radius, box: Box | None) -> Images:
         """The projection (L2) of `x_adv` onto ball and box: exact, up to rounding, where both bind."""
-        return in_blocks(lambda *parts: self._nearest(*parts, box), x, x_adv, _rows(radius, x))
+        return in_blocks(lambda x, x_adv, bound: self._nearest(x, x_adv, bound, box), x, x_adv, _rows(radius, x))
 
     def furthest(self, x: Images, direction: Images, radius: Radius, box: Box | None) -> Images:
         """The image of ball and box with the largest inner product with `direction`."""
-        return in_blocks(lambda *parts: self._furthest(*parts, box), x, direction, _rows(radius, x))
+        return in_blocks(
+            lambda x, towards, bound: self._furthest(x, towards, bound, box), x, direction, _rows(radius, x)
+        )
 
     @abstractmethod
     def _nearest(self, x: Images, x_adv: Images, bound: Tensor, box: Box | None) -> Images: ...
@@ -167,7 +169,7 @@ class _Linf(Norm):
         bound = _rows(radius, x.new_zeros((), dtype=torch.float64).expand(x.shape))
 
         def end(sign: int) -> Images:
-            return in_blocks(lambda *parts: self._end(*parts, sign, box), x, bound)
+            return in_blocks(lambda x, bound: self._end(x, bound, sign, box), x, bound)
 
         return end(-1), end(1)
 
