@@ -168,9 +168,11 @@ class SaltAndPepper(Attack):
         assert self.box is not None
         shape = (1, *x.shape[2:]) if self.whole_pixels and x.ndim > 2 else x.shape[1:]
         end = torch.where(draws.uniform(shape) < 0.5, self.box[0], self.box[1]).to(x.dtype).expand(x.shape)
-        order = draws.split(1).uniform(shape, torch.float64).expand(x.shape)
+        order = draws.split(1).uniform(shape).expand(x.shape)
         changed = end != x
-        rank = order.masked_fill(~changed, 2).flatten(1).argsort(dim=1, stable=True).argsort(1).reshape(x.shape)
+        place = order.masked_fill(~changed, 2).flatten(1).argsort(dim=1, stable=True)
+        numbers = torch.arange(place.shape[1], device=x.device).expand_as(place)
+        rank = torch.empty_like(place).scatter_(1, place, numbers).reshape(x.shape)
         most = changed.flatten(1).sum(1)
         return end, rank, (self.share_max * most + 1e-9).long()
 
