@@ -100,6 +100,7 @@ def main() -> None:
                     store.put(row.name, network, oracle(row, having, known))
                 continue
             probe(store, row, here, having, passes)
+            having = {name: run for name, run in having.items() if f"{row.name}|{network}|{name}" in store.probes}
             count = images(store, row, network, list(having), options.images, options.seconds)
             rounds = rounds_of(network, options.rounds)
             seconds, line = estimate(store, row, network, count, rounds)

@@ -1,9 +1,11 @@
 """One cell of the table: an attack of one library on one network, judged here."""
 
+import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,9 @@ Cell = dict[str, Any]
 
 BATCH = 250
 """Images per call: every library gets the same batches."""
+
+PATIENCE = 60
+"""Seconds for two images, or for an affine model; a library that takes longer is left out of the row."""
 
 
 class Counting(nn.Module):
@@ -50,6 +55,22 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     start = clock()
     result = work()
     return result, clock() - start
+
+
+@contextmanager
+def patience(seconds: int) -> Iterator[None]:
+    """TimeoutError where it takes longer: one peer at one attack must not hold up the whole table."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"took longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def pass_seconds(model: nn.Module, x: Tensor) -> tuple[float, float]:

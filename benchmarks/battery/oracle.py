@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
-from benchmarks.battery.measure import Cell
+from benchmarks.battery.measure import PATIENCE, Cell, patience
 from benchmarks.battery.peers import Adapters
 from benchmarks.battery.rows import Job, Row
 from torch import Tensor, nn
@@ -57,7 +57,8 @@ def oracle(row: Row, library: Adapters, known: dict[tuple[str, int], tuple[Affin
                 x, y = model.x.float(), model.y
                 torch.manual_seed(seed)
                 net = _Model(model).eval()
-                x_adv = run(Job(net, x.clone(), y.clone(), row.norm, eps, row.steps, seed)).detach().float()
+                with patience(PATIENCE):
+                    x_adv = run(Job(net, x.clone(), y.clone(), row.norm, eps, row.steps, seed)).detach().float()
                 x_adv = torch.nan_to_num(x_adv).clamp(0, 1)
                 prediction = net(x_adv).argmax(1)
                 won = prediction == target if row.targeted else prediction != y
