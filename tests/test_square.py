@@ -41,7 +41,7 @@ def stubborn(x: Tensor) -> Tensor:
 
 
 def halvings(query: int, queries: int) -> int:
-    return sum(query * 10_000 // queries > after for after in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000))
+    return sum((query - 1) * 10_000 // queries > after for after in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000))
 
 
 def test_linf_questions_differ_from_what_is_held_in_one_square_at_the_ends() -> None:

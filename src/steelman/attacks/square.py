@@ -121,7 +121,7 @@ class Square(Attack):
 
     def _share(self, query: int) -> float:
         """The share of the pixels that a square has."""
-        count = query * 10_000 // self.queries if self.rescale else query
+        count = (query - 1) * 10_000 // self.queries if self.rescale else query - 1
         return self.p_init / 2 ** sum(count > after for after in _HALVINGS)
 
 
