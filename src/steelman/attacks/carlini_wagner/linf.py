@@ -40,9 +40,9 @@ class CarliniWagnerLinf(Attack):
     polish       rounds of a last polish, default 2, 0 for none (not in paper or code): linearise the boundary where the
                  best image is and try its nearest point, then halve the way back
 
-    The paper's slide minimises |x' - x|_inf itself, of which one entry at a time has a gradient; the sum is what
-    the paper settles on and the code has. t falls by tenths, so that alone is up to a tenth too large; the polish
-    takes that away: every affine optimum within 1.02.
+    The paper's slide minimises |x' - x|_inf itself, of which one entry at a time has a gradient; the sum is what the
+    paper settles on and the code has. t falls by tenths and rounds give up, so that most affine optima are missed by a
+    tenth and some by a factor of two; the polish takes that away: every one within 1.02.
 
     Cost: a forward and gradient pass per iteration, and `steps` bounds a round, of which there are at most 53 +
     log(c_max / c) / log(c_factor); DeepFool's and the polish's besides.
