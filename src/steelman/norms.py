@@ -36,6 +36,11 @@ def per_image(value: Radius, like: Tensor, name: str = "eps") -> Tensor:
     return radius.reshape(-1, *[1] * (like.ndim - 1)) if radius.ndim else radius
 
 
+def column(value: Tensor, like: Tensor) -> Tensor:
+    """One number per image, in a shape that broadcasts against images."""
+    return value.reshape(-1, *[1] * (like.ndim - 1))
+
+
 def inward(direction: Images, x: Images, box: Box | None) -> Images:
     """`direction` without the entries of images `x` that stand at the box and would leave it."""
     if box is None:

@@ -7,10 +7,10 @@ from functools import partial
 import torch
 
 from steelman.attacks.attack import Attack
-from steelman.attacks.nearest import clearly, column, first_look, polish, within
+from steelman.attacks.nearest import clearly, first_look, left_over, polish, within
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal, Margin
-from steelman.norms import L1, L2, TINY, Norm
+from steelman.norms import L1, L2, TINY, Norm, column
 from steelman.randomness import Draws
 from steelman.types import Images, Logits, PerImage
 
@@ -27,7 +27,8 @@ class ALMA(Attack):
     the goal to begin with are returned as they are, and so are those for which nothing was found.
 
     norm         L2 (default) or L1
-    steps        default 1,000 (paper: 100 and 1,000)
+    steps        gradient passes, those of the first look and of the polish among them, but at least half of
+                 them for the search itself; default 1,000 (paper: 100 and 1,000)
     step_size    first rate of RMSprop, default .1
     alpha        what is kept, from step to step, of the multiplier, the squared gradients and the momentum, default .9
     check        default 10
@@ -41,8 +42,8 @@ class ALMA(Attack):
     linearised at x. Defaults without another source are those of the code, whose fixed first rate we follow rather than
     the paper's, which is to cover a given distance: on LeNet it found longer perturbations.
 
-    Cost: `steps` forward and gradient passes; the first look 1 forward and classes - 1 gradient passes, the polish 1
-    gradient and up to 7 forward passes per round.
+    Cost: `steps` gradient passes: classes - 1 for the first look, 1 per round of polish, the rest with a forward pass
+    each; the first look 1 forward pass more, the polish up to 7 per round.
     Reference: Jerome Rony, Eric Granger, Marco Pedersoli and Ismail Ben Ayed, "Augmented Lagrangian adversarial
     attacks", ICCV 2021, algorithm 1.
     """
@@ -75,24 +76,25 @@ class ALMA(Attack):
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         found = x.clone()
-        start, which = first_look(oracle, x, goal, self.norm, self.box, self.classes)
+        start, which, spent = first_look(oracle, x, goal, self.norm, self.box, self.classes)
         if len(which) == 0:
             return found
+        steps = left_over(self.steps, spent + self.polish)
         x, goal, image = x[which], goal[which], start[which]
         delta = image - x
         size = self.norm.size(delta)
         best, nearest = x.clone(), torch.full_like(size, torch.inf)
         mu, rho = torch.ones_like(size), torch.ones_like(size)
         checked = torch.full_like(size, torch.inf)
-        since = torch.full_like(size, self.steps + 1)  # the step of the first success
+        since = torch.full_like(size, steps + 1)  # the step of the first success
         spread, momentum = torch.ones_like(x), torch.zeros_like(x)
         objective = partial(_lead, goal=goal)
-        for step in range(self.steps):
+        for step in range(steps):
             logits, lead, gradient = oracle.gradient(image, objective, which)
             reached = clearly(goal, logits)
             better = torch.where(reached & (size < nearest))[0]
             best[better], nearest[better] = image[better], size[better]
-            since = torch.where(reached & (since > self.steps), step, since)
+            since = torch.where(reached & (since > steps), step, since)
             if step == 0:
                 checked = lead
             elif (step + 1) % self.check == 0:
@@ -105,7 +107,7 @@ class ALMA(Attack):
                 gradient.add_(delta / column(size.clamp(min=TINY), x) if self.norm is L2 else delta.sign())
             spread.mul_(self.alpha).addcmul_(gradient, gradient, value=1 - self.alpha)
             momentum.mul_(self.alpha).addcdiv_(gradient, spread.sqrt().add_(1e-8))
-            decay = 0.01 ** ((step - since).clamp(min=0) / (self.steps - since))
+            decay = 0.01 ** ((step - since).clamp(min=0) / (steps - since))
             image = within(delta.addcmul_(momentum, column(self.step_size * decay, x), value=-1).add_(x), self.box)
             delta = image - x
             size = self.norm.size(delta)

@@ -6,10 +6,10 @@ import torch
 
 from steelman.attacks.ascent import Ascent, Rows
 from steelman.attacks.attack import Attack
-from steelman.attacks.ball import Ball, wide
+from steelman.attacks.ball import Ball
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal, Loss, SoftMargin
-from steelman.norms import L0, TINY, Linf, Norm, per_image
+from steelman.norms import L0, TINY, Linf, Norm, column, per_image
 from steelman.randomness import Draws
 from steelman.types import Flags, Images, PerImage, Radius
 
@@ -78,7 +78,7 @@ class ANPGD(Attack):
         """The nearest success along `delta`; the clean image where there is none."""
         best = rows.ball.x.clone()
         high = self.norm.size(delta)
-        unit = delta / wide(high, delta).clamp(min=TINY)
+        unit = delta / column(high, delta).clamp(min=TINY)
         image, hit = self._at(oracle, rows, unit, high)
         best[hit] = image[hit]
         low, high = torch.where(hit, 0, high), torch.where(hit, high, high.clamp(min=self.eps_max))
@@ -95,6 +95,6 @@ class ANPGD(Attack):
         return best
 
     def _at(self, oracle: Oracle, rows: Rows, unit: Images, length: PerImage) -> tuple[Images, Flags]:
-        image = rows.ball.x + wide(length, unit) * unit
+        image = rows.ball.x + column(length, unit) * unit
         image = image if self.box is None else image.clamp_(*self.box)
         return image, rows.goal.reached(oracle.logits(image, rows.which))

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steelman.attacks.ball import Ball, wide
+from steelman.attacks.ball import Ball
 from steelman.attacks.best import Best
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal, Loss, margin
+from steelman.norms import column
 from steelman.types import Images, Indices, Logits, PerImage
 
 
@@ -87,7 +88,7 @@ class Ascent:
                 place, rows, x, gradient, velocity = place[stay], rows[stay], x[stay], gradient[stay], velocity[stay]
             if not last:
                 if self.decay is not None:
-                    mean = wide(gradient.flatten(1).abs().mean(1), x)
+                    mean = column(gradient.flatten(1).abs().mean(1), x)
                     gradient = gradient / (mean + (mean == 0)) + (self.decay * velocity if step else 0)
                     velocity = gradient
                 x = rows.ball.climb(x, gradient, rows.step_size)

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from steelman.norms import L1, L2, TINY, Linf, Norm, in_blocks, inward, per_image
+from steelman.norms import L1, L2, TINY, Linf, Norm, column, in_blocks, inward, per_image
 from steelman.randomness import Draws
-from steelman.types import Box, Images, Indices, PerImage, Radius
+from steelman.types import Box, Images, Indices, Radius
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class Ball:
     def _climb(self, x: Images, gradient: Images, step: Tensor, clean: Images, eps: Tensor) -> Images:
         if self.norm is L1:
             path = L1.furthest(clean, gradient, eps, self.box) - x
-            return path.mul_((step / wide(L1.size(path), x).clamp(min=TINY)).clamp(max=1)).add_(x)
+            return path.mul_((step / column(L1.size(path), x).clamp(min=TINY)).clamp(max=1)).add_(x)
         free = inward(gradient, x, self.box)
         if self.norm is L2:
-            top = wide(Linf.size(gradient), x)
+            top = column(Linf.size(gradient), x)
             top += top == 0
-            length = wide(L2.size(free / top), x)  # squares of the tiny gradients of a saturated softmax underflow
+            length = column(L2.size(free / top), x)  # squares of the tiny gradients of a saturated softmax underflow
             moved = gradient / top * (step / length.clamp(min=TINY)).where(length > 0, 0)
         else:
             moved = self.norm.steepest(free) * step
@@ -82,7 +82,3 @@ class Ball:
     def _clamp(self, x: Images) -> Images:
         assert self.bounds is not None
         return torch.clamp(x, *self.bounds)
-
-
-def wide(size: PerImage, like: Images) -> Tensor:
-    return size.reshape(-1, *[1] * (like.ndim - 1))

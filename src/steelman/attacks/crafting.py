@@ -4,10 +4,11 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch import Tensor
 
 from steelman.attacks.grid import check_grid, onto_grid
 from steelman.attacks.mode import warn_if_mode_matters
@@ -67,7 +68,8 @@ def craft(
         with oracle:
             draws = Draws.start(generator, len(x), x.device)
             x_adv = _in_parts(attack, oracle, x, goal, draws, how, bar)
-            _warn_of_flat(oracle)
+            if not getattr(getattr(attack, "loss", None), "needs_reference", False):  # KL is flat at x itself
+                _warn_of_flat(oracle, x_adv, goal)
     return x_adv, oracle
 
 
@@ -145,8 +147,11 @@ def _ball(attack: "steelman.attacks.attack.Attack") -> "tuple | None":
     return None if eps is None else (getattr(attack, "norm", None) or Linf, eps)
 
 
-def _warn_of_flat(oracle: Oracle) -> None:
+def _warn_of_flat(oracle: Oracle, x_adv: Images, goal: Goal) -> None:
+    """Name the images on which every gradient was zero, but for those that have reached the goal all the same."""
     flat = torch.where((oracle.gradients > 0) & (oracle.flat >= oracle.gradients))[0]
+    if len(flat):
+        flat = flat[~goal[flat].met(oracle.verdict(x_adv)[0][flat])]
     if len(flat) == 0:
         return
     images = len(oracle.flat)
@@ -212,12 +217,25 @@ def _check(
     ball = _ball(attack)
     if ball is not None:
         per_image(ball[1], x)
+    _check_lengths(attack, len(x))
     if attack.precision not in ("full", "bf16"):
         raise ValueError(f'precision is "full" or "bf16"; got {attack.precision!r}')
     if attack.uint8:
         check_grid(x, attack.box, bounded=ball is not None)
     if attack.shared and isinstance(how.batch_size, int) and how.batch_size < len(x):
         raise ValueError(f"{type(attack).__name__} finds one answer for all images, so it has no batch_size")
+
+
+def _check_lengths(attack: "steelman.attacks.attack.Attack", images: int) -> None:
+    for item in fields(attack):
+        value = getattr(attack, item.name)
+        if isinstance(value, Tensor) and value.ndim == 1 and len(value) != images:
+            raise ValueError(
+                f"{item.name} is one number or one per image, of shape ({images},); got shape {tuple(value.shape)}"
+            )
+        for part in value if isinstance(value, tuple) else (value,):
+            if hasattr(part, "search"):
+                _check_lengths(part, images)
 
 
 def check_images(x: Images, box: Box | None) -> None:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from steelman.attacks.attack import Attack
-from steelman.attacks.nearest import clearly, column, cosine, first_look, pace, polish
+from steelman.attacks.nearest import clearly, cosine, first_look, left_over, pace, polish
 from steelman.attacks.oracle import Oracle
 from steelman.losses import CrossEntropy, Goal
-from steelman.norms import L2, TINY, Norm
+from steelman.norms import L2, TINY, Norm, column
 from steelman.randomness import Draws
 from steelman.types import Images
 
@@ -24,7 +24,8 @@ class DDN(Attack):
     found.
 
     norm       L2, the only one
-    steps      default 100 (paper: 100, 300 and 1,000)
+    steps      gradient passes, those of the first look and of the polish among them, but at least half of
+               them for the search itself; default 100 (paper: 100, 300 and 1,000)
     gamma      change of the norm per step, default .05 (paper)
     init_norm  first e, in units of the images, where nothing else is known; default 1 (paper)
     levels     number of grey levels of the returned images, as 256; default None, any value (paper and code: 256)
@@ -39,8 +40,8 @@ class DDN(Attack):
     Paper and code differ: the paper's e is free, the code's at most the distance of the farthest corner of the box,
     which changes no image; we leave that out.
 
-    Cost: `steps` forward and gradient passes; the first look 1 forward and classes - 1 gradient passes, the polish 1
-    gradient and up to 7 forward passes per round.
+    Cost: `steps` gradient passes: classes - 1 for the first look, 1 per round of polish, the rest with a forward pass
+    each; the first look 1 forward pass more, the polish up to 7 per round.
     Reference: Jerome Rony, Luiz G. Hafemann, Luiz S. Oliveira, Ismail Ben Ayed, Robert Sabourin and Eric Granger,
     "Decoupling direction and norm for efficient gradient-based L2 adversarial attacks and defenses", CVPR 2019,
     algorithm 1.
@@ -72,20 +73,21 @@ class DDN(Attack):
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         found = x.clone()
-        start, which = first_look(oracle, x, goal, L2, self.box, self.classes)
+        start, which, spent = first_look(oracle, x, goal, L2, self.box, self.classes)
         if len(which) == 0:
             return found
+        steps = left_over(self.steps, spent + (self.polish if self.levels is None else 0))
         x, goal, image = x[which], goal[which], self._place(start[which])
         delta = image - x
         size = L2.size(delta)
         radius = torch.where(size > 0, size, self.init_norm)
         best, nearest = x.clone(), torch.full_like(size, torch.inf)
-        for step in range(self.steps):
+        for step in range(steps):
             logits, _, gradient = oracle.ascent(image, CrossEntropy(), goal, which)
             reached = clearly(goal, logits)
             better = torch.where(reached & (size < nearest))[0]
             best[better], nearest[better] = image[better], size[better]
-            delta.addcmul_(gradient, pace(gradient, cosine(step, self.steps, 1.0, 0.01)))
+            delta.addcmul_(gradient, pace(gradient, cosine(step, steps, 1.0, 0.01)))
             radius = torch.where(reached, (1 - self.gamma) * radius, (1 + self.gamma) * radius)
             delta.mul_(column(radius / L2.size(delta).clamp(min=TINY), x))
             image = self._place(delta.add_(x))

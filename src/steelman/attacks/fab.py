@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from steelman.attacks.attack import Attack
-from steelman.attacks.linearised import Boundaries, exponent, rivals, shortest_step, size, spread
+from steelman.attacks.linearised import Boundaries, exponent, rivals, shortest_step, size
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal, Margin
-from steelman.norms import L1, L2, TINY, Linf, Norm, per_image
+from steelman.norms import L1, L2, TINY, Linf, Norm, column, per_image
 from steelman.randomness import Draws
 from steelman.types import Images, Indices, Logits, PerImage, Radius
 
@@ -125,14 +125,14 @@ class FAB(Attack):
             pull = (here / (here + there).clamp(min=TINY)).clamp(max=self.alpha_max)
             if goal.target is not None:  # else the pull holds some images back from their target for ever
                 pull = torch.where(nearest[which].isfinite(), pull, 0)
-            image = torch.lerp(image + self.eta * step, clean + self.eta * straight, spread(pull, x))
+            image = torch.lerp(image + self.eta * step, clean + self.eta * straight, column(pull, x))
             if self.box is not None:
                 image = image.clamp_(*self.box)
             hit = goal.reached(oracle.logits(image, which))
             length = size(image.double() - clean.double(), p)
             nearer = hit & (length < nearest[which])
             found[which[nearer]], nearest[which[nearer]] = image[nearer], length[nearer]
-            image = torch.where(spread(hit, x), torch.lerp(clean, image, self.beta), image)
+            image = torch.where(column(hit, x), torch.lerp(clean, image, self.beta), image)
             if self.radius is not None:
                 stay = torch.where(nearest[which] > enough[which])[0]
                 if len(stay) == 0:
@@ -150,10 +150,10 @@ class FAB(Attack):
         for _ in range(3):
             crossing = short + (enough - short) * below / (below - above).clamp(max=-TINY)
             t = torch.minimum(crossing + 0.05 * (enough - crossing) + 1e-5, enough)
-            image = torch.lerp(x, found, spread(t, x))
+            image = torch.lerp(x, found, column(t, x))
             there = oracle.logits(image, which)
             hit, value = goal.reached(there), margin(there, goal)
-            best = torch.where(spread(hit, x), image, best)
+            best = torch.where(column(hit, x), image, best)
             short, below = torch.where(hit, short, t), torch.where(hit, below, value)
             enough, above = torch.where(hit, t, enough), torch.where(hit, value, above)
         return best

@@ -7,10 +7,10 @@ from functools import partial
 import torch
 
 from steelman.attacks.attack import Attack
-from steelman.attacks.nearest import beyond, clearly, column, cosine, first_look, pace, polish, within
+from steelman.attacks.nearest import beyond, clearly, cosine, first_look, left_over, pace, polish, within
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal, Margin
-from steelman.norms import L0, L1, L2, TINY, Linf, Norm
+from steelman.norms import L0, L1, L2, TINY, Linf, Norm, column
 from steelman.randomness import Draws
 from steelman.types import Images
 
@@ -29,7 +29,8 @@ class FMN(Attack):
     goal to begin with are returned as they are, and so are those for which nothing was found.
 
     norm       L2 (default), Linf, L1 or L0, which counts entries
-    steps      default 100 (paper: up to 1,000)
+    steps      gradient passes, those of the first look and of the polish among them, but at least half of
+               them for the search itself; default 100 (paper: up to 1,000)
     step_size  first a_t, the last being 1/100 of it; default 1 (paper: 1, and 10 for some Linf models)
     gamma      first gamma_t, default .05 (paper and code); the last is .001 (code)
     classes    how many of the highest logits compete in the first look, the label among them; default 10, 0 for none
@@ -43,8 +44,8 @@ class FMN(Attack):
     10 images fail. We go to the box first; the ball's projection stays in it. Their start from an image of another
     class has no place here.
 
-    Cost: `steps` forward and gradient passes; the first look 1 forward and classes - 1 gradient passes (L0: one forward
-    more), the polish 1 gradient and up to 7 forward passes per round (L0: 12).
+    Cost: `steps` gradient passes: classes - 1 for the first look, 1 per round of polish, the rest with a forward pass
+    each; the first look 1 forward pass more (L0: 2), the polish up to 7 per round (L0: 12).
     Reference: Maura Pintor, Fabio Roli, Wieland Brendel and Battista Biggio, "Fast minimum-norm adversarial attacks
     through adaptive norm constraints", NeurIPS 2021, algorithm 1.
     """
@@ -67,9 +68,10 @@ class FMN(Attack):
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         found = x.clone()
-        start, which = first_look(oracle, x, goal, self.norm, self.box, self.classes)
+        start, which, spent = first_look(oracle, x, goal, self.norm, self.box, self.classes)
         if len(which) == 0:
             return found
+        steps = left_over(self.steps, spent + self.polish)
         x, goal, image = x[which], goal[which], start[which]
         if self.norm is L0 and self.classes > 1:
             reached = clearly(goal, oracle.logits(image, which))
@@ -79,12 +81,12 @@ class FMN(Attack):
         radius = size.clamp(min=1) if self.norm is L0 else torch.full_like(size, torch.inf)
         best, nearest = x.clone(), torch.full_like(size, torch.inf)
         objective = partial(Margin(), goal=goal)
-        for step in range(self.steps):
+        for step in range(steps):
             logits, value, gradient = oracle.gradient(image, objective, which)
             reached = clearly(goal, logits)
             better = torch.where(reached & (size < nearest))[0]
             best[better], nearest[better] = image[better], size[better]
-            gamma = cosine(step, self.steps, self.gamma, 0.001)
+            gamma = cosine(step, steps, self.gamma, 0.001)
             smaller, larger = (1 - gamma) * radius, (1 + gamma) * radius
             if self.norm is L0:
                 smaller, larger = torch.minimum(radius - 1, smaller.floor()), torch.maximum(radius + 1, larger.floor())
@@ -93,7 +95,7 @@ class FMN(Attack):
                 boundary = size + beyond(value.abs(), logits) / slope.clamp(min=TINY)
                 larger = torch.where(nearest.isfinite(), larger, boundary)
             radius = torch.where(reached, torch.minimum(smaller, nearest), larger)
-            delta.addcmul_(gradient, pace(gradient, cosine(step, self.steps, self.step_size, self.step_size / 100)))
+            delta.addcmul_(gradient, pace(gradient, cosine(step, steps, self.step_size, self.step_size / 100)))
             image = within(delta.add_(x), self.box)
             delta = self.norm.project(image - x, radius)
             image = within(x + delta, self.box)  # which rounding may leave

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from steelman.attacks.attack import Attack
-from steelman.attacks.nearest import column, first_look, polish
+from steelman.attacks.nearest import first_look, polish
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
-from steelman.norms import L2, TINY, Norm
+from steelman.norms import L2, TINY, Norm, column
 from steelman.randomness import Draws
 from steelman.types import Box, Images, Indices, Logits, PerImage
 
@@ -64,7 +64,7 @@ class LBFGS(Attack):
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         found = x.clone()
-        start, which = first_look(oracle, x, goal, L2, self.box, 10)
+        start, which, _ = first_look(oracle, x, goal, L2, self.box, 10)
         if len(which) == 0:
             return found
         x, goal, start = x[which], goal[which], start[which]

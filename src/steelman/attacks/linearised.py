@@ -27,11 +27,6 @@ def size(delta: Images, p: float) -> PerImage:
     return torch.linalg.vector_norm(delta.flatten(1), p, dim=1)
 
 
-def spread(value: Tensor, like: Images) -> Tensor:
-    """One number per image, in a shape that broadcasts against images."""
-    return value.reshape(-1, *[1] * (like.ndim - 1))
-
-
 def shortest_step(x: Images, slope: Images, gap: PerImage, p: float, box: Box | None) -> Images:
     """The smallest d in L_p with <slope, d> = -gap and x + d in the box; as far as the box goes where there is none.
 

@@ -7,9 +7,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from steelman.attacks.linearised import exponent, shortest_step
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal, Margin
-from steelman.norms import L0, L1, L2, TINY, Linf, Norm
+from steelman.norms import L0, L1, TINY, Norm, column
 from steelman.types import Box, Flags, Images, Indices, Logits, PerImage
 
 
@@ -33,11 +34,6 @@ def within(image: Images, box: Box | None) -> Images:
     return image if box is None else image.clamp_(*box)
 
 
-def column(value: Tensor, like: Images) -> Tensor:
-    """One number per image in a shape that broadcasts against `like`."""
-    return value.reshape(-1, *[1] * (like.ndim - 1))
-
-
 def cosine(step: int, steps: int, first: float, last: float) -> float:
     """The value at a step when it falls from `first` to `last` along half a cosine."""
     return last + (first - last) * (1 + math.cos(math.pi * step / steps)) / 2
@@ -53,48 +49,28 @@ def pace(gradient: Images, length: float) -> Tensor:
 def onto_plane(norm: Norm, x: Images, slope: Images, gap: PerImage, box: Box | None) -> Images:
     """The smallest d with slope . d >= gap and x + d in the box; as far as the box goes where there is none.
 
-    In a box, entries run into its sides one after the other. Linf and L2 move all that are still free, by the same
-    length or in proportion to the slope; L1 and L0 fill one after the other, the steepest or the one of largest gain
-    first, and L0 fills its last one too, since that is free.
+    L0 goes all the way with the entries that gain most; without a box, one entry will do.
     """
-    top = slope.flatten(1).abs().amax(1).clamp(min=torch.finfo(x.dtype).tiny)
-    slope, gap = slope / column(top, x), (gap / top).clamp(min=0)  # squares of tiny slopes would underflow
-    if box is None:
-        unit = norm.steepest(slope)
-        return unit * column(gap / (unit * slope).flatten(1).sum(1).clamp(min=TINY), x)
-    steep, gap = slope.flatten(1).abs(), gap[:, None]
+    gap = gap.clamp(min=0)
+    if norm is not L0 or box is None:
+        return shortest_step(x, slope, -gap, exponent(L1 if norm is L0 else norm), box)
     room = torch.where(slope > 0, box[1] - x, x - box[0]).flatten(1)
-    gain = steep * room
-    if norm is Linf or norm is L2:
-        speed = steep if norm is L2 else torch.ones_like(steep)
-        until, order = (room / speed.clamp(min=TINY)).sort(1)
-        filled = gain.gather(1, order)
-        before = filled.cumsum(1) - filled
-        free = (steep * speed).gather(1, order).flip(1).cumsum(1).flip(1)  # gain per time of those not yet at a side
-        hit = (before + until * free < gap).sum(1, keepdim=True)  # how many run into a side on the way
-        last = hit.clamp(max=steep.shape[1] - 1)
-        time = (gap - before.gather(1, last)) / free.gather(1, last).clamp(min=TINY)
-        length = torch.minimum(room, torch.where(hit > last, torch.inf, time) * speed)
-        length = torch.where(speed > 0, length, 0)
-    else:
-        order = (steep if norm is L1 else gain).sort(dim=1, descending=True, stable=True).indices
-        most = gain.gather(1, order)
-        rest = gap - (most.cumsum(1) - most)
-        share = (rest / most.clamp(min=TINY)).clamp(0, 1) if norm is L1 else ((rest > 0) & (most > 0)).to(x.dtype)
-        length = torch.zeros_like(room).scatter(1, order, share * room.gather(1, order))
-    return slope.sign() * length.reshape(x.shape)
+    gain, order = (slope.flatten(1).abs() * room).sort(dim=1, descending=True, stable=True)
+    wanted = ((gap[:, None] > gain.cumsum(1) - gain) & (gain > 0)).to(x.dtype)
+    return slope.sign() * torch.zeros_like(room).scatter(1, order, wanted * room.gather(1, order)).reshape(x.shape)
 
 
 def first_look(
     oracle: Oracle, x: Images, goal: Goal, norm: Norm, box: Box | None, classes: int
-) -> tuple[Images, Indices]:
-    """The images, moved onto the nearest of their linearised boundaries, and which are not at the goal to begin with.
+) -> tuple[Images, Indices, int]:
+    """The images, moved onto the nearest of their linearised boundaries, which are not at the goal to begin with, and
+    how many gradient passes it took.
 
     The `classes` highest logits compete, the label among them; with a target, only that. With fewer than two, nothing
     moves. Cost: 1 forward and at most classes - 1 gradient passes.
     """
     if classes < 2:
-        return x, torch.where(~goal.reached(oracle.logits(x)))[0]
+        return x, torch.where(~goal.reached(oracle.logits(x)))[0], 0
     with torch.enable_grad():
         here = x.detach().requires_grad_()
         logits = oracle.logits(here)
@@ -109,7 +85,12 @@ def first_look(
         size = torch.where(reaches, norm.size(step), 1 / TINY)
         moved = torch.where(column(size < nearest, x), x + step, moved)
         nearest = torch.minimum(size, nearest)
-    return within(moved, box), torch.where(~goal.reached(logits))[0]
+    return within(moved, box), torch.where(~goal.reached(logits))[0], len(gaps)
+
+
+def left_over(steps: int, spent: int) -> int:
+    """What a first look and a last polish leave of a budget of gradient passes: at least half."""
+    return max(steps - spent, (steps + 1) // 2)
 
 
 def _gaps(logits: Logits, goal: Goal, classes: int) -> tuple[PerImage, ...]:

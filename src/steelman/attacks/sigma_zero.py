@@ -7,10 +7,10 @@ from functools import partial
 import torch
 
 from steelman.attacks.attack import Attack
-from steelman.attacks.nearest import clearly, column, cosine, first_look, polish, within
+from steelman.attacks.nearest import clearly, cosine, first_look, left_over, polish, within
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal, Margin
-from steelman.norms import L0, Norm
+from steelman.norms import L0, Norm, column
 from steelman.randomness import Draws
 from steelman.types import Images
 
@@ -26,7 +26,8 @@ class SigmaZero(Attack):
     are returned as they are, and so are those for which nothing was found.
 
     norm       L0, the only one
-    steps      default 1,000 (paper; code: 100)
+    steps      gradient passes, those of the first look and of the polish among them, but at least half of
+               them for the search itself; default 1,000 (paper; code: 100)
     step_size  Adam's first rate, default 1 (paper)
     sigma      how sharp the count is, default 1e-3 (paper)
     threshold  first tau, default .3 (paper)
@@ -38,8 +39,8 @@ class SigmaZero(Attack):
     the boundary linearised at the best image, then fewer and fewer of its own.
     As in the code, tau moves by the rate of the step to come. The code is untargeted.
 
-    Cost: `steps` forward and gradient passes; the first look 2 forward and classes - 1 gradient passes, the polish 1
-    gradient and up to 12 forward passes per round.
+    Cost: `steps` gradient passes: classes - 1 for the first look, 1 per round of polish, the rest with a forward pass
+    each; the first look 2 forward passes more, the polish up to 12 per round.
     Reference: Antonio Emanuele Cina, Francesco Villani, Maura Pintor, Lea Schonherr, Battista Biggio and Marcello
     Pelillo, "Sigma-zero: gradient-based optimization of l0-norm adversarial examples", ICLR 2025, algorithm 1.
     """
@@ -67,9 +68,10 @@ class SigmaZero(Attack):
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         found = x.clone()
-        start, which = first_look(oracle, x, goal, L0, self.box, self.classes)
+        start, which, spent = first_look(oracle, x, goal, L0, self.box, self.classes)
         if len(which) == 0:
             return found
+        steps = left_over(self.steps, spent + self.polish)
         x, goal, start = x[which], goal[which], start[which]
         best, fewest = x.clone(), torch.full_like(x.flatten(1)[:, 0], torch.inf)
         if self.classes > 1:
@@ -78,7 +80,7 @@ class SigmaZero(Attack):
         image, delta = x, torch.zeros_like(x)
         mean, spread, tau = torch.zeros_like(x), torch.zeros_like(x), torch.full_like(fewest, self.threshold)
         objective, count = partial(Margin(), goal=goal), x[0].numel()
-        for step in range(self.steps):
+        for step in range(steps):
             logits, _, gradient = oracle.gradient(image, objective, which)
             reached = clearly(goal, logits)
             size = L0.size(delta)
@@ -93,11 +95,11 @@ class SigmaZero(Attack):
             gradient.div_(column(top.clamp(min=torch.finfo(x.dtype).tiny), x))
             mean.lerp_(gradient, 0.1)
             spread.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-            rate = cosine(step, self.steps, self.step_size, self.step_size / 10)
+            rate = cosine(step, steps, self.step_size, self.step_size / 10)
             width = (spread / (1 - 0.999 ** (step + 1))).sqrt_().add_(1e-8)
             delta.addcdiv_(mean, width, value=-rate / (1 - 0.9 ** (step + 1)))
             image = within(delta.add_(x), self.box)
-            following = cosine(step + 1, self.steps, self.step_size, self.step_size / 10)
+            following = cosine(step + 1, steps, self.step_size, self.step_size / 10)
             tau = torch.where(reached, tau + 0.01 * following, tau - 0.01 * following).clamp_(0, 1)
             delta = image - x
             small = delta.abs() < column(tau, x)

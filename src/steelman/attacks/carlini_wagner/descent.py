@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from steelman.attacks.nearest import column
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal, Margin
+from steelman.norms import column
 from steelman.types import Box, Flags, Images, Indices, PerImage
 
 Encoding = Literal["tanh", "clipped", "projected"]

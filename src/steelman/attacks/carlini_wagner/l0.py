@@ -80,7 +80,7 @@ class CarliniWagnerL0(Attack):
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         found = x.clone()
-        look, which = first_look(oracle, x, goal, L0, self.box, 10 if self.polish else 0)
+        look, which, _ = first_look(oracle, x, goal, L0, self.box, 10 if self.polish else 0)
         if len(which) == 0:
             return found
         x, goal, look = x[which], goal[which], look[which]

@@ -8,10 +8,9 @@ from steelman.attacks.attack import Attack
 from steelman.attacks.carlini_wagner.descent import Adam, Encoding, Variable
 from steelman.attacks.carlini_wagner.objectives import ON_LOGITS, Name, Objective
 from steelman.attacks.deepfool import DeepFool
-from steelman.attacks.nearest import column
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal, Margin
-from steelman.norms import L2, TINY, Norm
+from steelman.norms import L2, TINY, Norm, column
 from steelman.randomness import Draws
 from steelman.types import Flags, Images, Indices, Logits, PerImage
 

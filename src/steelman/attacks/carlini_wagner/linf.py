@@ -7,10 +7,10 @@ import torch
 from steelman.attacks.attack import Attack
 from steelman.attacks.carlini_wagner.descent import Encoding, Variable, until_reached
 from steelman.attacks.deepfool import DeepFool
-from steelman.attacks.nearest import column, polish
+from steelman.attacks.nearest import polish
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
-from steelman.norms import Linf, Norm
+from steelman.norms import Linf, Norm, column
 from steelman.randomness import Draws
 from steelman.types import Flags, Images, Indices, PerImage
 
