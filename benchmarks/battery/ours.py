@@ -8,6 +8,7 @@ from benchmarks.battery.rows import CARLINI_WAGNER, GAMMA, THETA, Job
 from torch import Tensor
 
 from steelman import attacks as battery
+from steelman.norms import L2
 
 DISTRIBUTION = "steelman"
 
@@ -37,6 +38,15 @@ def attacks() -> dict[str, Callable[[Job], Tensor]]:
 
     from steelman.losses import DLR
 
+    def best(job: Job) -> Tensor:
+        small = (battery.DeepFool(), battery.DDN(steps=job.steps), battery.FMN(norm=L2, steps=job.steps))
+        return run(job, "BestOf", attacks=small)
+
+    def worst(job: Job) -> Tensor:
+        eps = job.eps
+        climbs = battery.PGD(eps, job.steps, early_leave=True), battery.APGD(eps, steps=job.steps, early_leave=True)
+        return run(job, "WorstOf", attacks=(battery.FGSM(eps), *climbs))
+
     return {
         **norms("FGSM", "Linf L2 L1", bounded("FGSM")),
         **norms("R+FGSM", "Linf", lambda job: bounded("RandomFGSM", alpha=job.eps / 2)(job)),
@@ -55,8 +65,7 @@ def attacks() -> dict[str, Callable[[Job], Tensor]]:
         **norms("Universal", "Linf", lambda job: bounded("UniversalPerturbation", epochs=job.steps)(job)),
         **norms("Minimal FGSM", "Linf", lambda job: run(job, "MinimalFGSM")),
         **norms("DeepFool", "L2 Linf", minimal("DeepFool")),
-        # Without its second look, which no peer has.
-        **norms("Carlini-Wagner", "L2", minimal("CarliniWagner", second_look=False, **CARLINI_WAGNER)),
+        **norms("Carlini-Wagner", "L2", minimal("CarliniWagner", **CARLINI_WAGNER)),
         "Carlini-Wagner Linf": lambda job: run(job, "CarliniWagnerLinf", steps=job.steps, step_size=0.01),
         "Carlini-Wagner L0": lambda job: run(job, "CarliniWagnerL0", steps=job.steps, c=CARLINI_WAGNER["c"]),
         **norms("JSMA", "L0", lambda job: run(job, "JSMA", theta=THETA, gamma=GAMMA, target=job.target)),
@@ -69,5 +78,9 @@ def attacks() -> dict[str, Callable[[Job], Tensor]]:
         **norms("ALMA", "L2 L1", minimal("ALMA")),
         **norms("Sigma-zero", "L0", lambda job: run(job, "SigmaZero", steps=job.steps)),
         **norms("Boundary", "L2", lambda job: run(job, "BoundaryAttack", steps=job.steps)),
+        **norms("AN-PGD", "Linf", lambda job: run(job, "ANPGD", steps=job.steps)),
+        **norms("Best of", "L2", best),
+        **norms("Worst of", "Linf", worst),
+        **norms("EOT", "Linf", lambda job: run(job, "EOT", attack=battery.PGD(job.eps, job.steps), samples=4)),
         **norms("HopSkipJump", "L2 Linf", minimal("HopSkipJump", evaluations=100, max_evaluations=1000)),
     }

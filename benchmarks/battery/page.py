@@ -37,10 +37,12 @@ What could not be set equal:
   modules are imported one by one.
 - DeepFool: ours linearises at x + r, as the paper does; the peers linearise at the overshot point, so that their
   overshoot is a fiftieth of the last step, and ours of all steps: up to 2 % of the norm. All clip.
-- Carlini-Wagner L2: ours runs without its second look, which no peer has. torchattacks has no search over the constant:
+- Carlini-Wagner L2: ours begins at DeepFool's answer, as is its default, the peers at the image; from there tanh with
+  so few steps hardly moves pixels that are black or white. torchattacks has no search over the constant:
   one run of as many iterations with its default c = 1. Foolbox returns a black image where it finds nothing; here that
   is no success. ART halves and doubles the constant besides.
 - PGD L1: CleverHans has sparse descent (1 % of the entries per step) only.
+- DDN, FMN, ALMA, Sigma-zero: ours has its first look and its polish within the same number of gradient passes.
 - FAB-T: AutoAttack's own stops at the first target within eps; here its single runs are joined, the nearest kept.
 - AutoAttack's ensemble in ART is another one: APGD on two losses, DeepFool and Square. torchattacks' APGD-T and Square
   within it have their library's defaults of steps.
