@@ -108,6 +108,7 @@ def test_cite_prints_references_and_each_paper_once():
     assert [line.split(":")[0] for line in plain.splitlines()] == ["PGD", "AdversarialTraining", "Plain"]
     assert [re.match(r"@inproceedings\{(\w+),", entry)[1] for entry in entries] == [  # pyright: ignore
         "madry2018towards",
+        "gowal2019an",
         "goodfellow2015explaining",
     ]
 

@@ -92,6 +92,6 @@ ROWS = [
     *_each("AN-PGD", "Linf", False, 10, "10 steps in a ball of eps, 10 bisections"),
     *_each("Best of", "L2", False, 50, "DeepFool, DDN and FMN of 50 steps"),
     *_each("Worst of", "Linf", True, 40, "FGSM, then PGD of 40 steps, then APGD of 40, with early leave"),
-    *_each("EOT", "Linf", True, 10, "PGD of 10 steps, 4 draws per gradient (of a model that is not random)", 100),
+    *_each("EOT", "Linf", True, 10, "PGD of 10 steps, 4 draws per gradient (of a model that is not random)"),
     *_each("HopSkipJump", "L2 Linf", False, 10, "10 steps, 100 queries at first, 1,000 at most"),
 ]

@@ -41,9 +41,9 @@ class CarliniWagnerL0(Attack):
                  best image is and try the fewest entries that reach it, then put entries back by halving
 
     The procedure is greedy, and which pixels an L2 attack changes need not be the few that would do. So the polish also
-    has a first look at the boundaries linearised at x, and the better of both is kept: untargeted, every affine optimum is
-    found within one. The code's margin of .01 and its stop at a score above .01 depend on the scale of the logits; we have
-    neither.
+    has a first look at the boundaries linearised at x, and the better of both is kept: untargeted, every affine optimum
+    is found within one. The code's margin of .01 and its stop at a score above .01 depend on the scale of the logits;
+    we have neither.
 
     Cost: a forward and gradient pass per iteration, and `steps` bounds a round, of which there are about 2 / freeze
     times the square root of the pixels; 1 of each for the first look and classes - 2 gradient passes more.
