@@ -61,7 +61,7 @@ IV = {  # mean size and success in per cent, of best, average and worst
     "I-FGS": ((0.14, 100), (0.19, 100), (0.26, 100)),
 }
 
-SEARCH = {"search_steps": 4, "steps": 60, "c": 0.5}
+SEARCH = {"search_steps": 3, "steps": 50, "c": 0.5}
 STEP_SIZE = {"tanh": 0.2, "clipped": 0.05, "projected": 0.05}
 
 
