@@ -81,7 +81,15 @@ def reference(attack: CarliniWagner, x: Tensor, y: int, target: int | None) -> t
 def test_it_is_the_slow_version(targeted: bool, settings: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     target = (Y + 1) % 10 if targeted else None
     attack = CarliniWagner(
-        **{"steps": 40, "search_steps": 4, "c": 0.1, "step_size": 0.1, "second_look": False, "warm_start": False}
+        **{
+            "steps": 40,
+            "search_steps": 4,
+            "c": 0.1,
+            "step_size": 0.1,
+            "second_look": False,
+            "warm_start": False,
+            "polish": 0,
+        }
         | settings
     )
     tried: list[Tensor] = []
@@ -275,12 +283,12 @@ def test_what_is_not_found_comes_back_as_it_was() -> None:
 
 def test_done_images_leave() -> None:
     model = affine(0, images=12)
-    result = CarliniWagner(steps=100, search_steps=3, c=1.0, warm_start=False, second_look=False).run(
+    result = CarliniWagner(steps=100, search_steps=3, c=1.0, warm_start=False, second_look=False, polish=0).run(
         model, model.x, model.y
     )
-    full = CarliniWagner(steps=100, search_steps=3, c=1.0, abort_early=False, warm_start=False, second_look=False).run(
-        model, model.x, model.y
-    )
+    full = CarliniWagner(
+        steps=100, search_steps=3, c=1.0, abort_early=False, warm_start=False, second_look=False, polish=0
+    ).run(model, model.x, model.y)
     assert full.gradients.tolist() == [300] * 12
     assert len(result.gradients.unique()) > 1
     assert int(result.gradients.sum()) < int(full.gradients.sum())
