@@ -57,7 +57,7 @@ def attacks() -> dict[str, Callable[[Job], Tensor]]:
         **norms("VAT", "L2", bounded("VirtualAdversarial")),
         **norms("APGD-CE", "Linf L2 L1", climbing("APGD")),
         **norms("APGD-DLR", "Linf L2", climbing("APGD", loss=DLR())),
-        **norms("APGD-T", "Linf L2", climbing("APGD", loss=DLR(), targets=9)),
+        **norms("APGD-T", "Linf L2", climbing("APGD", loss=DLR(), targets=9, early_leave=True)),
         **norms("Square", "Linf L2", lambda job: run(job, "Square", eps=job.eps, norm=job.norm, queries=job.steps)),
         **norms("AutoAttack", "Linf L2", bounded("AutoAttack")),
         **norms("Uniform noise", "Linf", lambda job: run(job, "UniformNoise", eps=job.eps)),
