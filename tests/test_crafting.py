@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from affine import images, small_net
-from steelman.attacks import FGSM, PGD, CarliniWagner, DeepFool, WorstOf
+from steelman.attacks import FAB, FGSM, PGD, CarliniWagner, DeepFool, WorstOf
 from steelman.attacks.attack import Attack
 from steelman.attacks.crafting import Execution
 from steelman.losses import Margin
@@ -70,6 +70,12 @@ def test_auto_halves_until_it_fits_and_says_so() -> None:
     torch.testing.assert_close(result.x_adv, PGD(eps=0.1)(small_net(), X, Y, generator=SEEDS), rtol=0, atol=1e-7)
     with pytest.raises(torch.OutOfMemoryError):
         PGD(eps=0.1).run(model, X, Y, batch_size=6)
+
+
+def test_settings_of_another_batch_are_refused() -> None:
+    for attack in (FAB(radius=RADII), WorstOf((FGSM(eps=0.1), PGD(eps=0.1, step_size=RADII)))):
+        with pytest.raises(ValueError, match=r"is one number or one per image, of shape \(5,\); got shape \(12,\)"):
+            attack(small_net(), X[:5], Y[:5])
 
 
 def test_execution_is_checked() -> None:

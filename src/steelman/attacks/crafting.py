@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -226,7 +226,8 @@ def _check(
         raise ValueError(f"{type(attack).__name__} finds one answer for all images, so it has no batch_size")
 
 
-def _check_lengths(attack: "steelman.attacks.attack.Attack", images: int) -> None:
+def _check_lengths(attack: Any, images: int) -> None:
+    """Raises ValueError where a setting has one number per image, of another batch; looks into an attack's parts."""
     for item in fields(attack):
         value = getattr(attack, item.name)
         if isinstance(value, Tensor) and value.ndim == 1 and len(value) != images:

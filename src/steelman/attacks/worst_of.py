@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -111,7 +112,7 @@ class BestOf(Attack):
         return found
 
 
-def _shared(values: Iterable) -> object:
+def _shared(values: Iterable[Any]) -> Any:
     """The one value that all have, or None."""
     first, *rest = values
     return first if all(value is first or (not torch.is_tensor(value) and value == first) for value in rest) else None
