@@ -9,10 +9,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench docs clean
+.PHONY: help setup demo test check format bench carlini-tables docs clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */\1\t/' | awk -F '\t' '{printf "make %-7s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | awk -F '\t' '{printf "make %-14s %s\n", $$1, $$2}'
 
 setup: .venv/.ready  ## install what the other targets need into .venv (they do so themselves)
 
@@ -33,6 +33,11 @@ format: .venv/.ready  ## put format and simple lint right
 bench: .venv-bench/.ready  ## our attacks beside peers', into docs/benchmarks.md; DATA=folder has mnist/, cifar10/
 	@OMP_NUM_THREADS=1 $(BENCH_BIN)/python -m benchmarks.battery $(if $(DATA),--data-dir "$(DATA)") \
 		--markdown docs/benchmarks.md $(ARGS)
+
+carlini-tables: .venv/.ready  ## Carlini and Wagner's tables III and IV on MNIST, an hour or two, into docs/results/
+	@$(BIN)/steelman train plain_mnist_carlini $(if $(DATA),--data-dir "$(DATA)")
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/carlini_tables.py $(if $(DATA),--data-dir "$(DATA)")
+	@$(BIN)/python benchmarks/carlini_tables.py --page
 
 docs: .venv/.ready  ## write docs/methods.md anew from the docstrings
 	@$(BIN)/python -m steelman.cards docs/methods.md
