@@ -10,7 +10,11 @@ from steelman import cards
 from steelman.cards import Paper, card, cite, methods, own_fields
 
 ROOT = Path(__file__).parent.parent
-CLASSES = {**vars(cards.steelman.attacks), **vars(cards.steelman.defences)}
+CLASSES = {
+    name: member
+    for room in ("attacks", "defences", "filters")
+    for name, member in vars(getattr(cards.steelman, room)).items()
+}
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,13 @@ def test_bibtex_of_a_paper():
     )
 
 
-def test_methods_are_the_public_attacks_and_defences():
-    names = {"attack": set(), "defence": set()}
+def test_methods_are_the_public_attacks_defences_and_filters():
+    names = {"attack": set(), "defence": set(), "filter": set()}
     for item in methods():
         names[item.kind].add(item.name)
     assert names["attack"] >= {"FGSM", "PGD", "DeepFool", "CarliniWagner"}
     assert names["defence"] >= {"Plain", "AdversarialTraining", "DeepDefense", "Sum"}
+    assert names["filter"] == {"BPDA"}
     assert not {"Attack", "AttackResult", "Objective"} & (names["attack"] | names["defence"])
 
 

@@ -17,8 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 import steelman.attacks
 import steelman.defences
+import steelman.filters
 from steelman.attacks import Attack
 from steelman.defences import Objective
 from steelman.naming import nearest
@@ -88,7 +91,7 @@ def _authors(text: str) -> list[str]:
 
 
 def card(method: type) -> Card:
-    """Read the docstring of a method, which must be a dataclass."""
+    """Read the docstring of a method."""
     names = {item.name for item in own_fields(method)}
     body: list[str] = []
     fields: dict[str, str] = {}
@@ -113,7 +116,7 @@ def card(method: type) -> Card:
             body.append(line)
     return Card(
         name=method.__name__,
-        kind="attack" if issubclass(method, Attack) else "defence",
+        kind="attack" if issubclass(method, Attack) else "defence" if issubclass(method, Objective) else "filter",
         summary=summary,
         body=re.sub(r"\n{2,}", "\n\n", "\n".join(body)).strip(),
         fields=fields,
@@ -126,8 +129,17 @@ def card(method: type) -> Card:
 
 def own_fields(method: type) -> list[dataclasses.Field]:
     """The settings that a method adds to those of its kind."""
+    if not dataclasses.is_dataclass(method):
+        return [_setting(parameter) for parameter in inspect.signature(method).parameters.values()]
     own = inspect.get_annotations(method)
     return [item for item in dataclasses.fields(method) if item.init and item.name in own]
+
+
+def _setting(parameter: inspect.Parameter) -> dataclasses.Field:
+    given = {} if parameter.default is parameter.empty else {"default": parameter.default}
+    item: dataclasses.Field = dataclasses.field(**given)
+    item.name = parameter.name
+    return item
 
 
 def _signature(method: type) -> str:
@@ -150,12 +162,14 @@ def _short(value: object) -> str:
 
 
 def methods() -> list[Card]:
-    """The cards of all public attacks, then of all public defences."""
+    """The cards of all public attacks, then of all public defences and filters."""
     return [
         card(member)
-        for room in (steelman.attacks, steelman.defences)
+        for room in (steelman.attacks, steelman.defences, steelman.filters)
         for member in (getattr(room, name) for name in sorted(room.__all__))
-        if inspect.isclass(member) and issubclass(member, Attack | Objective) and not inspect.isabstract(member)
+        if inspect.isclass(member)
+        and issubclass(member, Attack | Objective | nn.Module)
+        and not inspect.isabstract(member)
     ]
 
 
@@ -179,7 +193,8 @@ def table() -> str:
     """All methods as a Markdown page."""
     page = [
         "# Methods\n\n<!-- Written by `make docs` from the docstrings: change those. -->\n",
-        "Every attack also has `box=(0.0, 1.0)`, the range of valid images; `None` leaves them unbounded.\n",
+        "Every attack also has `box=(0.0, 1.0)`, the range of valid images (`None` leaves them unbounded), "
+        '`uint8=False` and `precision="full"`: see [Attacks](attacks.md).\n',
     ]
     cards = methods()
     for kind in dict.fromkeys(item.kind for item in cards):
