@@ -122,13 +122,15 @@ class Turn:
             if OURS in spent and "error" not in cells[OURS]:
                 for name, seconds in spent.items():
                     beside.setdefault(name, []).append(seconds / spent[OURS])
-                cells[OURS].setdefault("over floor", []).append(spent[OURS] / self._floor(cells[OURS]))
+                cells[OURS].setdefault("over floor", []).append(spent[OURS] / self._floor(cells[OURS], turn))
         for name, ratios in beside.items():
             cells[name]["ratios"] = ratios
         return cells
 
-    def _floor(self, own: Cell) -> float:
-        forward, gradient = pass_seconds(self.ground.model, self.ground.x[: min(BATCH, own["images"])])
+    def _floor(self, own: Cell, turn: int) -> float:
+        """With batches as large as this round's, since small ones cost more per image."""
+        images = own["images"] if turn == 0 else images_later(own["images"])
+        forward, gradient = pass_seconds(self.ground.model, self.ground.x[: min(BATCH, images)])
         return own["forwards"] * forward + own["gradients"] * gradient
 
     def _run(self, name: str, turn: int) -> tuple[Cell, float]:
