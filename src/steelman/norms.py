@@ -301,7 +301,7 @@ class _L1(Norm):
         """The steepest entries, each as far as the box lets it, the last in part."""
         weight, sign = _flat(direction).abs(), direction.sign()
         room = torch.minimum(_room(x, sign, box), bound) * (weight > 0)
-        count = min(weight.shape[1], 8)
+        count = min(weight.shape[1], 64)
         while True:
             order = weight.topk(count, dim=1).indices
             full = room.gather(1, order)
