@@ -37,7 +37,7 @@ bench: .venv-bench/.ready  ## our attacks beside peers', into docs/benchmarks.md
 carlini-tables: .venv/.ready  ## Carlini and Wagner's tables III and IV on MNIST, an hour or two, into docs/results/
 	@$(BIN)/steelman train plain_mnist_carlini $(if $(DATA),--data-dir "$(DATA)")
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/carlini_tables.py $(if $(DATA),--data-dir "$(DATA)")
-	@$(BIN)/python benchmarks/carlini_tables.py --page
+	@$(BIN)/python benchmarks/carlini_tables.py --page $(ARGS)
 
 docs: .venv/.ready  ## write docs/methods.md anew from the docstrings
 	@$(BIN)/python -m steelman.cards docs/methods.md

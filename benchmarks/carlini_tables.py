@@ -137,7 +137,7 @@ def shown(size: float | None, share: float) -> str:
     return mean if share == 100 else f"{mean} ({share:.0f} %)"
 
 
-def page(kept: dict[str, Any]) -> str:
+def page(kept: dict[str, Any], ground: str) -> str:
     """Both tables, the printed number first and ours beside it."""
 
     def ours(cell: str, case: str) -> str:
@@ -149,8 +149,8 @@ Their network (`recipes/plain_mnist_carlini.toml`, {kept["accuracy"]:.2%} of the
 {kept["images"]} test images that it classifies rightly, each towards all nine wrong classes. *Best*: the easiest of the
 nine targets of an image; *average*: all pairs; *worst*: the hardest target. A number is the mean over the successes; in
 brackets the share of successes where it is not 100 %. In each cell, first the printed number, then ours. The data set
-of table III is not named in our source of it. `python benchmarks/carlini_tables.py` measures; `--page` writes this
-page. Cells with fewer images say so in the last table.
+of table III is not named in our source of it. Measured {ground}, by `make carlini-tables`, that is
+`python benchmarks/carlini_tables.py --data-dir DATA` on MNIST; `--page` writes this page. Cells with fewer images say so in the last table.
 
 ## Table III: objectives and encodings, mean L2
 
@@ -220,9 +220,12 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--only", nargs="*", default=["IV", "III"], help='beginnings of cells, such as III "IV JSMA"')
     parser.add_argument("--page", action="store_true", help="write the page beside the results, and measure nothing")
+    parser.add_argument("--hardware", default="unnamed processor", help="for the page")
+    parser.add_argument("--date", default=time.strftime("%Y-%m-%d"), help="for the page")
     options = parser.parse_args()
     if options.page:
-        options.results.with_suffix(".md").write_text(page(json.loads(options.results.read_text())))
+        kept = json.loads(options.results.read_text())
+        options.results.with_suffix(".md").write_text(page(kept, f"{options.date}, {options.hardware}"))
         return
 
     test: Dataset = MNIST().load("test", options.data_dir)
