@@ -150,7 +150,8 @@ Their network (`recipes/plain_mnist_carlini.toml`, {kept["accuracy"]:.2%} of the
 nine targets of an image; *average*: all pairs; *worst*: the hardest target. A number is the mean over the successes; in
 brackets the share of successes where it is not 100 %. In each cell, first the printed number, then ours. The data set
 of table III is not named in our source of it. Measured {ground}, by `make carlini-tables`, that is
-`python benchmarks/carlini_tables.py --data-dir DATA` on MNIST; `--page` writes this page. Cells with fewer images say so in the last table.
+`python benchmarks/carlini_tables.py --data-dir DATA` on MNIST; `--page` writes this page. Cells with fewer images say
+so in the last table.
 
 ## Table III: objectives and encodings, mean L2
 
