@@ -27,21 +27,22 @@ class DDN(Attack):
     steps      gradient passes, those of the first look and of the polish among them, but at least half of
                them for the search itself; default 100 (paper: 100, 300 and 1,000)
     gamma      change of the norm per step, default .05 (paper)
-    init_norm  first e, in units of the images, where nothing else is known; default 1 (paper)
+    init_norm  first e, in units of the images; default 1 (paper)
     levels     number of grey levels of the returned images, as 256; default None, any value (paper and code: 256)
     classes    how many of the highest logits compete in the first look, the label among them; default 10, 0 for none
     polish     rounds of the last polish, default 1, 0 for none; none with `levels`
 
-    Two departures of ours, without which perturbations of affine models are up to 56 times the optimum. The search
-    starts on the nearest of the boundaries, linearised at x, with e at its distance, rather than at x: the gradient
-    follows the highest rival, which need not be the nearest. And a polish linearises the boundary once more where the
-    best image is, tries its nearest point, and halves the way back from there. With classes=0 and polish=0, it is the
-    paper's.
+    Two departures of ours, without which perturbations of affine models are up to 56 times the optimum. A first look
+    tries the nearest of the boundaries, linearised at x, and keeps that point where it is a success: the gradient
+    follows the highest rival, which need not be the nearest. (To start there shortens short searches, but made
+    perturbations of a robust LeNet 3 % longer after 100 steps.) And a polish linearises the boundary once more where
+    the best image is, tries its nearest point, and halves the way back from there. With classes=0 and polish=0, it is
+    the paper's.
     Paper and code differ: the paper's e is free, the code's at most the distance of the farthest corner of the box,
     which changes no image; we leave that out.
 
     Cost: `steps` gradient passes: classes - 1 for the first look, 1 per round of polish, the rest with a forward pass
-    each; the first look 1 forward pass more, the polish up to 7 per round.
+    each; the first look 2 forward passes more, the polish up to 7 per round.
     Reference: Jerome Rony, Luiz G. Hafemann, Luiz S. Oliveira, Ismail Ben Ayed, Robert Sabourin and Eric Granger,
     "Decoupling direction and norm for efficient gradient-based L2 adversarial attacks and defenses", CVPR 2019,
     algorithm 1.
@@ -73,15 +74,18 @@ class DDN(Attack):
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         found = x.clone()
-        start, which, spent = first_look(oracle, x, goal, L2, self.box, self.classes)
+        look, which, spent = first_look(oracle, x, goal, L2, self.box, self.classes)
         if len(which) == 0:
             return found
         steps = left_over(self.steps, spent + (self.polish if self.levels is None else 0))
-        x, goal, image = x[which], goal[which], self._place(start[which])
-        delta = image - x
-        size = L2.size(delta)
-        radius = torch.where(size > 0, size, self.init_norm)
+        x, goal, image = x[which], goal[which], x[which].clone()
+        delta, size = torch.zeros_like(x), x.new_zeros(len(x))
+        radius = torch.full_like(size, self.init_norm)
         best, nearest = x.clone(), torch.full_like(size, torch.inf)
+        if self.classes > 1:
+            there = self._place(look[which])
+            lucky = torch.where(clearly(goal, oracle.logits(there, which)))[0]
+            best[lucky], nearest[lucky] = there[lucky], L2.size(there - x)[lucky]
         for step in range(steps):
             logits, _, gradient = oracle.ascent(image, CrossEntropy(), goal, which)
             reached = clearly(goal, logits)
