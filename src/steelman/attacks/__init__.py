@@ -19,6 +19,7 @@ from steelman.attacks.lbfgs import LBFGS
 from steelman.attacks.mim import MIM
 from steelman.attacks.minimal_fgsm import MinimalFGSM
 from steelman.attacks.noise import GaussianNoise, SaltAndPepper, UniformNoise
+from steelman.attacks.over_targets import OverTargets, over_targets
 from steelman.attacks.pgd import PGD
 from steelman.attacks.sigma_zero import SigmaZero
 from steelman.attacks.square import Square
@@ -52,6 +53,7 @@ __all__ = [
     "GaussianNoise",
     "HopSkipJump",
     "MinimalFGSM",
+    "OverTargets",
     "RandomFGSM",
     "SaltAndPepper",
     "SigmaZero",
@@ -61,4 +63,5 @@ __all__ = [
     "UniversalPerturbation",
     "VirtualAdversarial",
     "WorstOf",
+    "over_targets",
 ]

@@ -11,7 +11,7 @@ from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
 from steelman.norms import L2, Norm
 from steelman.randomness import Draws
-from steelman.types import Images, Radius
+from steelman.types import Flags, Images, Indices, Radius
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,8 @@ class WorstOf(Attack):
         for place, attack in enumerate(self.attacks):
             if len(which) == 0:
                 break
-            with oracle.part(which, goal[which]) as part:
-                inner = replace(attack[which], box=self.box)
-                x_adv = inner.search(part, x[which], goal[which], draws.split(place)[which])
-                met = goal[which].met(part.decisions(x_adv))
+            inner = replace(attack[which], box=self.box)
+            x_adv, met = _run(inner, oracle, x[which], goal[which], draws.split(place)[which], which)
             found[which] = x_adv
             which = which[~met]
         return found
@@ -102,14 +100,19 @@ class BestOf(Attack):
         for place, attack in enumerate(self.attacks):
             if len(which) == 0:
                 break
-            with oracle.part(which, goal[which]) as part:
-                inner = replace(attack[which], box=self.box)
-                x_adv = inner.search(part, x[which], goal[which], draws.split(place)[which])
-                met = goal[which].met(part.decisions(x_adv))
+            inner = replace(attack[which], box=self.box)
+            x_adv, met = _run(inner, oracle, x[which], goal[which], draws.split(place)[which], which)
             length = self.norm.size(x_adv.double() - x[which].double())
             better = met & (length < size[which])
             found[which[better]], size[which[better]] = x_adv[better], length[better]
         return found
+
+
+def _run(attack: Attack, oracle: Oracle, x: Images, goal: Goal, draws: Draws, which: Indices) -> tuple[Images, Flags]:
+    """What an attack makes of the images at `which` of the oracle's batch, and which of these reach the goal."""
+    with oracle.part(which, goal) as part:
+        x_adv = attack.search(part, x, goal, draws)
+        return x_adv, goal.met(part.decisions(x_adv))
 
 
 def _shared(values: Iterable[Any]) -> Any:

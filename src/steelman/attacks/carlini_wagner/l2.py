@@ -51,8 +51,8 @@ class CarliniWagner(Attack):
     |g|_2^2 with g = -grad f, and ten times the last one while nothing has been found. Later search steps have half the
     step size of the one before; an image leaves a search step when a tenth of it has brought its nearest success less
     than 5e-4 nearer, and leaves the search after a search step that has. From the image itself, tanh takes 400 steps to
-    move a pixel that is black or white at all, so warm perturbations of LeNet on MNIST are a third shorter after 5
-    times 200 steps, for a quarter of the passes.
+    move a pixel that is black or white at all, so warm perturbations of LeNet on MNIST are over a quarter shorter after
+    5 times 200 steps, for about a quarter of the passes (docs/benchmarks.md).
     Cold, c is bisected as in paper and code. They differ: the code aborts on the batch's sum, which makes an image's
     answer depend on its neighbours; we abort image by image. Two departures of ours, without which perturbations of
     affine models are up to twice the optimum where that is small: a constant is large enough only if it succeeds in the
