@@ -12,16 +12,20 @@ from torch.nn import functional
 
 from steelman.data import InMemory
 from steelman.networks import (
+    CNN,
     MLP,
     NIN,
     AlexNet,
     CarliniNet,
     ConvNet,
     LeNet,
+    MadryNet,
     Normalise,
     Preprocess,
     Preprocessed,
+    Rescale,
     ResNet18,
+    SmallCNN,
     SubtractMean,
     Whiten,
     batchnorm_layers,
@@ -30,7 +34,7 @@ from steelman.networks import (
     only_trainable,
 )
 
-NETWORKS = [MLP, LeNet, ConvNet, NIN, CarliniNet]
+NETWORKS = [MLP, LeNet, ConvNet, NIN, CarliniNet, CNN, MadryNet, SmallCNN]
 
 
 def weight(network: nn.Module, layer: str) -> tuple[Tensor, Tensor]:
@@ -45,16 +49,21 @@ def dataset(shape: tuple[int, int, int] = (3, 4, 4), count: int = 90) -> InMemor
 
 @pytest.mark.parametrize(
     ("network", "count"),
-    [(MLP, 469_160), (LeNet, 431_080), (ConvNet, 145_578), (NIN, 966_986), (CarliniNet, 312_202)],
+    [
+        *((MLP, 469_160), (LeNet, 431_080), (ConvNet, 145_578), (NIN, 966_986), (CarliniNet, 312_202)),
+        *((CNN, 710_218), (MadryNet, 3_274_634), (SmallCNN, 312_202)),
+    ],
 )
 def test_parameter_counts_of_the_paper(network, count: int) -> None:
     assert sum(each.numel() for each in network().parameters()) == count
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (2, 17, 24)])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (2, 29, 34)])
 def test_any_shape_and_number_of_classes(network, shape) -> None:
     model = network(shape=shape, classes=7).eval()
+    if network is SmallCNN:
+        nn.init.normal_(model.fc3.weight)
     logits = model(torch.rand(2, *shape))
     assert logits.shape == (2, 7)
     assert (logits < 0).any()  # no ReLU at the end
@@ -65,7 +74,10 @@ def test_mlp_layer_by_layer() -> None:
     first = functional.linear(x.reshape(6, 4), *weight(model, "fc1")).clamp(min=0)
     second = functional.linear(first, *weight(model, "fc2")).clamp(min=0)
     assert torch.allclose(model(x), functional.linear(second, *weight(model, "fc3")))
-    assert [name for name, _ in model.named_children()] == ["fc1", "fc2", "fc3"]
+    assert [name for name, _ in model.named_parameters()][::2] == ["fc1.weight", "fc2.weight", "fc3.weight"]
+    louder = MLP(shape=(1, 2, 2), classes=3, hidden=(5, 4), gain=3.0)
+    louder.load_state_dict(model.state_dict())
+    assert torch.equal(louder(x), model(3.0 * x))
     assert model(-x).shape == MLP(shape=(1, 2, 2), classes=3, hidden=())(x).shape
 
 
@@ -76,7 +88,9 @@ def test_lenet_has_no_relu_after_its_convolutions() -> None:
     assert (first < 0).any()
     hidden = functional.linear(second.flatten(1), *weight(model, "fc1")).clamp(min=0)
     assert torch.allclose(model(x), functional.linear(hidden, *weight(model, "fc2")), atol=1e-6)
-    assert [name for name, _ in model.named_children()] == ["conv1", "conv2", "fc1", "fc2"]
+    assert [name for name, _ in model.named_parameters()][::2] == [
+        f"{layer}.weight" for layer in ("conv1", "conv2", "fc1", "fc2")
+    ]
 
 
 def test_convnet_layer_by_layer() -> None:
@@ -106,6 +120,43 @@ def test_carlini_net_layer_by_layer_and_dropout() -> None:
     assert not torch.equal(CarliniNet().train()(x), CarliniNet().train()(x))
 
 
+def test_cnn_layer_by_layer() -> None:
+    model = CNN(shape=(3, 32, 32))
+    x = torch.rand(2, 3, 32, 32)
+    maps = functional.pad(x, (3, 3, 3, 3))
+    for layer, stride in (("conv1", 2), ("conv2", 2), ("conv3", 1)):
+        maps = functional.conv2d(maps, *weight(model, layer), stride=stride).clamp(min=0)
+    assert maps.shape == (2, 128, 2, 2)
+    assert torch.allclose(model(x), functional.linear(maps.flatten(1), *weight(model, "fc1")), atol=1e-6)
+
+
+def test_madry_net_layer_by_layer() -> None:
+    model, x = MadryNet(), torch.rand(2, 1, 28, 28)
+    maps = x
+    for layer in ("conv1", "conv2"):
+        maps = functional.conv2d(maps, *weight(model, layer), padding=2).clamp(min=0)
+        maps = maps.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5))
+    hidden = functional.linear(maps.flatten(1), *weight(model, "fc1")).clamp(min=0)
+    assert torch.allclose(model(x), functional.linear(hidden, *weight(model, "fc2")), atol=1e-6)
+
+
+def test_small_cnn_is_carlini_and_wagners_but_for_its_start() -> None:
+    model, other, x = SmallCNN(dropout=0.0), CarliniNet(dropout=0.0), torch.rand(3, 1, 28, 28)
+    assert not model(x).any()
+    spread = model.conv3.weight.std().item()
+    assert spread == pytest.approx((2 / (32 * 9)) ** 0.5, rel=0.05)
+    assert not any(model.get_parameter(f"conv{place}.bias").any() for place in (1, 2, 3, 4))
+    nn.init.normal_(model.fc3.weight)
+    other.load_state_dict(model.state_dict())
+    assert torch.allclose(model(x), other(x + 0.5), atol=1e-5)
+    assert SmallCNN().dropout.p == 0.5
+
+
+def test_rescale() -> None:
+    x = torch.rand(2, 3)
+    assert torch.equal(Rescale(shift=0.5, scale=2.0)(x), 2 * x - 1)
+
+
 def test_nin_layer_by_layer_and_dropout() -> None:
     model, x = NIN(dropout=0.0), torch.rand(2, 3, 32, 32)
     maps = x
@@ -117,20 +168,30 @@ def test_nin_layer_by_layer_and_dropout() -> None:
         windows = maps.unfold(2, 2, 2).unfold(3, 2, 2)
         maps = (windows.amax((4, 5)), windows.mean((4, 5)), maps)[block - 1]
     assert torch.allclose(model(x), functional.avg_pool2d(maps, 8)[:, :, 0, 0], atol=1e-6)
-    assert NIN().dropout.p == 0.5
+    assert NIN().dropout1.p == NIN().dropout2.p == 0.5
     assert not torch.equal(NIN().train()(x), NIN().train()(x))
 
 
 @pytest.mark.parametrize(
     ("network", "shape"),
-    [(LeNet, (1, 8, 8)), (LeNet, (1, 28, 15)), (ConvNet, (3, 7, 32)), (NIN, (3, 3, 3)), (CarliniNet, (1, 15, 28))],
+    [
+        (LeNet, (1, 8, 8)),
+        (LeNet, (1, 28, 15)),
+        (ConvNet, (3, 7, 32)),
+        (NIN, (3, 3, 3)),
+        (CarliniNet, (1, 15, 28)),
+        (CNN, (1, 27, 28)),
+        (MadryNet, (1, 3, 9)),
+        (SmallCNN, (1, 15, 28)),
+    ],
 )
 def test_images_that_are_too_small_are_refused(network, shape) -> None:
-    least = {LeNet: "16x16", ConvNet: "8x8", NIN: "4x4", CarliniNet: "16x16"}[network]
-    with pytest.raises(ValueError, match=f"{network.__name__} needs images of at least {least}.* got {shape[1]}x"):
+    least = {LeNet: 16, ConvNet: 8, NIN: 4, CarliniNet: 16, CNN: 28, MadryNet: 4, SmallCNN: 16}[network]
+    with pytest.raises(
+        ValueError, match=f"{network.__name__} needs images of at least {least}x{least}.* got {shape[1]}x"
+    ):
         network(shape=shape)
-    side = int(least.split("x")[0])
-    assert network(shape=(1, side, side)).eval()(torch.rand(1, 1, side, side)).shape == (1, 10)
+    assert network(shape=(1, least, least)).eval()(torch.rand(1, 1, least, least)).shape == (1, 10)
 
 
 def test_shapes_that_are_none_are_refused() -> None:
@@ -290,7 +351,7 @@ def test_build_by_module_and_function(tmp_path: Path) -> None:
     [
         ("lenet", {}, "no network 'lenet'; did you mean LeNet"),
         ("MPL", {}, "did you mean MLP"),
-        ("zzz", {}, "there are AlexNet, CarliniNet, ConvNet"),
+        ("zzz", {}, "there are AlexNet, CNN, CarliniNet, ConvNet"),
         ("MLP", {"widths": (3,)}, "MLP has no option 'widths'; it takes hidden"),
         ("LeNet", {"dropout": 0.5}, "it takes none"),
         (f"{__name__}:owm", {}, "did you mean own"),

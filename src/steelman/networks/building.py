@@ -8,17 +8,23 @@ from torch import nn
 
 from steelman.naming import by_path, nearest
 from steelman.networks.carlini import CarliniNet
+from steelman.networks.cnn import CNN
 from steelman.networks.convnet import ConvNet
 from steelman.networks.lenet import LeNet
+from steelman.networks.madry import MadryNet
 from steelman.networks.mlp import MLP
 from steelman.networks.nin import NIN
 from steelman.networks.preprocess import Normalise, SubtractMean
+from steelman.networks.small_cnn import SmallCNN
 from steelman.networks.vision import AlexNet, ResNet18
 from steelman.networks.whiten import Whiten
 
 _KINDS: dict[str, Callable[..., nn.Module]] = {
     kind.__name__: kind
-    for kind in (MLP, LeNet, ConvNet, NIN, CarliniNet, AlexNet, ResNet18, Normalise, SubtractMean, Whiten)
+    for kind in (
+        *(MLP, LeNet, ConvNet, NIN, CarliniNet, CNN, MadryNet, SmallCNN, AlexNet, ResNet18),
+        *(Normalise, SubtractMean, Whiten),
+    )
 }
 
 
