@@ -1,5 +1,6 @@
 """Networks, and the fixed layers that stand before them. Each is made for the images and classes of a data set."""
 
+from steelman.networks.bounded_relu import BoundedReLU, bounded_relus
 from steelman.networks.building import build
 from steelman.networks.carlini import CarliniNet
 from steelman.networks.cnn import CNN
@@ -20,6 +21,7 @@ __all__ = [
     "MLP",
     "NIN",
     "AlexNet",
+    "BoundedReLU",
     "CarliniNet",
     "ConvNet",
     "LeNet",
@@ -34,6 +36,7 @@ __all__ = [
     "Whiten",
     "batchnorm_layers",
     "borrowed_buffers",
+    "bounded_relus",
     "build",
     "freeze_batchnorm",
     "only_trainable",
