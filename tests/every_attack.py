@@ -88,6 +88,7 @@ ATTACKS = [
     Case(PGD(eps=0.1, loss=DLR()), random=True),
     Case(PGD(eps=0.1, loss=DLR()), targeted=True, random=True),
     Case(PGD(eps=0.1, loss=KL()), random=True),
+    Case(PGD(eps=0.1, loss=KL(), normal_start=0.001), random=True),
     Case(PGD(eps=0.1, steps=4, restarts=2), random=True),
     Case(PGD(eps=0.1, keep_best=True), random=True),
     Case(PGD(eps=0.1, early_leave=True), random=True),

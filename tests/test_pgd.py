@@ -75,6 +75,23 @@ def test_it_starts_at_a_sample_of_the_ball(norm: Norm) -> None:
     assert torch.equal(PGD(eps=eps, steps=0, norm=norm, random_start=False)(MODEL, X, Y), X)
 
 
+@pytest.mark.parametrize("norm", [Linf, L2, L1], ids=repr)
+def test_a_normal_start_is_small_and_within_ball_and_box(norm: Norm) -> None:
+    attack = PGD(eps=50.0, steps=0, norm=norm, normal_start=0.01)
+    noise = attack(MODEL, X, Y, generator=SEEDS) - X
+    drawn = 0.01 * Draws(SEEDS).split(0).normal(X.shape[1:], X.dtype)
+    torch.testing.assert_close(noise, (X + drawn).clamp(0, 1) - X, rtol=0, atol=1e-9)
+    near = replace(attack, eps=0.005)(MODEL, X, Y, generator=SEEDS) - X
+    assert (norm.size(near) <= 0.005).all()
+    assert (norm.size(near) > 0.0049).all()
+
+
+@pytest.mark.parametrize("settings", [{"normal_start": 0.0}, {"normal_start": 0.1, "random_start": False}])
+def test_a_normal_start_that_is_none_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"normal_start is the standard deviation.*got 0\.[01]"):
+        PGD(**settings)
+
+
 def test_step_sizes_per_image() -> None:
     sizes = torch.linspace(0.0, 0.02, 8, dtype=torch.float64)
     together = PGD(eps=0.1, steps=3, step_size=sizes)(MODEL, X, Y, generator=SEEDS)

@@ -37,6 +37,8 @@ class PGD(Attack):
     norm          Linf (default), L2, L1, L0
     loss          cross-entropy (default), Margin(50) is their "CW+", LogitDifference for `targets`, DLR, KL
     random_start  default True
+    normal_start  standard deviation of a start at x + normal_start N(0, I), brought into ball and box, instead of a uniform
+                  one; default none (TRADES' and MART's code: .001)
     restarts      default 1; of all restarts an image keeps a success, and otherwise, or of several, the highest loss
     targets       0 (default): no targets but a given one. Otherwise, without a given target, that many of the wrong
                   classes with the highest logits at x are attacked one after another in each restart, and the image
@@ -56,7 +58,8 @@ class PGD(Attack):
     arXiv 2019, section 3.
 
     Raises:
-        ValueError: steps, restarts, targets or copies below their least; targets with KL, which has no targeted form.
+        ValueError: steps, restarts, targets or copies below their least; targets with KL, which has no targeted form;
+            a normal_start that is not above 0, or without random_start.
     """
 
     eps: Radius = 8 / 255
@@ -65,6 +68,7 @@ class PGD(Attack):
     norm: Norm = Linf
     loss: Loss = field(default_factory=CrossEntropy)
     random_start: bool = True
+    normal_start: float | None = None
     restarts: int = 1
     targets: int = 0
     keep_best: bool = False
@@ -79,6 +83,11 @@ class PGD(Attack):
             )
         if self.targets and self.loss.needs_reference:
             raise ValueError(f"{type(self.loss).__name__} has no targeted form; use LogitDifference() with targets")
+        if self.normal_start is not None and not (self.random_start and 0 < self.normal_start < float("inf")):
+            raise ValueError(
+                "normal_start is the standard deviation of a random start, such as .001; got "
+                f"{self.normal_start} with random_start={self.random_start}"
+            )
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         rivals = None
@@ -104,7 +113,7 @@ class PGD(Attack):
             if rivals is not None:
                 some = replace(some, aim=replace(some.goal, target=rivals[which, turn % rivals.shape[1]]))
             seeds = Draws(combine(draws.seeds[which], turn))
-            found = ascent.climb(oracle, some, some.ball.sample(seeds) if self.random_start else some.ball.x)
+            found = ascent.climb(oracle, some, self._start(some.ball, seeds))
             if not judge:
                 return rows.ball.contain(found.x)
             for part in torch.arange(len(which), device=x.device).split(int((turn == turn[0]).sum())):
@@ -112,6 +121,13 @@ class PGD(Attack):
                 wanted = part[~(best.success[which[part]] & self.early_leave)]
                 best.take(which[wanted], found[wanted])
         return rows.ball.contain(best.x)
+
+    def _start(self, ball: Ball, draws: Draws) -> Images:
+        if not self.random_start:
+            return ball.x
+        if self.normal_start is None:
+            return ball.sample(draws)
+        return ball.nearest(ball.x + self.normal_start * draws.normal(ball.x.shape[1:], ball.x.dtype))
 
     def _step_size(self, x: Images) -> Tensor:
         given = 2.5 * self.eps / max(self.steps, 1) if self.step_size is None else self.step_size
