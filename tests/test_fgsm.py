@@ -53,6 +53,22 @@ def test_in_the_box_its_step_is_as_long_as_it_may_be_and_further_up_than_the_cli
     assert float((gain > short * 1.01).double().mean()) >= 0.5
 
 
+@pytest.mark.parametrize(("norm", "eps"), [(Linf, 0.3), (L2, 0.6)], ids=repr)
+def test_the_papers_step_is_clipped_and_as_long_as_it_comes(norm: Norm, eps: float) -> None:
+    gradient = slope(X, None)
+    length = 1.0 if norm is Linf else gradient.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+    direction = gradient.sign() if norm is Linf else gradient / length
+    found = FGSM(eps=eps, norm=norm, exact=False)(MODEL, X, Y)
+    torch.testing.assert_close(found, (X + eps * direction).clamp(0, 1), rtol=0, atol=1e-9)
+    same = bool(torch.isclose(found, FGSM(eps=eps, norm=norm)(MODEL, X, Y)).all())
+    assert same == (norm is Linf)
+
+
+def test_in_l0_there_is_no_step_to_clip() -> None:
+    with pytest.raises(ValueError, match="L0.*exact=True"):
+        FGSM(eps=3.0, norm=L0, exact=False)
+
+
 def test_it_is_one_step_of_pgd() -> None:
     one = PGD(eps=0.1, steps=1, step_size=0.1, random_start=False)
     torch.testing.assert_close(FGSM(eps=0.1)(MODEL, X, Y), one(MODEL, X, Y), rtol=0, atol=1e-12)

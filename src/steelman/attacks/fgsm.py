@@ -6,7 +6,7 @@ from steelman.attacks.attack import Attack
 from steelman.attacks.ball import Ball
 from steelman.attacks.oracle import Oracle
 from steelman.losses import CrossEntropy, Goal, Loss
-from steelman.norms import Linf, Norm, per_image
+from steelman.norms import L0, Linf, Norm, per_image
 from steelman.randomness import Draws
 from steelman.types import Images, Radius
 
@@ -18,24 +18,31 @@ class FGSM(Attack):
     x' = the image of ball and box that is furthest along grad_x L(x, y): clip(x + eps sign(grad)) for Linf,
     clip(x + m grad) with the length eps for L2 (there called FGM), the steepest entries for L1 and L0.
 
-    eps   radius, one number or one per image (default 8/255)
-    norm  Linf (default), L2, L1, L0
-    loss  cross-entropy (default), Margin, DLR
+    eps    radius, one number or one per image (default 8/255)
+    norm   Linf (default), L2, L1, L0
+    loss   cross-entropy (default), Margin, DLR
+    exact  default True; False is clip(x + eps steepest(grad)), for L2 clip(x + eps grad / |grad|), the FGM of papers and
+           of CleverHans, for their baselines. It ends short of eps where the box binds, so the exact one is the
+           stronger attack. Both are the same for Linf, and with box=None
 
-    The paper has only Linf. FGM is usually clip(x + eps grad / |grad|), which ends short of eps where the box binds;
-    ours reaches it, by a larger factor m. Both are the same with box=None.
+    The paper has only Linf.
 
     Cost: 1 forward and 1 gradient pass.
     Reference: Ian J. Goodfellow, Jonathon Shlens and Christian Szegedy, "Explaining and harnessing adversarial
     examples", ICLR 2015, section 4.
 
     Raises:
-        ValueError: a loss without gradient at the clean image, such as KL.
+        ValueError: a loss without gradient at the clean image, such as KL; L0 unless exact.
     """
 
     eps: Radius = 8 / 255
     norm: Norm = Linf
     loss: Loss = field(default_factory=CrossEntropy)
+    exact: bool = True
+
+    def __post_init__(self) -> None:
+        if self.norm is L0 and not self.exact:
+            raise ValueError("FGSM counts entries in L0, so there is no step of length eps to clip; use exact=True")
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         if self.loss.needs_reference:
@@ -43,7 +50,10 @@ class FGSM(Attack):
                 f"{type(self.loss).__name__} has no gradient at the clean image; use PGD, which starts elsewhere"
             )
         _, _, gradient = oracle.ascent(x, self.loss, goal)
-        return Ball.around(x, self.eps, self.norm, self.box).furthest(gradient)
+        ball = Ball.around(x, self.eps, self.norm, self.box)
+        if self.exact:
+            return ball.furthest(gradient)
+        return ball.contain(x + per_image(self.eps, x) * self.norm.steepest(gradient))
 
 
 @dataclass(frozen=True)
