@@ -13,6 +13,7 @@ from steelman.evaluation import (
     clean_accuracy,
     curve,
     l_2,
+    mean_margin,
     mean_norm,
     measures,
     median_norm,
@@ -144,6 +145,15 @@ def test_the_smallest_norm_of_an_image_is_over_everything_that_broke_it(norm, na
     np.testing.assert_array_equal(smallest_norms(TABLE, norm, names), expected)
     for eps in (0.0, 0.05, 0.3, 2.0):
         assert robust_accuracy(TABLE, norm, eps, names).value == sum(size > eps * (1 + 1e-6) for size in expected) / 41
+
+
+def test_the_mean_margin_counts_what_is_further_and_what_failed_as_the_most():
+    smallest = naive_smallest("l2", ["nearest"])
+    margin = mean_margin(TABLE, L2, 0.4, ["nearest"])
+    assert margin.value == pytest.approx(sum(min(size, 0.4) for size in smallest) / 41)
+    assert (margin.count, margin.failures) == (41, sum(size == math.inf for size in smallest))
+    assert any(0.4 < size < math.inf for size in smallest)
+    assert mean_margin(TABLE, L2, 0.1, ["nearest"]).value < margin.value
 
 
 def test_a_curve_is_the_share_that_stands_at_every_radius():

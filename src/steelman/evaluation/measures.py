@@ -149,6 +149,15 @@ def smallest_norms(evaluation: Evaluation, norm: Norm, attacks: Sequence[str] | 
     return smallest
 
 
+def mean_margin(evaluation: Evaluation, norm: Norm, at_most: float, attacks: Sequence[str] | None = None) -> Measure:
+    """The mean of `smallest_norms`, none above `at_most`: on held-out images, by what MMA training chooses its epoch.
+
+    Infinite distances count as `at_most`, as do those of bounded attacks that failed; `failures` are these.
+    """
+    smallest = smallest_norms(evaluation, norm, attacks)
+    return bootstrap(np.minimum(smallest, at_most), failures=int((~np.isfinite(smallest)).sum()))
+
+
 def robust_accuracy(evaluation: Evaluation, norm: Norm, eps: float, attacks: Sequence[str] | None = None) -> Measure:
     """The share of images for which nothing in the table lies within `eps`: the worst case over all of its attacks.
 
