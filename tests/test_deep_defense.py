@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from steelman.defences import DeepDefense, Plain
 from steelman.networks import LeNet, Preprocessed, SubtractMean
-from steelman.training import Minimise
-from steelman.training.game import Descend
+from steelman.training import Descend, MicroBatches
 from steelman.types import Batch
 
 
@@ -250,7 +249,7 @@ def test_micro_batches_add_up() -> None:
     batch = small_batch(net)
     whole = gradients(DeepDefense(c=3.0)(net, batch), net)
     nets = nn.ModuleDict({"classifier": net})
-    for update in Minimise(DeepDefense(c=3.0), micro_batch=5).updates(nets, batch):
+    for update in MicroBatches(DeepDefense(c=3.0), size=5).updates(nets, batch):
         if isinstance(update, Descend):
             update.loss.backward(inputs=list(update.into))
     for parameter, gradient in zip(net.parameters(), whole, strict=True):

@@ -1,16 +1,10 @@
-"""One table of defences, and what holds for every one of them.
-
-Run as a script, this file is the other side of two tests: it trains the table under torchrun, or is killed in doing so.
-"""
+"""What holds for every defence of the table in `every_defence.py`."""
 
 import os
-import signal
 import subprocess
 import sys
 import tomllib
-import warnings
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,79 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steelman import (
-    FGSM,
-    PGD,
-    AdversarialTraining,
-    Batch,
-    DeepDefense,
-    Plain,
-    Sum,
-    Training,
-    config,
-    fit,
-)
-from steelman.data import Digits, InMemory
-from steelman.defences import Objective
-from steelman.networks import MLP
-from steelman.training import SGD, Cosine, Diverged, History, Minimise, checkpoint, play
+import every_defence as table
+from every_defence import DEFENCES, TRAINING, Changeable, bits, first, judged, network, train
+from steelman import FGSM, AdversarialTraining, DeepDefense, Plain, Sum, config
+from steelman.defences import Game, Objective
+from steelman.training import MicroBatches, checkpoint, play
 
-DEFENCES: dict[str, Objective] = {
-    "plain": Plain(),
-    "fgsm": AdversarialTraining(FGSM(eps=0.1)),
-    "pgd": AdversarialTraining(PGD(eps=0.1, steps=3)),
-    "mixed": AdversarialTraining(FGSM(eps=0.1), clean_weight=0.5),
-    "crafting in train mode": AdversarialTraining(FGSM(eps=0.1), crafting="train"),
-    "deep defense": DeepDefense(weight=2.0, c=3.0, d=1.0, steps=2),
-    "deep defense of a layer": DeepDefense(weight=2.0, c=3.0, d=1.0, steps=2, layers=("fc1",)),
-    "sum": Sum((DeepDefense(weight=2.0, c=3.0, d=1.0, steps=2), AdversarialTraining(FGSM(eps=0.1))), (1.0, 0.5)),
-}
-
-# 97 images in batches of 20: neither the epoch nor the last batch (17) nor two processes' halves come out even.
-TRAINING = Training(
-    epochs=3,
-    batch_size=20,
-    optimiser=SGD(lr=0.02, weight_decay=1e-4),
-    schedule=Cosine(),
-    ema=0.7,
-    validation=16,
-    seed=3,
-)
+pytestmark = pytest.mark.xdist_group("every defence")  # its fixtures train the whole table: once is enough
 every_defence = pytest.mark.parametrize("name", DEFENCES)
+OBJECTIVES = [name for name, defence in DEFENCES.items() if isinstance(defence, Objective)]
 
 
-@cache
-def images() -> InMemory:
-    train = Digits().load("train")
-    return train.subset(torch.arange(0, len(train), 11)[:113])
-
-
-@cache
-def start() -> dict[str, Tensor]:
-    """A network that knows a little: Deep Defense starts from one, and a fresh one has no boundary near."""
-    torch.manual_seed(5)
-    model, (batch,) = MLP(shape=(1, 8, 8), hidden=(24,)), images().in_order(200)
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
-    for _ in range(15):
-        optimiser.zero_grad()
-        F.cross_entropy(model(batch.x), batch.y).backward()
-        optimiser.step()
-    return model.state_dict()
-
-
-def network() -> MLP:
-    model = MLP(shape=(1, 8, 8), hidden=(24,))
-    model.load_state_dict(start())
-    return model
-
-
-def train(name: str, folder: Path | None = None, training: Training = TRAINING) -> tuple[MLP, History]:
-    model = network()
-    return model, fit(model, images(), DEFENCES[name], training, folder=folder, progress=False)
-
-
-def bits(tensors: dict[str, Tensor]) -> bytes:
-    return b"".join(value.numpy().tobytes() for value in tensors.values())
+def begun(name: str, model: nn.Module) -> Game:
+    return DEFENCES[name].begin(model, table.images())
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +40,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def script(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *command, __file__, str(folder)] if command else [sys.executable, __file__, str(folder)],
+        [sys.executable, *command, table.__file__, str(folder)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -193,28 +127,7 @@ def without_seconds(log: list[dict]) -> list[dict]:
 @every_defence
 def test_it_survives_toml(name: str):
     text = tomli_w.dumps({"defence": config.write(DEFENCES[name])})
-    assert config.read(Objective, tomllib.loads(text)["defence"], "defence") == DEFENCES[name]
-
-
-class Changeable(nn.Module):
-    """A network whose answer depends on its mode, in all the ways there are."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc1, self.norm, self.drop, self.fc2 = (
-            nn.Linear(64, 16),
-            nn.BatchNorm1d(16),
-            nn.Dropout(0.3),
-            nn.Linear(16, 10),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.drop(self.norm(self.fc1(x.flatten(1))).relu()))
-
-
-def first(count: int, dtype: torch.dtype = torch.float32) -> Batch:
-    batch = next(images().batches([torch.arange(count)]))
-    return Batch(batch.x.to(dtype), batch.y, batch.index, torch.arange(count))
+    assert config.read(Game, tomllib.loads(text)["defence"], "defence") == DEFENCES[name]
 
 
 @every_defence
@@ -226,12 +139,17 @@ def test_it_leaves_model_and_batch_as_they_were(name: str):
     model.fc2.bias.requires_grad_(False)
     model.fc1.weight.grad = torch.ones_like(model.fc1.weight)
     x, y = batch.x.clone(), batch.y.clone()
+    defence = begun(name, model)
     for _ in range(2):
-        DEFENCES[name](model, batch)
+        if isinstance(defence, Objective):
+            defence(model, batch)
+        else:
+            play(defence, model, batch, torch.optim.SGD(model.parameters(), lr=0.1))
     assert [module.training for module in model.modules()] == [True, True, True, False, True]
     assert [key for key, value in model.named_parameters() if not value.requires_grad] == ["fc2.bias"]
-    assert [key for key, value in model.named_parameters() if value.grad is not None] == ["fc1.weight"]
-    assert torch.equal(model.fc1.weight.grad, torch.ones_like(model.fc1.weight))
+    if isinstance(defence, Objective):
+        assert [key for key, value in model.named_parameters() if value.grad is not None] == ["fc1.weight"]
+        assert torch.equal(model.fc1.weight.grad, torch.ones_like(model.fc1.weight))
     assert torch.equal(batch.x, x)
     assert torch.equal(batch.y, y)
     assert not batch.x.requires_grad
@@ -242,7 +160,7 @@ def test_it_leaves_model_and_batch_as_they_were(name: str):
 )
 def test_crafting_does_not_move_the_running_statistics(name: str, passes: int):
     model = Changeable()
-    DEFENCES[name](model, first(12))
+    play(begun(name, model), model, first(12), torch.optim.SGD(model.parameters(), lr=0.1))
     assert int(model.norm.num_batches_tracked) == passes  # those of training alone
 
 
@@ -312,16 +230,16 @@ def test_the_gradient_of_a_sum_is_the_sum_of_gradients(other: Objective):
     torch.testing.assert_close(ours, [a + 0.5 * b for a, b in zip(*terms, strict=True)])
 
 
-@every_defence
+@pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("micro_batch", [1, 5, 12, 50])
 def test_micro_batches_make_the_same_update(name: str, micro_batch: int):
     moved = []
     for size in (None, micro_batch):
         model = network().double()
-        optimisers = {"classifier": torch.optim.SGD(model.parameters(), lr=1.0)}
-        losses = play(
-            Minimise(DEFENCES[name], size), nn.ModuleDict({"classifier": model}), first(12, torch.float64), optimisers
-        )
+        game = begun(name, model)
+        assert isinstance(game, Objective)
+        optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+        losses = play(game if size is None else MicroBatches(game, size), model, first(12, torch.float64), optimiser)
         moved.append([torch.tensor(losses["classifier"], dtype=torch.float64), *model.parameters()])
     torch.testing.assert_close(moved[0], moved[1], rtol=1e-6, atol=1e-6)
     assert not torch.equal(moved[0][1], network().double().fc1.weight)
@@ -335,74 +253,3 @@ def test_same_seed_same_bits_and_another_seed_other_bits(name: str, alone: Path)
     )
     other, _ = train(name, training=replace(TRAINING, seed=4))
     assert bits(other.state_dict()) != bits(again.state_dict())
-
-
-def judged(folder: Path) -> dict[str, Tensor]:
-    """What `fit` hands out: the moving average of the weights."""
-    average = checkpoint.load(folder / "last.safetensors")["average"]
-    return {key.removeprefix("module."): value for key, value in average.items() if key.startswith("module.")}
-
-
-def _main(root: Path) -> None:
-    torch.set_num_threads(1)
-    if "WORLD_SIZE" in os.environ:
-        for name in DEFENCES:
-            train(name, root / name)
-        _diverge(root)
-        _normalise(root)
-        return
-    images()
-    for turn, name in enumerate(DEFENCES):
-        child = os.fork()
-        if child == 0:
-            _die_in_write((3, 4, 5, 6, 7, 9, 10, 11)[turn])
-            train(name, root / name, replace(TRAINING, checkpoint_seconds=0.0))
-            os._exit(1)  # not reached
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status), name
-        assert os.WTERMSIG(status) == signal.SIGKILL, name
-
-
-@dataclass(frozen=True)
-class NotFinite(Objective):
-    """From the sixth batch on NaN, but in the second process only."""
-
-    batches: list[int]
-
-    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        self.batches.append(len(batch))
-        bad = len(self.batches) > 5 and os.environ["RANK"] == "1"
-        return Plain()(model, batch) * (float("nan") if bad else 1.0)
-
-
-def _diverge(root: Path) -> None:
-    try:
-        fit(network(), images(), NotFinite([]), TRAINING, folder=root / "diverged")
-    except Diverged as error:
-        (root / f"diverged-{os.environ['RANK']}").write_text(str(error))
-
-
-def _normalise(root: Path) -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        fit(Changeable(), images(), Plain(), TRAINING)
-    (root / f"warned-{os.environ['RANK']}").write_text("".join(str(each.message) for each in caught))
-
-
-def _die_in_write(count: int) -> None:
-    """Kill this process when it is about to put its `count`th checkpoint of the training in its place."""
-    put, seen = os.replace, 0
-
-    def counting(source: Path, target: Path) -> None:
-        nonlocal seen
-        if Path(target).name == "last.safetensors":
-            seen += 1
-            if seen == count:
-                os.kill(os.getpid(), signal.SIGKILL)
-        put(source, target)
-
-    os.replace = counting
-
-
-if __name__ == "__main__":
-    _main(Path(sys.argv[1]))

@@ -27,7 +27,7 @@ from steelman.training import (
     Constant,
     Cosine,
     Diverged,
-    Minimise,
+    MicroBatches,
     Schedule,
     Steps,
     checkpoint,
@@ -315,7 +315,7 @@ def test_what_cannot_be_trained_is_refused_before_work():
         (
             "micro_batch cuts the batches of an objective",
             network(),
-            Minimise(Plain()),
+            MicroBatches(Plain(), 3),
             replace(TRAINING, micro_batch=2),
         ),
     ]:

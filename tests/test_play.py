@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steelman import Batch, Plain
-from steelman.training import Descend, Diverged, Minimise, Step, play
+from steelman.training import Descend, Diverged, Game, Step, play
 
 
 def players() -> nn.ModuleDict:
@@ -31,7 +31,7 @@ def attacked_loss(nets: nn.ModuleDict, batch: Batch) -> Tensor:
     return F.cross_entropy(nets["classifier"](batch.x + nets["generator"](batch.x)), batch.y)
 
 
-class MinMax:
+class MinMax(Game):
     """The generator climbs the loss that the classifier descends."""
 
     def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Step]:
@@ -60,7 +60,7 @@ def test_a_descent_touches_exactly_its_tensors():
     bias = nets["classifier"].bias
     seen = []
 
-    class Some:
+    class Some(Game):
         def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Step]:
             yield Descend(attacked_loss(nets, batch), [bias])
             seen.extend(key for key, value in nets.named_parameters() if value.grad is not None)
@@ -75,7 +75,7 @@ def test_a_descent_touches_exactly_its_tensors():
 def test_a_step_moves_only_its_network_and_clears_only_its_gradients():
     nets, data = players(), batch()
 
-    class Half:
+    class Half(Game):
         def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Step]:
             yield Descend(attacked_loss(nets, batch), nets.parameters())
             yield Step("generator")
@@ -93,17 +93,17 @@ def test_gradients_that_were_lying_about_take_no_part():
     for parameter in two.parameters():
         parameter.grad = torch.full_like(parameter, 100.0)
     for nets in (one, two):
-        play(Minimise(Plain()), nets, batch(), descent(nets))
+        play(Plain(), nets, batch(), descent(nets))
     torch.testing.assert_close(list(one.parameters()), list(two.parameters()))
 
 
 def test_shares_of_processes_add_up_to_the_whole_batch():
     """What two processes with 4 and 2 of 6 images descend averages to what one does."""
     whole, shared = players(), []
-    play(Minimise(Plain()), whole, batch(), descent(whole))
+    play(Plain(), whole, batch(), descent(whole))
     for part, share in ((slice(0, 4), 2 * 4 / 6), (slice(4, 6), 2 * 2 / 6)):
         nets = players()
-        play(Minimise(Plain()), nets, batch()[part], descent(nets), share=share)
+        play(Plain(), nets, batch()[part], descent(nets), share=share)
         shared.append(list(nets["classifier"].parameters()))
     middle = [(a + b) / 2 for a, b in zip(*shared, strict=True)]
     torch.testing.assert_close(middle, list(whole["classifier"].parameters()))
@@ -115,14 +115,14 @@ def test_a_loss_that_is_not_finite_moves_nothing(number: float):
     data.x[2, 1] = number
     before = {key: value.clone() for key, value in nets.state_dict().items()}
     with pytest.raises(Diverged, match="the loss of the classifier is nan"):
-        play(Minimise(Plain()), nets, data, descent(nets))
+        play(Plain(), nets, data, descent(nets))
     assert all(torch.equal(value, before[key]) for key, value in nets.state_dict().items())
 
 
 def test_a_gradient_that_is_not_finite_moves_nothing():
     nets, data = players(), batch()
 
-    class Root:
+    class Root(Game):
         def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Step]:
             weight = nets["classifier"].weight
             yield Descend((weight - weight.detach()).abs().sum().sqrt(), [weight])  # 0, with an infinite slope

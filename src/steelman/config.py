@@ -39,7 +39,7 @@ def write(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.tolist()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {item.name: write(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        fields = {item.name: write(getattr(value, item.name)) for item in dataclasses.fields(value) if item.init}
         return fields if _plain(type(value)) else {"kind": type(value).__name__, **fields}
     if isinstance(value, dict):
         return {key: write(item) for key, item in value.items()}

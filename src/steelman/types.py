@@ -32,14 +32,23 @@ Randomness: TypeAlias = torch.Generator | Tensor | None
 class Batch:
     """Images and labels that are trained on together.
 
-    `index` is each image's place in its data set; `seeds` is one int64 per image from which all of its noise is
-    drawn, so that the same image meets the same noise however the batch is cut up. Both may be left out.
+    index     each image's place in its data set
+    seeds     one int64 per image from which all of its noise is drawn, so that the same image meets the same noise
+              however the batch is cut up
+    soft      probabilities of the classes, (batch, classes), where the data have them beside the labels
+    progress  how much of the training is done, 0 to 1, for what changes with it
+    common    a number that all processes share for this batch; chance that belongs to no image is drawn from it
+
+    All but `x` and `y` may be left out.
     """
 
     x: Tensor
     y: Tensor
     index: Tensor | None = None
     seeds: Tensor | None = None
+    soft: Tensor | None = None
+    progress: float = 1.0
+    common: int = 0
 
     def __len__(self) -> int:
         return len(self.x)
@@ -51,4 +60,5 @@ class Batch:
             y=self.y[which],
             index=None if self.index is None else self.index[which],
             seeds=None if self.seeds is None else self.seeds[which],
+            soft=None if self.soft is None else self.soft[which],
         )

@@ -1,8 +1,10 @@
 """Training: one update (`play`), the loop (`fit`), and what they need of the machine."""
 
+from steelman.defences.game import Average, Descend, Game, Step
+from steelman.schedules import Constant, Cosine, Linear, Schedule, Steps
+from steelman.defences.objective import MicroBatches
 from steelman.training.fit import fit, trained_weights
-from steelman.training.game import Descend, Game, Minimise, Step
-from steelman.training.optimisers import SGD, Adam, Constant, Cosine, Optimiser, Schedule, Steps
+from steelman.training.optimisers import SGD, Adam, Optimiser
 from steelman.training.play import Diverged, play
 from steelman.training.processes import Processes, processes
 from steelman.training.settings import History, Training
@@ -10,13 +12,15 @@ from steelman.training.settings import History, Training
 __all__ = [
     "SGD",
     "Adam",
+    "Average",
     "Constant",
     "Cosine",
     "Descend",
     "Diverged",
     "Game",
     "History",
-    "Minimise",
+    "Linear",
+    "MicroBatches",
     "Optimiser",
     "Processes",
     "Schedule",

@@ -4,26 +4,27 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from steelman.attacks.mode import evaluation_mode
 from steelman.attacks.oracle import check_logits
 from steelman.data.dataset import Dataset
 from steelman.data.memory import InMemory
 from steelman.data.split import split_off
-from steelman.defences.objective import Objective
+from steelman.defences.game import CLASSIFIER, Game
+from steelman.defences.objective import MicroBatches, Objective
 from steelman.randomness import combine
 from steelman.training import checkpoint
+from steelman.training.averaging import Averaging
 from steelman.training.board import Board
 from steelman.training.fingerprint import fingerprint, refuse_other
-from steelman.training.game import CLASSIFIER, Game, Minimise
 from steelman.training.interrupt import Stop, interrupts
 from steelman.training.optimisers import Optimiser
 from steelman.training.play import Diverged, play
@@ -37,11 +38,12 @@ from steelman.types import Batch
 def fit(
     model: nn.Module,
     data: Dataset | tuple[Tensor, Tensor],
-    defence: Objective | Game,
+    defence: Game,
     training: Training = Training(),  # noqa: B008 (frozen)
     *,
     folder: Path | str | None = None,
     test: Dataset | None = None,
+    prepare: Callable[[Dataset], Dataset] | None = None,
     networks: dict[str, nn.Module] | None = None,
     optimisers: dict[str, Optimiser] | None = None,
     progress: bool = True,
@@ -50,7 +52,8 @@ def fit(
 
     `data` is a `Dataset`, or images and labels. With a `folder`, every epoch leaves `last.safetensors` (everything
     needed to go on), `best.safetensors` and `log.jsonl`; called again with the same arguments, training goes on where
-    it was and ends, in one process, in the same bits as if it had never stopped. `networks` and `optimisers` are those
+    it was and ends, in one process, in the same bits as if it had never stopped. `prepare` is applied to the training
+    images once the validation images are held out, so that what it makes of those is never trained on. `networks` and `optimisers` are those
     of a game's other players. Under torchrun, every process calls this with the same arguments. torch's global
     generators are seeded before every batch, and handed back as they were.
 
@@ -60,7 +63,8 @@ def fit(
         KeyboardInterrupt: after an interrupt (or SIGTERM), once a checkpoint is written.
     """
     group = processes()
-    return _Run(model, data, defence, training, folder, test, networks or {}, optimisers or {}, group, progress).go()
+    players = networks or {}
+    return _Run(model, data, defence, training, folder, test, prepare, players, optimisers or {}, group, progress).go()
 
 
 class _Run:
@@ -70,10 +74,11 @@ class _Run:
         self,
         model: nn.Module,
         data: Dataset | tuple[Tensor, Tensor],
-        defence: Objective | Game,
+        defence: Game,
         training: Training,
         folder: Path | str | None,
         test: Dataset | None,
+        prepare: Callable[[Dataset], Dataset] | None,
         networks: dict[str, nn.Module],
         optimisers: dict[str, Optimiser],
         group: Processes,
@@ -88,79 +93,89 @@ class _Run:
             raise ValueError(f"nothing is left to train on: {len(whole)} images, {held} of them for validation")
         _check_model(model, whole)
         self.data, validation = split_off(whole, held, training.seed) if held else (whole, None)
+        if prepare is not None:
+            self.data = prepare(self.data)
         if training.track_test and test is None:
             raise ValueError("training.track_test measures test images: hand them to fit as test=")
         tracked = test.to(self.device) if test is not None and training.track_test else None
         self.watch = Watch(validation, training.monitor, tracked, training.track_test, training.seed)
-        self.game = _game(defence, training.micro_batch)
+        self.game = _game(defence, training.micro_batch).begin(model, self.data)
+        self.memory = self.game.memory
+        self.merged = _rows(self.memory)
         self.nets = nn.ModuleDict({CLASSIFIER: model, **networks})
         builders = {CLASSIFIER: training.optimiser, **optimisers}
         if set(builders) != set(self.nets):
             raise ValueError(f"networks are {', '.join(self.nets)}, but optimisers are for {', '.join(builders)}")
         self.optimisers = {name: builders[name].build(self.nets[name].parameters()) for name in self.nets}
         self.rates = {name: [part["lr"] for part in each.param_groups] for name, each in self.optimisers.items()}
-        self.average = None
-        if training.ema is not None:
-            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(training.ema), use_buffers=True)
+        self.averaging = Averaging(model, training)
         if training.tensorboard and self.folder is None:
             raise ValueError("training.tensorboard writes into the run's folder: hand it to fit as folder=")
         self.board = Board(self.folder if training.tensorboard and group.first else None)
-        self.fingerprint = fingerprint(training, defence, self.nets, whole, **optimisers)
+        self.fingerprint = fingerprint(
+            training, defence, self.nets, whole, **optimisers, **({} if prepare is None else {"prepare": prepare})
+        )
         self.epoch, self.batch, self.seen, self.loss, self.seconds = 0, 0, 0, 0.0, 0.0
         self.best, self.log = float("-inf"), list[dict[str, Any]]()
+        self.best_state: dict[str, Tensor] | None = None
         self.buffers_compared = group.world == 1
 
     @property
-    def judged(self) -> nn.Module:
-        """The network that is validated and handed out."""
-        return self.model if self.average is None else self.average.module
+    def batches(self) -> int:
+        """Of a whole epoch."""
+        return -(-len(self.data) // self.training.batch_size)
+
+    @property
+    def total(self) -> int:
+        """Batches in all."""
+        return self.training.iterations or self.training.epochs * self.batches
 
     def go(self) -> History:
         for net in self.nets.values():
             self.group.agree(net)
-        if self.average is not None:
-            self.group.agree(self.average)
+        if self.averaging.average is not None:
+            self.group.agree(self.averaging.average)
         resumed = self._resume()
-        batches = -(-len(self.data) // self.training.batch_size)
+        epochs = -(-self.total // self.batches)
         with ExitStack() as stack:
             stack.enter_context(_mode_kept(self.nets))
             stack.enter_context(torch.random.fork_rng([self.device] if self.device.type == "cuda" else []))
             stop = stack.enter_context(interrupts())
-            bar = stack.enter_context(TrainingBar(self.progress and self.group.first, self.training.epochs, batches))
+            bar = stack.enter_context(TrainingBar(self.progress and self.group.first, epochs, self.batches))
             stack.enter_context(self.board)
             if resumed:
                 bar.at(self.epoch, self.batch)
             else:
                 self._end_of_epoch(bar)
-            while self.epoch < self.training.epochs:
-                self._epoch(batches, bar, stop)
+            while self.epoch < epochs and not self._out_of_patience():
+                self._epoch(bar, stop)
                 self.epoch, self.batch = self.epoch + 1, 0
                 self._end_of_epoch(bar)
-        if self.average is not None:
-            self.model.load_state_dict(self.average.module.state_dict())
+        self.model.load_state_dict(self.averaging.judged.state_dict() if self.best_state is None else self.best_state)
         return History(self.log, self.folder)
 
-    def _epoch(self, batches: int, bar: TrainingBar, stop: Stop) -> None:
+    def _epoch(self, bar: TrainingBar, stop: Stop) -> None:
         chance = torch.Generator().manual_seed(self._number("order", self.epoch))
-        parts = torch.randperm(len(self.data), generator=chance).split(self.training.batch_size)[self.batch :]
+        parts = torch.randperm(len(self.data), generator=chance).split(self.training.batch_size)
+        parts = parts[self.batch : self.total - self.epoch * self.batches]
         shares = [part.tensor_split(self.group.world)[self.group.rank] for part in parts]
         # A process without a share still takes part, with one image of weight 0.
         mine = [share if len(share) else part[:1] for share, part in zip(shares, parts, strict=True)]
         saved, start = time.monotonic(), time.perf_counter()
         for part, share, batch in zip(parts, shares, self.data.batches(mine), strict=True):
-            self._set_rates((self.epoch + self.batch / batches) / self.training.epochs)
+            done = (self.epoch * self.batches + self.batch) / self.total
+            self._set_rates(done)
             torch.manual_seed(self._number("chance", self.epoch, self.batch, self.group.rank))
             self.nets.train()
-            batch = self._prepare(batch)
+            batch = self._prepare(batch, done)
             weight = len(share) * self.group.world / len(part)
             try:
                 losses = play(self.game, self.nets, batch, self.optimisers, self.group, weight)
             except (Diverged, ValueError) as error:
-                place = f"epoch {self.epoch + 1}, batch {self.batch + 1} of {batches}"
+                place = f"epoch {self.epoch + 1}, batch {self.batch + 1} of {self.batches}"
                 self._blame(error, f"in {place} (its first images: {part[:5].tolist()})", batch.x)
                 raise
-            if self.average is not None:
-                self.average.update_parameters(self.model)
+            self.averaging.after_batch()
             self.batch += 1
             self.seen += len(part)
             self.loss += losses.get(CLASSIFIER, 0.0) * len(part)
@@ -183,10 +198,11 @@ class _Run:
             for rate, settings in zip(self.rates[name], optimiser.param_groups, strict=True):
                 settings["lr"] = rate * factor
 
-    def _prepare(self, batch: Batch) -> Batch:
+    def _prepare(self, batch: Batch, done: float) -> Batch:
         assert batch.index is not None
         base = torch.full_like(batch.index, self._number("image", self.epoch))
-        batch = Batch(batch.x, batch.y, batch.index, combine(base, batch.index))
+        common = self._number("common", self.epoch, self.batch)
+        batch = replace(batch, seeds=combine(base, batch.index), progress=done, common=common)
         for augment in self.training.augment:
             batch = augment(batch)
         return batch
@@ -224,38 +240,56 @@ class _Run:
     def _end_of_epoch(self, bar: TrainingBar) -> None:
         line: dict[str, Any] = {"epoch": self.epoch}
         if self.epoch:
+            done = min(self.epoch * self.batches / self.total, 1.0)
+            self.averaging.after_epoch(done, (each.x for each in self.data.in_order(self.training.batch_size)))
             rate = self.optimisers[CLASSIFIER].param_groups[0]["lr"]
-            line |= {"loss": self.loss / self.seen, "lr": rate, "seconds": self.seconds}
+            self._merge_memory()
+            line |= {"loss": self.loss / self.seen, "lr": rate, "seconds": self.seconds, **self.game.report}
         if self.group.first:
             line |= self._measure()
         self.log.append(line)
         bar.line(line)
         self.board.line(line)
-        score = line.get("robust", line.get("clean", float(self.epoch)))
-        if score > self.best and (self.epoch or not self.training.epochs):
+        score = _score(line)
+        if score > self.best and (self.epoch or not self.total):
             self.best = score
+            state = {"epoch": self.epoch, CLASSIFIER: self.averaging.judged.state_dict()}
+            if self.training.patience is not None:
+                self.best_state = {key: value.clone() for key, value in state[CLASSIFIER].items()}
             if self.folder and self.group.first:
-                state = {"epoch": self.epoch, CLASSIFIER: self.judged.state_dict()}
                 checkpoint.save(self.folder / "best.safetensors", state)
         self.seen, self.loss, self.seconds = 0, 0.0, 0.0
         self._save()
 
+    def _out_of_patience(self) -> bool:
+        """Whether so many epochs have passed since the best one. Only the first process has measured."""
+        scores = [_score(line) for line in self.log[1:]]
+        waited = len(scores) - 1 - scores.index(max(scores)) if scores else 0
+        return self.group.any(self.group.first and waited >= (self.training.patience or float("inf")))[0]
+
     def _measure(self) -> dict[str, float]:
         try:
-            return self.watch(self.judged)
+            return self.watch(self.averaging.judged)
         except ValueError as error:
             sample = next(self.data.in_order(min(len(self.data), self.training.batch_size)))
             self._blame(error, f"after epoch {self.epoch}", sample.x)
             raise
 
+    def _merge_memory(self) -> None:
+        if self.memory is not None:
+            self.group.merge(self.memory, self.merged)
+            self.merged = _rows(self.memory)
+
     def _save(self) -> None:
+        self._merge_memory()
         if self.folder is None or not self.group.first:
             return
         state = {
             "fingerprint": self.fingerprint,
             "nets": {name: net.state_dict() for name, net in self.nets.items()},
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
-            "average": None if self.average is None else self.average.state_dict(),
+            "average": None if self.averaging.average is None else self.averaging.average.state_dict(),
+            "memory": None if self.memory is None else self.memory.state_dict(),
             "position": [self.epoch, self.batch, self.seen, self.loss, self.seconds, self.best],
             "log": self.log,
         }
@@ -274,8 +308,13 @@ class _Run:
         for name, net in self.nets.items():
             net.load_state_dict(state["nets"][name])
             self.optimisers[name].load_state_dict(state["optimisers"][name])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
+        if self.averaging.average is not None:
+            self.averaging.average.load_state_dict(state["average"])
+        if self.memory is not None:
+            self.memory.load_state_dict(state["memory"])
+            self.merged = _rows(self.memory)
+        if self.training.patience is not None and (self.folder / "best.safetensors").exists():
+            self.best_state = checkpoint.load(self.folder / "best.safetensors")[CLASSIFIER]
         self.epoch, self.batch, self.seen, self.loss, self.seconds, self.best = state["position"]
         self.log = state["log"]
         self._write_log()  # a kill may have come between checkpoint and log
@@ -297,6 +336,15 @@ def trained_weights(folder: Path, name: str = "best") -> dict[str, Tensor]:
     return state[CLASSIFIER] if CLASSIFIER in state else state["nets"][CLASSIFIER]
 
 
+def _rows(memory: nn.Module | None) -> dict[str, Tensor]:
+    return {} if memory is None else {key: value.clone() for key, value in memory.named_buffers()}
+
+
+def _score(line: dict[str, Any]) -> float:
+    """What chooses the best epoch: margin or accuracy under the monitor, else clean accuracy, else how far it has come."""
+    return line.get("margin", line.get("robust", line.get("clean", float(line["epoch"]))))
+
+
 def _device(model: nn.Module) -> torch.device:
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not learning:
@@ -312,16 +360,16 @@ def _check_model(model: nn.Module, data: Dataset) -> None:
         check_logits(model(batch.x), len(batch), highest)
 
 
-def _game(defence: Objective | Game, micro_batch: int | None) -> Game:
-    if isinstance(defence, Objective):
-        return Minimise(defence, micro_batch)
+def _game(defence: Game, micro_batch: int | None) -> Game:
     if not isinstance(defence, Game):
+        raise ValueError(f"a defence is an Objective or another Game; got {type(defence).__name__}")
+    if micro_batch is None:
+        return defence
+    if not isinstance(defence, Objective):
         raise ValueError(
-            f"a defence is an Objective, with __call__(model, batch) -> loss, or a Game; got {type(defence).__name__}"
+            f"micro_batch cuts the batches of an objective; {type(defence).__name__} is a game, which descends as it likes"
         )
-    if micro_batch is not None:
-        raise ValueError("micro_batch cuts the batches of an objective; a game descends as it likes")
-    return defence
+    return MicroBatches(defence, micro_batch)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import get_total_norm
 
-from steelman.training.game import Descend, Game, Step
+from steelman.defences.game import CLASSIFIER, Average, Descend, Game, Step
 from steelman.training.processes import Processes
 from steelman.types import Batch
 
@@ -18,20 +18,25 @@ class Diverged(ArithmeticError):
 
 def play(
     game: Game,
-    nets: nn.ModuleDict,
+    nets: nn.Module,
     batch: Batch,
-    optimisers: Mapping[str, torch.optim.Optimizer],
+    optimisers: Mapping[str, torch.optim.Optimizer] | torch.optim.Optimizer,
     processes: Processes = Processes(),  # noqa: B008 (frozen)
     share: float = 1.0,
 ) -> dict[str, float]:
     """Play the game's updates on a batch; returns, per network that moved, the sum of the losses it descended.
 
+    `nets` and `optimisers` go by the players' names; a single network with its optimiser is the classifier.
     `share` is this process's part of the global batch times the number of processes, so that the mean over processes is
     the mean over images even when they do not divide evenly.
 
     Raises:
         Diverged: a loss or gradient is not finite in any process; raised in all of them, before the network moves.
     """
+    if not isinstance(nets, nn.ModuleDict):
+        nets = nn.ModuleDict({CLASSIFIER: nets})
+    if isinstance(optimisers, torch.optim.Optimizer):
+        optimisers = {CLASSIFIER: optimisers}
     for optimiser in optimisers.values():
         optimiser.zero_grad(set_to_none=True)
     owner = {id(parameter): name for name, net in nets.items() for parameter in net.parameters()}
@@ -44,6 +49,9 @@ def play(
             loss.backward(inputs=into)
             for name in {owner[id(tensor)] for tensor in into if id(tensor) in owner}:
                 descended[name] += loss.detach()
+        elif isinstance(update, Average):
+            processes.average_gradients(nets[update.net].parameters())
+            descended[update.net] = torch.zeros_like(descended[update.net])
         else:
             assert isinstance(update, Step)
             losses[update.net] = losses.get(update.net, 0.0) + float(processes.mean(descended[update.net]))

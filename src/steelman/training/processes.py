@@ -6,7 +6,7 @@ a part of it, or differentiates twice, and says nothing.
 
 import atexit
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +56,22 @@ class Processes:
             with torch.no_grad():
                 for value in module.state_dict().values():
                     dist.broadcast(value, src=0)
+
+    def merge(self, module: nn.Module, before: Mapping[str, Tensor]) -> None:
+        """Bring together the buffers in which each process has written rows of its own since `before`."""
+        if self.world == 1:
+            return
+        for name, buffer in module.named_buffers():
+            written = buffer != before[name]
+            writers, total = written.to(buffer.dtype), torch.where(written, buffer, 0)
+            dist.all_reduce(writers)
+            dist.all_reduce(total)
+            buffer.copy_(torch.where(writers > 0, total / writers, buffer))
+
+    def broadcast(self, value: Tensor, source: int) -> None:
+        """Overwrite `value` in every process with that of the process `source`."""
+        if self.world > 1:
+            dist.broadcast(value, src=source)
 
     def gather(self, value: Tensor) -> list[Tensor]:
         """The tensor of every process, in order of rank; same shape everywhere."""

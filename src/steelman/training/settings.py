@@ -6,7 +6,8 @@ from typing import Any
 
 from steelman.attacks.attack import Attack
 from steelman.data.augment import Augmentation
-from steelman.training.optimisers import SGD, Constant, Optimiser, Schedule
+from steelman.schedules import Constant, Schedule
+from steelman.training.optimisers import SGD, Optimiser
 
 
 @dataclass(frozen=True)
@@ -14,15 +15,21 @@ class Training:
     """How to train; the `[training]` section of a recipe.
 
     epochs, batch_size  default 10 and 128; the batch is the global one, shared out over the processes
+    iterations          batches in all, in place of `epochs`; the last epoch ends where they do. Default none
     optimiser, schedule default SGD(lr=.1, momentum=.9), Constant(); the schedule is asked before every batch
     augment             default none; applied to whole batches, in order
     ema                 decay of an exponential moving average of the weights, such as .998; it begins with the weights
                         after the first batch, and is validated and handed out in place of the raw ones. Default none
+    swa                 stochastic weight averaging: from this fraction of the training on, the equal average of the
+                        weights after every epoch is validated and handed out, with batch normalisation's statistics
+                        measured anew on the clean training images. Default none
     seed                decides order, noise, dropout and validation split; the network's first weights are the caller's
     micro_batch         images per descent, to save memory; the update is that of the whole batch. Default the whole
     validation          images held out of the training set, a count or a fraction; default none. The best checkpoint is
                         that of the highest accuracy there: under `monitor` if given, otherwise clean
     monitor             attack on the held-out images after every epoch
+    patience            stop after so many epochs without a new best on the held-out images (accuracy under `monitor` if
+                        given, otherwise clean), and hand out the best weights. Default none: train to the end
     track_test          so many test images are measured after every epoch (accuracy, rho_2) for convergence curves;
                         they never choose anything. Default 0
     checkpoint_seconds  a checkpoint is written after every epoch and at least this often; default 300
@@ -30,15 +37,18 @@ class Training:
     """
 
     epochs: int = 10
+    iterations: int | None = None
     batch_size: int = 128
     optimiser: Optimiser = SGD()
     schedule: Schedule = Constant()
     augment: tuple[Augmentation, ...] = ()
     ema: float | None = None
+    swa: float | None = None
     seed: int = 0
     micro_batch: int | None = None
     validation: int | float = 0
     monitor: Attack | None = None
+    patience: int | None = None
     track_test: int = 0
     checkpoint_seconds: float = 300.0
     tensorboard: bool = False
@@ -49,10 +59,22 @@ class Training:
                 "training needs epochs >= 0, batch_size >= 1, validation >= 0 and track_test >= 0; got "
                 f"{self.epochs}, {self.batch_size}, {self.validation} and {self.track_test}"
             )
+        if self.iterations is not None and self.iterations < 1:
+            raise ValueError(f"iterations is a number of batches, at least 1; got {self.iterations}")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise ValueError(f"micro_batch is a number of images, at least 1; got {self.micro_batch}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema is a decay between 0 and 1, such as .998; got {self.ema}")
+        if self.swa is not None and not (0 <= self.swa < 1 and self.ema is None):
+            raise ValueError(
+                "swa is a fraction of the training, 0 to below 1, from which weights are averaged, in place of ema; "
+                f"got swa {self.swa} and ema {self.ema}"
+            )
+        if self.patience is not None and (self.patience < 1 or not self.validation):
+            raise ValueError(
+                "patience counts epochs, at least 1, without a new best on held-out images: set validation, such as "
+                f"0.1; got patience {self.patience} and validation {self.validation}"
+            )
         if self.monitor is not None and not self.validation:
             raise ValueError("monitor attacks held-out images: set validation, such as 0.1")
 

@@ -1,0 +1,71 @@
+"""What every defence is to the trainer: a game, which says what to descend, into which tensors, and who then moves."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from steelman.data.dataset import Dataset
+from steelman.types import Batch
+
+CLASSIFIER = "classifier"
+
+G = TypeVar("G", bound="Game")
+
+
+@dataclass(frozen=True)
+class Descend:
+    """Add the gradient of `loss` to exactly these tensors, and to no others that it passes through.
+
+    `loss` is a mean over the batch. Each descent consumes its graph, as `backward` does.
+    """
+
+    loss: Tensor
+    into: Iterable[Tensor]
+
+
+@dataclass(frozen=True)
+class Average:
+    """Average the gradients of this network over the processes, for the game to read; they stay until it clears them.
+
+    What was descended so far was a means to an end, and is not reported as the network's loss.
+    """
+
+    net: str = CLASSIFIER
+
+
+@dataclass(frozen=True)
+class Step:
+    """Average the gradients of this network over the processes, move it, clear them."""
+
+    net: str = CLASSIFIER
+
+
+class Game(ABC):
+    """What a network is trained by. Most are an `Objective`; others need more than one loss, step or network.
+
+    A game never touches an optimiser, a process or autocast. It goes on after each update when that is done: after a
+    `Step` it may change the weights that moved.
+
+    A method may define these hooks. `begin` is called once, before training: it raises ValueError for a network or data
+    that cannot be trained so, and returns what to train by: the game itself or, where it keeps something for each
+    image, a copy with fresh memory. `memory` is then the module whose buffers hold that; `fit` writes them into
+    checkpoints and brings them together over processes. A buffer has a row per image, and a process writes only those
+    of the images it is handed. `report` is what the memory says of an epoch, for its line in the log.
+    """
+
+    @abstractmethod
+    def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]: ...
+
+    def begin(self: G, model: nn.Module, data: Dataset) -> G:
+        return self
+
+    @property
+    def memory(self) -> nn.Module | None:
+        return None
+
+    @property
+    def report(self) -> dict[str, float]:
+        return {}
