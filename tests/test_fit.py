@@ -27,6 +27,7 @@ from steelman.training import (
     Constant,
     Cosine,
     Diverged,
+    Linear,
     MicroBatches,
     Schedule,
     Steps,
@@ -101,6 +102,8 @@ def test_a_plain_loop_written_here_ends_in_the_same_weights():
         (Steps((0.4, 0.8), 0.5), [1, 1, 0.5, 0.5, 0.25]),
         (Cosine(), [0.5 * (1 + math.cos(math.pi * epoch / 5)) for epoch in range(5)]),
         (Cosine(warmup=0.4), [0, 0.5, 1, 0.75, 0.25]),
+        (Linear(), [0, 0.2, 0.4, 0.6, 0.8]),
+        (Linear(start=1.0, end=0.5, by=0.4), [1, 0.75, 0.5, 0.5, 0.5]),
     ],
 )
 def test_schedules(schedule: Schedule, factors: list[float]):
@@ -111,7 +114,9 @@ def test_schedules(schedule: Schedule, factors: list[float]):
 
 @pytest.mark.parametrize(
     "wrong", [lambda: Steps((1.5,)), lambda: Cosine(warmup=1.0), lambda: Training(ema=1.0), lambda: Training(epochs=-1),
-              lambda: Training(monitor=FGSM()), lambda: Training(micro_batch=0)]
+              lambda: Training(monitor=FGSM()), lambda: Training(micro_batch=0), lambda: Training(iterations=0),
+              lambda: Training(swa=1.0), lambda: Training(swa=0.5, ema=0.9), lambda: Training(patience=2),
+              lambda: Training(patience=0, validation=0.1), lambda: Linear(by=0.0)]
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(wrong: Callable[[], object]):
     with pytest.raises(ValueError, match=r"got|set validation"):
@@ -131,6 +136,64 @@ def test_the_moving_average_is_the_naive_one(tmp_path: Path):
     torch.testing.assert_close(list(model.parameters()), average)
     torch.testing.assert_close(list(trained_weights(tmp_path).values()), average)
     assert not torch.equal(average[0], raw["1.weight"])
+
+
+@pytest.mark.parametrize("iterations", [3, 5, 12])
+def test_iterations_end_an_epoch_in_its_middle(iterations: int, tmp_path: Path):
+    spy, twice = Spy(), Spy()
+    log = fit(network(), images(), spy, replace(TRAINING, epochs=99, iterations=iterations)).log
+    assert len(spy.seen) == iterations
+    assert [batch.progress for batch in spy.seen] == pytest.approx([each / iterations for each in range(iterations)])
+    assert [line["epoch"] for line in log] == list(range(-(-iterations // 5) + 1))
+    fit(network(), images(), twice, replace(TRAINING, epochs=3))
+    assert [b.index.tolist() for b in spy.seen] == [b.index.tolist() for b in twice.seen[:iterations]]
+    numbers = [batch.common for batch in spy.seen]
+    assert len(set(numbers)) == iterations
+    assert numbers == [batch.common for batch in twice.seen[:iterations]]
+
+
+def test_stochastic_weight_averaging_is_the_mean_over_epochs(tmp_path: Path):
+    """And batch normalisation is measured anew on all training images, for the averaged weights."""
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+    ends: list[list[Tensor]] = []
+
+    def keep(batch: int, model: nn.Module) -> None:
+        if batch % 5 == 1:
+            ends.append([p.detach().clone() for p in model.parameters()])
+
+    fit(model, images(), Spy(keep), replace(TRAINING, epochs=4, swa=0.5), folder=tmp_path)
+    raw = checkpoint.load(tmp_path / "last.safetensors")["nets"]["classifier"]
+    ends.append([raw[key] for key, _ in model.named_parameters()])
+    weights = [torch.stack(each).mean(0) for each in zip(*ends[2:], strict=True)]  # after epochs 2, 3 and 4
+    torch.testing.assert_close(list(model.parameters()), weights)
+    hidden = F.linear(images().images.float().flatten(1) / 16, weights[0], weights[1])
+    batches = hidden.split(20)
+    torch.testing.assert_close(model[2].running_mean, torch.stack([part.mean(0) for part in batches]).mean(0))
+    torch.testing.assert_close(model[2].running_var, torch.stack([part.var(0) for part in batches]).mean(0))
+
+
+def test_patience_stops_and_hands_out_the_best(tmp_path: Path):
+    training = replace(TRAINING, epochs=40, optimiser=SGD(lr=0.3), validation=0.2, monitor=FGSM(eps=0.05), patience=3)
+    model = network()
+    log = fit(model, images(), Plain(), training, folder=tmp_path).log
+    robust = [line["robust"] for line in log[1:]]
+    best = max(range(len(robust)), key=lambda epoch: robust[epoch])
+    assert len(robust) == best + 1 + 3 < 40
+    assert same(model, _loaded(trained_weights(tmp_path)))
+    assert not same(model, _loaded(trained_weights(tmp_path, "last")))
+    alone = network()
+    assert len(fit(alone, images(), Plain(), training).log) == len(log)
+    assert same(alone, model)
+    again = network()
+    fit(again, images(), Plain(), training, folder=tmp_path)  # there is nothing left to do
+    assert same(again, model)
+
+
+def _loaded(weights: dict[str, Tensor]) -> nn.Module:
+    model = network()
+    model.load_state_dict(weights)
+    return model
 
 
 def test_held_out_images_are_never_trained_on_and_choose_the_best(tmp_path: Path):
