@@ -18,7 +18,9 @@ from steelman.networks import (
     AlexNet,
     CarliniNet,
     ConvNet,
+    ConvResNet,
     LeNet,
+    LeNet5,
     MadryNet,
     Normalise,
     Preprocess,
@@ -26,6 +28,7 @@ from steelman.networks import (
     Rescale,
     ResNet18,
     SmallCNN,
+    StandardiseImage,
     SubtractMean,
     Whiten,
     batchnorm_layers,
@@ -34,7 +37,7 @@ from steelman.networks import (
     only_trainable,
 )
 
-NETWORKS = [MLP, LeNet, ConvNet, NIN, CarliniNet, CNN, MadryNet, SmallCNN]
+NETWORKS = [MLP, LeNet, ConvNet, NIN, CarliniNet, CNN, MadryNet, SmallCNN, ConvResNet, LeNet5]
 
 
 def weight(network: nn.Module, layer: str) -> tuple[Tensor, Tensor]:
@@ -51,7 +54,7 @@ def dataset(shape: tuple[int, int, int] = (3, 4, 4), count: int = 90) -> InMemor
     ("network", "count"),
     [
         *((MLP, 469_160), (LeNet, 431_080), (ConvNet, 145_578), (NIN, 966_986), (CarliniNet, 312_202)),
-        *((CNN, 710_218), (MadryNet, 3_274_634), (SmallCNN, 312_202)),
+        *((CNN, 710_218), (MadryNet, 3_274_634), (SmallCNN, 312_202), (ConvResNet, 321_226), (LeNet5, 61_706)),
     ],
 )
 def test_parameter_counts_of_the_paper(network, count: int) -> None:
@@ -152,6 +155,32 @@ def test_small_cnn_is_carlini_and_wagners_but_for_its_start() -> None:
     assert SmallCNN().dropout.p == 0.5
 
 
+def test_lenet5_layer_by_layer() -> None:
+    model, x = LeNet5(), torch.rand(2, 1, 28, 28)
+    maps = x
+    for place, pad in ((1, 2), (2, 0), (3, 0)):
+        maps = functional.conv2d(maps, *weight(model, f"conv{place}"), padding=pad).clamp(min=0)
+        maps = maps if place == 3 else maps.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5))
+    assert maps.shape == (2, 120, 1, 1)
+    hidden = functional.linear(maps.flatten(1), *weight(model, "fc1")).clamp(min=0)
+    assert torch.allclose(model(x), functional.linear(hidden, *weight(model, "fc2")), atol=1e-6)
+
+
+@pytest.mark.parametrize("middle", [1, 3])
+def test_conv_resnet_layer_by_layer(middle: int) -> None:
+    model, x = ConvResNet(middle=middle), torch.rand(2, 1, 28, 28)
+    assert sum(each.numel() for each in model.parameters()) == (321_226 if middle == 1 else 353_994)
+    maps = functional.conv2d(x, *weight(model, "conv1"), stride=2, padding=3).clamp(min=0)
+    second = functional.conv2d(maps, *weight(model, "conv2"), stride=2).clamp(min=0)
+    maps = functional.conv2d(second, *weight(model, "block.body.conv1")).clamp(min=0)
+    maps = functional.conv2d(maps, *weight(model, "block.body.conv2"), padding=middle // 2).clamp(min=0)
+    maps = (functional.conv2d(maps, *weight(model, "block.body.conv3")) + second).clamp(min=0)
+    pooled = maps[:, :, :3, :3].amax((2, 3))
+    assert torch.allclose(model(x), functional.linear(pooled, *weight(model, "fc1")), atol=1e-6)
+    with pytest.raises(ValueError, match=r"middle is a kernel of 1 .* or 3 .*; got 5"):
+        ConvResNet(middle=5)
+
+
 def test_rescale() -> None:
     x = torch.rand(2, 3)
     assert torch.equal(Rescale(shift=0.5, scale=2.0)(x), 2 * x - 1)
@@ -183,10 +212,22 @@ def test_nin_layer_by_layer_and_dropout() -> None:
         (CNN, (1, 27, 28)),
         (MadryNet, (1, 3, 9)),
         (SmallCNN, (1, 15, 28)),
+        (ConvResNet, (1, 19, 28)),
+        (LeNet5, (1, 27, 28)),
     ],
 )
 def test_images_that_are_too_small_are_refused(network, shape) -> None:
-    least = {LeNet: 16, ConvNet: 8, NIN: 4, CarliniNet: 16, CNN: 28, MadryNet: 4, SmallCNN: 16}[network]
+    least = {
+        LeNet: 16,
+        ConvNet: 8,
+        NIN: 4,
+        CarliniNet: 16,
+        CNN: 28,
+        MadryNet: 4,
+        SmallCNN: 16,
+        ConvResNet: 20,
+        LeNet5: 28,
+    }[network]
     with pytest.raises(
         ValueError, match=f"{network.__name__} needs images of at least {least}x{least}.* got {shape[1]}x"
     ):
@@ -233,6 +274,28 @@ def test_normalise() -> None:
     for channel in range(3):
         expected = (x[:, channel] - values[:, channel].mean()) / values[:, channel].std()
         assert torch.allclose(fitted(x)[:, channel], expected.float(), atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 255.0])
+def test_standardise_image_is_tensorflows(scale: float) -> None:
+    x = torch.rand(5, 3, 6, 4, dtype=torch.float64)
+    x[1] = 0.3
+    x[2] = 0.3 + 1e-3 * x[2]
+    got = StandardiseImage(scale=scale)(x)
+    for image, result in zip(scale * x.numpy(), got.numpy(), strict=True):
+        assert np.allclose(result, (image - image.mean()) / max(image.std(), 1 / np.sqrt(72)), atol=1e-9)
+    assert got[0].std(correction=0).item() == pytest.approx(1)
+    assert got[1].abs().max() < 1e-9
+    layer = StandardiseImage(scale=scale)
+    assert layer.fit(dataset()) is layer
+    layer.load_state_dict(layer.state_dict())
+    flat = x[1:2].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(layer(flat)[0, 0, 0, 0], flat)
+    assert gradient.isfinite().all()
+    x = x[[0, 3]].requires_grad_()
+    assert torch.autograd.gradcheck(layer, (x,))
+    with pytest.raises(ValueError, match="scale > 0; got 0"):
+        StandardiseImage(scale=0.0)
 
 
 @pytest.mark.parametrize("options", [{"mean": (0.5,) * 3}, {"mean": (0.5,), "std": (1.0,)}])

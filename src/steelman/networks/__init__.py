@@ -4,17 +4,22 @@ from steelman.networks.bounded_relu import BoundedReLU, bounded_relus
 from steelman.networks.building import build
 from steelman.networks.carlini import CarliniNet
 from steelman.networks.cnn import CNN
+from steelman.networks.conv_resnet import ConvResNet
 from steelman.networks.convnet import ConvNet
 from steelman.networks.lenet import LeNet
+from steelman.networks.lenet5 import LeNet5
 from steelman.networks.madry import MadryNet
 from steelman.networks.mlp import MLP
 from steelman.networks.nin import NIN
-from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, SubtractMean
+from steelman.networks.preact_resnet import PreActResNet18
+from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean
 from steelman.networks.rescale import Rescale
+from steelman.networks.resnet20 import ResNet20
 from steelman.networks.small_cnn import SmallCNN
 from steelman.networks.surgery import batchnorm_layers, borrowed_buffers, freeze_batchnorm, only_trainable
 from steelman.networks.vision import AlexNet, ResNet18
 from steelman.networks.whiten import Whiten
+from steelman.networks.wide_resnet import WideResNet
 
 __all__ = [
     "CNN",
@@ -24,16 +29,22 @@ __all__ = [
     "BoundedReLU",
     "CarliniNet",
     "ConvNet",
+    "ConvResNet",
     "LeNet",
+    "LeNet5",
     "MadryNet",
     "Normalise",
+    "PreActResNet18",
     "Preprocess",
     "Preprocessed",
     "ResNet18",
+    "ResNet20",
     "Rescale",
     "SmallCNN",
+    "StandardiseImage",
     "SubtractMean",
     "Whiten",
+    "WideResNet",
     "batchnorm_layers",
     "borrowed_buffers",
     "bounded_relus",

@@ -9,21 +9,27 @@ from torch import nn
 from steelman.naming import by_path, nearest
 from steelman.networks.carlini import CarliniNet
 from steelman.networks.cnn import CNN
+from steelman.networks.conv_resnet import ConvResNet
 from steelman.networks.convnet import ConvNet
 from steelman.networks.lenet import LeNet
+from steelman.networks.lenet5 import LeNet5
 from steelman.networks.madry import MadryNet
 from steelman.networks.mlp import MLP
 from steelman.networks.nin import NIN
-from steelman.networks.preprocess import Normalise, SubtractMean
+from steelman.networks.preact_resnet import PreActResNet18
+from steelman.networks.preprocess import Normalise, StandardiseImage, SubtractMean
+from steelman.networks.resnet20 import ResNet20
 from steelman.networks.small_cnn import SmallCNN
 from steelman.networks.vision import AlexNet, ResNet18
 from steelman.networks.whiten import Whiten
+from steelman.networks.wide_resnet import WideResNet
 
 _KINDS: dict[str, Callable[..., nn.Module]] = {
     kind.__name__: kind
     for kind in (
-        *(MLP, LeNet, ConvNet, NIN, CarliniNet, CNN, MadryNet, SmallCNN, AlexNet, ResNet18),
-        *(Normalise, SubtractMean, Whiten),
+        *(MLP, LeNet, LeNet5, ConvNet, NIN, CarliniNet, CNN, ConvResNet, MadryNet, SmallCNN),
+        *(ResNet20, PreActResNet18, WideResNet, AlexNet, ResNet18),
+        *(Normalise, StandardiseImage, SubtractMean, Whiten),
     )
 }
 

@@ -38,7 +38,7 @@ def peel(model: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
 
 
 class Preprocess(nn.Module, ABC):
-    """A layer whose buffers are measured on a training set, by `fit`, or come with a checkpoint."""
+    """A layer whose buffers, where it has any, `fit` measures on a training set, or come with a checkpoint."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,6 +113,34 @@ class Normalise(Preprocess):
 
     def transform(self, x: Tensor) -> Tensor:
         return (x - self.get_buffer("mean")) / self.get_buffer("std")
+
+
+@final
+class StandardiseImage(Preprocess):
+    """Each image with mean 0 and deviation 1: (x - mean(x)) / max(std(x), 1/sqrt(n)) over its n pixels and channels.
+
+    TensorFlow's `per_image_standardization`; there is nothing to fit. The floor keeps flat images flat.
+
+    scale  what pixels are multiplied by first, default 1 (MMA); Madry's pixels go up to 255. It only matters for images
+           that are nearly flat
+
+    MMA's std divides by n - 1, TensorFlow's and ours by n.
+    """
+
+    def __init__(self, *, scale: float = 1.0) -> None:
+        super().__init__()
+        if not scale > 0:
+            raise ValueError(f"StandardiseImage needs scale > 0; got {scale}")
+        self.scale = scale
+        self.fitted = True
+
+    def fit(self, dataset: Dataset) -> "StandardiseImage":
+        return self
+
+    def transform(self, x: Tensor) -> Tensor:
+        x = self.scale * x
+        variance, mean = torch.var_mean(x, (1, 2, 3), correction=0, keepdim=True)
+        return (x - mean) / variance.clamp(min=1 / x[0].numel()).sqrt()
 
 
 @final

@@ -1,0 +1,65 @@
+"""What residual networks are made of."""
+
+from collections import OrderedDict
+from typing import final
+
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+
+@final
+class Residual(nn.Module):
+    """body(x) + shortcut(x); without a shortcut, body(x) + x."""
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None) -> None:
+        super().__init__()
+        self.body = body
+        self.shortcut = nn.Identity() if shortcut is None else shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) + self.shortcut(x)
+
+
+@final
+class PadChannels(nn.Module):
+    """As many channels of zeros as there are wanted, half of them before the others."""
+
+    def __init__(self, more: int) -> None:
+        super().__init__()
+        self.more = more
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pad(x, (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
+
+    def extra_repr(self) -> str:
+        return f"more={self.more}"
+
+
+def conv3x3(fan_in: int, fan_out: int, stride: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the size (but for its stride), without bias: batch normalisation follows."""
+    return nn.Conv2d(fan_in, fan_out, 3, stride=stride, padding=1, bias=False)
+
+
+def preactivated(
+    fan_in: int, fan_out: int, stride: int, shortcut: nn.Module | None = None, *, shared: bool, slope: float = 0.0
+) -> nn.Module:
+    """A block of two 3x3 convolutions, batch normalisation and ReLU before each.
+
+    shared  the shortcut starts behind the first ReLU, not before the batch normalisation
+    slope   of the ReLU below 0
+    """
+    start = OrderedDict[str, nn.Module](bn1=nn.BatchNorm2d(fan_in), relu1=relu(slope))
+    body = OrderedDict[str, nn.Module](
+        conv1=conv3x3(fan_in, fan_out, stride),
+        bn2=nn.BatchNorm2d(fan_out),
+        relu2=relu(slope),
+        conv2=conv3x3(fan_out, fan_out),
+    )
+    if not shared:
+        return Residual(nn.Sequential(start | body), shortcut)
+    return nn.Sequential(start | OrderedDict(residual=Residual(nn.Sequential(body), shortcut)))
+
+
+def relu(slope: float) -> nn.Module:
+    """ReLU, or with a slope below 0 that is not 0, leaky ReLU."""
+    return nn.LeakyReLU(slope) if slope else nn.ReLU()
