@@ -65,7 +65,7 @@ def test_the_papers_step_is_clipped_and_as_long_as_it_comes(norm: Norm, eps: flo
 
 
 def test_in_l0_there_is_no_step_to_clip() -> None:
-    with pytest.raises(ValueError, match="L0.*exact=True"):
+    with pytest.raises(ValueError, match=r"L0.*exact=True"):
         FGSM(eps=3.0, norm=L0, exact=False)
 
 

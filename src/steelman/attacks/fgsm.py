@@ -21,9 +21,9 @@ class FGSM(Attack):
     eps    radius, one number or one per image (default 8/255)
     norm   Linf (default), L2, L1, L0
     loss   cross-entropy (default), Margin, DLR
-    exact  default True; False is clip(x + eps steepest(grad)), for L2 clip(x + eps grad / |grad|), the FGM of papers and
-           of CleverHans, for their baselines. It ends short of eps where the box binds, so the exact one is the
-           stronger attack. Both are the same for Linf, and with box=None
+    exact  default True; False is clip(x + eps steepest(grad)), for L2 clip(x + eps grad / |grad|), which papers and
+           CleverHans call FGM. It ends short of eps where the box binds, so the exact one is the stronger attack.
+           Both are the same for Linf, and with box=None
 
     The paper has only Linf.
 
@@ -43,12 +43,12 @@ class FGSM(Attack):
     def __post_init__(self) -> None:
         if self.norm is L0 and not self.exact:
             raise ValueError("FGSM counts entries in L0, so there is no step of length eps to clip; use exact=True")
-
-    def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         if self.loss.needs_reference:
             raise ValueError(
                 f"{type(self.loss).__name__} has no gradient at the clean image; use PGD, which starts elsewhere"
             )
+
+    def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         _, _, gradient = oracle.ascent(x, self.loss, goal)
         ball = Ball.around(x, self.eps, self.norm, self.box)
         if self.exact:

@@ -164,7 +164,8 @@ class Oracle:
         if len(lost) == 0:
             return logits, value, gradient
         there = lost if which is None else which[lost]
-        gradient[lost] = self.gradient(x[lost], partial(companion, goal=goal[lost]), there)[2]
+        direction = self.gradient(x[lost], partial(companion, goal=goal[lost]), there)[2]
+        gradient = gradient.index_copy(0, lost, direction)  # it may be an expanded view, which cannot be written to
         return logits, value, gradient
 
     def backward(self, value: PerImage, x: Images, which: Indices | None = None, *, keep: bool = False) -> Images:

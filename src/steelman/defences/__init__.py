@@ -1,8 +1,40 @@
-"""Defences: one file per paper. Each is a frozen dataclass, an objective that is called with a model and a batch."""
+"""Defences: one file per paper. Each is a frozen dataclass, most of them an objective."""
 
 from steelman.defences.adversarial_training import AdversarialTraining
+from steelman.defences.awp import AWP
+from steelman.defences.bilateral import Bilateral
 from steelman.defences.deep_defense import DeepDefense
+from steelman.defences.distillation import Distillation
+from steelman.defences.free import Free
+from steelman.defences.game import Game
+from steelman.defences.label_smoothing import LabelSmoothing
+from steelman.defences.mart import MART
+from steelman.defences.mma import MMA
+from steelman.defences.noise_augmentation import GaussianAugmentation, UniformAugmentation
 from steelman.defences.objective import Objective, Sum
 from steelman.defences.plain import Plain
+from steelman.defences.trades import TRADES
+from steelman.defences.vat import VAT
+from steelman.defences.yopo import YOPO, TradesYOPO
 
-__all__ = ["AdversarialTraining", "DeepDefense", "Objective", "Plain", "Sum"]
+__all__ = [
+    "AWP",
+    "MART",
+    "MMA",
+    "TRADES",
+    "VAT",
+    "YOPO",
+    "AdversarialTraining",
+    "Bilateral",
+    "DeepDefense",
+    "Distillation",
+    "Free",
+    "Game",
+    "GaussianAugmentation",
+    "LabelSmoothing",
+    "Objective",
+    "Plain",
+    "Sum",
+    "TradesYOPO",
+    "UniformAugmentation",
+]

@@ -1,22 +1,21 @@
 """Training on what an attack makes of each batch."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
 
 from steelman.attacks.attack import Attack
-from steelman.attacks.mode import evaluation_mode
 from steelman.attacks.pgd import PGD
-from steelman.defences.objective import Objective
+from steelman.defences.adversarial import Adversarial
+from steelman.defences.crafting import Crafting, check_attack, check_crafting, crafted
 from steelman.losses import cross_entropy
-from steelman.networks.surgery import borrowed_buffers
+from steelman.schedules import Constant, Schedule
 from steelman.types import Batch
 
 
 @dataclass(frozen=True)
-class AdversarialTraining(Objective):
+class AdversarialTraining(Adversarial):
     """Adversarial training, with any attack, crafted anew on every batch.
 
     clean_weight * CE(x, y) + (1 - clean_weight) * CE(x_adv, y), where x_adv = attack(model, x, y) is a constant.
@@ -26,34 +25,61 @@ class AdversarialTraining(Objective):
                   Deep Defense
     crafting      mode of batch normalisation and dropout while crafting: "eval" (default) or "train" (Madry's code);
                   running statistics are put back afterwards, so that crafting never moves them
+    schedule      factor on the attack's eps, and on its step_size where that is given, as training goes on; default
+                  Constant(). Linear() is PGDLS, a baseline of MMA training: eps grows in a straight line from 0
+
+    Fast adversarial training (RS-FGSM) is one step from a random start, PGD(eps, steps=1, step_size=1.25 * eps) with
+    crafting="train". It may overfit catastrophically: within an epoch robustness to PGD falls to 0 while that to one
+    step rises, so monitor it with PGD, and stop. A minimal-norm attack, such as DeepFool, trains on images that just
+    cross the boundary. Images that an attack returns as they are, such as those it need not touch, are trained on so.
+
+    Paper and code differ: Madry's paper has 7 steps for CIFAR-10, the code 10. Wong's code crafts in half precision.
 
     Cost: the attack's, and 1 forward and 1 backward pass, 2 each when clean images take part.
     Reference: Aleksander Madry, Aleksandar Makelov, Ludwig Schmidt, Dimitris Tsipras and Adrian Vladu, "Towards deep
     learning models resistant to adversarial attacks", ICLR 2018, section 2; Ian Goodfellow, Jonathon Shlens and
-    Christian Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015, section 6.
+    Christian Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015, section 6; Eric Wong, Leslie Rice
+    and J. Zico Kolter, "Fast is better than free: revisiting adversarial training", ICLR 2020, section 4; Gavin
+    Weiguang Ding, Yash Sharma, Kry Yik Chau Lui and Ruitong Huang, "MMA training: direct input space margin
+    maximization through adversarial training", ICLR 2020, section 4 (PGDLS).
+
+    Raises:
+        ValueError: clean_weight outside 0 to 1; a schedule for an attack without a radius of its own; an attack that
+            finds one answer for all images.
     """
 
     attack: Attack = PGD()
     clean_weight: float = 0.0
-    crafting: Literal["eval", "train"] = "eval"
+    crafting: Crafting = "eval"
+    schedule: Schedule = Constant()
 
     def __post_init__(self) -> None:
         if not 0 <= self.clean_weight <= 1:
             raise ValueError(f"clean_weight is a share from 0 to 1; got {self.clean_weight}")
-        if self.crafting not in ("eval", "train"):
-            raise ValueError(f'crafting is "eval" or "train"; got {self.crafting!r}')
+        check_crafting(self.crafting)
+        check_attack(self.attack)
+        if self.schedule != Constant() and not any(item.name == "eps" for item in fields(self.attack)):
+            raise ValueError(
+                f"{self.schedule} changes the attack's eps, and {self.attack} has none of its own; use a bounded one, "
+                "such as PGD, or Constant()"
+            )
 
-    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+    def craft(self, model: nn.Module, batch: Batch) -> Batch:
+        if self.clean_weight == 1:
+            return batch
+        attack = self.attack if self.schedule == Constant() else _scaled(self.attack, self.schedule(batch.progress))
+        return replace(batch, x=crafted(attack, model, batch, self.crafting))
+
+    def loss(self, model: nn.Module, batch: Batch, made: Batch) -> Tensor:
         loss = torch.zeros((), device=batch.x.device)
         if self.clean_weight < 1:
-            if self.crafting == "eval":
-                with evaluation_mode(model):
-                    x_adv = self.attack(model, batch.x, batch.y, generator=batch.seeds)
-            else:
-                with borrowed_buffers(model.modules()):
-                    # A function, not a module: its mode is none of the attack's business.
-                    x_adv = self.attack(lambda x: model(x), batch.x, batch.y, generator=batch.seeds)
-            loss = loss + (1 - self.clean_weight) * cross_entropy(model(x_adv), batch.y).mean()
+            loss = loss + (1 - self.clean_weight) * cross_entropy(model(made.x), batch.y).mean()
         if self.clean_weight > 0:
             loss = loss + self.clean_weight * cross_entropy(model(batch.x), batch.y).mean()
         return loss
+
+
+def _scaled(attack: Attack, factor: float) -> Attack:
+    """The attack with its radius, and its step size where one is given, times a factor."""
+    lengths = {name: getattr(attack, name, None) for name in ("eps", "step_size")}
+    return replace(attack, **{name: factor * length for name, length in lengths.items() if length is not None})

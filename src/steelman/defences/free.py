@@ -1,0 +1,72 @@
+"""Adversarial training whose perturbations cost nothing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from steelman.attacks.ball import Ball
+from steelman.defences.game import CLASSIFIER, Average, Descend, Game, Step
+from steelman.losses import cross_entropy
+from steelman.norms import L2, Linf, Norm, per_image
+from steelman.randomness import Draws
+from steelman.types import Batch, Box
+
+
+@dataclass(frozen=True)
+class Free(Game):
+    """Free adversarial training: every backward pass moves both the network and the images.
+
+    x_0 is uniform in the ball around x. Then `replays` times: one backward pass of the mean CE(x_t, y) gives the
+    gradients of the weights and of x_t; the optimiser takes a step, and x_{t+1} = P(x_t + step_size * steepest(grad)),
+    where P projects onto ball and box, as in `PGD`.
+
+    eps        radius, default 8/255 (paper, CIFAR-10)
+    replays    m, how often each batch is trained on, default 8 (paper, CIFAR-10)
+    step_size  default eps (paper)
+    norm       Linf (default, the only one of the paper) or L2
+    box        the valid range of the images, default (0, 1); None leaves them unbounded
+
+    The optimiser steps m times per batch, so the paper divides the epochs by m. Schedules are asked once per batch, and
+    the loss that is logged is the sum over the replays.
+
+    Paper and code differ from this: they start a batch from the perturbations that the last batch ended with, which
+    belong to other images; ours start from noise of their own, so that an image meets the same in one process and in
+    two. They clip images to the box within the network, where a clipped entry has no gradient and stays where it is;
+    ours are projected onto it. The network is in training mode throughout, as theirs.
+
+    Cost: `replays` forward and backward passes per batch, and as many steps.
+    Reference: Ali Shafahi, Mahyar Najibi, Amin Ghiasi, Zheng Xu, John Dickerson, Christoph Studer, Larry S. Davis,
+    Gavin Taylor and Tom Goldstein, "Adversarial training for free!", NeurIPS 2019, section 4, algorithm 1.
+
+    Raises:
+        ValueError: replays below 1, eps or step_size that are no lengths, another norm.
+    """
+
+    eps: float = 8 / 255
+    replays: int = 8
+    step_size: float | None = None
+    norm: Norm = Linf
+    box: Box | None = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.replays < 1:
+            raise ValueError(f"Free trains on each batch replays times, at least 1; got {self.replays}")
+        for name, length in (("eps", self.eps), ("step_size", self.step_size)):
+            if length is not None and not 0 <= length < float("inf"):
+                raise ValueError(f"{name} must be finite and at least 0; got {length}")
+        if self.norm is not Linf and self.norm is not L2:
+            raise ValueError(f"Free takes gradient steps in Linf or L2; got {self.norm}")
+
+    def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]:
+        net = nets[CLASSIFIER]
+        ball = Ball.around(batch.x, self.eps, self.norm, self.box)
+        step = per_image(self.eps if self.step_size is None else self.step_size, batch.x, "step_size")
+        x = ball.sample(Draws.start(batch.seeds, len(batch), batch.x.device))
+        for replay in range(self.replays):
+            if replay:
+                assert x.grad is not None
+                x = ball.climb(x.detach(), x.grad, step)
+            x.requires_grad_(replay < self.replays - 1)
+            yield Descend(cross_entropy(net(x), batch.y).mean(), [*net.parameters(), x])
+            yield Step()
