@@ -16,19 +16,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steelman import (
+    AWP,
     FGSM,
+    MART,
+    MMA,
     PGD,
+    TRADES,
+    VAT,
     AdversarialTraining,
     Batch,
+    Bilateral,
     DeepDefense,
+    DeepFool,
+    Free,
+    GaussianAugmentation,
+    LabelSmoothing,
     Plain,
     Sum,
     Training,
+    UniformAugmentation,
     fit,
 )
 from steelman.data import Digits, InMemory
 from steelman.defences import Game, Objective
 from steelman.networks import MLP
+from steelman.norms import L2
+from steelman.schedules import Linear
 from steelman.training import SGD, Cosine, Diverged, History, checkpoint
 
 DEFENCES: dict[str, Game] = {
@@ -37,9 +50,27 @@ DEFENCES: dict[str, Game] = {
     "pgd": AdversarialTraining(PGD(eps=0.1, steps=3)),
     "mixed": AdversarialTraining(FGSM(eps=0.1), clean_weight=0.5),
     "crafting in train mode": AdversarialTraining(FGSM(eps=0.1), crafting="train"),
+    "fast": AdversarialTraining(PGD(eps=0.1, steps=1, step_size=0.125), crafting="train"),
+    "growing eps": AdversarialTraining(PGD(eps=0.02, steps=2, step_size=0.015), schedule=Linear()),
+    "deepfool": AdversarialTraining(DeepFool(steps=3), clean_weight=0.5),
+    "free": Free(eps=0.1, replays=3),
+    "free in L2": Free(eps=0.5, replays=2, norm=L2),
+    "bilateral": Bilateral(PGD(eps=0.1, steps=1, step_size=0.1)),
+    "bilateral, untargeted and smooth": Bilateral(PGD(eps=0.1, steps=2), target=None, labels="smooth", eps_y=0.3),
     "deep defense": DeepDefense(weight=2.0, c=3.0, d=1.0, steps=2),
     "deep defense of a layer": DeepDefense(weight=2.0, c=3.0, d=1.0, steps=2, layers=("fc1",)),
     "sum": Sum((DeepDefense(weight=2.0, c=3.0, d=1.0, steps=2), AdversarialTraining(FGSM(eps=0.1))), (1.0, 0.5)),
+    "trades": TRADES(PGD(eps=0.1, steps=3, normal_start=0.001)),
+    "mart": MART(PGD(eps=0.1, steps=3, normal_start=0.001)),
+    "awp": AWP(AdversarialTraining(PGD(eps=0.1, steps=3)), gamma=0.02),
+    "mma": MMA(d_max=0.15, eps_min=0.02, steps=3, bisections=6),
+    "omma in L2": MMA(d_max=1.0, eps_min=0.1, norm=L2, steps=3, bisections=6, clean_weight=0.0),
+    "awp of trades": AWP(TRADES(PGD(eps=0.1, steps=3)), gamma=0.02, warmup=0.5),
+    "gaussian augmentation": GaussianAugmentation(sigma=0.2, copies=3),
+    "uniform augmentation": UniformAugmentation(eps=0.2, copies=2, clean=True, clip=True),
+    "label smoothing": LabelSmoothing(),
+    "vat": VAT(eps=0.5),
+    "vat of two iterations, clipped": VAT(eps=0.5, weight=0.5, iterations=2, clip=True),
 }
 
 # 97 images in batches of 20: neither the epoch nor the last batch (17) nor two processes' halves come out even.

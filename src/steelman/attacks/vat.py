@@ -50,7 +50,8 @@ class VirtualAdversarial(Attack):
             )
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        goal = replace(goal, reference=oracle.logits(x))
+        if goal.reference is None:
+            goal = replace(goal, reference=oracle.logits(x))
         if goal.target is not None:
             raise ValueError("VirtualAdversarial only leaves the clean prediction; for a target use FGSM(norm=L2)")
         direction = draws.normal(x.shape[1:], x.dtype)
