@@ -1,13 +1,24 @@
-"""Reaching into a network for a while: which layers learn, and batch normalisation kept still."""
+"""Reaching into a network for a while: which layers learn, batch normalisation kept still, the first layer cut off."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, final
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from steelman.naming import nearest
+from steelman.networks.bounded_relu import BoundedReLU
 from steelman.networks.preprocess import Preprocessed
+from steelman.types import Images, Logits
+
+_WEIGHTED = (_ConvNd, nn.Linear)
+_ACTIVATIONS = (
+    *(nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Hardtanh, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish),
+    *(nn.Softplus, nn.Softsign, nn.Tanh, nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid, BoundedReLU),
+)
 
 
 @contextmanager
@@ -20,7 +31,7 @@ def only_trainable(model: nn.Module, layers: Sequence[str] | None) -> Iterator[N
     Raises:
         ValueError: there is no such submodule; names the nearest.
     """
-    network = model.network if isinstance(model, Preprocessed) else model
+    network = _innermost(model)
     chosen = None if layers is None else {id(each) for name in layers for each in _layer(network, name).parameters()}
     switched = [
         each for each in model.parameters() if each.requires_grad and chosen is not None and id(each) not in chosen
@@ -75,6 +86,178 @@ def freeze_batchnorm(model: nn.Module) -> Iterator[None]:
             layer.train(mode)
         for parameter in switched:
             parameter.requires_grad_(True)
+
+
+class _Reached(Exception):
+    """Raised at the cut, so that the network runs no further."""
+
+
+@final
+class Stem:
+    """The front of a network, filters and preprocessing included, up to the output h of the module called `name`.
+
+    stem(x) is h, and runs no further; stem.whole(x) is the logits and h. `split_stem` makes sure that this is a cut.
+    """
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        self.model, self.name = model, name
+        self.module = _layer(_innermost(model), name)
+
+    def __call__(self, x: Images) -> Tensor:
+        found: list[Tensor] = []
+
+        def stop(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            found.append(output)
+            raise _Reached
+
+        with suppress(_Reached), _hooked(self.module, stop):
+            self.model(x)
+        return self._only(found)
+
+    def whole(self, x: Images, *, apart: bool = False) -> tuple[Logits, Tensor]:
+        """The logits and h. With `apart`, or where nothing before it learns, h is a leaf: there the graph begins."""
+        found: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            found.append(output.detach().requires_grad_() if apart or not output.requires_grad else output)
+            return found[-1]
+
+        with _hooked(self.module, keep):
+            logits = self.model(x)
+        return logits, self._only(found)
+
+    def _only(self, found: list[Tensor]) -> Tensor:
+        if len(found) != 1:
+            raise ValueError(f"the layer {self.name!r} ran {len(found)} times; a stem ends where a layer runs once")
+        return found[0]
+
+
+def split_stem(model: nn.Module, x: Images, after: str | None = None) -> Stem:
+    """Cut the first layer off a network, and make sure on a few images that the rest sees them through it alone.
+
+    after  the submodule whose output is the cut, such as "conv1" or "layer1.0"; without the "network." of a
+           `Preprocessed` one. Default: the first convolution or fully connected layer that runs, with the activation
+           module right behind it where that is a cut too
+
+    Cost: 2 forward passes and 1 gradient pass on `x`, in evaluation mode; two images are enough.
+
+    Raises:
+        ValueError: a compiled network; no such layer; a layer that does not run exactly once, returns no tensor, is
+            overwritten in place or is passed by (a skip connection); nothing is left to learn behind it; no gradient
+            reaches the images through it. Names a layer that is a cut, where the default one is.
+    """
+    network = _innermost(model)
+    if any(hasattr(each, "_orig_mod") or each._compiled_call_impl is not None for each in model.modules()):
+        raise ValueError("a compiled network cannot be cut: pass the network before torch.compile")
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        calls = _calls(model, network, x)
+        default = _first_layers(network, calls)
+        candidates = default if after is None else [after]
+        for name in candidates:
+            _layer(network, name)
+        if not candidates:
+            raise ValueError(
+                f"{type(network).__name__} has no stem: none of its submodules that run is a convolution or fully "
+                "connected layer; name the layer to cut it after"
+            )
+        problems = {name: _problem(model, network, name, calls, x) for name in dict.fromkeys([*candidates, *default])}
+    finally:
+        for module, training in modes:
+            module.training = training
+    right = [name for name, problem in problems.items() if problem is None]
+    if right and right[0] in candidates:
+        return Stem(model, right[0])
+    advice = f"cut it after {right[0]!r}" if right else "name another layer to cut it after"
+    raise ValueError(
+        f"{type(network).__name__} cannot be cut after {candidates[0]!r}: {problems[candidates[0]]}; {advice}"
+    )
+
+
+def _calls(model: nn.Module, network: nn.Module, x: Images) -> list[tuple[nn.Module, Any, Any]]:
+    """The submodules of `network` with their inputs and output, in the order in which they end."""
+    calls = []
+    handles = [
+        each.register_forward_hook(lambda *call: calls.append(call))
+        for each in network.modules()
+        if each is not network
+    ]
+    try:
+        with torch.no_grad():
+            model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _first_layers(network: nn.Module, calls: list[tuple[nn.Module, Any, Any]]) -> list[str]:
+    """The first layer that runs: with the activation right behind it, then alone."""
+    names = {module: name for name, module in network.named_modules()}
+    for place, (module, _, output) in enumerate(calls):
+        if isinstance(module, _WEIGHTED):
+            behind = [
+                names[other]
+                for other, inputs, _ in calls[place + 1 :]
+                if isinstance(other, _ACTIVATIONS) and inputs and inputs[0] is output
+            ]
+            return [*behind[:1], names[module]]
+    return []
+
+
+def _problem(
+    model: nn.Module, network: nn.Module, name: str, calls: list[tuple[nn.Module, Any, Any]], x: Images
+) -> str | None:
+    """Why the network cannot be cut there; None when it can."""
+    module = _layer(network, name)
+    places = [place for place, (each, _, _) in enumerate(calls) if each is module]
+    if len(places) != 1:
+        return f"it runs {len(places)} times" if places else "it does not run"
+    if not isinstance(calls[places[0]][2], Tensor):
+        return f"it returns a {type(calls[places[0]][2]).__name__}, not a tensor"
+    if not any(each._parameters for each, _, _ in calls[places[0] + 1 :]):
+        return "no layer that could learn comes after it"
+    ends: list[Tensor] = []
+
+    def cut(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        ends.extend([output, output.detach().requires_grad_()])
+        ends.append(ends[1].clone())
+        return ends[2]
+
+    raw = x.detach().clone().requires_grad_()
+    with torch.enable_grad(), _hooked(module, cut):
+        logits = model(raw)
+    before, leaf, behind = ends
+    if behind._version:
+        return "what comes next overwrites its output in place"
+    if not logits.requires_grad:
+        return "the logits do not depend on it"
+    around, through = torch.autograd.grad(logits.sum(), (raw, leaf), allow_unused=True)
+    if through is None:
+        return "the logits do not depend on it"
+    if around is not None:
+        return "the logits depend on the images past it too, as by a skip connection"
+    slope = torch.autograd.grad(before.sum(), raw, allow_unused=True)[0] if before.requires_grad else None
+    if slope is None or not bool(slope.any()):
+        return "no gradient reaches the images from it (wrap what stands before the network in BPDA)"
+    return None
+
+
+@contextmanager
+def _hooked(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _innermost(model: nn.Module) -> nn.Module:
+    """The network behind all preprocessing."""
+    while isinstance(model, Preprocessed):
+        model = model.network
+    return model
 
 
 def _layer(network: nn.Module, name: str) -> nn.Module:

@@ -1,0 +1,185 @@
+"""Cutting the first layer off a network."""
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from steelman.networks import MLP, BoundedReLU, LeNet, Preprocessed, SmallCNN, bounded_relus
+from steelman.networks.surgery import Stem, split_stem
+
+
+def chain(**layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(layers))
+
+
+def images(*shape: int) -> Tensor:
+    return torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
+
+
+class Residual(nn.Module):
+    """conv2 is passed by, and relu runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.relu = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()
+        self.unused, self.fc = nn.Linear(2, 2), nn.Linear(4 * 36, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(x)
+        return self.fc(self.relu(self.conv2(self.relu(h)) + h).flatten(1))
+
+
+class Halving(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 2
+
+
+class Rounding(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.round()
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "after"),
+    [
+        (MLP(shape=(1, 6, 6), hidden=(8,)), (1, 6, 6), "relu1"),
+        (LeNet(), (1, 28, 28), "conv1"),
+        (SmallCNN(), (1, 28, 28), "relu1"),
+        (bounded_relus(SmallCNN()), (1, 28, 28), "relu1"),
+        (Residual(), (1, 6, 6), "conv1"),
+        (chain(block=chain(fc=nn.Linear(6, 4), act=nn.Tanh()), fc=nn.Linear(4, 3)), (6,), "block.act"),
+        (chain(fc1=nn.Linear(6, 4), relu=nn.ReLU(inplace=True), fc2=nn.Linear(4, 3)), (6,), "relu"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
+)
+def test_the_first_layer_is_found(network: nn.Module, shape: tuple[int, ...], after: str):
+    assert split_stem(network, images(*shape)).name == after
+    behind = Preprocessed(Halving(), Preprocessed(Halving(), network))
+    assert split_stem(behind, images(*shape)).name == after
+
+
+def test_a_stem_stops_at_the_cut_and_the_whole_does_not():
+    network, x = SmallCNN().eval(), images(1, 28, 28)
+    nn.init.normal_(network.fc3.weight)
+    model = Preprocessed(Halving(), network)
+    stem = split_stem(model, x)
+    ran = []
+    for module in (network.conv1, network.relu1, network.conv2):
+        module.register_forward_hook(lambda module, *_: ran.append(module))
+    h = stem(x)
+    assert ran == [network.conv1, network.relu1]
+    torch.testing.assert_close(h, network.conv1(x / 2).relu())
+    for apart in (False, True):
+        logits, again = stem.whole(x, apart=apart)
+        assert torch.equal(logits, model(x))
+        assert torch.equal(again, h)
+        assert again.is_leaf == apart
+        grads = torch.autograd.grad(logits.sum(), (again, network.fc3.weight, network.conv1.weight), allow_unused=True)
+        assert (grads[2] is None) == apart
+        wanted = network.relu1(network.conv1(x / 2)).detach().requires_grad_()
+        (slope,) = torch.autograd.grad(nn.Sequential(*list(network)[2:])(wanted).sum(), wanted)
+        torch.testing.assert_close(grads[0], slope)
+
+
+def test_splitting_leaves_the_network_as_it_was():
+    network = chain(fc1=nn.Linear(6, 4), norm=nn.BatchNorm1d(4), drop=nn.Dropout(), fc2=nn.Linear(4, 3)).train()
+    network.drop.eval()
+    network.fc2.weight.requires_grad_(False)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    split_stem(network, images(6))
+    assert [module.training for module in network.modules()] == [True, True, True, False, True]
+    assert [key for key, value in network.named_parameters() if not value.requires_grad] == ["fc2.weight"]
+    assert all(value.grad is None for value in network.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_a_frozen_first_layer_can_be_cut_too():
+    network = chain(fc1=nn.Linear(6, 4), fc2=nn.Linear(4, 3))
+    network.fc1.requires_grad_(False)
+    _, h = split_stem(network, images(6)).whole(images(6))
+    assert h.is_leaf
+    assert h.requires_grad
+
+
+class Tuple(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+class First(nn.Module):
+    def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
+        return pair[0]
+
+
+class Deaf(nn.Module):
+    """Runs its layer and does not listen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(6, 4), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.fc1(x)
+        return self.fc2(x)
+
+
+TWO = {"fc1": nn.Linear(6, 4), "fc2": nn.Linear(4, 3)}
+
+
+@pytest.mark.parametrize(
+    ("model", "after", "message"),
+    [
+        (chain(**TWO), "fc3", r"Sequential has no layer 'fc3'; did you mean fc2\?"),
+        (chain(**TWO), "fc2", r"cut after 'fc2': no layer that could learn comes after it; cut it after 'fc1'"),
+        (chain(**TWO, relu=nn.ReLU()), "fc2", "no layer that could learn comes after it; cut it after 'fc1'"),
+        (chain(flatten=nn.Flatten()), None, "Sequential has no stem"),
+        (chain(fc=nn.Linear(6, 3)), None, r"'fc': no layer that could learn comes after it; name another layer"),
+        (Deaf(), "fc1", "'fc1': the logits do not depend on it"),
+        (chain(both=Tuple(), first=First(), **TWO), "both", "'both': it returns a tuple, not a tensor; .* 'fc1'"),
+        (chain(fc1=TWO["fc1"], relu=nn.ReLU(inplace=True), fc2=TWO["fc2"]), "fc1", "in place; cut it after 'relu'"),
+        (Preprocessed(Rounding(), chain(**TWO)), None, "no gradient reaches the images from it .* in BPDA"),
+    ],
+)
+def test_networks_without_a_cut_there_are_refused(model: nn.Module, after: str | None, message: str):
+    with pytest.raises(ValueError, match=message):
+        split_stem(model, images(6), after)
+
+
+@pytest.mark.parametrize(
+    ("after", "message"),
+    [
+        ("relu", "'relu': it runs 2 times; cut it after 'conv1'"),
+        ("unused", "'unused': it does not run; cut it after 'conv1'"),
+        (
+            "conv2",
+            "'conv2': the logits depend on the images past it too, as by a skip connection; cut it after 'conv1'",
+        ),
+    ],
+)
+def test_what_is_passed_by_is_no_cut(after: str, message: str):
+    with pytest.raises(ValueError, match=f"Residual cannot be cut after {message}"):
+        split_stem(Residual(), images(1, 6, 6), after)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_compiled_networks_are_refused():
+    inside = chain(fc1=nn.Linear(6, 4), fc2=nn.Linear(4, 3))
+    inside.fc1.compile()
+    for model in (torch.compile(chain(**TWO)), Preprocessed(Halving(), torch.compile(chain(**TWO))), inside):
+        with pytest.raises(ValueError, match=r"before torch\.compile"):
+            split_stem(model, images(6))
+
+
+def test_a_stem_that_was_not_checked_still_sees_a_layer_that_runs_twice():
+    with pytest.raises(ValueError, match="'relu' ran 2 times"):
+        Stem(Residual(), "relu").whole(images(1, 6, 6))
+    with pytest.raises(ValueError, match="'unused' ran 0 times"):
+        Stem(Residual(), "unused")(images(1, 6, 6))
+
+
+def test_bounded_relu_counts_as_an_activation():
+    network = chain(fc1=nn.Linear(6, 4), bound=BoundedReLU(), fc2=nn.Linear(4, 3))
+    assert split_stem(network, images(6)).name == "bound"
