@@ -39,8 +39,8 @@ carlini-tables: .venv/.ready  ## Carlini and Wagner's tables III and IV on MNIST
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/carlini_tables.py $(if $(DATA),--data-dir "$(DATA)")
 	@$(BIN)/python benchmarks/carlini_tables.py --page $(ARGS)
 
-docs: .venv/.ready  ## write docs/methods.md anew from the docstrings
-	@$(BIN)/python -m steelman.cards docs/methods.md
+docs: .venv/.ready  ## write docs/methods.md and docs/defences.md anew from docstrings, recipes and examples
+	@$(BIN)/python -m steelman.cards docs
 
 clean:  ## remove what set-up and the tools made; runs/ and data/ stay
 	@rm -rf .venv .venv-bench .pytest_cache .ruff_cache .hypothesis dist build

@@ -12,8 +12,8 @@ from steelman.cards import Paper, card, cite, methods, own_fields
 ROOT = Path(__file__).parent.parent
 CLASSES = {
     name: member
-    for room in ("attacks", "defences", "filters")
-    for name, member in vars(getattr(cards.steelman, room)).items()
+    for room in cards.ROOMS
+    for name, member in vars(room).items()
 }
 
 
@@ -86,12 +86,13 @@ def test_bibtex_of_a_paper():
 
 
 def test_methods_are_the_public_attacks_defences_and_filters():
-    names = {"attack": set(), "defence": set(), "filter": set()}
+    names = {kind: set() for kind in cards.KINDS.values()}
     for item in methods():
         names[item.kind].add(item.name)
     assert names["attack"] >= {"FGSM", "PGD", "DeepFool", "CarliniWagner"}
     assert names["defence"] >= {"Plain", "AdversarialTraining", "DeepDefense", "Sum"}
-    assert names["filter"] == {"BPDA"}
+    assert names["preparation"] == {"Crafted", "NoisyCopies", "SoftLabels"}
+    assert names["filter"] == {"BPDA", "BitDepth", "MedianSmoothing"}
     assert not {"Attack", "AttackResult", "Objective"} & (names["attack"] | names["defence"])
 
 
@@ -132,9 +133,11 @@ def test_cite_names_the_nearest_method(wrong, right):
         cite(["FGSM", wrong])
 
 
-def test_the_method_table_is_what_the_docstrings_say():
-    written = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    assert written == cards.table(), "docs/methods.md is stale: run `make docs`"
+@pytest.mark.parametrize("page", ["methods", "defences"])
+def test_the_pages_are_what_the_docstrings_say(page: str):
+    written = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    expected = cards.methods_page() if page == "methods" else cards.defences_page(ROOT)
+    assert written == expected, f"docs/{page}.md is stale: run `make docs`"
 
 
 def test_mathematics_survives_markdown():

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from steelman import cli
+from steelman.cards import methods
 from steelman.training import checkpoint, trained_weights
 
 RECIPE = """
@@ -210,6 +211,9 @@ def test_help_teaches(call):
         code, out, _ = call(verb, "--help")
         assert code == 0
         assert re.search(rf"Example: +steelman {verb} ", out)
+    _, out, _ = call("train", "--help")
+    for each in [*methods("defence"), *methods("preparation")]:
+        assert re.search(rf"\b{each.name} +{re.escape(each.summary[:20])}", out)
 
 
 def test_citations(call):

@@ -1,4 +1,4 @@
-"""A method's docstring, read as a card: what the method tables, `steelman cite` and the help are made from.
+"""A method's docstring, read as a card: what the method pages, `steelman cite` and the help are made from.
 
 A card is one line; paragraphs with the mathematics; one line per field, `name  meaning`, with deeper lines to go on;
 then `Cost:`, `Reference:` and perhaps `Raises:`, each up to the next of them or an empty line. A reference is
@@ -22,9 +22,14 @@ from torch import nn
 import steelman.attacks
 import steelman.defences
 import steelman.filters
+import steelman.training.prepare
 from steelman.attacks import Attack
-from steelman.defences import Objective
+from steelman.defences import Game
 from steelman.naming import nearest
+from steelman.training.prepare import Preparation
+
+ROOMS = (steelman.attacks, steelman.defences, steelman.training.prepare, steelman.filters)
+KINDS: dict[type, str] = {Attack: "attack", Game: "defence", Preparation: "preparation", nn.Module: "filter"}
 
 PAPER = re.compile(r'(?P<authors>[^"]+), "(?P<title>[^"]+)", (?P<venue>.+?) (?P<year>\d{4})(, (?P<place>.+))?')
 LABEL = re.compile(r"(Cost|Reference|Raises)\b ?([^:]*):\s*(.*)")
@@ -116,7 +121,7 @@ def card(method: type) -> Card:
             body.append(line)
     return Card(
         name=method.__name__,
-        kind="attack" if issubclass(method, Attack) else "defence" if issubclass(method, Objective) else "filter",
+        kind=next((name for base, name in KINDS.items() if issubclass(method, base)), ""),
         summary=summary,
         body=re.sub(r"\n{2,}", "\n\n", "\n".join(body)).strip(),
         fields=fields,
@@ -161,16 +166,15 @@ def _short(value: object) -> str:
     return str(value) if dataclasses.is_dataclass(value) else repr(value)
 
 
-def methods() -> list[Card]:
-    """The cards of all public attacks, then of all public defences and filters."""
-    return [
+def methods(kind: str | None = None) -> list[Card]:
+    """The cards of all public attacks, then of all public defences, preparations and filters; or of one kind."""
+    cards = [
         card(member)
-        for room in (steelman.attacks, steelman.defences, steelman.filters)
+        for room in ROOMS
         for member in (getattr(room, name) for name in sorted(room.__all__))
-        if inspect.isclass(member)
-        and issubclass(member, Attack | Objective | nn.Module)
-        and not inspect.isabstract(member)
+        if inspect.isclass(member) and issubclass(member, tuple(KINDS)) and not inspect.isabstract(member)
     ]
+    return [each for each in cards if kind in (None, each.kind)]
 
 
 def cite(names: Sequence[str] = ()) -> str:
@@ -189,25 +193,55 @@ def cite(names: Sequence[str] = ()) -> str:
     return "\n\n".join(["\n".join(plain), *papers.values()])
 
 
-def table() -> str:
-    """All methods as a Markdown page."""
-    page = [
-        "# Methods\n\n<!-- Written by `make docs` from the docstrings: change those. -->\n",
-        "Every attack also has `box=(0.0, 1.0)`, the range of valid images (`None` leaves them unbounded), "
-        '`uint8=False` and `precision="full"`: see [Attacks](attacks.md).\n',
-    ]
-    cards = methods()
-    for kind in dict.fromkeys(item.kind for item in cards):
-        some = [item for item in cards if item.kind == kind]
-        page.append(f"## {kind.capitalize()}s\n\n| | | cost |\n|---|---|---|")
-        page += [
-            f"| [{item.name}](#{item.name.lower()}) | {_text(item.summary)} | {_text(item.cost)} |" for item in some
+WRITTEN = "<!-- Written by `make docs` from the docstrings{}: change those. -->\n"
+
+
+def methods_page() -> str:
+    """Attacks and filters as a Markdown page."""
+    return "\n".join(
+        [
+            "# Attacks and filters\n\n" + WRITTEN.format(""),
+            "Every attack also has `box=(0.0, 1.0)`, the range of valid images (`None` leaves them unbounded), "
+            '`uint8=False` and `precision="full"`: see [Attacks](attacks.md). Defences are on a '
+            "[page of their own](defences.md).\n",
+            *_chapter("Attacks", methods("attack")),
+            *_chapter("Filters", methods("filter")),
         ]
-        page += [_section(item) for item in some]
+    )
+
+
+def defences_page(root: Path) -> str:
+    """Defences and preparations as a Markdown page, with the recipes and the examples of a checkout."""
+    recipes = sorted((root / "recipes").glob("*.toml"))
+    examples = sorted((root / "examples").glob("*.py"))
+    page = [
+        "# Defences\n\n" + WRITTEN.format(", `recipes/` and `examples/`"),
+        "An objective is called in a loop of one's own, `TRADES(PGD(eps=0.1))(network, Batch(x, y)).backward()`; a game "
+        "is played, `play(YOPO(eps=0.1), network, Batch(x, y), optimiser)`; `fit(network, data, defence, "
+        "Training(...))` trains by either, and so does a recipe, where `defence = { kind = ... }` has the fields below. "
+        "`Sum` makes the combinations. A preparation changes the training images once, before training: "
+        "`prepare = [{ kind = ... }]`. Complete loops are [at the end](#examples).\n",
+        *_chapter("Defences", methods("defence"), recipes),
+        *_chapter("Preparations", methods("preparation"), recipes),
+        "## Examples\n",
+    ]
+    for path in examples:
+        text = path.read_text(encoding="utf-8")
+        page.append(f"### {path.stem.replace('_', ' ').capitalize()}\n\n```python\n{text}```\n")
     return "\n".join(page)
 
 
-def _section(item: Card) -> str:
+def _chapter(title: str, cards: list[Card], recipes: Sequence[Path] = ()) -> list[str]:
+    lines = [f"| [{item.name}](#{item.name.lower()}) | {_text(item.summary)} | {_text(item.cost)} |" for item in cards]
+    using = {path.stem: set(re.findall(r'kind = "(\w+)"', path.read_text(encoding="utf-8"))) for path in recipes}
+    return [
+        f"## {title}\n\n| | | cost |\n|---|---|---|",
+        *lines,
+        *(_section(item, [name for name, kinds in using.items() if item.name in kinds]) for item in cards),
+    ]
+
+
+def _section(item: Card, recipes: Sequence[str] = ()) -> str:
     parts = [f"\n### {item.name}\n", f"`{item.signature}`\n", f"{_text(item.summary)}\n"]
     if item.body:
         parts.append(f"{_text(item.body)}\n")
@@ -218,6 +252,8 @@ def _section(item: Card) -> str:
     parts.append(f"Reference: {_text(item.reference)}\n")
     if item.raises:
         parts.append(f"Raises {_text(item.raises)}\n")
+    if recipes:
+        parts.append(f"Recipes: {', '.join(f'`{name}`' for name in recipes)}.\n")
     return "\n".join(parts)
 
 
@@ -227,4 +263,6 @@ def _text(text: str) -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(table(), encoding="utf-8")
+    docs = Path(sys.argv[1])
+    (docs / "methods.md").write_text(methods_page(), encoding="utf-8")
+    (docs / "defences.md").write_text(defences_page(docs.parent), encoding="utf-8")

@@ -6,6 +6,30 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+
+class _Train(TyperCommand):
+    """Its help also names every defence. Only then are they imported, so that other help is there at once."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        super().format_help(ctx, formatter)
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.panel import Panel
+        from rich.table import Table
+
+        from steelman.cards import methods
+
+        for kind, title in (
+            ("defence", "Defences (defence = { kind = ... } in a recipe)"),
+            ("preparation", "Preparations of the training images (prepare = [{ kind = ... }])"),
+        ):
+            table = Table.grid(padding=(0, 2))
+            for each in methods(kind):
+                table.add_row(f"[bold cyan]{each.name}[/]", escape(each.summary))
+            Console().print(Panel(table, title=title, title_align="left", border_style="dim"))
+
 
 app = typer.Typer(
     add_completion=False,
@@ -32,7 +56,7 @@ def demo(runs: Runs = Path("runs")) -> None:
     _show(*demo.run(runs, _say))
 
 
-@app.command(epilog="Example: steelman train reference_mnist_lenet --set training.epochs=5 --name short")
+@app.command(cls=_Train, epilog="Example: steelman train reference_mnist_lenet --set training.epochs=5 --name short")
 def train(
     recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe.")],
     data_dir: DataDir = None,

@@ -5,6 +5,10 @@ import importlib
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -36,3 +40,24 @@ def by_path(path: str) -> object:
             raise ValueError(f"{path!r}: {part!r} is not there; {nearest(part, vars(found))}")
         found = getattr(found, part)
     return found
+
+
+def call(method: Any) -> str:
+    """The call that makes a method, with only the fields that differ from their defaults."""
+    changed = (
+        f"{item.name}={_short(getattr(method, item.name))}"
+        for item in sorted(fields(method), key=lambda item: bool(item.kw_only))  # the method's own first
+        if item.init and not _is_default(getattr(method, item.name), item)
+    )
+    return f"{type(method).__name__}({', '.join(changed)})"
+
+
+def _is_default(value: object, item: Field) -> bool:
+    default = item.default if item.default_factory is MISSING else item.default_factory()
+    return value is default or (not isinstance(value, Tensor) and value == default)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, tuple) and any(is_dataclass(each) for each in value):
+        return f"({', '.join(map(_short, value))})"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -2,7 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from steelman.attacks.crafting import Execution, check_images, check_labels, craft
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
+from steelman.naming import call
 from steelman.norms import L0, L1, L2, Linf
 from steelman.randomness import Draws
 from steelman.types import Box, Flags, Images, Indices, Labels, Model, PerImage, Randomness
@@ -140,13 +141,7 @@ class Attack(ABC):
         return replace(self, **{item.name: _cut(getattr(self, item.name), which) for item in fields(self)})
 
     def __str__(self) -> str:
-        """The call that makes this attack, with only the fields that differ from their defaults."""
-        changed = (
-            f"{item.name}={_short(getattr(self, item.name))}"
-            for item in sorted(fields(self), key=lambda item: bool(item.kw_only))  # the method's own first
-            if not _is_default(getattr(self, item.name), item)
-        )
-        return f"{type(self).__name__}({', '.join(changed)})"
+        return call(self)
 
 
 def check_parts(name: str, attacks: tuple[Attack, ...]) -> None:
@@ -170,12 +165,3 @@ def _cut(value: Any, which: Indices) -> Any:
     if isinstance(value, Attack) or (isinstance(value, Tensor) and value.ndim == 1):
         return value[which]
     return tuple(_cut(each, which) for each in value) if isinstance(value, tuple) else value
-
-
-def _is_default(value: object, item: Field) -> bool:
-    default = item.default if item.default_factory is MISSING else item.default_factory()
-    return value is default or (not isinstance(value, Tensor) and value == default)
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

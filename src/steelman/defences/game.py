@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import TypeVar
 
 from torch import Tensor, nn
 
 from steelman.data.dataset import Dataset
+from steelman.naming import call
 from steelman.types import Batch
 
 CLASSIFIER = "classifier"
@@ -69,3 +70,6 @@ class Game(ABC):
     @property
     def report(self) -> dict[str, float]:
         return {}
+
+    def __str__(self) -> str:
+        return call(self) if is_dataclass(self) else repr(self)
