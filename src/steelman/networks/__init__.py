@@ -16,7 +16,14 @@ from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, St
 from steelman.networks.rescale import Rescale
 from steelman.networks.resnet20 import ResNet20
 from steelman.networks.small_cnn import SmallCNN
-from steelman.networks.surgery import batchnorm_layers, borrowed_buffers, freeze_batchnorm, only_trainable
+from steelman.networks.surgery import (
+    Stem,
+    batchnorm_layers,
+    borrowed_buffers,
+    freeze_batchnorm,
+    only_trainable,
+    split_stem,
+)
 from steelman.networks.vision import AlexNet, ResNet18
 from steelman.networks.whiten import Whiten
 from steelman.networks.wide_resnet import WideResNet
@@ -42,6 +49,7 @@ __all__ = [
     "Rescale",
     "SmallCNN",
     "StandardiseImage",
+    "Stem",
     "SubtractMean",
     "Whiten",
     "WideResNet",
@@ -51,4 +59,5 @@ __all__ = [
     "build",
     "freeze_batchnorm",
     "only_trainable",
+    "split_stem",
 ]
