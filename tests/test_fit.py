@@ -114,7 +114,7 @@ def test_schedules(schedule: Schedule, factors: list[float]):
 
 @pytest.mark.parametrize(
     "wrong", [lambda: Steps((1.5,)), lambda: Cosine(warmup=1.0), lambda: Training(ema=1.0), lambda: Training(epochs=-1),
-              lambda: Training(monitor=FGSM()), lambda: Training(micro_batch=0), lambda: Training(iterations=0),
+              lambda: Training(monitor=FGSM()), lambda: Training(micro_batch=0), lambda: Training(iterations=0), lambda: Training(images=0),
               lambda: Training(swa=1.0), lambda: Training(swa=0.5, ema=0.9), lambda: Training(patience=2),
               lambda: Training(patience=0, validation=0.1), lambda: Linear(by=0.0)]
 )  # fmt: skip
@@ -220,6 +220,19 @@ def test_held_out_images_are_never_trained_on_and_choose_the_best(tmp_path: Path
     model.eval()
     (whole,) = held.in_order(100)
     assert log[best]["clean"] == (model(whole.x).argmax(1) == whole.y).double().mean().item()
+
+
+def test_few_images_are_trained_on_where_few_are_asked_for():
+    spy = Spy()
+    fit(network(), images(), spy, replace(TRAINING, images=30, validation=20, seed=2))
+    rest, held = split_off(images(), 20, seed=2)
+    _, some = split_off(rest, 30, seed=2)
+    seen = {place for batch in spy.seen for place in batch.index.tolist()}
+    assert seen == set(some.index.tolist())
+    assert not seen & set(held.index.tolist())
+    spy = Spy()
+    fit(network(), images(), spy, replace(TRAINING, epochs=1, images=10**6))
+    assert sum(len(batch) for batch in spy.seen) == len(images())
 
 
 def test_the_log_begins_before_training(tmp_path: Path):

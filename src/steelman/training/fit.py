@@ -93,6 +93,8 @@ class _Run:
             raise ValueError(f"nothing is left to train on: {len(whole)} images, {held} of them for validation")
         _check_model(model, whole)
         self.data, validation = split_off(whole, held, training.seed) if held else (whole, None)
+        if training.images is not None and training.images < len(self.data):
+            _, self.data = split_off(self.data, training.images, training.seed)
         if prepare is not None:
             self.data = prepare(self.data)
         if training.track_test and test is None:

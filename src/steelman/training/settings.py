@@ -25,6 +25,7 @@ class Training:
                         measured anew on the clean training images. Default none
     seed                decides order, noise, dropout and validation split; the network's first weights are the caller's
     micro_batch         images per descent, to save memory; the update is that of the whole batch. Default the whole
+    images              train on so many images only, chosen as the held-out ones are. Default all that are left
     validation          images held out of the training set, a count or a fraction; default none. The best checkpoint is
                         that of the highest accuracy there: under `monitor` if given, otherwise clean
     monitor             attack on the held-out images after every epoch
@@ -46,6 +47,7 @@ class Training:
     swa: float | None = None
     seed: int = 0
     micro_batch: int | None = None
+    images: int | None = None
     validation: int | float = 0
     monitor: Attack | None = None
     patience: int | None = None
@@ -61,6 +63,8 @@ class Training:
             )
         if self.iterations is not None and self.iterations < 1:
             raise ValueError(f"iterations is a number of batches, at least 1; got {self.iterations}")
+        if self.images is not None and self.images < 1:
+            raise ValueError(f"images is how many images to train on, at least 1; got {self.images}")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise ValueError(f"micro_batch is a number of images, at least 1; got {self.micro_batch}")
         if self.ema is not None and not 0 < self.ema < 1:
