@@ -6,6 +6,8 @@ from steelman.networks.carlini import CarliniNet
 from steelman.networks.cnn import CNN
 from steelman.networks.conv_resnet import ConvResNet
 from steelman.networks.convnet import ConvNet
+from steelman.networks.ensemble import Ensemble
+from steelman.networks.filtered import Filtered
 from steelman.networks.lenet import LeNet
 from steelman.networks.lenet5 import LeNet5
 from steelman.networks.madry import MadryNet
@@ -37,6 +39,8 @@ __all__ = [
     "CarliniNet",
     "ConvNet",
     "ConvResNet",
+    "Ensemble",
+    "Filtered",
     "LeNet",
     "LeNet5",
     "MadryNet",
