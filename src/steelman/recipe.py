@@ -13,8 +13,9 @@ from torch import nn
 from steelman import config
 from steelman.attacks.attack import Attack
 from steelman.data.dataset import Dataset, Source
-from steelman.defences.objective import Objective
+from steelman.defences.game import Game
 from steelman.naming import nearest
+from steelman.training.prepare import Preparation
 from steelman.training.settings import Training
 
 
@@ -42,19 +43,24 @@ class Recipe:
     """One result: everything that decides it.
 
     data        where images come from
-    network     `kind` and its settings; `preprocess` names a layer that is fitted on the training set and put before it
+    network     `kind` and its settings; `bounded_relu = 1.0` bounds its ReLUs; `preprocess` names a layer, or gives its
+                `kind` and settings, that is fitted on the training set where it needs that, and put before it;
+                `filter` likewise names one of `steelman.filters` that stands before both
     defence     what is descended
     training    how
     evaluation  what is measured afterwards
     start       another recipe (a path relative to this one) to begin from; it is trained first where it has not been
+    prepare     what is done to the training images beforehand, in this order; a recipe that one names by `on` is trained
+                first where it has not been
     """
 
     data: Source
     network: dict[str, Any]
-    defence: Objective
+    defence: Game
     training: Training = Training()
     evaluation: Battery = Battery()
     start: str | None = None
+    prepare: tuple[Preparation, ...] = ()
 
 
 SHIPPED = (Path(__file__).parent / "recipes", Path(__file__).parents[2] / "recipes")
@@ -148,23 +154,32 @@ def build(recipe: Recipe, train: Dataset, *, fitted: bool = True) -> nn.Module:
     The preprocessing is fitted on `train`; where a checkpoint is about to be loaded instead, any split will do.
     """
     from steelman import networks
+    from steelman.filters import BPDA
 
     settings = dict(recipe.network)
     kind = settings.pop("kind", None)
     before = settings.pop("preprocess", None)
+    bound = settings.pop("bounded_relu", None)
+    outermost = settings.pop("filter", None)
     if not isinstance(kind, str):
         raise ValueError(f"network.kind: needs a name, such as LeNet; got {kind!r}")
     torch.manual_seed(recipe.training.seed)
     try:
         network = networks.build(kind, shape=train.shape, classes=len(train.classes), **settings)
-        layer = None if before is None else networks.build(before, shape=train.shape)
+        if bound is not None:
+            networks.bounded_relus(network, float(bound))
+        before, outermost = ({"kind": each} if isinstance(each, str) else each for each in (before, outermost))
+        layer = None if before is None else networks.build(**before, shape=train.shape)
+        filter = None if outermost is None else BPDA(networks.build(**outermost, shape=train.shape))
+        if filter is not None:
+            filter(torch.zeros(1, *train.shape))  # which refuses one that changes the shape
     except (TypeError, ValueError) as error:
         raise ValueError(f"network: {error}") from error
-    if layer is None:
-        return network
-    if not isinstance(layer, networks.Preprocess):
-        raise ValueError(f"network.preprocess: {before} is not a preprocessing layer")
-    return networks.Preprocessed(layer.fit(train) if fitted else layer, network)
+    if layer is not None:
+        if not isinstance(layer, networks.Preprocess):
+            raise ValueError(f"network.preprocess: {type(layer).__name__} is not a preprocessing layer")
+        network = networks.Preprocessed(layer.fit(train) if fitted and not layer.fitted else layer, network)
+    return network if filter is None else networks.Filtered(filter, network)
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -1,7 +1,7 @@
 """Runs: a recipe trained into a folder, evaluated there, and compared with others."""
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from steelman.recipe import Recipe, build, device, find_recipe, load_recipe, to_
 from steelman.training import checkpoint
 from steelman.training.fingerprint import FREE
 from steelman.training.fit import fit, trained_weights
+from steelman.training.prepare import Guided, Preparation
 from steelman.training.processes import processes
 
 GALLERY_IMAGES = 10
@@ -97,7 +98,7 @@ class Run:
         info = {
             "data": str(self.recipe.data),
             "network": " ".join(str(value) for value in self.recipe.network.values()),
-            "defence": str(self.recipe.defence),
+            "defence": " + ".join(map(str, (*self.recipe.prepare, self.recipe.defence))),
             "epochs": str(log[-1]["epoch"]),
             "seed": str(self.recipe.training.seed),
             "training time": f"{sum(line.get('seconds', 0) for line in log):.0f} s",
@@ -106,29 +107,91 @@ class Run:
 
 
 def train(name: str, runs: Path, data: Path | None, changes: list[str] | None = None, called: str | None = None) -> Run:
-    """Train a recipe into `runs`/`called` (default: the recipe's name); what it starts from first.
+    """Train a recipe into `runs`/`called` (default: the recipe's name); first the recipes that it names.
 
     A run that is there already goes on where it stopped; a finished one is returned as it is.
     """
     path = find_recipe(name)
     recipe = load_recipe(path, changes)
-    start = None
-    if recipe.start is not None:
-        beside = path.parent / recipe.start
-        start = train(str(beside if beside.is_file() else recipe.start), runs, data)
+    _check_chain(path, recipe)
+    trained = {name: train(_beside(path, name), runs, data) for name in _named(recipe)}
     folder = runs / (called or path.stem)
     images = recipe.data.load("train", data)
     model = build(recipe, images)
-    if start is not None:
-        _begin(model, start)
+    if recipe.start is not None:
+        _begin(model, trained[recipe.start])
+    guides = [_guide(recipe, each) for each in recipe.prepare]
+    references = tuple(None if name is None else _reference(trained[name], images) for name in guides)
+    stages = Stages(recipe.prepare, references, recipe.training.seed, folder / "prepared") if recipe.prepare else None
     if processes().first:
         if (folder / "recipe.toml").exists():
             _refuse_other(load_recipe(folder / "recipe.toml"), recipe, folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "recipe.toml").write_text(to_toml(recipe))
     test = recipe.data.load("test", data)
-    fit(model.to(device()), images, recipe.defence, recipe.training, folder=folder, test=test)
+    fit(model.to(device()), images, recipe.defence, recipe.training, folder=folder, test=test, prepare=stages)
+    processes().any(False)  # the others wait until the first has written, for they may read it next
     return Run(folder, recipe)
+
+
+def _guide(recipe: Recipe, preparation: Preparation) -> str | None:
+    """The recipe whose network a preparation asks."""
+    if not isinstance(preparation, Guided):
+        return None
+    if preparation.on is None and recipe.start is None:
+        raise ValueError(
+            f"prepare: {type(preparation).__name__} needs a trained network: name its recipe by `on`, or give a `start`"
+        )
+    return preparation.on or recipe.start
+
+
+def _named(recipe: Recipe) -> list[str]:
+    """The recipes that have to be trained first."""
+    names = [recipe.start, *(_guide(recipe, each) for each in recipe.prepare)]
+    return [name for name in dict.fromkeys(names) if name is not None]
+
+
+def _check_chain(path: Path, recipe: Recipe, above: tuple[Path, ...] = ()) -> None:
+    """Raises an error, before any training, where a recipe in the chain is not there, not right or waits for itself."""
+    above = (*above, path.resolve())
+    for name in _named(recipe):
+        other = find_recipe(_beside(path, name))
+        if other.resolve() in above:
+            raise ValueError(
+                f"{path} waits for {other}, which waits for {path.name} itself: give it another start or on"
+            )
+        _check_chain(other, load_recipe(other), above)
+
+
+def _beside(path: Path, name: str) -> str:
+    """A recipe that another one at `path` names: it lies beside it, or is a shipped one."""
+    beside = path.parent / name
+    return str(beside if beside.is_file() else name)
+
+
+def _reference(run: Run, images: Dataset) -> nn.Module:
+    try:
+        return run.network(images)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the network of {run.folder} is not for {images.name}, so it cannot guide: {error}"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A recipe's preparations one after the other, each with its reference; what they make is kept in `folder`."""
+
+    preparations: tuple[Preparation, ...]
+    references: tuple[nn.Module | None, ...] = field(repr=False)
+    seed: int
+    folder: Path = field(repr=False)
+
+    def __call__(self, data: Dataset) -> Dataset:
+        for place, (prepare, reference) in enumerate(zip(self.preparations, self.references, strict=True)):
+            # A seed for each: two of one kind are not to draw the same noise.
+            data = prepare(data, reference, seed=self.seed + place, folder=self.folder / str(place))
+        return data
 
 
 def _begin(model: nn.Module, start: Run) -> None:

@@ -6,6 +6,7 @@ from steelman.defences.objective import MicroBatches
 from steelman.training.fit import fit, trained_weights
 from steelman.training.optimisers import SGD, Adam, Optimiser
 from steelman.training.play import Diverged, play
+from steelman.training.prepare import Crafted, NoisyCopies, Preparation, SoftLabels
 from steelman.training.processes import Processes, processes
 from steelman.training.settings import History, Training
 
@@ -15,15 +16,19 @@ __all__ = [
     "Average",
     "Constant",
     "Cosine",
+    "Crafted",
     "Descend",
     "Diverged",
     "Game",
     "History",
     "Linear",
     "MicroBatches",
+    "NoisyCopies",
     "Optimiser",
+    "Preparation",
     "Processes",
     "Schedule",
+    "SoftLabels",
     "Step",
     "Steps",
     "Training",

@@ -22,11 +22,11 @@ def fingerprint(training: Training, defence: object, nets: nn.ModuleDict, data: 
     shapes = {name: list(value.shape) for name, value in nets.state_dict().items()}
     labels = None if data.labels is None else data.labels.tolist()
     return {
-        **{f"training.{item.name}": _said(getattr(training, item.name)) for item in fields(training)},
-        "defence": _said(defence),
+        **{f"training.{item.name}": said(getattr(training, item.name)) for item in fields(training)},
+        "defence": said(defence),
         "network": _digest(shapes),
         "data": f"{data.name}, {len(data)} images of {data.shape}, labels {_digest(labels)}",
-        **{name: _said(value) for name, value in more.items()},
+        **{name: said(value) for name, value in more.items()},
     }
 
 
@@ -43,7 +43,8 @@ def refuse_other(ours: Mapping[str, str], found: Mapping[str, str], folder: Path
     raise ValueError(f"{folder} holds a run with {told}: use another folder, or delete this one")
 
 
-def _said(value: object) -> str:
+def said(value: object) -> str:
+    """A setting as it was written, the same in every process."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # an object's address is another in every process
 
 

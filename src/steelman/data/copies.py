@@ -1,0 +1,129 @@
+"""Data sets that are made of another one's images."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import tee
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from steelman.data.dataset import Dataset
+from steelman.randomness import Draws, combine
+from steelman.types import Batch
+
+_NOISE = 0x9015E
+"""Purpose of the noise in copies: no two uses of an image's seed may share their numbers."""
+
+
+@dataclass(frozen=True)
+class Change(ABC):
+    """What a copy's images are, made of the originals in `batch` whenever they are read.
+
+    `place` says where in the original set each image stands; `copy` which copy it is for: 0 is the image as it was.
+    """
+
+    @abstractmethod
+    def __call__(self, batch: Batch, place: Tensor, copy: Tensor) -> Batch: ...
+
+    def to(self, device: torch.device | str) -> "Change":
+        """The same change, with its tensors on `device`."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
+
+
+@final
+class Copies(Dataset):
+    """Another data set's images in some copies, one copy after the other.
+
+    Nothing is stored but what `change` holds. `index` counts on from copy to copy, so that no two images share one.
+
+    data    the originals, in memory or streamed
+    change  makes a copy's images
+    copies  which ones there are, default (0,): the originals, in which a change may still touch what is no pixel
+    rows    which images of them all, default every one
+    """
+
+    def __init__(
+        self, data: Dataset, change: Change, copies: Sequence[int] = (0,), *, rows: Tensor | None = None
+    ) -> None:
+        self.name, self.classes, self.shape = data.name, data.classes, data.shape
+        self._data, self._change, self._copies = data, change, tuple(copies)
+        count = len(self._copies) * len(data)
+        self._rows = torch.arange(count, device=data.index.device) if rows is None else rows
+        place, copy = self._origin(self._rows)
+        span = int(data.index.max()) + 1 if len(data) else 0
+        self.index = data.index[place] + span * copy
+
+    @property
+    def labels(self) -> Tensor | None:
+        labels = self._data.labels
+        return None if labels is None else labels[self._origin(self._rows)[0]]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:
+        wanted, again = tee(each.to(self._rows.device) for each in indices)
+        originals = self._data.batches(self._origin(self._rows[each])[0] for each in wanted)
+        for which, batch in zip(again, originals, strict=True):
+            place, copy = (each.to(batch.x.device) for each in self._origin(self._rows[which]))
+            yield replace(self._change(batch, place, copy), index=self.index[which].to(batch.x.device))
+
+    def subset(self, index: Tensor) -> "Copies":
+        return Copies(self._data, self._change, self._copies, rows=self._rows[index.to(self._rows.device)])
+
+    def to(self, device: torch.device | str) -> "Copies":
+        data = self._data.to(device)
+        return Copies(data, self._change.to(device), self._copies, rows=self._rows.to(data.index.device))
+
+    def _origin(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Of rows of the whole: the place of each in the original set, and its copy."""
+        copies = torch.tensor(self._copies, device=rows.device)
+        return rows % len(self._data), copies[rows // len(self._data)]
+
+
+@final
+@dataclass(frozen=True)
+class Noise(Change):
+    """x + sigma d, the same d whenever the copy is read: it is a hash of `seed`, the copy and the image's index."""
+
+    sigma: float
+    noise: Literal["normal", "uniform"]
+    clip: bool
+    seed: int
+
+    def __call__(self, batch: Batch, place: Tensor, copy: Tensor) -> Batch:
+        assert batch.index is not None
+        draws = Draws(combine(torch.full_like(batch.index, self.seed), _NOISE, copy, batch.index))
+        shape = batch.x.shape[1:]
+        step = draws.normal(shape) if self.noise == "normal" else 2 * draws.uniform(shape) - 1
+        x = batch.x + self.sigma * step
+        return replace(batch, x=_where(copy > 0, x.clamp(0, 1) if self.clip else x, batch.x))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Stored(Change):
+    """Images that were made beforehand, one for each original."""
+
+    images: Tensor
+
+    def __call__(self, batch: Batch, place: Tensor, copy: Tensor) -> Batch:
+        return replace(batch, x=_where(copy > 0, self.images[place], batch.x))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Labelled(Change):
+    """The originals, with class probabilities beside their labels."""
+
+    soft: Tensor
+
+    def __call__(self, batch: Batch, place: Tensor, copy: Tensor) -> Batch:
+        return replace(batch, soft=self.soft[place])
+
+
+def _where(flags: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    return torch.where(flags.reshape(-1, *[1] * (yes.ndim - 1)), yes, no)

@@ -1,0 +1,112 @@
+"""Work on every image of a data set, done once: shared out over the processes, kept in parts, never done again."""
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from steelman.data.dataset import Dataset
+from steelman.training import checkpoint
+from steelman.training.fingerprint import said
+from steelman.training.processes import processes
+from steelman.types import Batch
+
+BATCH = 250
+PART = 20 * BATCH
+"""A kill loses at most the part that each process is at."""
+
+
+def in_parts(
+    data: Dataset,
+    make: Callable[[Batch], Tensor],
+    shape: tuple[int, ...],
+    told: Mapping[str, str],
+    folder: Path | None = None,
+    progress: bool = True,
+) -> Tensor:
+    """`make` of every image, in order, in float32 on the CPU: (len(data), *shape).
+
+    Batches are the same however many processes there are, so the bits are. A part is a file in `folder`, written whole
+    or not at all, with `told`, what decides it, beside it.
+
+    Raises:
+        ValueError: a part was made of something else; the message names what.
+    """
+    group = processes()
+    whole = torch.empty(len(data), *shape)
+    parts = torch.arange(len(data)).split(PART)
+    with _bar(progress and group.first, len(data)) as advance:
+        for start in range(0, len(parts), group.world):
+            turn = range(start, min(start + group.world, len(parts)))
+            if start + group.rank in turn:
+                part = parts[start + group.rank]
+                file = None if folder is None else folder / f"{part[0]}-{part[-1]}.safetensors"
+                whole[part[0] : part[-1] + 1] = _part(data, make, part, told, file, advance)
+            for owner, place in enumerate(turn):
+                group.broadcast(whole[parts[place][0] : parts[place][-1] + 1], owner)
+    return whole
+
+
+def _part(
+    data: Dataset,
+    make: Callable[[Batch], Tensor],
+    part: Tensor,
+    told: Mapping[str, str],
+    file: Path | None,
+    advance: Callable[[int], None],
+) -> Tensor:
+    if file is not None and file.exists():
+        state = checkpoint.load(file)
+        changed = [name for name, value in told.items() if state["told"].get(name) != value]
+        if changed:
+            raise ValueError(
+                f"{file.parent} holds data made with another {' and '.join(changed)}: use another folder, or delete "
+                "this one"
+            )
+        advance(len(part))
+        return state["values"]
+    found = []
+    for batch in data.batches(part.split(BATCH)):
+        found.append(make(batch).detach().to("cpu", torch.float32))
+        advance(len(batch))
+    values = torch.cat(found)
+    if file is not None:
+        checkpoint.save(file, {"told": dict(told), "values": values})
+    return values
+
+
+def describe(preparation: object, data: Dataset, reference: nn.Module, seed: int) -> dict[str, str]:
+    """What decides the outcome, under the name by which a user knows it."""
+    labels = [] if data.labels is None else [data.labels]
+    return {
+        "preparation": said(preparation),
+        "reference network": _digest(*reference.state_dict().values()),
+        "data set": f"{data.name}, {len(data)} images of {data.shape}, {_digest(data.index, *labels)}",
+        "seed": str(seed),
+    }
+
+
+def _digest(*tensors: Tensor) -> str:
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+@contextmanager
+def _bar(shown: bool, images: int) -> Iterator[Callable[[int], None]]:
+    """Images done and the time left; silent where standard error is not a terminal."""
+    if not (shown and sys.stderr.isatty()):
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    look = (TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*look, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=images)
+        yield lambda done: bar.advance(task, done)
