@@ -41,6 +41,7 @@ from steelman import (
 )
 from steelman.data import Digits, InMemory
 from steelman.defences import Game, Objective
+from steelman.losses import Margin
 from steelman.networks import MLP
 from steelman.norms import L2
 from steelman.schedules import Linear
@@ -65,8 +66,8 @@ DEFENCES: dict[str, Game] = {
     "trades": TRADES(PGD(eps=0.1, steps=3, normal_start=0.001)),
     "mart": MART(PGD(eps=0.1, steps=3, normal_start=0.001)),
     "awp": AWP(AdversarialTraining(PGD(eps=0.1, steps=3)), gamma=0.02),
-    "mma": MMA(d_max=0.15, eps_min=0.02, steps=3, bisections=6),
-    "omma in L2": MMA(d_max=1.0, eps_min=0.1, norm=L2, steps=3, bisections=6, clean_weight=0.0),
+    "mma": MMA(d_max=0.15, eps_min=0.02, steps=3, bisections=6, loss=Margin()),
+    "omma in L2": MMA(d_max=1.0, eps_min=0.1, norm=L2, steps=3, bisections=6, clean_weight=0.0, loss=Margin()),
     "awp of trades": AWP(TRADES(PGD(eps=0.1, steps=3)), gamma=0.02, warmup=0.5),
     "yopo": YOPO(m=2, n=2, eps=0.1, step_size=0.05),
     "yopo, first layer by the hamiltonian": YOPO(
