@@ -178,7 +178,7 @@ def _check(defence: YOPO | TradesYOPO) -> None:
 
 def _first_layer(model: nn.Module, data: Dataset, name: str | None) -> str:
     batch = next(data.batches([torch.arange(min(2, len(data)))]))
-    return split_stem(model, batch.x, name).name
+    return split_stem(model, batch.x.to(next(model.parameters())), name).name
 
 
 def _stem(model: nn.Module, x: Images, name: str | None) -> Stem:
