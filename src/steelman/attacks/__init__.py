@@ -23,7 +23,10 @@ from steelman.attacks.over_targets import OverTargets, over_targets
 from steelman.attacks.pgd import PGD
 from steelman.attacks.sigma_zero import SigmaZero
 from steelman.attacks.square import Square
-from steelman.attacks.surrogate import Surrogate
+from steelman.attacks.surrogate import (
+    IgnoringFilter,
+    Surrogate,
+)
 from steelman.attacks.universal import UniversalPerturbation
 from steelman.attacks.vat import VirtualAdversarial
 from steelman.attacks.worst_of import BestOf, WorstOf
@@ -52,6 +55,7 @@ __all__ = [
     "DeepFool",
     "GaussianNoise",
     "HopSkipJump",
+    "IgnoringFilter",
     "MinimalFGSM",
     "OverTargets",
     "RandomFGSM",

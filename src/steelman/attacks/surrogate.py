@@ -8,6 +8,7 @@ from typing import Any
 from steelman.attacks.attack import Access, Attack, check_parts
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
+from steelman.networks.filtered import Filtered
 from steelman.norms import Norm
 from steelman.randomness import Draws
 from steelman.types import Images, Model, Radius
@@ -58,8 +59,64 @@ class Surrogate(Attack):
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         oracle.decisions(x)  # a model that cannot be right is refused
         model: Model = _loaded(str(self.model)) if isinstance(self.model, str | Path) else self.model
-        with Oracle(model, goal, half=oracle.half, deadline=oracle.deadline, asked=oracle.asked) as inner:
+        with _another(model, oracle, goal) as inner:
             return replace(self.attack, box=self.box).search(inner, x, goal, draws)
+
+
+@dataclass(frozen=True)
+class IgnoringFilter(Attack):
+    """The weak attack on a filter before a network: craft as if it were not there, test on the whole.
+
+    x' = attack(model.network, x, y), for a `Filtered` model. So papers whose filter has no gradient attacked their own
+    defence. Any attack as it is goes through the filter, by BPDA, and is the one to judge by; where this one does
+    better, the filter's stand-in is poor.
+
+    attack  what is run on the bare network (its box gives way to this one's). Early leave stops at the first success on
+            that: leave it off
+
+    Cost: 1 forward pass on the model, to check it, and the attack's passes on its network.
+    Reference: Valentina Zantedeschi, Maria-Irina Nicolae and Ambrish Rawat, "Efficient defenses against adversarial
+    attacks", AISec 2017, experiments (FS), authors' code.
+
+    Raises:
+        ValueError: the model is not `Filtered`, so there is nothing to ignore.
+    """
+
+    attack: Attack
+
+    def __post_init__(self) -> None:
+        check_parts("IgnoringFilter", (self.attack,))
+
+    @property
+    def access(self) -> Access:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.attack.access
+
+    @property
+    def norm(self) -> Norm | None:
+        return getattr(self.attack, "norm", None)
+
+    @property
+    def eps(self) -> Radius | None:
+        return getattr(self.attack, "eps", None)
+
+    def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
+        if not isinstance(oracle.model, Filtered):
+            raise ValueError(
+                f"IgnoringFilter needs a Filtered model; {type(oracle.model).__name__} has no filter to ignore. Run "
+                f"{type(self.attack).__name__} itself"
+            )
+        oracle.decisions(x)  # a model that cannot be right is refused
+        with _another(oracle.model.network, oracle, goal) as inner:
+            x_adv = replace(self.attack, box=self.box).search(inner, x, goal, draws)
+        oracle.forwards += inner.forwards
+        oracle.gradients += inner.gradients
+        oracle.flat += inner.flat
+        return x_adv
+
+
+def _another(model: Model, oracle: Oracle, goal: Goal) -> Oracle:
+    """An oracle for another model, which keeps time and house as this one does."""
+    return Oracle(model, goal, half=oracle.half, deadline=oracle.deadline, asked=oracle.asked)
 
 
 @lru_cache(maxsize=8)

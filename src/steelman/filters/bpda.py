@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 Filter = Callable[[Tensor], Tensor]
 
@@ -14,7 +13,8 @@ class BPDA(nn.Module):
     """Backward pass differentiable approximation: the true filter forwards, a differentiable stand-in backwards.
 
     y = g(x), and dL/dx = (dh/dx)^T dL/dy with h close to g. Put it where the filter stands:
-    `nn.Sequential(BPDA(jpeg), network)` is attacked like any other model, also under `EOT` where g is random.
+    `nn.Sequential(BPDA(jpeg), network)` is attacked like any other model, also under `EOT` where g is random. Gradients
+    of gradients pass the same way, for defences that penalise them.
 
     filter    g, any callable from images to what the network takes
     stand_in  h, differentiable, of the same output shape; None (default) is the identity, for filters with g(x) near x
@@ -49,17 +49,17 @@ class _Through(torch.autograd.Function):
         return y.clone() if y is x else y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (gradient,) = grad_outputs
         if ctx.stand_in is None:
             return gradient, None, None
         (x,) = ctx.saved_tensors
+        again = torch.is_grad_enabled()  # the gradient is to be differentiated in its turn
         with torch.enable_grad():
-            x = x.detach().requires_grad_()
+            x = x if again else x.detach().requires_grad_()
             near = ctx.stand_in(x)
         if near.shape != gradient.shape:
             raise ValueError(
                 f"stand_in gives {tuple(near.shape)} where the filter gives {tuple(gradient.shape)}; they must agree"
             )
-        return torch.autograd.grad(near, x, gradient)[0], None, None
+        return torch.autograd.grad(near, x, gradient, create_graph=again)[0], None, None

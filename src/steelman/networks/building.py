@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from steelman.filters.squeeze import BitDepth, MedianSmoothing
 from steelman.naming import by_path, nearest
 from steelman.networks.carlini import CarliniNet
 from steelman.networks.cnn import CNN
@@ -29,13 +30,13 @@ _KINDS: dict[str, Callable[..., nn.Module]] = {
     for kind in (
         *(MLP, LeNet, LeNet5, ConvNet, NIN, CarliniNet, CNN, ConvResNet, MadryNet, SmallCNN),
         *(ResNet20, PreActResNet18, WideResNet, AlexNet, ResNet18),
-        *(Normalise, StandardiseImage, SubtractMean, Whiten),
+        *(Normalise, StandardiseImage, SubtractMean, Whiten, BitDepth, MedianSmoothing),
     )
 }
 
 
 def build(kind: str, *, shape: Sequence[int], classes: int | None = None, **options: Any) -> nn.Module:
-    """The network or preprocessing that `kind` names, for images of `shape`; a recipe's [network] section.
+    """The network, preprocessing or filter that `kind` names, for images of `shape`; a recipe's [network] section.
 
     kind     a name of this package ("LeNet", "SubtractMean"), or 'module:function' of your own. Of `shape` and
              `classes`, a function is given those that it has arguments for

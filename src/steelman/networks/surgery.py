@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from steelman.naming import nearest
 from steelman.networks.bounded_relu import BoundedReLU
+from steelman.networks.filtered import Filtered
 from steelman.networks.preprocess import Preprocessed
 from steelman.types import Images, Logits
 
@@ -25,8 +26,8 @@ _ACTIVATIONS = (
 def only_trainable(model: nn.Module, layers: Sequence[str] | None) -> Iterator[None]:
     """Within it, of the parameters that require a gradient, only those of the named submodules do.
 
-    layers  names as in `model.named_modules()`, such as "conv1" or "block2.conv1"; those of a `Preprocessed` network
-            need no "network." before them. None leaves all as they are
+    layers  names as in `model.named_modules()`, such as "conv1" or "block2.conv1"; those of a `Preprocessed` or
+            `Filtered` network need no "network." before them. None leaves all as they are
 
     Raises:
         ValueError: there is no such submodule; names the nearest.
@@ -254,8 +255,8 @@ def _hooked(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
 
 
 def _innermost(model: nn.Module) -> nn.Module:
-    """The network behind all preprocessing."""
-    while isinstance(model, Preprocessed):
+    """The network behind all filters and preprocessing."""
+    while isinstance(model, Preprocessed | Filtered):
         model = model.network
     return model
 

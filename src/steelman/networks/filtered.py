@@ -1,0 +1,31 @@
+"""A filter that stands before a network, in training and in prediction."""
+
+from typing import final
+
+from torch import Tensor, nn
+
+from steelman.filters.bpda import BPDA
+
+
+@final
+class Filtered(nn.Module):
+    """network(filter(x)), where gradients pass the filter by BPDA.
+
+    A filter without a gradient is no defence, so attacks as they are go through it. There are three ways to attack such
+    a model, and a table names the one it means: through the filter by BPDA, any attack as it is; past the filter, as
+    papers did, `IgnoringFilter(attack)`; as a black box, `Square`, `HopSkipJump` or `BoundaryAttack`. Judge by the
+    worst of them: on digits of one bit (Linf .3, clean .92) a perceptron kept .15, .18 and .13, and .90 where gradients
+    did not pass.
+
+    filter   any module from images to images of the same shape, for which the identity then stands in; or a `BPDA` with
+             a stand-in of its own
+    network  from the filtered images to logits; a `Preprocessed` one has its preprocessing behind the filter
+    """
+
+    def __init__(self, filter: nn.Module, network: nn.Module) -> None:
+        super().__init__()
+        self.filter = filter if isinstance(filter, BPDA) else BPDA(filter)
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(self.filter(x))

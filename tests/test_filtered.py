@@ -1,0 +1,145 @@
+"""A filter before a network: what attacks through it, past it and without gradients see."""
+
+from functools import cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from affine import images, small_net
+from steelman import config
+from steelman.attacks import EOT, PGD, IgnoringFilter, Square
+from steelman.attacks.attack import Attack
+from steelman.data import Digits
+from steelman.defences import DeepDefense
+from steelman.filters import BPDA, BitDepth, MedianSmoothing
+from steelman.networks import MLP, Filtered, Preprocessed, SubtractMean, only_trainable
+from steelman.norms import Linf
+from steelman.types import Batch
+
+X = images(12)
+SEEDS = torch.arange(12)
+
+
+def test_the_filter_stands_before_the_network() -> None:
+    for filter in (BitDepth(2), MedianSmoothing(2)):
+        model = Filtered(filter, small_net())
+        torch.testing.assert_close(model(X), model.network(filter(X)))
+        assert torch.equal(model.filter(X), filter(X))
+        x = X.clone().requires_grad_()
+        seen = filter(X).requires_grad_()
+        weight = torch.randn(12, 10, dtype=torch.float64)
+        (around,) = torch.autograd.grad((weight * model(x)).sum(), x)
+        (within,) = torch.autograd.grad((weight * model.network(seen)).sum(), seen)
+        torch.testing.assert_close(around, within)
+        assert bool(around.any())
+
+
+def test_a_stand_in_of_ones_own_is_kept() -> None:
+    smooth = BPDA(BitDepth(1), lambda x: (8 * (x - 0.5)).sigmoid())
+    model = Filtered(smooth, nn.Flatten())
+    assert model.filter is smooth
+    x = torch.full((1, 1, 2, 2), 0.5, requires_grad=True)
+    (gradient,) = torch.autograd.grad(model(x).sum(), x)
+    torch.testing.assert_close(gradient, torch.full_like(x, 2.0))
+
+
+@pytest.mark.parametrize("stand_in", [None, torch.sin])
+def test_gradients_of_gradients_pass(stand_in: object) -> None:
+    """Of f(x) = sum of h(x)^3 / 3, whose derivatives through the identity and the sine are known."""
+    filter = BPDA(lambda x: x.clone(), stand_in)  # pyright: ignore[reportArgumentType]
+    x = torch.rand(5, dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(filter(x).pow(3).sum() / 3, x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    x = x.detach()
+    if stand_in is None:
+        torch.testing.assert_close((first, second), (x**2, 2 * x))
+    else:
+        torch.testing.assert_close((first, second), (x**2 * x.cos(), 2 * x * x.cos() ** 2 - x**2 * x.sin()))
+
+
+def test_defences_that_differentiate_gradients_can_train_it() -> None:
+    model = Filtered(BitDepth(3), small_net())
+    loss = DeepDefense(c=3.0, steps=2)(model, Batch(X, model(X).argmax(1)))
+    assert all(bool(g.isfinite().all()) for g in torch.autograd.grad(loss, list(model.network.hidden.parameters())))
+
+
+def test_layers_are_named_as_without_a_filter() -> None:
+    model = Filtered(BitDepth(1), Preprocessed(SubtractMean(shape=(1, 8, 8)), MLP(shape=(1, 8, 8))))
+    with only_trainable(model, ["fc1"]):
+        assert [name for name, each in model.named_parameters() if each.requires_grad] == [
+            "network.network.fc1.weight",
+            "network.network.fc1.bias",
+        ]
+
+
+def test_ignoring_the_filter_is_the_attack_on_the_bare_network() -> None:
+    model = Filtered(BitDepth(1), small_net()).eval()
+    y = model(X).argmax(1)
+    attack = PGD(eps=0.3, steps=5)
+    result = IgnoringFilter(attack).run(model, X, y, generator=SEEDS)
+    bare = attack.run(model.network, X, y, generator=SEEDS)
+    assert torch.equal(result.x_adv, bare.x_adv)
+    assert torch.equal(result.success, model(result.x_adv).argmax(1) != y)
+    assert not torch.equal(result.success, bare.success)
+    assert (result.forwards == bare.forwards + 1).all()
+    assert torch.equal(result.gradients, bare.gradients)
+    assert (Linf.size(result.x_adv - X) <= 0.3).all()
+
+
+def test_it_says_what_it_is() -> None:
+    attack = IgnoringFilter(PGD(eps=0.3))
+    assert (attack.norm, attack.eps, attack.access) == (Linf, 0.3, "gradients")
+    assert IgnoringFilter(Square(eps=0.3)).access == "scores"
+    assert config.read(Attack, config.write(attack)) == attack
+    with pytest.raises(ValueError, match=r"needs a Filtered model; SmallNet has no filter to ignore\. Run PGD itself"):
+        attack(small_net(), X, torch.zeros(12, dtype=torch.int64))
+    with pytest.raises(ValueError, match="give uint8 and precision to IgnoringFilter itself"):
+        IgnoringFilter(PGD(uint8=True))
+    model = Filtered(BitDepth(1), small_net()).eval()
+    y = model(X).argmax(1)
+    assert EOT(attack, samples=2)(model, X, y, generator=SEEDS).shape == X.shape
+
+
+@cache
+def trained() -> tuple[Filtered, Tensor, Tensor]:
+    """An MLP on digits of one bit, and 200 test images."""
+    torch.manual_seed(0)
+    train, test = Digits().load("train"), Digits().load("test")
+    model = Filtered(BitDepth(1), MLP(shape=train.shape, hidden=(64,)))
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(12):
+        for batch in train.batches(torch.randperm(len(train)).split(64)):
+            optimiser.zero_grad()
+            F.cross_entropy(model(batch.x), batch.y).backward()
+            optimiser.step()
+    (batch,) = test.batches([torch.arange(200)])
+    return model.eval(), batch.x, batch.y
+
+
+def accuracy(attack: Attack, model: nn.Module) -> float:
+    _, x, y = trained()
+    return 1 - float(attack.run(model, x, y, generator=torch.arange(200)).success.double().mean())
+
+
+def test_squeezing_masks_gradients_and_is_no_defence_once_they_pass() -> None:
+    model, x, y = trained()
+    masked = nn.Sequential(model.filter.filter, model.network)
+    attack = PGD(eps=0.3, steps=20)
+    assert torch.equal(masked(x), model(x))
+    clean = float((model(x).argmax(1) == y).double().mean())
+    assert clean > 0.85
+    raw = x.clone().requires_grad_()
+    (flat,) = torch.autograd.grad(F.cross_entropy(masked(raw), y), raw)
+    assert not bool(flat.any())
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model(raw), y, reduction="sum"), raw)
+    assert bool(gradient.flatten(1).any(1).all())
+    with pytest.warns(UserWarning, match=r"gradient is zero on [0-9]+ of 200 images"):
+        blind = accuracy(attack, masked)
+    box = accuracy(Square(eps=0.3, queries=300), model)
+    through, past = accuracy(attack, model), accuracy(IgnoringFilter(attack), model)
+    # Measured: clean .92; blind .90, past the filter .18, through it .15, black box .13.
+    assert blind > clean - 0.1, "the blind attack sees no gradient, and has only its random start"
+    assert through < past < 0.3
+    assert box < 0.3
