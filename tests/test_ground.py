@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from types import ModuleType
@@ -17,7 +18,9 @@ from torch import nn
 import steelman
 import steelman.data
 import steelman.networks
+from steelman import AWP, FGSM, PGD
 from steelman.cards import card, methods, own_fields
+from steelman.training import play
 from steelman.types import Batch
 
 ROOT = Path(__file__).parent.parent
@@ -111,9 +114,7 @@ def batch() -> Batch:
     return Batch(x, torch.arange(9) % 4, seeds=torch.arange(9) + 100)
 
 
-@pytest.mark.parametrize(
-    ("page", "name"), [("adding-an-attack.md", "NIFGSM"), ("adding-a-defence.md", "GaussianNoise")]
-)
+@pytest.mark.parametrize(("page", "name"), [("adding-an-attack.md", "NIFGSM"), ("adding-a-defence.md", "LogitPairing")])
 def test_the_examples_have_complete_cards(page, name):
     method = getattr(example(page), name)
     read = card(method)
@@ -156,29 +157,30 @@ def test_the_example_attack_takes_the_steps_of_its_formula(model, batch):
     torch.testing.assert_close(NIFGSM(eps=0.1, steps=3, decay=0.5)(model, x, y), place.detach())
 
 
+def test_the_example_defence_is_its_formula(model, batch):
+    LogitPairing = example("adding-a-defence.md").LogitPairing
+    model.double()
+    batch = replace(batch, x=batch.x.double())
+    x_adv = FGSM(eps=0.2)(model, batch.x, batch.y)
+    wanted = 0.0
+    for x, near, y in zip(batch.x, x_adv, batch.y, strict=True):
+        clean, attacked = model(x[None])[0], model(near[None])[0]
+        wanted = wanted - attacked.log_softmax(0)[y] / 9 + 3 * sum((clean - attacked) ** 2) / 4 / 9
+    ours = LogitPairing(FGSM(eps=0.2), weight=3.0)(model, batch)
+    torch.testing.assert_close(ours, wanted)
+    weights = list(model.parameters())
+    torch.testing.assert_close(torch.autograd.grad(ours, weights), torch.autograd.grad(wanted, weights))
+
+
 def test_the_example_defence_keeps_the_contract(model, batch):
-    GaussianNoise = example("adding-a-defence.md").GaussianNoise
-    whole = GaussianNoise(sigma=0.5, copies=3)(model, batch)
-    halves = [GaussianNoise(sigma=0.5, copies=3)(model, batch[part]) for part in (slice(0, 4), slice(4, 9))]
+    page = example("adding-a-defence.md")
+    defence = page.LogitPairing(PGD(eps=0.2, steps=3))
+    whole = defence(model, batch)
+    halves = [defence(model, batch[part]) for part in (slice(0, 4), slice(4, 9))]
     torch.testing.assert_close(whole, (4 * halves[0] + 5 * halves[1]) / 9)
-    whole.backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
-    clean = nn.functional.cross_entropy(model(batch.x), batch.y)
-    torch.testing.assert_close(GaussianNoise(sigma=0)(model, batch), clean)
-    assert abs(whole.item() - clean.item()) > 1e-4
-    with pytest.raises(ValueError, match="copies"):
-        GaussianNoise(copies=0)
-
-
-def test_the_example_defence_draws_the_noise_it_promises(batch):
-    seen: list[torch.Tensor] = []
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
-    model.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    example("adding-a-defence.md").GaussianNoise(sigma=0.3, copies=400)(model, batch)
-    noise = torch.stack(seen) - batch.x
-    assert len(noise) == 400
-    assert noise.std().item() == pytest.approx(0.3, rel=0.02)
-    assert noise.mean().item() == pytest.approx(0, abs=0.01)
+    play(AWP(defence, gamma=0.1), model, batch, torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match="weight"):
+        page.LogitPairing(weight=-1)
 
 
 def test_the_example_data_set_reads_real_data(tmp_path):
