@@ -133,6 +133,23 @@ def test_cnn_layer_by_layer() -> None:
     assert torch.allclose(model(x), functional.linear(maps.flatten(1), *weight(model, "fc1")), atol=1e-6)
 
 
+def test_cnn_of_the_code_layer_by_layer() -> None:
+    model, x = CNN(shape=(3, 32, 32), variant="code").eval(), torch.rand(2, 3, 32, 32)
+    assert sum(each.numel() for each in model.parameters()) == 1_592_902
+    maps = x
+    for layer, pad in (("conv1", 1), ("conv2", 0)):
+        maps = functional.conv2d(maps, *weight(model, layer), padding=pad).clamp(min=0)
+        maps = maps.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5))
+    hidden = functional.linear(maps.flatten(1), *weight(model, "fc1")).clamp(min=0)
+    assert torch.allclose(model(x), functional.linear(hidden, *weight(model, "fc2")), atol=1e-6)
+    assert [each.p for each in model.modules() if isinstance(each, nn.Dropout)] == [0.5] * 3
+    assert CNN(shape=(1, 8, 8), variant="code")(torch.rand(1, 1, 8, 8)).shape == (1, 10)
+    with pytest.raises(ValueError, match="at least 8x8"):
+        CNN(shape=(1, 7, 8), variant="code")
+    with pytest.raises(ValueError, match=r"variant is .*; got 'papers'"):
+        CNN(variant="papers")
+
+
 def test_madry_net_layer_by_layer() -> None:
     model, x = MadryNet(), torch.rand(2, 1, 28, 28)
     maps = x
@@ -414,7 +431,7 @@ def test_build_by_module_and_function(tmp_path: Path) -> None:
     [
         ("lenet", {}, "no network 'lenet'; did you mean LeNet"),
         ("MPL", {}, "did you mean MLP"),
-        ("zzz", {}, "there are AlexNet, CNN, CarliniNet, ConvNet"),
+        ("zzz", {}, r"there are AlexNet, .*CNN, CarliniNet, ConvNet"),
         ("MLP", {"widths": (3,)}, "MLP has no option 'widths'; it takes hidden"),
         ("LeNet", {"dropout": 0.5}, "it takes none"),
         (f"{__name__}:owm", {}, "did you mean own"),

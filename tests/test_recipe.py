@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from steelman import FGSM, PGD, Plain
-from steelman.data import Digits, InMemory
-from steelman.networks import MLP, Preprocessed, SubtractMean
+from steelman.data import CIFAR10, Digits, InMemory
+from steelman.networks import MLP, BoundedReLU, Preprocessed, StandardiseImage, SubtractMean
 from steelman.recipe import SHIPPED, Battery, Recipe, build, find_recipe, load_recipe, to_toml
 from steelman.training import Adam, Cosine
 
@@ -37,14 +37,16 @@ def test_every_shipped_recipe_reads_writes_and_builds(path: Path, tmp_path: Path
     recipe = load_recipe(path)
     (tmp_path / "again.toml").write_text(to_toml(recipe))
     assert load_recipe(tmp_path / "again.toml") == recipe
-    shape = (1, 8, 8) if isinstance(recipe.data, Digits) else (1, 28, 28)
+    shape = {Digits: (1, 8, 8), CIFAR10: (3, 32, 32)}.get(type(recipe.data), (1, 28, 28))
     chance = torch.Generator().manual_seed(0)
     images = InMemory("made", torch.rand(20, *shape, generator=chance), torch.arange(20) % 10, tuple("0123456789"))
-    (batch,) = images.in_order(20)
-    assert build(recipe, images)(batch.x).shape == (20, 10)
+    batch = next(images.in_order(2))
+    assert build(recipe, images)(batch.x).shape == (2, 10)
     if recipe.start is not None:
         start = load_recipe(path.parent / recipe.start)
-        assert (start.data, start.network) == (recipe.data, recipe.network)
+        assert start.data == recipe.data
+        beginning, network = build(start, images), build(recipe, images)
+        network.load_state_dict(beginning.state_dict())
 
 
 def test_there_are_shipped_recipes_and_they_are_found_by_name():
@@ -69,6 +71,20 @@ def test_the_seed_decides_the_weights_and_the_preprocessing_is_fitted(tiny: Path
     assert isinstance(one.network, MLP)
     assert torch.equal(one.network.fc1.weight, two.network.fc1.weight)
     assert not torch.equal(one.network.fc1.weight, other.network.fc1.weight)
+
+
+def test_bounded_relus_and_preprocessing_with_settings(tiny: Path):
+    train = Digits().load("test")
+    plain = build(load_recipe(tiny, []), train)
+    bounded = build(load_recipe(tiny, ["network.bounded_relu=0.5", "network.preprocess.kind=StandardiseImage"]), train)
+    assert isinstance(bounded, Preprocessed)
+    assert isinstance(bounded.preprocess, StandardiseImage)
+    assert [each.t for each in bounded.modules() if isinstance(each, BoundedReLU)] == [0.5]
+    # The seed gave both the same weights.
+    assert torch.equal(bounded.network.fc1.weight, plain.fc1.weight)
+    given = load_recipe(tiny, ['network.preprocess={ kind = "Normalise", mean = [0.4], std = [0.2] }'])
+    for fitted in (True, False):
+        assert build(given, train, fitted=fitted).preprocess.get_buffer("mean").item() == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +140,9 @@ def test_wrong_changes_are_named(change: str, message: str, tiny: Path):
         (["network.hidden=3"], r"network: "),
         (["network.preprocess=MLP"], r"network\.preprocess: MLP is not a preprocessing layer"),
         (["network.preprocess=SubtractMeen"], r"network: .*did you mean SubtractMean\?"),
+        (["network.preprocess.scale=3"], r"network: .*'kind'"),
+        (["network.bounded_relu=0"], r"network: BoundedReLU needs a bound t above 0 .*; got 0"),
+        (["network.hidden=[]", "network.bounded_relu=1"], r"network: MLP has no nn\.ReLU"),
     ],
 )
 def test_networks_that_cannot_be_built_are_named(changes: list[str], message: str, tiny: Path):
