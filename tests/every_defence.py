@@ -27,11 +27,15 @@ from steelman import (
     AdversarialTraining,
     Batch,
     Bilateral,
+    CrossLipschitz,
     DeepDefense,
     DeepFool,
     Free,
     GaussianAugmentation,
+    InputGradientRegularisation,
+    JacobianRegularisation,
     LabelSmoothing,
+    Parseval,
     Plain,
     Sum,
     TradesYOPO,
@@ -63,6 +67,13 @@ DEFENCES: dict[str, Game] = {
     "deep defense": DeepDefense(weight=2.0, c=3.0, d=1.0, steps=2),
     "deep defense of a layer": DeepDefense(weight=2.0, c=3.0, d=1.0, steps=2, layers=("fc1",)),
     "sum": Sum((DeepDefense(weight=2.0, c=3.0, d=1.0, steps=2), AdversarialTraining(FGSM(eps=0.1))), (1.0, 0.5)),
+    "jacobian": JacobianRegularisation(weight=0.1),
+    "jacobian by projections": JacobianRegularisation(weight=0.05, root="none", projections=2),
+    "input gradient": InputGradientRegularisation(weight=1.0),
+    "cross-lipschitz": CrossLipschitz(weight=0.05),
+    "sum of regularisers": Sum((JacobianRegularisation(weight=0.1), LabelSmoothing()), (0.5, 0.5)),
+    "parseval": Parseval(beta=0.02),
+    "parseval of deep defense": Parseval(DeepDefense(weight=2.0, c=3.0, d=1.0, steps=2), beta=0.02, rows=1.0),
     "trades": TRADES(PGD(eps=0.1, steps=3, normal_start=0.001)),
     "mart": MART(PGD(eps=0.1, steps=3, normal_start=0.001)),
     "awp": AWP(AdversarialTraining(PGD(eps=0.1, steps=3)), gamma=0.02),
@@ -77,7 +88,7 @@ DEFENCES: dict[str, Game] = {
     "yopo by gradients": YOPO(m=2, n=2, eps=0.1, step_size=0.05, variant="gradient"),
     "trades yopo": TradesYOPO(m=2, n=2, eps=0.1, step_size=0.05),
     "gaussian augmentation": GaussianAugmentation(sigma=0.2, copies=3),
-    "uniform augmentation": UniformAugmentation(eps=0.2, copies=2, clean=True, clip=True),
+    "uniform augmentation": UniformAugmentation(eps=0.2, copies=2, keep_clean=True, clip=True),
     "label smoothing": LabelSmoothing(),
     "vat": VAT(eps=0.5),
     "vat of two iterations, clipped": VAT(eps=0.5, weight=0.5, iterations=2, clip=True),
@@ -143,6 +154,16 @@ class Changeable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.drop(self.norm(self.fc1(x.flatten(1))).relu()))
+
+
+def changeable(training: bool = True) -> Changeable:
+    """Always the same one, without dropout, and with running statistics that are far from a batch's."""
+    torch.manual_seed(0)
+    model = Changeable().double().train(training)
+    model.drop.p = 0.0
+    model.norm.get_buffer("running_mean").uniform_(-1, 1)
+    model.norm.get_buffer("running_var").uniform_(0.1, 3)
+    return model
 
 
 def first(count: int, dtype: torch.dtype = torch.float32) -> Batch:

@@ -3,15 +3,19 @@
 from steelman.defences.adversarial_training import AdversarialTraining
 from steelman.defences.awp import AWP
 from steelman.defences.bilateral import Bilateral
+from steelman.defences.cross_lipschitz import CrossLipschitz
 from steelman.defences.deep_defense import DeepDefense
 from steelman.defences.distillation import Distillation
 from steelman.defences.free import Free
 from steelman.defences.game import Game
+from steelman.defences.input_gradient import InputGradientRegularisation
+from steelman.defences.jacobian import JacobianRegularisation
 from steelman.defences.label_smoothing import LabelSmoothing
 from steelman.defences.mart import MART
 from steelman.defences.mma import MMA
 from steelman.defences.noise_augmentation import GaussianAugmentation, UniformAugmentation
 from steelman.defences.objective import Objective, Sum
+from steelman.defences.parseval import Parseval
 from steelman.defences.plain import Plain
 from steelman.defences.trades import TRADES
 from steelman.defences.vat import VAT
@@ -26,13 +30,17 @@ __all__ = [
     "YOPO",
     "AdversarialTraining",
     "Bilateral",
+    "CrossLipschitz",
     "DeepDefense",
     "Distillation",
     "Free",
     "Game",
     "GaussianAugmentation",
+    "InputGradientRegularisation",
+    "JacobianRegularisation",
     "LabelSmoothing",
     "Objective",
+    "Parseval",
     "Plain",
     "Sum",
     "TradesYOPO",

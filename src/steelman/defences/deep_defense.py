@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from steelman.data.dataset import Dataset
 from steelman.defences.dropout import SharedDropout
+from steelman.defences.gradient_penalty import refuse_compiled, refuse_one_class, refuse_underivable
 from steelman.defences.objective import Objective
 from steelman.losses import cross_entropy
 from steelman.networks.preprocess import peel
@@ -54,7 +56,7 @@ class DeepDefense(Objective):
     robustness", NeurIPS 2018, section 3.
 
     Raises:
-        ValueError: a compiled network, which cannot be differentiated twice; p below 1.
+        ValueError: a compiled network, which cannot be differentiated twice; one class; no such layer; p below 1.
     """
 
     weight: float = 15.0
@@ -76,6 +78,11 @@ class DeepDefense(Objective):
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(self.layers))
 
+    def begin(self, model: nn.Module, data: Dataset) -> "DeepDefense":
+        refuse_underivable(model, data)
+        with only_trainable(model, self.layers):
+            return self
+
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         refuse_compiled(model)
         network, x = peel(model, batch.x)
@@ -84,6 +91,7 @@ class DeepDefense(Objective):
             dropout = stack.enter_context(SharedDropout(network, len(x)))
             raw = x.clone().requires_grad_()
             logits = network(raw)
+            refuse_one_class(logits)
             loss = cross_entropy(logits, batch.y).mean()
             if self.layers is not None:
                 stack.enter_context(only_trainable(model, self.layers))
@@ -193,12 +201,3 @@ def _dual(p: float) -> float:
 
 def _p_norm(delta: Images, p: float) -> PerImage:
     return torch.linalg.vector_norm(delta.flatten(1), ord=p, dim=1)
-
-
-def refuse_compiled(model: nn.Module) -> None:
-    """Raises ValueError for a network from torch.compile, through which PyTorch cannot differentiate twice."""
-    if hasattr(model, "_orig_mod"):
-        raise ValueError(
-            "this defence differentiates gradients, which a compiled network does not support: pass the network before "
-            "torch.compile"
-        )
