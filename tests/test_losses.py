@@ -16,6 +16,7 @@ from steelman.losses import (
     LogitDifference,
     Loss,
     Margin,
+    SoftMargin,
     cross_entropy,
     kl_divergence,
     margin,
@@ -138,3 +139,23 @@ def test_a_part_of_a_goal_is_the_goal_of_a_part() -> None:
     assert torch.equal(part.target, target[which])
     assert torch.equal(part.reference, logits[which])
     assert Goal(labels)[which].target is None
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_scale_free_cross_entropy_has_the_value_of_one_and_the_gradient_of_the_other(
+    targeted: bool, dtype: torch.dtype
+):
+    """Also where the model is so sure that 1 - p rounds to 0."""
+    logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    logits[1] *= 20
+    logits[2] *= 100
+    goal = Goal(logits.argmax(1), (logits.argmax(1) + 1) % 5 if targeted else None)
+    logits.requires_grad_()
+    plain, free = CrossEntropy(), CrossEntropy().scale_free
+    assert free is not None
+    assert torch.equal(free(logits, goal), plain(logits, goal))
+    ours, soft, own = (torch.autograd.grad(loss(logits, goal).sum(), logits)[0] for loss in (free, SoftMargin(), plain))
+    torch.testing.assert_close(ours, soft)
+    sure = plain(logits, goal).abs()[:, None].neg().expm1().neg()  # 1 - p of the label or the target
+    torch.testing.assert_close(own[[0, 3, 4, 5]], (ours * sure)[[0, 3, 4, 5]])

@@ -6,7 +6,7 @@ targeted one to reach the target.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +49,7 @@ class Loss(ABC):
 
     @property
     def scale_free(self) -> "Loss | None":
-        """A loss whose gradient has the same direction and does not underflow, where there is one."""
+        """The same loss with a gradient of the same direction that is not lost in rounding, where there is one."""
         return None
 
     @abstractmethod
@@ -58,17 +58,41 @@ class Loss(ABC):
 
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
-    """-log softmax(Z)_y; targeted: log softmax(Z)_t. Its gradient is that of `SoftMargin` times 1 - p, which underflows
-    where the model is sure."""
+    """-log softmax(Z)_y; targeted: log softmax(Z)_t. Its gradient is that of `SoftMargin` times 1 - p, which is lost in
+    rounding where the model is sure."""
 
     @property
-    def scale_free(self) -> "SoftMargin":
-        return SoftMargin()
+    def scale_free(self) -> "Loss":
+        return _Unscaled()
 
     def __call__(self, logits: Logits, goal: Goal) -> PerImage:
         if goal.target is None:
             return F.cross_entropy(logits, goal.labels, reduction="none")
         return -F.cross_entropy(logits, goal.target, reduction="none")
+
+
+@dataclass(frozen=True)
+class _Unscaled(Loss):
+    """The value of `CrossEntropy` with the gradient of `SoftMargin`."""
+
+    def __call__(self, logits: Logits, goal: Goal) -> PerImage:
+        if goal.target is None:
+            return _UnscaledFunction.apply(logits, goal.labels)
+        return -_UnscaledFunction.apply(logits, goal.target)
+
+
+class _UnscaledFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Logits, labels: Labels) -> PerImage:
+        ctx.save_for_backward(logits, labels)
+        return F.cross_entropy(logits, labels, reduction="none")
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        logits, labels = ctx.saved_tensors
+        pivot = labels[:, None]
+        others = logits.scatter(1, pivot, -torch.inf).softmax(1)
+        return others.scatter_(1, pivot, -1.0).mul_(slopes[0][:, None]), None
 
 
 def margin(logits: Logits, labels: Labels) -> PerImage:

@@ -51,8 +51,6 @@ class Oracle:
         self.gradients = torch.zeros_like(self.forwards)
         self.flat = torch.zeros_like(self.forwards)
         """Gradient passes that gave 0 everywhere."""
-        self._flattest = 0.0
-        """The largest entry of the last gradient, on the image where that is smallest."""
         self.found: Found | None = None
         self.fits = len(goal.labels)
         """How many images go through the model at once."""
@@ -152,20 +150,20 @@ class Oracle:
     ) -> tuple[Logits, PerImage, Images]:
         """As `gradient`, for an attack that reads the direction alone.
 
-        Where the loss is so flat that its gradient underflows, as cross-entropy's does on large logits, the loss's
-        scale-free companion gives the direction, for one forward and one gradient pass more on those images.
+        Cross-entropy's gradient is lost in rounding long before it underflows: where 1 - p is below the precision, the
+        label's part is gone, and that of the other classes is left. So the loss's scale-free form gives the direction.
+        Of a random model, whose draws weigh by their gradients, only images that it is sure of have that, for as many
+        passes more.
         """
+        steep = loss.scale_free
+        if steep is None or self.samples == 1:
+            return self.gradient(x, partial(steep or loss, goal=goal), which)
         logits, value, gradient = self.gradient(x, partial(loss, goal=goal), which)
-        companion = loss.scale_free
-        if companion is None or (self.samples == 1 and self._flattest > torch.finfo(x.dtype).tiny * 2**24):
-            return logits, value, gradient
-        steepest = gradient.flatten(1).abs().amax(1)
-        lost = torch.where(steepest <= torch.finfo(x.dtype).tiny * 2**24)[0]
-        if len(lost) == 0:
-            return logits, value, gradient
-        there = lost if which is None else which[lost]
-        direction = self.gradient(x[lost], partial(companion, goal=goal[lost]), there)[2]
-        gradient = gradient.index_copy(0, lost, direction)  # it may be an expanded view, which cannot be written to
+        lost = torch.where(value.abs() <= math.sqrt(torch.finfo(x.dtype).eps))[0]
+        if len(lost):
+            there = lost if which is None else which[lost]
+            direction = self.gradient(x[lost], partial(steep, goal=goal[lost]), there)[2]
+            gradient = gradient.index_copy(0, lost, direction)  # it may be an expanded view, which cannot be written to
         return logits, value, gradient
 
     def backward(self, value: PerImage, x: Images, which: Indices | None = None, *, keep: bool = False) -> Images:
@@ -180,10 +178,10 @@ class Oracle:
                 "detaches or runs under no_grad. A gradient attack cannot be used on it"
             )
         steepest = gradient.flatten(1).abs().amax(1)
-        self._flattest, highest = torch.stack(steepest.aminmax()).tolist() if len(steepest) else (1.0, 1.0)
+        flattest, highest = torch.stack(steepest.aminmax()).tolist() if len(steepest) else (1.0, 1.0)
         if not math.isfinite(highest):  # a NaN has the sign 0: it would pass for robustness
             raise ValueError("the model's gradients are NaN or infinite on these images, so no attack can follow them")
-        if self._flattest == 0:
+        if flattest == 0:
             _count(self.flat, which, self.samples * (steepest == 0))
         return gradient
 
