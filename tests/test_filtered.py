@@ -16,6 +16,7 @@ from steelman.defences import DeepDefense
 from steelman.filters import BPDA, BitDepth, MedianSmoothing
 from steelman.networks import MLP, Filtered, Preprocessed, SubtractMean, only_trainable
 from steelman.norms import Linf
+from steelman.recipe import build, find_recipe, load_recipe
 from steelman.types import Batch
 
 X = images(12)
@@ -72,6 +73,43 @@ def test_layers_are_named_as_without_a_filter() -> None:
             "network.network.fc1.weight",
             "network.network.fc1.bias",
         ]
+
+
+@pytest.mark.parametrize("preprocessed", [False, True])
+def test_weights_load_from_a_filtered_network_and_from_a_bare_one(preprocessed: bool) -> None:
+    def network(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        net = MLP(shape=(1, 8, 8))
+        return Preprocessed(SubtractMean(shape=(1, 8, 8)).fit(Digits().load("test")), net) if preprocessed else net
+
+    x = torch.rand(3, 1, 8, 8)
+    whole = Filtered(BitDepth(1), network(0))
+    for start in (whole, whole.network):
+        model = Filtered(BitDepth(1), network(1))
+        assert not torch.equal(model(x), whole(x))
+        model.load_state_dict(start.state_dict())
+        assert torch.equal(model(x), whole(x))
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.load_state_dict({"fc1.weight": torch.zeros(500, 64)})
+
+
+def test_recipes_put_a_filter_before_the_network() -> None:
+    recipe, data = find_recipe("plain_digits_mlp"), Digits().load("test")
+    model = build(load_recipe(recipe, ["network.filter=MedianSmoothing", "network.preprocess=SubtractMean"]), data)
+    assert isinstance(model, Filtered)
+    assert isinstance(model.filter.filter, MedianSmoothing)
+    assert isinstance(model.network, Preprocessed)
+    model = build(load_recipe(recipe, ['network.filter={ kind = "BitDepth", bits = 2 }']), data)
+    assert isinstance(model, Filtered)
+    assert model.filter.filter.bits == 2
+    for change, message in (
+        ("network.filter=MLP", r"network: the filter makes \(1, 10\) of \(1, 1, 8, 8\)"),
+        ("network.filter=BitDept", r"network: .*did you mean BitDepth\?"),
+        ('network.filter={ kind = "BitDepth", bits = 0 }', r"network: BitDepth needs bits"),
+        ("network.filter=3", "network: "),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build(load_recipe(recipe, [change]), data)
 
 
 def test_ignoring_the_filter_is_the_attack_on_the_bare_network() -> None:

@@ -42,7 +42,7 @@ def both(**settings: Any) -> list[Objective]:
 @pytest.mark.parametrize("clean", [False, True])
 @pytest.mark.parametrize("clip", [False, True])
 def test_value_and_gradient_are_the_mean_over_the_copies(clean: bool, clip: bool) -> None:
-    for defence in both(copies=4, clean=clean, clip=clip):
+    for defence in both(copies=4, keep_clean=clean, clip=clip):
         model, batch = Recording(), Batch(X, Y, seeds=SEEDS)
         ours = defence(model, batch)
         copies = model.shown[:]

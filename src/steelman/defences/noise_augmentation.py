@@ -23,7 +23,7 @@ class GaussianAugmentation(Objective):
 
     sigma   standard deviation in the units of the images, default .3 (paper, MNIST; CIFAR-10: .05)
     copies  N, default 10 (paper); one copy has the same expectation at a tenth of the cost
-    clean   count the image itself as one more copy (authors' code); default False (paper)
+    keep_clean  count the image itself as one more copy (authors' code); default False (paper)
     clip    clip the copies to [0, 1]; default False (authors' code; the paper does not say)
 
     Paper and code differ: the code draws the copies once, before training, which here is the preparation `NoisyCopies`
@@ -34,7 +34,7 @@ class GaussianAugmentation(Objective):
     Each copy is its own pass: on a CPU one pass over all copies takes 1.3 times as long on a convolutional network, and
     .8 times on a perceptron; memory is the same, and `micro_batch` saves it.
 
-    Cost: `copies` forward and backward passes, one more with `clean`.
+    Cost: `copies` forward and backward passes, one more with `keep_clean`.
     Reference: Valentina Zantedeschi, Maria-Irina Nicolae and Ambrish Rawat, "Efficient defenses against adversarial
     attacks", AISec 2017, Gaussian data augmentation; Chris Bishop, "Training with noise is equivalent to Tikhonov
     regularization", Neural Computation 1995.
@@ -45,7 +45,7 @@ class GaussianAugmentation(Objective):
 
     sigma: float = 0.3
     copies: int = 10
-    clean: bool = False
+    keep_clean: bool = False
     clip: bool = False
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class GaussianAugmentation(Objective):
         def noise(draws: Draws) -> Images:
             return self.sigma * draws.normal(batch.x.shape[1:], batch.x.dtype)
 
-        return _on_copies(model, batch, noise, _GAUSSIAN, self.copies, self.clean, self.clip)
+        return _on_copies(model, batch, noise, _GAUSSIAN, self.copies, self.keep_clean, self.clip)
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ class UniformAugmentation(Objective):
     eps     half the side of the cube in the units of the images, default .3 (the paper's toy study, figure 2); its
             standard deviation is eps / sqrt(3)
     copies  N, default 10 (paper)
-    clean   count the image itself as one more copy; default False
+    keep_clean  count the image itself as one more copy; default False
     clip    clip the copies to [0, 1]; default False
 
-    Cost: `copies` forward and backward passes, one more with `clean`.
+    Cost: `copies` forward and backward passes, one more with `keep_clean`.
     Reference: Valentina Zantedeschi, Maria-Irina Nicolae and Ambrish Rawat, "Efficient defenses against adversarial
     attacks", AISec 2017, figure 2.
 
@@ -80,7 +80,7 @@ class UniformAugmentation(Objective):
 
     eps: float = 0.3
     copies: int = 10
-    clean: bool = False
+    keep_clean: bool = False
     clip: bool = False
 
     def __post_init__(self) -> None:
@@ -90,7 +90,7 @@ class UniformAugmentation(Objective):
         def noise(draws: Draws) -> Images:
             return self.eps * (2 * draws.uniform(batch.x.shape[1:], batch.x.dtype) - 1)
 
-        return _on_copies(model, batch, noise, _UNIFORM, self.copies, self.clean, self.clip)
+        return _on_copies(model, batch, noise, _UNIFORM, self.copies, self.keep_clean, self.clip)
 
 
 def _check(name: str, size: float, copies: int) -> None:
@@ -104,12 +104,12 @@ def _on_copies(
     noise: Callable[[Draws], Images],
     purpose: int,
     copies: int,
-    clean: bool,
+    keep_clean: bool,
     clip: bool,
 ) -> Tensor:
     draws = Draws.start(batch.seeds, len(batch), batch.x.device).split(purpose)
     noisy = (batch.x + noise(draws.split(copy)) for copy in range(copies))
     losses = [cross_entropy(model(x.clamp(0, 1) if clip else x), batch.y).mean() for x in noisy]
-    if clean:
+    if keep_clean:
         losses.append(cross_entropy(model(batch.x), batch.y).mean())
     return torch.stack(losses).mean()

@@ -1,6 +1,6 @@
 """A filter that stands before a network, in training and in prediction."""
 
-from typing import final
+from typing import Any, final
 
 from torch import Tensor, nn
 
@@ -20,12 +20,24 @@ class Filtered(nn.Module):
     filter   any module from images to images of the same shape, for which the identity then stands in; or a `BPDA` with
              a stand-in of its own
     network  from the filtered images to logits; a `Preprocessed` one has its preprocessing behind the filter
+
+    The weights of the network alone load too, so that training can start from one without a filter.
     """
 
     def __init__(self, filter: nn.Module, network: nn.Module) -> None:
         super().__init__()
         self.filter = filter if isinstance(filter, BPDA) else BPDA(filter)
         self.network = network
+        self.register_load_state_dict_pre_hook(_accept_bare)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(self.filter(x))
+
+
+def _accept_bare(model: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Weights by the network's own names get those that they have here."""
+    assert isinstance(model, Filtered)
+    names = list(model.network.state_dict())
+    if all(prefix + name in state for name in names):
+        for name in names:
+            state[f"{prefix}network.{name}"] = state.pop(prefix + name)
