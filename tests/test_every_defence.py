@@ -6,7 +6,6 @@ import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import tomli_w
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import every_defence as table
-from every_defence import DEFENCES, TRAINING, Changeable, bits, first, judged, network, train
+from every_defence import DEFENCES, TRAINING, Changeable, bits, changeable, first, judged, network, train
 from steelman import FGSM, AdversarialTraining, DeepDefense, Plain, Sum, config
 from steelman.defences import Game, Objective
 from steelman.training import MicroBatches, checkpoint, play
@@ -164,12 +163,6 @@ def test_crafting_does_not_move_the_running_statistics(name: str, passes: int):
     assert int(model.norm.num_batches_tracked) == passes  # those of training alone
 
 
-def fast_gradient_sign(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-    x = x.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(F.cross_entropy(model(x), y), x)
-    return (x + eps * gradient.sign()).clamp(0, 1).detach()
-
-
 def gradients(loss: Tensor, model: nn.Module) -> list[Tensor]:
     return list(torch.autograd.grad(loss, list(model.parameters())))
 
@@ -178,42 +171,6 @@ def test_plain_is_the_mean_cross_entropy():
     model, batch = network().double(), first(12, torch.float64)
     ours = gradients(Plain()(model, batch), model)
     torch.testing.assert_close(ours, gradients(F.cross_entropy(model(batch.x), batch.y), model))
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_adversarial_training_is_the_mixture_of_clean_and_attacked(share: float):
-    model, batch = network().double(), first(12, torch.float64)
-    x_adv = fast_gradient_sign(model, batch.x, batch.y, 0.1)
-    assert not torch.equal(x_adv, batch.x)
-    wanted = share * F.cross_entropy(model(batch.x), batch.y) + (1 - share) * F.cross_entropy(model(x_adv), batch.y)
-    ours = AdversarialTraining(FGSM(eps=0.1), clean_weight=share)(model, batch)
-    torch.testing.assert_close(ours, wanted)
-    torch.testing.assert_close(gradients(ours, model), gradients(wanted, model))
-
-
-def changeable(training: bool = True) -> Changeable:
-    """Always the same one, without dropout, and with running statistics that are far from a batch's."""
-    torch.manual_seed(0)
-    model = Changeable().double().train(training)
-    model.drop.p = 0.0
-    model.norm.running_mean.uniform_(-1, 1)
-    model.norm.running_var.uniform_(0.1, 3)
-    return model
-
-
-@pytest.mark.parametrize("mode", ["eval", "train"])
-def test_adversarial_training_crafts_in_the_mode_it_is_told(mode: Literal["eval", "train"]):
-    batch = first(12, torch.float64)
-    x_adv, wrong = (
-        fast_gradient_sign(changeable(training), batch.x, batch.y, 0.1)
-        for training in (mode == "train", mode != "train")
-    )
-    assert not torch.equal(x_adv, wrong)
-    model = changeable()
-    wanted = gradients(F.cross_entropy(model(x_adv), batch.y), model)
-    model = changeable()
-    ours = gradients(AdversarialTraining(FGSM(eps=0.1), crafting=mode)(model, batch), model)
-    torch.testing.assert_close(ours, wanted)
 
 
 @pytest.mark.parametrize("other", [Plain(), DeepDefense(weight=2.0, c=3.0, d=1.0, steps=2)])
