@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from every_defence import Changeable, first, network
-from steelman import EOT, FGSM, MIM, PGD, TRADES, Batch, DeepFool, UniversalPerturbation
+from steelman import EOT, FGSM, MART, MIM, PGD, TRADES, Batch, DeepFool, UniversalPerturbation
 from steelman.attacks import Attack
 from steelman.losses import KL, CrossEntropy
 from steelman.norms import L2
@@ -112,11 +113,34 @@ def test_batch_normalisation_sees_the_clean_and_then_the_adversarial_batch():
     batch = first(12)
     defence = TRADES(PGD(eps=0.1, norm=L2, steps=2))
     made = defence.craft(model, batch)
-    assert torch.equal(model.norm.running_mean, torch.zeros(16))
+    assert torch.equal(dict(model.named_buffers())["norm.running_mean"], torch.zeros(16))
     defence(model, batch)
     other(batch.x)
     other(made.x)
     torch.testing.assert_close(dict(model.named_buffers()), dict(other.named_buffers()))
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("kind", [TRADES, MART])
+def test_it_crafts_in_the_mode_it_is_told(kind: type[TRADES | MART], mode: Literal["eval", "train"]):
+    model, batch = changeable(), first(12)
+    defence = kind(PGD(eps=0.1, steps=3), crafting=mode)
+    fixed = changeable().train(mode == "train")
+    wanted = defence.attack(lambda x: fixed(x), batch.x, batch.y, generator=batch.seeds)
+    other = defence.attack(lambda x: fixed.train(mode != "train")(x), batch.x, batch.y, generator=batch.seeds)
+    assert torch.equal(defence.craft(model, batch).x, wanted)
+    assert not torch.equal(other, wanted)
+
+
+def changeable() -> Changeable:
+    """Always the same one, without dropout, and with running statistics that are far from a batch's."""
+    torch.manual_seed(0)
+    model = Changeable()
+    model.drop.p = 0.0
+    for name, buffer in model.named_buffers():
+        if name != "norm.num_batches_tracked":
+            buffer.uniform_(0.1, 3)
+    return model
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ class AWP(Game):
     where g is the gradient of the loss of the whole batch at w; the step is taken from w, along the gradient at w + v.
 
     objective  what makes x' and the loss: AdversarialTraining (default), TRADES, MART, or any other `Adversarial`
-    gamma      length of v_l as a share of |w_l|, default 5e-3 (paper, and its code for TRADES; code for PGD 1e-2)
+    gamma      length of v_l as a share of |w_l|, default 5e-3 (code for TRADES; for PGD 1e-2)
     warmup     share of the training before which nothing is moved, default 0 (code for PGD; for TRADES .05, 10 of 200
                epochs)
 
