@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from affine import affine
 from every_defence import Changeable, first, images, network
 from steelman import ANPGD, MMA, PGD, AdversarialTraining, Batch, DeepFool, Plain, Sum, Training, evaluate, fit
-from steelman.data import Digits
+from steelman.data import Digits, split_off
 from steelman.defences.mma import Margins
 from steelman.evaluation import mean_margin
 from steelman.losses import KL, CrossEntropy, Goal, Margin, SoftMargin
@@ -312,7 +312,7 @@ def test_training_widens_the_margin() -> None:
         table = evaluate(model, test, {"DeepFool": DeepFool(norm=Linf)}, progress=False)
         found[type(defence)] = mean_margin(table, Linf, 0.315).value
     assert found[MMA] > 1.2 * found[Plain]
-    margins = [line["margin"] for line in history.log[1:]]  # pyright: ignore
+    margins = [line["kept_margin"] for line in history.log[1:]]  # pyright: ignore
     assert margins[-1] > margins[0]
 
 
@@ -324,8 +324,25 @@ def test_margins_are_kept_in_checkpoints_and_told_in_the_log(tmp_path: Path) -> 
     ((_, margin),) = memory.items()
     met = margin[margin >= 0]
     assert len(met) == len(images()) - 16
-    assert history.last["margin"] == pytest.approx(float(met.mean()))
-    assert history.last["margin_50"] == pytest.approx(float(met.quantile(0.5)))
+    assert history.last["kept_margin"] == pytest.approx(float(met.mean()))
+    assert history.last["kept_margin_50"] == pytest.approx(float(met.quantile(0.5)))
+
+
+def test_the_best_epoch_is_that_of_the_largest_mean_margin_on_held_out_images(tmp_path: Path) -> None:
+    monitor = ANPGD(0.05, eps_max=0.2, steps=3)
+    training = replace(TRAINING, epochs=3, optimiser=SGD(lr=0.3), validation=40, monitor=monitor, seed=0)
+    model = network()
+    log = fit(model, images(), Plain(), training, folder=tmp_path, progress=False).log
+    margins = [line["margin"] for line in log]
+    held_out = split_off(images(), 40, training.seed)[1]
+    (batch,) = held_out.in_order(40)
+    result = monitor.run(model, batch.x, batch.y, generator=torch.arange(40))
+    wrong = model(batch.x).argmax(1) != batch.y
+    sizes = torch.where(wrong, 0, torch.where(result.success, result.linf, 0.2))
+    assert margins[-1] == pytest.approx(float(sizes.mean()), rel=0.05)  # of other noise
+    best = {key: max((1, 2, 3), key=lambda epoch: log[epoch][key]) for key in ("margin", "clean", "robust")}
+    assert checkpoint.load(tmp_path / "best.safetensors")["epoch"] == best["margin"]
+    assert len(set(best.values())) == 3, "the example has to tell the three apart"
 
 
 def test_the_summary_is_of_images_that_were_met() -> None:
@@ -333,9 +350,9 @@ def test_the_summary_is_of_images_that_were_met() -> None:
     assert kept.summary() == {}
     kept.margin[2:7] = torch.tensor([0.4, 0.0, 0.1, 0.3, 0.2])
     assert kept.summary((0.25, 0.5)) == {
-        "margin": pytest.approx(0.2),
-        "margin_25": pytest.approx(0.1),
-        "margin_50": pytest.approx(0.2),
+        "kept_margin": pytest.approx(0.2),
+        "kept_margin_25": pytest.approx(0.1),
+        "kept_margin_50": pytest.approx(0.2),
     }
 
 

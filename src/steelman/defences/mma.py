@@ -28,13 +28,13 @@ class Margins(nn.Module):
         self.register_buffer("margin", torch.full((images,), -1.0, device=device))
 
     def summary(self, quantiles: Iterable[float] = (0.1, 0.5, 0.9)) -> dict[str, float]:
-        """The mean ("margin") and quantiles ("margin_10" ...) over the images that were met; nothing before that."""
+        """Mean ("kept_margin") and quantiles ("kept_margin_10" ...) over the images that were met, if there are any."""
         met = self.margin[self.margin >= 0].double()
         if len(met) == 0:
             return {}
-        shares = {f"margin_{100 * each:.3g}": each for each in quantiles}
+        shares = {f"kept_margin_{100 * each:.3g}": each for each in quantiles}
         found = met.quantile(torch.tensor(list(shares.values()), dtype=met.dtype, device=met.device)).tolist()
-        return {"margin": float(met.mean()), **dict(zip(shares, found, strict=True))}
+        return {"kept_margin": float(met.mean()), **dict(zip(shares, found, strict=True))}
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Training:
     images              train on so many images only, chosen as the held-out ones are. Default all that are left
     validation          images held out of the training set, a count or a fraction; default none. The best checkpoint is
                         that of the highest accuracy there: under `monitor` if given, otherwise clean
-    monitor             attack on the held-out images after every epoch
+    monitor             attack on the held-out images after every epoch; by ANPGD, the largest mean margin is the best
     patience            stop after so many epochs without a new best on the held-out images (accuracy under `monitor` if
                         given, otherwise clean), and hand out the best weights. Default none: train to the end
     track_test          so many test images are measured after every epoch (accuracy, rho_2) for convergence curves;

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from steelman.attacks.an_pgd import ANPGD
 from steelman.attacks.attack import Attack
 from steelman.attacks.deepfool import DeepFool
 from steelman.data.dataset import Dataset
@@ -15,7 +16,8 @@ from steelman.networks.preprocess import Preprocessed
 class Watch:
     """Accuracies on held-out images ("clean", "robust"), and on test images for curves ("test_clean", "test_rho_2").
 
-    Only the first two may choose a checkpoint. rho_2 is Deep Defense's: DeepFool of 5 steps, unclipped, in the
+    With ANPGD as monitor also the mean "margin" of held-out images, 0 where wrong and eps_max where nothing is found.
+    Only what is held out may choose a checkpoint. rho_2 is Deep Defense's: DeepFool of 5 steps, unclipped, in the
     preprocessed space, away from the prediction.
     """
 
@@ -26,7 +28,7 @@ class Watch:
     seed: int
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        from steelman.evaluation import FromPrediction, accuracy, evaluate, rho_2
+        from steelman.evaluation import FromPrediction, accuracy, evaluate, mean_margin, rho_2
 
         line: dict[str, float] = {}
         if self.validation is not None:
@@ -35,6 +37,8 @@ class Watch:
             line["clean"] = accuracy(table, "clean").value
             if self.monitor is not None:
                 line["robust"] = accuracy(table, "robust").value
+            if isinstance(self.monitor, ANPGD):
+                line["margin"] = mean_margin(table, self.monitor.norm, self.monitor.eps_max).value
         if self.test is not None and self.test_images:
             some = self.test.subset(torch.arange(min(self.test_images, len(self.test))))
             away = {"rho_2": FromPrediction(DeepFool(steps=5, box=None))}
