@@ -10,8 +10,9 @@ import torch
 
 from steelman import FGSM, PGD, Plain
 from steelman.data import CIFAR10, Digits, InMemory
-from steelman.networks import MLP, BoundedReLU, Preprocessed, StandardiseImage, SubtractMean
+from steelman.networks import MLP, BoundedReLU, Ensemble, Preprocessed, StandardiseImage, SubtractMean
 from steelman.recipe import SHIPPED, Battery, Recipe, build, find_recipe, load_recipe, to_toml
+from steelman.runs import Run, evaluate_run, train
 from steelman.training import Adam, Cosine
 
 ALL = sorted(path for folder in SHIPPED for path in folder.glob("*.toml"))
@@ -42,11 +43,12 @@ def test_every_shipped_recipe_reads_writes_and_builds(path: Path, tmp_path: Path
     images = InMemory("made", torch.rand(20, *shape, generator=chance), torch.arange(20) % 10, tuple("0123456789"))
     batch = next(images.in_order(2))
     assert build(recipe, images)(batch.x).shape == (2, 10)
-    if recipe.start is not None:
-        start = load_recipe(path.parent / recipe.start)
+    network = build(recipe, images)
+    parts = network.members if isinstance(network, Ensemble) else [network] if recipe.starts else []
+    for name, part in zip(recipe.starts, parts, strict=True):
+        start = load_recipe(path.parent / name)
         assert start.data == recipe.data
-        beginning, network = build(start, images), build(recipe, images)
-        network.load_state_dict(beginning.state_dict())
+        part.load_state_dict(build(start, images).state_dict())
 
 
 def test_there_are_shipped_recipes_and_they_are_found_by_name():
@@ -167,3 +169,24 @@ def test_a_written_recipe_tells_every_setting(tiny: Path):
     assert set(written["evaluation"]) == {"attacks", "images", "deep_defense"}
     assert isinstance(load_recipe(tiny), Recipe)
     assert load_recipe(tiny).evaluation == Battery({"FGSM .1": FGSM(eps=0.1)})
+
+
+def test_an_ensemble_is_a_recipe_whose_members_are_trained_first(tiny: Path, tmp_path: Path):
+    (tmp_path / "other.toml").write_text(TINY.replace("epochs = 2", "epochs = 1"))
+    both = tmp_path / "both.toml"
+    head, evaluation = TINY.split("[evaluation.attacks]")
+    network = (
+        'network = { kind = "Ensemble", members = [{ kind = "MLP", hidden = [8] }, { kind = "MLP", hidden = [8] }] }'
+    )
+    head = head.replace('network = { kind = "MLP", hidden = [8] }', network).replace("epochs = 2", "epochs = 0")
+    both.write_text(f'start = ["tiny.toml", "other.toml"]\n{head}[evaluation.attacks]{evaluation}')
+    run = train(str(both), tmp_path / "runs", None)
+    test = run.data("test", None)
+    ensemble = run.network(test)
+    members = [Run.open(tmp_path / "runs" / name).network(test) for name in ("tiny", "other")]
+    x = next(test.in_order(20)).x
+    torch.testing.assert_close(ensemble(x), Ensemble(members)(x))
+    assert evaluate_run(run, None, images=20, progress=False).images == 20
+    for change in ("start=tiny.toml", "network.members=3", "network.hidden=[3]", "network.members=[{kind='LeNot'}]"):
+        with pytest.raises(ValueError, match=r"start: 1 recipes for 2|Ensemble has members|members\[0\]: there is no"):
+            train(str(both), tmp_path / "runs", None, [change], "wrong")

@@ -45,13 +45,15 @@ class Recipe:
     data        where images come from
     network     `kind` and its settings; `bounded_relu = 1.0` bounds its ReLUs; `preprocess` names a layer, or gives its
                 `kind` and settings, that is fitted on the training set where it needs that, and put before it;
-                `filter` likewise names one of `steelman.filters` that stands before both
+                `filter` likewise names one of `steelman.filters` that stands before both. An `Ensemble` has `members`,
+                each such a table
     defence     what is descended
     training    how
     evaluation  what is measured afterwards
-    start       another recipe (a path relative to this one) to begin from; it is trained first where it has not been
-    prepare     what is done to the training images beforehand, in this order; a recipe that one names by `on` is trained
-                first where it has not been
+    start       another recipe (a path relative to this one) to begin from, or one for each member of an Ensemble; it is
+                trained first where it has not been
+    prepare     what is done to the training images beforehand, in this order; a recipe that one names by `on` is
+                trained first where it has not been
     """
 
     data: Source
@@ -59,8 +61,12 @@ class Recipe:
     defence: Game
     training: Training = Training()
     evaluation: Battery = Battery()
-    start: str | None = None
+    start: str | tuple[str, ...] | None = None
     prepare: tuple[Preparation, ...] = ()
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        return () if self.start is None else (self.start,) if isinstance(self.start, str) else self.start
 
 
 SHIPPED = (Path(__file__).parent / "recipes", Path(__file__).parents[2] / "recipes")
@@ -153,33 +159,48 @@ def build(recipe: Recipe, train: Dataset, *, fitted: bool = True) -> nn.Module:
 
     The preprocessing is fitted on `train`; where a checkpoint is about to be loaded instead, any split will do.
     """
+    torch.manual_seed(recipe.training.seed)
+    return _network(recipe.network, train, fitted, "network")
+
+
+def _network(settings: dict[str, Any], train: Dataset, fitted: bool, path: str) -> nn.Module:
     from steelman import networks
     from steelman.filters import BPDA
 
-    settings = dict(recipe.network)
+    settings = dict(settings)
     kind = settings.pop("kind", None)
     before = settings.pop("preprocess", None)
     bound = settings.pop("bounded_relu", None)
     outermost = settings.pop("filter", None)
     if not isinstance(kind, str):
-        raise ValueError(f"network.kind: needs a name, such as LeNet; got {kind!r}")
-    torch.manual_seed(recipe.training.seed)
+        raise ValueError(f"{path}.kind: needs a name, such as LeNet; got {kind!r}")
+    if kind == networks.Ensemble.__name__:
+        members = settings.pop("members", None)
+        if settings or not isinstance(members, list):
+            raise ValueError(f"{path}: an Ensemble has members, a list of tables like [network], and nothing else")
+        return networks.Ensemble(
+            _network(each, train, fitted, f"{path}.members[{place}]") for place, each in enumerate(members)
+        )
     try:
         network = networks.build(kind, shape=train.shape, classes=len(train.classes), **settings)
         if bound is not None:
             networks.bounded_relus(network, float(bound))
-        before, outermost = ({"kind": each} if isinstance(each, str) else each for each in (before, outermost))
-        layer = None if before is None else networks.build(**before, shape=train.shape)
-        filter = None if outermost is None else BPDA(networks.build(**outermost, shape=train.shape))
+        layer = None if before is None else networks.build(**_table(before), shape=train.shape)
+        filter = None if outermost is None else BPDA(networks.build(**_table(outermost), shape=train.shape))
         if filter is not None:
             filter(torch.zeros(1, *train.shape))  # which refuses one that changes the shape
     except (TypeError, ValueError) as error:
-        raise ValueError(f"network: {error}") from error
+        raise ValueError(f"{path}: {error}") from error
     if layer is not None:
         if not isinstance(layer, networks.Preprocess):
-            raise ValueError(f"network.preprocess: {type(layer).__name__} is not a preprocessing layer")
+            raise ValueError(f"{path}.preprocess: {type(layer).__name__} is not a preprocessing layer")
         network = networks.Preprocessed(layer.fit(train) if fitted and not layer.fitted else layer, network)
     return network if filter is None else networks.Filtered(filter, network)
+
+
+def _table(settings: str | dict[str, Any]) -> dict[str, Any]:
+    """A bare name is a kind without settings."""
+    return {"kind": settings} if isinstance(settings, str) else settings
 
 
 def to_toml(recipe: Recipe) -> str:

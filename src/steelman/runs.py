@@ -15,7 +15,7 @@ from steelman.evaluation import Evaluation, FromPrediction, evaluate, reference_
 from steelman.evaluation.entry import Entry
 from steelman.evaluation.evaluate import Space
 from steelman.evaluation.gallery import Gallery
-from steelman.networks import Preprocessed
+from steelman.networks import Ensemble, Preprocessed
 from steelman.recipe import Recipe, build, device, find_recipe, load_recipe, to_toml
 from steelman.training import checkpoint
 from steelman.training.fingerprint import FREE
@@ -118,8 +118,7 @@ def train(name: str, runs: Path, data: Path | None, changes: list[str] | None = 
     folder = runs / (called or path.stem)
     images = recipe.data.load("train", data)
     model = build(recipe, images)
-    if recipe.start is not None:
-        _begin(model, trained[recipe.start])
+    _begin(model, [trained[name] for name in recipe.starts])
     guides = [_guide(recipe, each) for each in recipe.prepare]
     references = tuple(None if name is None else _reference(trained[name], images) for name in guides)
     stages = Stages(recipe.prepare, references, recipe.training.seed, folder / "prepared") if recipe.prepare else None
@@ -138,16 +137,16 @@ def _guide(recipe: Recipe, preparation: Preparation) -> str | None:
     """The recipe whose network a preparation asks."""
     if not isinstance(preparation, Guided):
         return None
-    if preparation.on is None and recipe.start is None:
+    if preparation.on is None and len(recipe.starts) != 1:
         raise ValueError(
             f"prepare: {type(preparation).__name__} needs a trained network: name its recipe by `on`, or give a `start`"
         )
-    return preparation.on or recipe.start
+    return preparation.on or recipe.starts[0]
 
 
 def _named(recipe: Recipe) -> list[str]:
     """The recipes that have to be trained first."""
-    names = [recipe.start, *(_guide(recipe, each) for each in recipe.prepare)]
+    names = [*recipe.starts, *(_guide(recipe, each) for each in recipe.prepare)]
     return [name for name in dict.fromkeys(names) if name is not None]
 
 
@@ -194,11 +193,15 @@ class Stages:
         return data
 
 
-def _begin(model: nn.Module, start: Run) -> None:
-    try:
-        model.load_state_dict(trained_weights(start.folder))
-    except RuntimeError as error:
-        raise ValueError(f"this recipe's network is not that of {start.folder}, its start: {error}") from error
+def _begin(model: nn.Module, starts: list[Run]) -> None:
+    parts = list(model.members) if isinstance(model, Ensemble) and starts else [model][: len(starts)]
+    if len(parts) != len(starts):
+        raise ValueError(f"start: {len(starts)} recipes for {len(parts)} networks; an Ensemble has one for each member")
+    for part, start in zip(parts, starts, strict=True):
+        try:
+            part.load_state_dict(trained_weights(start.folder))
+        except RuntimeError as error:
+            raise ValueError(f"this recipe's network is not that of {start.folder}, its start: {error}") from error
 
 
 def _refuse_other(old: Recipe, new: Recipe, folder: Path) -> None:
