@@ -145,7 +145,7 @@ def test_the_direction_is_a_draw_of_the_images_seed() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"eps": -1.0}, "eps >= 0 and weight >= 0; got -1.0 and 1.0"),
+        ({"eps": -1.0}, "finite eps and weight, at least 0; got -1.0 and 1.0"),
         ({"weight": float("nan")}, "got 2.1 and nan"),
         ({"iterations": 0}, "iterations >= 1"),
         ({"xi": 0.0}, "xi > 0"),

@@ -45,7 +45,7 @@ class VAT(Objective):
     2016, section 2.
 
     Raises:
-        ValueError: eps or weight below 0, iterations below 1, xi not above 0.
+        ValueError: eps or weight below 0 or not finite, iterations below 1, xi not above 0.
     """
 
     eps: float = 2.1
@@ -55,8 +55,8 @@ class VAT(Objective):
     clip: bool = False
 
     def __post_init__(self) -> None:
-        if not self.eps >= 0 or not self.weight >= 0:
-            raise ValueError(f"VAT needs eps >= 0 and weight >= 0; got {self.eps} and {self.weight}")
+        if not 0 <= self.eps < float("inf") or not 0 <= self.weight < float("inf"):
+            raise ValueError(f"VAT needs a finite eps and weight, at least 0; got {self.eps} and {self.weight}")
         self._attack()  # which checks the others
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
