@@ -14,6 +14,7 @@ from steelman import (
     InputGradientRegularisation,
     Plain,
     Sum,
+    fit,
 )
 from steelman import JacobianRegularisation as Jacobian
 from steelman.data import InMemory
@@ -231,8 +232,8 @@ def test_compiled_networks_are_refused(defence: GradientPenalty):
 def test_one_class_is_refused(defence: GradientPenalty):
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
     batch = Batch(images().x.float(), torch.zeros(5, dtype=torch.int64))
-    with pytest.raises(ValueError, match="one class"):
-        defence.begin(net, labelled(1))
+    with pytest.raises(ValueError, match="at least two classes"):
+        fit(net, labelled(1), defence, progress=False)
     with pytest.raises(ValueError, match="one class"):
         defence(net, batch)
 

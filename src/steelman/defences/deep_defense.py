@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from steelman.data.dataset import Dataset
 from steelman.defences.dropout import SharedDropout
-from steelman.defences.gradient_penalty import refuse_compiled, refuse_one_class, refuse_underivable
+from steelman.defences.gradient_penalty import refuse_compiled, refuse_one_class
 from steelman.defences.objective import Objective
 from steelman.losses import cross_entropy
 from steelman.networks.preprocess import peel
@@ -79,8 +79,8 @@ class DeepDefense(Objective):
             object.__setattr__(self, "layers", tuple(self.layers))
 
     def begin(self, model: nn.Module, data: Dataset) -> "DeepDefense":
-        refuse_underivable(model, data)
-        with only_trainable(model, self.layers):
+        refuse_compiled(model)
+        with only_trainable(model, self.layers):  # refuses names of no layer
             return self
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:

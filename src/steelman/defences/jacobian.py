@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from steelman.data.dataset import Dataset
-from steelman.defences.gradient_penalty import GradientPenalty, check_weight, refuse_underivable, slope, squared
+from steelman.defences.gradient_penalty import GradientPenalty, check_weight, refuse_compiled, slope, squared
 from steelman.norms import TINY
 from steelman.randomness import Draws
 from steelman.types import Batch, Images, Logits, PerImage
@@ -63,7 +63,7 @@ class JacobianRegularisation(GradientPenalty):
                 'root = "batch" is one root for a whole batch, which no process sees here; train in one process, or '
                 'with root = "image"'
             )
-        refuse_underivable(model, data)
+        refuse_compiled(model)
         return self
 
     def penalty(self, x: Images, logits: Logits, losses: PerImage, batch: Batch) -> Tensor:
