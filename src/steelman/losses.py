@@ -49,7 +49,7 @@ class Loss(ABC):
 
     @property
     def scale_free(self) -> "Loss | None":
-        """The same loss with a gradient of the same direction that is not lost in rounding, where there is one."""
+        """The same loss with a gradient whose direction is not lost in rounding, where there is one."""
         return None
 
     @abstractmethod
@@ -63,7 +63,7 @@ class CrossEntropy(Loss):
 
     @property
     def scale_free(self) -> "Loss":
-        return _Unscaled()
+        return _Precise()
 
     def __call__(self, logits: Logits, goal: Goal) -> PerImage:
         if goal.target is None:
@@ -72,27 +72,32 @@ class CrossEntropy(Loss):
 
 
 @dataclass(frozen=True)
-class _Unscaled(Loss):
-    """The value of `CrossEntropy` with the gradient of `SoftMargin`."""
+class _Precise(Loss):
+    """`CrossEntropy`, but its gradient is that of `SoftMargin` times 1 - p without rounding p, and at least 1e-12.
+
+    The factor is no matter of an image alone, but it weighs images where batch normalisation in train mode mixes them.
+    """
 
     def __call__(self, logits: Logits, goal: Goal) -> PerImage:
         if goal.target is None:
-            return _UnscaledFunction.apply(logits, goal.labels)
-        return -_UnscaledFunction.apply(logits, goal.target)
+            return _PreciseFunction.apply(logits, goal.labels)
+        return -_PreciseFunction.apply(logits, goal.target)
 
 
-class _UnscaledFunction(torch.autograd.Function):
+class _PreciseFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Logits, labels: Labels) -> PerImage:
-        ctx.save_for_backward(logits, labels)
-        return F.cross_entropy(logits, labels, reduction="none")
+        value = F.cross_entropy(logits, labels, reduction="none")
+        ctx.save_for_backward(logits, labels, value)
+        return value
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
-        logits, labels = ctx.saved_tensors
+        logits, labels, value = ctx.saved_tensors
         pivot = labels[:, None]
-        others = logits.scatter(1, pivot, -torch.inf).softmax(1)
-        return others.scatter_(1, pivot, -1.0).mul_(slopes[0][:, None]), None
+        unsure = 1 - value.neg().exp_()
+        others = logits.scatter(1, pivot, -torch.inf).softmax(1).scatter_(1, pivot, -1.0)
+        return others.mul_((slopes[0] * unsure.clamp_(min=1e-12))[:, None]), None
 
 
 def margin(logits: Logits, labels: Labels) -> PerImage:
