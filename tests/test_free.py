@@ -33,7 +33,7 @@ def test_each_replay_moves_the_network_and_then_the_images(
 ) -> None:
     model, total = network(), 0.0
     low, high = box or (-torch.inf, torch.inf)
-    x = (X + norm.sample(X, eps, Draws(torch.arange(6)))).clamp(low, high)
+    x = (X + norm.sample(X, eps, Draws(torch.arange(6)).split(0xF4EE))).clamp(low, high)
     for _ in range(3):
         x = x.detach().requires_grad_()
         loss = F.cross_entropy(model(x), Y)

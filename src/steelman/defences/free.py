@@ -12,6 +12,8 @@ from steelman.norms import L2, Linf, Norm, per_image
 from steelman.randomness import Draws
 from steelman.types import Batch, Box
 
+_START = 0xF4EE  # a purpose for `Draws.split`
+
 
 @dataclass(frozen=True)
 class Free(Game):
@@ -62,7 +64,7 @@ class Free(Game):
         net = nets[CLASSIFIER]
         ball = Ball.around(batch.x, self.eps, self.norm, self.box)
         step = per_image(self.eps if self.step_size is None else self.step_size, batch.x, "step_size")
-        x = ball.sample(Draws.start(batch.seeds, len(batch), batch.x.device))
+        x = ball.sample(Draws.start(batch.seeds, len(batch), batch.x.device).split(_START))
         for replay in range(self.replays):
             if replay:
                 assert x.grad is not None
