@@ -130,7 +130,7 @@ def test_it_is_attacked_and_evaluated_like_any_network() -> None:
 @pytest.mark.parametrize(("wrong", "message"), [([], "at least one member"), ([MLP(), "LeNet"], "networks; got a str")])
 def test_what_is_no_ensemble_is_refused(wrong: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Ensemble(wrong)
+        Ensemble(each for each in wrong)  # of an iterator, the tests' type checks see no members
 
 
 def test_members_with_different_classes_are_refused() -> None:
