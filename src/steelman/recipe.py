@@ -165,7 +165,6 @@ def build(recipe: Recipe, train: Dataset, *, fitted: bool = True) -> nn.Module:
 
 def _network(settings: dict[str, Any], train: Dataset, fitted: bool, path: str) -> nn.Module:
     from steelman import networks
-    from steelman.filters import BPDA
 
     settings = dict(settings)
     kind = settings.pop("kind", None)
@@ -186,9 +185,9 @@ def _network(settings: dict[str, Any], train: Dataset, fitted: bool, path: str) 
         if bound is not None:
             networks.bounded_relus(network, float(bound))
         layer = None if before is None else networks.build(**_table(before), shape=train.shape)
-        filter = None if outermost is None else BPDA(networks.build(**_table(outermost), shape=train.shape))
+        filter = None if outermost is None else networks.build(**_table(outermost), shape=train.shape)
         if filter is not None:
-            filter(torch.zeros(1, *train.shape))  # which refuses one that changes the shape
+            networks.Filtered(filter, network).filter(torch.zeros(1, *train.shape))  # refuses what changes the shape
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
     if layer is not None:

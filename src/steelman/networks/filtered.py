@@ -9,16 +9,17 @@ from steelman.filters.bpda import BPDA
 
 @final
 class Filtered(nn.Module):
-    """network(filter(x)), where gradients pass the filter by BPDA.
+    """network(filter(x)), through which gradients pass: those of the filter, or by BPDA where it has none.
 
     A filter without a gradient is no defence, so attacks as they are go through it. There are three ways to attack such
-    a model, and a table names the one it means: through the filter by BPDA, any attack as it is; past the filter, as
-    papers did, `IgnoringFilter(attack)`; as a black box, `Square`, `HopSkipJump` or `BoundaryAttack`. Judge by the
-    worst of them: on digits of one bit (Linf .3, clean .92) a perceptron kept .15, .18 and .13, and .90 where gradients
-    did not pass.
+    a model, and a table names the one it means: through the filter, any attack as it is; past the filter, as papers
+    did, `IgnoringFilter(attack)`; as a black box, `Square`, `HopSkipJump` or `BoundaryAttack`. Judge by the worst of
+    them: on digits of one bit (Linf .3, clean .92) a perceptron kept .15, .18 and .13, and .90 where gradients did not
+    pass.
 
-    filter   any module from images to images of the same shape, for which the identity then stands in; or a `BPDA` with
-             a stand-in of its own
+    filter   any module from images to images of the same shape. The identity stands in for it in the backward pass (it
+             is put into `BPDA`), unless it is a `BPDA` with a stand-in of its own, or says by an attribute
+             `differentiable` that its own gradient is to be used, as `MedianSmoothing` does
     network  from the filtered images to logits; a `Preprocessed` one has its preprocessing behind the filter
 
     The weights of the network alone load too, so that training can start from one without a filter.
@@ -26,7 +27,8 @@ class Filtered(nn.Module):
 
     def __init__(self, filter: nn.Module, network: nn.Module) -> None:
         super().__init__()
-        self.filter = filter if isinstance(filter, BPDA) else BPDA(filter)
+        passes = isinstance(filter, BPDA) or getattr(filter, "differentiable", False)
+        self.filter = filter if passes else BPDA(filter)
         self.network = network
         self.register_load_state_dict_pre_hook(_accept_bare)
 
