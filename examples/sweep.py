@@ -27,7 +27,7 @@ def show(name: str, network: MLP) -> None:
     found = DeepFool().run(network.eval(), held.x, held.y)
     rho = (found.l2 / held.x.flatten(1).norm(dim=1)).mean()
     accuracy = (network(held.x).argmax(1) == held.y).double().mean()
-    print(f"{name:>10}  {accuracy:8.3f}  {rho:.3f}")
+    print(f"{name:>10}  {accuracy:8.1%}  {rho:.3f}")
 
 
 print("lambda   c  accuracy  rho_2")
