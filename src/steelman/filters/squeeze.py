@@ -50,8 +50,8 @@ class MedianSmoothing(nn.Module):
     size  of the window, in pixels, default 2 (paper: 2 for MNIST and CIFAR-10, 2 or 3 for ImageNet)
 
     Put it before a network with `Filtered`, which follows its own gradient; that reaches the one pixel that is the
-    median. The identity is a poor stand-in, which passes for robustness: a perceptron on digits kept 67 % under PGD with
-    it, 53 % with the true gradient (Linf .1; L2 .5: 70 and 45 %), and 51 % under `Square`.
+    median. The identity is a poor stand-in, which passes for robustness: a perceptron on digits kept 67 % under PGD
+    with it, 53 % with the true gradient (Linf .1; L2 .5: 70 and 45 %), and 51 % under `Square`.
 
     Cost: memory for size^2 images.
     Reference: Weilin Xu, David Evans and Yanjun Qi, "Feature squeezing: detecting adversarial examples in deep neural
