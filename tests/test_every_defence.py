@@ -69,6 +69,7 @@ def test_two_processes_equal_one(name: str, alone: Path, pair: Path):
         torch.testing.assert_close(two["nets"]["classifier"][key], value, rtol=0, atol=1e-6)
     for key, value in one["average"].items():
         torch.testing.assert_close(two["average"][key], value, rtol=0, atol=1e-6)
+    torch.testing.assert_close(two["memory"] or {}, one["memory"] or {}, rtol=0, atol=1e-5)
     assert [line["loss"] for line in two["log"][1:]] == pytest.approx(
         [line["loss"] for line in one["log"][1:]], abs=1e-5
     )
@@ -110,6 +111,7 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(name: str, alone: Path, kil
     ours, theirs = (checkpoint.load(root / name / "last.safetensors") for root in (killed, alone))
     assert bits(ours["nets"]["classifier"]) == bits(theirs["nets"]["classifier"])
     assert bits(ours["average"]) == bits(theirs["average"])
+    assert bits(ours["memory"] or {}) == bits(theirs["memory"] or {})
     moments, expected = (state["optimisers"]["classifier"]["state"] for state in (ours, theirs))
     assert [bits(each) for each in moments.values()] == [bits(each) for each in expected.values()]
     assert ours["optimisers"]["classifier"]["param_groups"] == theirs["optimisers"]["classifier"]["param_groups"]
