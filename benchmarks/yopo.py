@@ -80,6 +80,7 @@ class Player:
             play(grown(self.game, share), self.net, batch, self.optimiser)
             self.seconds += time.process_time() - start
             self.batches += 1
+        self.net.eval()
         self.measure(held_out)
 
     def measure(self, held_out: Batch) -> None:

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from steelman.networks import MLP, BoundedReLU, LeNet, Preprocessed, SmallCNN, bounded_relus
+from steelman.networks import MLP, BoundedReLU, Filtered, LeNet, Preprocessed, SmallCNN, bounded_relus
 from steelman.networks.surgery import Stem, split_stem
+
+TWO = {"fc1": nn.Linear(6, 4), "fc2": nn.Linear(4, 3)}
 
 
 def chain(**layers: nn.Module) -> nn.Sequential:
@@ -58,6 +60,16 @@ def test_the_first_layer_is_found(network: nn.Module, shape: tuple[int, ...], af
     assert split_stem(network, images(*shape)).name == after
     behind = Preprocessed(Halving(), Preprocessed(Halving(), network))
     assert split_stem(behind, images(*shape)).name == after
+
+
+def test_a_filter_with_bpda_is_part_of_the_stem():
+    network, x = chain(**TWO), images(6)
+    stem = split_stem(Filtered(Rounding(), network), x)
+    assert stem.name == "fc1"
+    assert torch.equal(stem(x), network.fc1(x.round()))
+    x.requires_grad_()
+    (slope,) = torch.autograd.grad(stem(x).sum(), x)
+    torch.testing.assert_close(slope, network.fc1.weight.sum(0).expand_as(x))
 
 
 def test_a_stem_stops_at_the_cut_and_the_whole_does_not():
@@ -124,9 +136,6 @@ class Deaf(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.fc1(x)
         return self.fc2(x)
-
-
-TWO = {"fc1": nn.Linear(6, 4), "fc2": nn.Linear(4, 3)}
 
 
 @pytest.mark.parametrize(
