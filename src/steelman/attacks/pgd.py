@@ -37,8 +37,8 @@ class PGD(Attack):
     norm          Linf (default), L2, L1, L0
     loss          cross-entropy (default), Margin(50) is their "CW+", LogitDifference for `targets`, DLR, KL
     random_start  default True
-    normal_start  standard deviation of a start at x + normal_start N(0, I), brought into ball and box, instead of a uniform
-                  one; default none (TRADES' and MART's code: .001)
+    normal_start  standard deviation of a start at x + normal_start N(0, I), brought into ball and box, instead of a
+                  uniform one; default none (TRADES' and MART's code: .001)
     restarts      default 1; of all restarts an image keeps a success, and otherwise, or of several, the highest loss
     targets       0 (default): no targets but a given one. Otherwise, without a given target, that many of the wrong
                   classes with the highest logits at x are attacked one after another in each restart, and the image
