@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from affine import images, small_net
 from steelman import config
-from steelman.attacks import EOT, PGD, IgnoringFilter, Square
+from steelman.attacks import EOT, FGSM, PGD, IgnoringFilter, Square
 from steelman.attacks.attack import Attack
 from steelman.data import Digits
 from steelman.defences import DeepDefense
@@ -128,6 +128,21 @@ def test_ignoring_the_filter_is_the_attack_on_the_bare_network() -> None:
     assert (result.forwards == bare.forwards + 1).all()
     assert torch.equal(result.gradients, bare.gradients)
     assert (Linf.size(result.x_adv - X) <= 0.3).all()
+
+
+def test_it_leaves_the_model_as_it_was() -> None:
+    model = Filtered(BitDepth(2), small_net())
+    model.network.normalisation.train()
+    model.network.output.bias.requires_grad_(False)
+    modes = [each.training for each in model.modules()]
+    values = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.warns(UserWarning, match="train mode"):
+        IgnoringFilter(FGSM(eps=0.1))(model, X, torch.arange(12) % 10)
+    assert [each.training for each in model.modules()] == modes
+    assert [name for name, each in model.named_parameters() if not each.requires_grad] == ["network.output.bias"]
+    assert all(each.grad is None for each in model.parameters())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, values[name])
 
 
 def test_it_says_what_it_is() -> None:

@@ -68,8 +68,8 @@ class IgnoringFilter(Attack):
     """The weak attack on a filter before a network: craft as if it were not there, test on the whole.
 
     x' = attack(model.network, x, y), for a `Filtered` model. So papers whose filter has no gradient attacked their own
-    defence. Any attack as it is goes through the filter and is the one to judge by; where this one does better, what
-    stands in for the filter's gradient is poor.
+    defence. Any attack as it is goes through the filter, which is mostly stronger; judge by the worst of both. Where
+    this one does much better, what stands in for the filter's gradient is poor.
 
     attack  what is run on the bare network (its box gives way to this one's). Early leave stops at the first success on
             that: leave it off
