@@ -140,7 +140,7 @@ def page(result: dict[str, Any]) -> str:
     head = f"\n| robust accuracy | {' | '.join(names)} | {' | '.join(f'{first} / {name}' for name in names[1:])} |"
     lines += [head, f"|---|{'---|' * (2 * len(names) - 1)}"]
     last = curves[first][-1]["robust"]
-    for level in sorted({*LEVELS, last}):
+    for level in sorted({*LEVELS, last} - {0.0}):
         times = [reached(curves[name], level) for name in names]
         if any(times):
             cells = [f"{value:.0f} s" if value is not None else "not reached" for value in times]
