@@ -174,6 +174,20 @@ def test_it_is_the_algorithm_image_by_image(norm: Norm, clean_weight: float) -> 
     assert min(kinds) >= 2, kinds
 
 
+def test_it_crafts_in_the_mode_it_is_told_and_never_moves_the_running_statistics() -> None:
+    batch, found = wrong_and_right(changeable()), []
+    for mma in (MMA(d_max=0.3, steps=3), MMA(d_max=0.3, steps=3, crafting="train")):
+        model, mma = changeable(), mma.begin(changeable(), images())
+        mma(model, batch)
+        assert (
+            int(model.norm.get_buffer("num_batches_tracked")) == 2
+        )  # of the clean pass, and of the one at the boundary
+        assert model.training
+        found.append(stored(mma)[batch.index])
+    assert torch.equal(found[0] == 0, found[1] == 0)
+    assert not torch.allclose(found[0], found[1], atol=1e-3)
+
+
 def test_wrong_images_count_clean_and_those_beyond_d_max_in_the_clean_term_alone() -> None:
     model, batch = sure(), first(24, torch.float64)
     with torch.no_grad():
