@@ -34,6 +34,7 @@ BATCH = 50
 START = 600
 """Batches of plain training before the clocks start."""
 HELD_OUT = 400
+SETTINGS = ("eps", "rate", "growing", "turn")
 LEVELS = (0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93)
 
 
@@ -63,8 +64,11 @@ class Player:
         self.net.load_state_dict(checkpoint.load(begun))
         self.optimiser = torch.optim.Adam(self.net.parameters(), options.rate)
         self.batches, self.seconds, self.rows = 0, 0.0, list[dict[str, float]]()
+        self.settings = {key: getattr(options, key) for key in SETTINGS}
         if self.path.exists():
             state = checkpoint.load(self.path)
+            if state["settings"] != self.settings:
+                raise ValueError(f"{path.parent} holds a run with {state['settings']}: give another --folder")
             self.net.load_state_dict(state["net"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.batches, self.seconds, self.rows = state["batches"], state["seconds"], state["rows"]
@@ -91,7 +95,7 @@ class Player:
             clean, robust = ((self.net(x).argmax(1) == held_out.y).float().mean().item() for x in (held_out.x, x_adv))
         self.rows.append({"seconds": self.seconds, "batches": self.batches, "clean": clean, "robust": robust})
         state = {"net": self.net.state_dict(), "optimiser": self.optimiser.state_dict(), "batches": self.batches}
-        checkpoint.save(self.path, {**state, "seconds": self.seconds, "rows": self.rows})
+        checkpoint.save(self.path, {**state, "seconds": self.seconds, "rows": self.rows, "settings": self.settings})
 
     def passes(self) -> dict[str, float]:
         """Of one batch: through the whole network, through the first layer alone, and its processor seconds so far."""
@@ -169,7 +173,7 @@ def page(result: dict[str, Any]) -> str:
 
 
 def write(players: dict[str, Player], options: argparse.Namespace) -> None:
-    told = {key: getattr(options, key) for key in ("eps", "rate", "growing", "turn", "seconds", "hardware")}
+    told = {key: getattr(options, key) for key in (*SETTINGS, "seconds", "hardware")}
     result = {
         "told": {**told, "date": date.today().isoformat()},
         "passes": {name: player.passes() for name, player in players.items()},
