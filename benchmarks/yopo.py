@@ -9,6 +9,7 @@ the last one stopped, also with more seconds; the page is written anew after eac
 """
 
 import argparse
+import copy
 import json
 import time
 from collections import Counter
@@ -100,7 +101,7 @@ class Player:
     def passes(self) -> dict[str, float]:
         """Of one batch: through the whole network, through the first layer alone, and its processor seconds so far."""
         seen: Counter[str] = Counter()
-        net = SmallCNN()
+        net = copy.deepcopy(self.net).train()
         net.get_submodule("conv1").register_forward_hook(lambda *_: seen.update(["first"]))
         net.get_submodule("fc3").register_forward_hook(lambda *_: seen.update(["full"]))
         play(self.game, net, batch_number(self.data, 0), torch.optim.SGD(net.parameters(), 0.0))
