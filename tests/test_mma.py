@@ -86,6 +86,17 @@ def test_the_sides_are_those_of_the_loss() -> None:
         replace(attack, loss=CrossEntropy()).crossing(model, x, y)
 
 
+@pytest.mark.parametrize("clean_weight", [1 / 3, 0.0])
+def test_it_costs_what_its_card_says(clean_weight: float) -> None:
+    model, batch, passed = sure(), first(24, torch.float64), []
+    model.register_forward_pre_hook(lambda _, inputs: passed.append((len(inputs[0]), inputs[0].requires_grad)))
+    mma = MMA(d_max=0.3, steps=4, bisections=6, clean_weight=clean_weight).begin(model, images())
+    mma(model, batch)
+    right = int((stored(mma)[batch.index] > 0).sum())
+    assert 0 < right < 24
+    assert passed == [(24, False), *4 * [(right, True)], *6 * [(right, False)], (24, False)]
+
+
 # --- the objective
 
 
@@ -94,8 +105,8 @@ def changeable() -> Changeable:
     torch.manual_seed(0)
     model = Changeable().double()
     model.drop.p = 0.0
-    model.norm.running_mean.uniform_(-0.3, 0.3)
-    model.norm.running_var.uniform_(0.1, 1)
+    model.norm.get_buffer("running_mean").uniform_(-0.3, 0.3)
+    model.norm.get_buffer("running_var").uniform_(0.1, 1)
     model.fc2.weight.data *= 12
     return model
 
