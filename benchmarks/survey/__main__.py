@@ -21,7 +21,6 @@ from benchmarks.survey.page import write_page
 from steelman.evaluation import evaluate
 from steelman.recipe import load_recipe
 from steelman.runs import train
-from steelman.training.prepare import Guided
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
@@ -37,9 +36,7 @@ def names(chosen: list[str]) -> list[str]:
 
 
 def cost(name: str, runs: Path, data: Path | None) -> Cost:
-    recipe = load_recipe(RECIPES / f"{PREFIX}{name}.toml")
-    guides = [each.on for each in recipe.prepare if isinstance(each, Guided) and each.on]
-    return measure(recipe, runs / START, runs / Path(guides[0]).stem if guides else None, data)
+    return measure(load_recipe(RECIPES / f"{PREFIX}{name}.toml"), runs / START, data)
 
 
 def budgeted(text: str, found: Cost, seconds: float, images: int) -> str:
@@ -89,7 +86,9 @@ def main() -> None:
         for name in chosen:
             path = RECIPES / f"{PREFIX}{name}.toml"
             images = load_recipe(path).training.images or 60_000
-            path.write_text(budgeted(path.read_text(), Cost(**known[name]), given.budget, images))
+            # The student of a teacher has half of the budget, and its teacher the other half.
+            share = 0.5 if name == "distillation" else 1.0
+            path.write_text(budgeted(path.read_text(), Cost(**known[name]), share * given.budget, images))
         return None
     work = partial(do, runs=given.runs, data=given.data_dir, images=given.images)
     with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:

@@ -44,14 +44,14 @@ class Cost:
         return self.batch * self.images
 
 
-def measure(recipe: Recipe, start: Path, reference: Path | None, data: Path | None) -> Cost:
-    """Of a recipe of the survey, on the network that all begin from."""
+def measure(recipe: Recipe, start: Path, data: Path | None) -> Cost:
+    """Of a recipe of the survey, on the network that all begin from, which is asked where a teacher would be."""
     train = recipe.data.load("train", data)
     some = train.subset(torch.arange(4 * recipe.training.batch_size))
     plain, once = Run.open(start).network(train), 0.0
     whole = some
     for preparation in recipe.prepare:
-        guide = Run.open(reference or start).network(train) if isinstance(preparation, Guided) else None
+        guide = Run.open(start).network(train) if isinstance(preparation, Guided) else None
         few = whole.subset(torch.arange(CRAFTED))
         once += _seconds(lambda: preparation(few, guide, progress=False)) / CRAFTED  # noqa: B023 (called at once)
         whole = preparation(few, guide, progress=False)
