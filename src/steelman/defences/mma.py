@@ -123,7 +123,7 @@ class MMA(Objective):
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         margin, index = self._memory_of(batch)
-        with torch.set_grad_enabled(self.clean_weight > 0):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.clean_weight > 0):
             logits = model(batch.x)
         right = self.loss(logits.detach(), Goal(batch.y)) < 0
         x, d = batch.x.clone(), torch.zeros_like(margin[index])
