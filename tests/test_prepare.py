@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from steelman import FGSM, PGD, DeepFool, Plain, UniversalPerturbation, VirtualAdversarial, config, fit
+from steelman import FGSM, PGD, DeepFool, Distillation, Plain, UniversalPerturbation, VirtualAdversarial, config, fit
 from steelman import runs as rooms
 from steelman.data import Dataset, Digits, InMemory, Streamed, split_off
 from steelman.networks import MLP
+from steelman.recipe import SHIPPED, load_recipe
 from steelman.training import SGD, Training, checkpoint, parts
-from steelman.training.prepare import Crafted, NoisyCopies, Preparation, SoftLabels
+from steelman.training.prepare import Crafted, Guided, NoisyCopies, Preparation, SoftLabels
 
 
 def digits(count: int = 60) -> InMemory:
@@ -44,7 +45,7 @@ def reference() -> MLP:
 class Whole(NamedTuple):
     x: Tensor
     y: Tensor
-    index: Tensor
+    indices: Tensor
     soft: Tensor
     """Of no columns where there is none."""
 
@@ -67,7 +68,7 @@ def test_noisy_copies_are_the_images_and_so_many_noisy_ones_of_each(keep_clean: 
     clean, made = everything(data), everything(NoisyCopies(sigma=0.3, keep_clean=keep_clean)(data))
     if keep_clean:
         assert torch.equal(made.x[:60], clean.x)
-        assert torch.equal(made.index[:60], clean.index)
+        assert torch.equal(made.indices[:60], clean.indices)
         made = Whole(*(each[60:] for each in made))
     assert len(made.x) == 600
     assert torch.equal(made.y, clean.y.repeat(10))
@@ -97,15 +98,17 @@ def test_uniform_noise_and_clipping():
 def test_a_copy_meets_the_same_noise_whatever_is_read_with_it():
     data = NoisyCopies(copies=3, sigma=0.2)(digits(), seed=4)
     whole = everything(data)
-    assert len(set(whole.index.tolist())) == len(data) == 240
+    assert len(set(whole.indices.tolist())) == len(data) == 240
     order = torch.randperm(240, generator=torch.Generator().manual_seed(0))
     for places, batch in zip(order.split(50), data.batches(order.split(50)), strict=True):
         assert torch.equal(batch.x, whole.x[places])
         assert torch.equal(batch.y, whole.y[places])
-        assert torch.equal(batch.index, whole.index[places])
+        assert batch.index is not None
+        assert torch.equal(batch.index, whole.indices[places])
     part = data.subset(order[:30])
     assert torch.equal(everything(part).x, whole.x[order[:30]])
-    assert torch.equal(part.index, whole.index[order[:30]])
+    assert torch.equal(part.index, whole.indices[order[:30]])
+    assert part.labels is not None
     assert torch.equal(part.labels, whole.y[order[:30]])
     again = everything(part.subset(torch.tensor([5, 2])).to("cpu"))
     assert torch.equal(again.x, whole.x[order[[5, 2]]])
@@ -123,7 +126,7 @@ def test_streamed_images_are_prepared_as_those_in_memory(preparation: Preparatio
     ours, theirs = (everything(preparation(each, reference)) for each in (streamed(data), data))
     assert torch.equal(ours.x, theirs.x)
     assert torch.equal(ours.y, theirs.y)
-    assert torch.equal(ours.index, theirs.index)
+    assert torch.equal(ours.indices, theirs.indices)
     assert torch.equal(ours.soft, theirs.soft)
 
 
@@ -139,11 +142,11 @@ def test_crafted_images_are_those_of_the_attack_on_the_reference(reference: MLP)
     both = everything(Crafted(attack)(data, reference))
     torch.testing.assert_close(both.x, torch.cat([clean.x, x_adv]))
     assert torch.equal(both.y, clean.y.repeat(2))
-    assert len(set(both.index.tolist())) == 120
+    assert len(set(both.indices.tolist())) == 120
     alone = everything(Crafted(attack, keep_clean=False)(data, reference))
     assert torch.equal(alone.x, both.x[60:])
     assert torch.equal(alone.y, clean.y)
-    assert torch.equal(alone.index, both.index[60:])
+    assert torch.equal(alone.indices, both.indices[60:])
 
 
 def test_unbounded_images_stay_where_the_attack_puts_them(reference: MLP):
@@ -182,7 +185,7 @@ def test_soft_labels_are_the_softmax_at_the_temperature(reference: MLP):
     torch.testing.assert_close(made.soft, (powers / powers.sum(1, keepdim=True)).float())
     assert torch.equal(made.x, clean.x)
     assert torch.equal(made.y, clean.y)
-    assert torch.equal(made.index, clean.index)
+    assert torch.equal(made.indices, clean.indices)
 
 
 def test_preparations_follow_one_another(reference: MLP):
@@ -249,6 +252,23 @@ def test_what_was_made_is_not_made_again(
     for other in (again, third, everything(preparation(data, reference))):
         assert torch.equal(once.x, other.x)
         assert torch.equal(once.soft, other.soft)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_interrupt_says_what_is_kept(kept: bool, reference: MLP, small_parts: list[int], tmp_path: Path):
+    class Interrupted(nn.Module):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            if self.calls == 4:
+                raise KeyboardInterrupt
+            return reference(x)
+
+    told = "goes on from image 20" if kept else "it is not kept"
+    with pytest.raises(KeyboardInterrupt, match=rf"the preparation of Digits was interrupted; .*{told}"):
+        SoftLabels()(digits(50), Interrupted(), folder=tmp_path if kept else None)
+    assert [path.name for path in tmp_path.iterdir()] == (["0-19.safetensors"] if kept else [])
 
 
 def test_what_was_made_otherwise_is_refused(reference: MLP, tmp_path: Path):
@@ -456,6 +476,22 @@ def test_a_run_with_another_preparation_is_refused(alone: Path):
     with pytest.raises(ValueError, match=r"holds a run with another prepare"):
         rooms.train(str(path), alone, None)
     recipes(alone.parent)
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED[1].glob("*.toml")), ids=lambda path: path.stem)
+def test_what_shipped_recipes_wait_for_is_there_and_fits(path: Path):
+    recipe = load_recipe(path)
+    rooms._check_chain(path, recipe)
+    for preparation in recipe.prepare:
+        if not isinstance(preparation, Guided) or preparation.on is None:
+            continue
+        guide = load_recipe(path.parent / preparation.on)
+        assert guide.data == recipe.data
+        assert guide.training.seed == recipe.training.seed  # so that both hold out the same images
+        if isinstance(preparation, SoftLabels):
+            assert isinstance(recipe.defence, Distillation)
+            assert guide.defence == recipe.defence
+            assert preparation.temperature == recipe.defence.temperature
 
 
 @pytest.mark.parametrize("preparation", [NoisyCopies(clip=True), Crafted(FGSM(), on="x.toml"), SoftLabels(5.0)])

@@ -35,6 +35,7 @@ def in_parts(
 
     Raises:
         ValueError: a part was made of something else; the message names what.
+        KeyboardInterrupt: after an interrupt; says what is kept.
     """
     group = processes()
     whole = torch.empty(len(data), *shape)
@@ -70,9 +71,13 @@ def _part(
         advance(len(part))
         return state["values"]
     found = []
-    for batch in data.batches(part.split(BATCH)):
-        found.append(make(batch).detach().to("cpu", torch.float32))
-        advance(len(batch))
+    try:
+        for batch in data.batches(part.split(BATCH)):
+            found.append(make(batch).detach().to("cpu", torch.float32))
+            advance(len(batch))
+    except KeyboardInterrupt as stop:
+        kept = "it is not kept" if file is None else f"the same call goes on from image {part[0]}"
+        raise KeyboardInterrupt(f"the preparation of {data.name} was interrupted; {kept}") from stop
     values = torch.cat(found)
     if file is not None:
         checkpoint.save(file, {"told": dict(told), "values": values})
