@@ -91,6 +91,15 @@ def test_a_convolution_is_pulled_as_a_matrix_and_with_its_scale_has_gain_one(gro
     assert gain(scaled) <= 1 + 1e-9
 
 
+def test_the_order_of_a_weight_in_memory_plays_no_part():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 4, 3).double()
+    last = copy.deepcopy(layer).to(memory_format=torch.channels_last)
+    one, other = (pulled(Parseval(beta=0.1), each).weight for each in (layer, last))
+    torch.testing.assert_close(one, other)
+    assert not torch.equal(one, layer.weight)
+
+
 def test_only_weights_that_learn_are_pulled_and_shared_ones_once():
     torch.manual_seed(0)
     net = nn.Sequential(

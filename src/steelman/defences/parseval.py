@@ -83,11 +83,13 @@ class Parseval(Game):
     def pull(self, network: nn.Module, chance: torch.Generator) -> None:
         """One pull of every layer, in place, on rows that `chance` draws: for a loop of your own."""
         for layer in _layers(network):
-            scale = layer.weight[0, 0].numel() ** 0.5 if self.conv_scale else 1.0
-            for matrix in layer.weight.flatten(1).chunk(getattr(layer, "groups", 1)):
-                count = max(1, round(self.rows * len(matrix)))
-                which = torch.randperm(len(matrix), generator=chance)[:count].to(matrix.device)
-                matrix[which] = _pulled(scale * matrix[which], self.beta) / scale
+            weight = layer.weight
+            scale = weight[0, 0].numel() ** 0.5 if self.conv_scale else 1.0
+            for group in torch.arange(len(weight)).chunk(getattr(layer, "groups", 1)):
+                count = max(1, round(self.rows * len(group)))
+                which = group[torch.randperm(len(group), generator=chance)[:count]].to(weight.device)
+                rows = weight[which]
+                weight[which] = (_pulled(scale * rows.flatten(1), self.beta) / scale).reshape(rows.shape)
 
 
 def _pulled(matrix: Tensor, beta: float) -> Tensor:
