@@ -116,6 +116,8 @@ def test_cite_prints_references_and_each_paper_once():
         "madry2018towards",
         "gowal2019an",
         "goodfellow2015explaining",
+        "wong2020fast",
+        "ding2020mma",
     ]
 
 
