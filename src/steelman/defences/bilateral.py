@@ -37,8 +37,8 @@ class Bilateral(Adversarial):
     image's, in evaluation mode, as is crafting (code). The paper has more rows, marked "+", which it does not define.
     With two classes there is one wrong one: "adversarial" and "smooth" are the same, and so are the targets.
 
-    Soft labels make cross-entropy a poor attack, so judge with the margin as well: an MLP on Digits at eps .15 kept 58 %
-    under PGD with cross-entropy and 60 % with the margin when trained by R-FGSM, but 60 and 53 % by R-MC-LA.
+    Soft labels make cross-entropy a poor attack, so judge with the margin as well: under PGD at eps .15, an MLP on
+    Digits kept 58 % with cross-entropy and 60 % with the margin when trained by R-FGSM, but 60 and 53 % by R-MC-LA.
 
     Paper and code differ from this: they do not clip the random start to the box, ours is. The code adds 1e-8 to p.
 
