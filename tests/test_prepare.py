@@ -404,6 +404,17 @@ def test_a_recipe_prepares_its_data_by_networks_that_are_trained_first(alone: Pa
     assert len(offline.log) == 3
 
 
+def test_without_on_the_reference_is_what_the_recipe_starts_from(tmp_path: Path):
+    recipes(tmp_path)
+    text = 'start = "base.toml"\nprepare = [{ kind = "Crafted", attack = "FGSM", keep_clean = false }]' + BASE
+    (tmp_path / "tuned.toml").write_text(text.replace("lr = 0.05", "lr = 0.0"))
+    tuned = rooms.train(str(tmp_path / "tuned.toml"), tmp_path / "runs", None)
+    rest, _ = split_off(Digits().load("train"), 97, seed=3)
+    reference = rooms.Run.open(tmp_path / "runs" / "base").network(rest)
+    made = Crafted(FGSM(), keep_clean=False)(rest, reference, seed=3)
+    assert torch.equal(stored(tuned.folder / "prepared" / "0"), everything(made, 2000).x)
+
+
 def test_killed_in_crafting_and_in_training_it_ends_in_the_same_bits(
     alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
