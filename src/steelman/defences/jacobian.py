@@ -12,6 +12,9 @@ from steelman.norms import TINY
 from steelman.randomness import Draws
 from steelman.types import Batch, Images, Logits, PerImage
 
+_PROJECTIONS = 801
+"""Which of an image's draws are the vectors that its logits are projected on."""
+
 
 @dataclass(frozen=True)
 class JacobianRegularisation(GradientPenalty):
@@ -58,7 +61,8 @@ class JacobianRegularisation(GradientPenalty):
             raise ValueError(f"projections is a number of random vectors, at least 1; got {self.projections}")
 
     def begin(self, model: nn.Module, data: Dataset) -> "JacobianRegularisation":
-        if self.root == "batch" and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if self.root == "batch" and several and torch.distributed.get_world_size() > 1:
             raise ValueError(
                 'root = "batch" is one root for a whole batch, which no process sees here; train in one process, or '
                 'with root = "image"'
@@ -76,7 +80,7 @@ class JacobianRegularisation(GradientPenalty):
     def _squares(self, x: Images, logits: Logits, batch: Batch) -> PerImage:
         if self.projections is None:
             return torch.stack([squared(slope(row, x)) for row in logits.unbind(1)]).sum(0)
-        draws, classes = Draws.start(batch.seeds, len(x), x.device), logits.shape[1]
+        draws, classes = Draws.start(batch.seeds, len(x), x.device).split(_PROJECTIONS), logits.shape[1]
         found = []
         for place in range(self.projections):
             vector = draws.split(place).normal((classes,), logits.dtype)
