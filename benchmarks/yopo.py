@@ -4,8 +4,8 @@
 
 From one plainly trained SmallCNN, PGD-40 training, YOPO-5-10 and YOPO-5-3 take turns of a few seconds of processor time
 on one core, and after each turn held-out images are attacked with PGD-40. eps grows in a straight line over the first
-batches, without which none of them leaves chance at .3. Every turn is kept in the run's folder, so a call goes on where
-the last one stopped, also with more seconds; the page is written anew after each round of turns.
+batches. Every turn is kept in the run's folder, so a call goes on where the last one stopped, also with more seconds;
+the page is written anew after each round of turns.
 """
 
 import argparse
@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--turn", type=float, default=90.0)
     parser.add_argument("--eps", type=float, default=0.3)
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--growing", type=int, default=100, help="batches over which eps grows")
+    parser.add_argument("--growing", type=int, default=30, help="batches over which eps grows")
     parser.add_argument("--hardware", default="hardware not told")
     options = parser.parse_args()
     torch.set_num_threads(1)
