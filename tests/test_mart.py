@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from every_defence import first, network
-from steelman import MART, PGD, UniversalPerturbation
+from steelman import MART, PGD, DeepFool, UniversalPerturbation
 from steelman.defences.mart import boosted_cross_entropy
 
 ATTACK = PGD(eps=0.1, steps=4, step_size=0.04, normal_start=0.001)
@@ -102,6 +102,8 @@ def test_a_weight_that_is_none_is_refused(weight: float):
         MART(weight=weight)
 
 
-def test_a_shared_attack_is_refused():
+def test_attacks_that_cannot_serve_are_refused():
     with pytest.raises(ValueError, match="one answer for all images"):
         MART(UniversalPerturbation())
+    with pytest.raises(ValueError, match="DeepFool has no radius"):
+        MART(DeepFool())

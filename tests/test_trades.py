@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from every_defence import Changeable, first, network
-from steelman import EOT, FGSM, MART, MIM, PGD, TRADES, Batch, DeepFool, UniversalPerturbation
+from steelman import EOT, FGSM, MART, MIM, PGD, TRADES, Batch, DeepFool, GaussianNoise, UniversalPerturbation
 from steelman.attacks import Attack
 from steelman.losses import KL, CrossEntropy
 from steelman.norms import L2
@@ -98,7 +98,7 @@ def test_any_loss_of_the_attack_is_replaced():
     assert TRADES(PGD(eps=0.1, loss=CrossEntropy()), beta=1.0) == replace(TRADES(PGD(eps=0.1)), beta=1.0)
 
 
-@pytest.mark.parametrize("attack", [DeepFool(), EOT(PGD(), samples=2)], ids=repr)
+@pytest.mark.parametrize("attack", [GaussianNoise(), EOT(PGD(), samples=2)], ids=repr)
 def test_an_attack_without_a_loss_is_used_as_it_is(attack: Attack):
     assert TRADES(attack).attack == attack
     model, batch = network(), first(4)
@@ -151,6 +151,7 @@ def changeable() -> Changeable:
         (FGSM(), "no gradient at the clean image; use PGD"),
         (MIM(), "where MIM starts; use PGD"),
         (UniversalPerturbation(), "one answer for all images"),
+        (DeepFool(), "DeepFool has no radius: it looks for the smallest perturbation"),
     ],
     ids=str,
 )

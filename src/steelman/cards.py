@@ -216,10 +216,10 @@ def defences_page(root: Path) -> str:
     examples = sorted((root / "examples").glob("*.py"))
     page = [
         "# Defences\n\n" + WRITTEN.format(", `recipes/` and `examples/`"),
-        "An objective is called in a loop of one's own, `TRADES(PGD(eps=0.1))(network, Batch(x, y)).backward()`; a game "
-        "is played, `play(YOPO(eps=0.1), network, Batch(x, y), optimiser)`; `fit(network, data, defence, "
-        "Training(...))` trains by either, and so does a recipe, where `defence = { kind = ... }` has the fields below. "
-        "`Sum` makes the combinations. A preparation changes the training images once, before training: "
+        "An objective is called in a loop of one's own, `TRADES(PGD(eps=0.1))(network, Batch(x, y)).backward()`; a "
+        "game is played, `play(YOPO(eps=0.1), network, Batch(x, y), optimiser)`; `fit(network, data, defence, "
+        "Training(...))` trains by either, and so does a recipe, where `defence = { kind = ... }` has the fields "
+        "below. `Sum` makes the combinations. A preparation changes the training images once, before training: "
         "`prepare = [{ kind = ... }]`. Complete loops are [at the end](#examples).\n",
         *_chapter("Defences", methods("defence"), recipes),
         *_chapter("Preparations", methods("preparation"), recipes),

@@ -49,7 +49,7 @@ class Bilateral(Adversarial):
 
     Raises:
         ValueError: fewer than two classes, eps_y outside [0, 1), beta or gamma not above 0, unknown names, an attack
-            that finds one answer for all images.
+            without a radius, or with one answer for all images.
     """
 
     attack: Attack = PGD(steps=1, step_size=8 / 255)
@@ -60,7 +60,7 @@ class Bilateral(Adversarial):
     gamma: float = 0.01
 
     def __post_init__(self) -> None:
-        check_attack(self.attack)
+        check_attack(self.attack, radius=True)
         if self.target not in ("most confusing", None):
             raise ValueError(f'target is "most confusing" or None; got {self.target!r}')
         if self.labels not in ("adversarial", "smooth", "hard"):

@@ -22,12 +22,21 @@ def check_crafting(mode: str) -> None:
         raise ValueError(f'crafting is "eval" or "train"; got {mode!r}')
 
 
-def check_attack(attack: Attack) -> None:
-    """Raises ValueError for an attack that finds one answer for all images, so that it depends on how they are cut."""
+def check_attack(attack: Attack, radius: bool = False) -> None:
+    """Raises ValueError for an attack that cannot serve a defence.
+
+    Such is one that finds one answer for all images, so that it depends on how they are cut; and, where the defence
+    needs a `radius`, one that has none, for it only looks for the smallest perturbation.
+    """
     if attack.shared:
         raise ValueError(
             f"{type(attack).__name__} finds one answer for all images, which would change with the batch; train on an "
             "attack that treats each image alone, such as PGD"
+        )
+    if radius and getattr(attack, "eps", None) is None:
+        raise ValueError(
+            f"{type(attack).__name__} has no radius: it looks for the smallest perturbation, and this defence needs "
+            "the worst image within eps. Use a bounded attack, such as PGD, or AdversarialTraining, which takes any"
         )
 
 

@@ -39,4 +39,5 @@ class Distillation(Objective):
             raise ValueError(f"temperature is a positive number, such as 100; got {self.temperature}")
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        return cross_entropy(model(batch.x) / self.temperature, batch.y if batch.soft is None else batch.soft).mean()
+        logits = model(batch.x) / self.temperature
+        return cross_entropy(logits, batch.y if batch.soft is None else batch.soft.to(logits.dtype)).mean()

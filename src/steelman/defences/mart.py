@@ -34,7 +34,7 @@ class MART(Adversarial):
     robustness requires revisiting misclassified examples", ICLR 2020, section 3.
 
     Raises:
-        ValueError: weight negative or not finite; an attack that finds one answer for all images.
+        ValueError: weight negative or not finite; an attack without a radius, or with one answer for all images.
     """
 
     attack: Attack = PGD(eps=0.031, steps=10, step_size=0.007, normal_start=0.001)
@@ -45,7 +45,7 @@ class MART(Adversarial):
         if not 0 <= self.weight < float("inf"):
             raise ValueError(f"weight is a finite number of at least 0; got {self.weight}")
         check_crafting(self.crafting)
-        check_attack(self.attack)
+        check_attack(self.attack, radius=True)
 
     def craft(self, model: nn.Module, batch: Batch) -> Batch:
         return replace(batch, x=crafted(self.attack, model, batch, self.crafting))

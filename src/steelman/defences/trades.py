@@ -36,7 +36,7 @@ class TRADES(Adversarial):
 
     Raises:
         ValueError: an attack that cannot climb the divergence: one that starts at x itself, where its gradient is 0, or
-            has `targets`; an attack that finds one answer for all images; beta negative or not finite.
+            has `targets`; an attack without a radius, or with one answer for all images; beta negative or not finite.
     """
 
     attack: Attack = PGD(eps=0.031, steps=10, step_size=0.007, normal_start=0.001, loss=KL())
@@ -48,7 +48,7 @@ class TRADES(Adversarial):
         if not 0 <= self.beta < float("inf"):
             raise ValueError(f"beta weighs the divergence, a finite number of at least 0; got {self.beta}")
         check_crafting(self.crafting)
-        check_attack(self.attack)
+        check_attack(self.attack, radius=True)
 
     def craft(self, model: nn.Module, batch: Batch) -> Batch:
         return replace(batch, x=crafted(self.attack, model, batch, self.crafting))

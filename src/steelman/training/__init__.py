@@ -1,8 +1,8 @@
 """Training: one update (`play`), the loop (`fit`), and what they need of the machine."""
 
 from steelman.defences.game import Average, Descend, Game, Step
-from steelman.schedules import Constant, Cosine, Linear, Schedule, Steps
 from steelman.defences.objective import MicroBatches
+from steelman.schedules import Constant, Cosine, Linear, Schedule, Steps
 from steelman.training.fit import fit, trained_weights
 from steelman.training.optimisers import SGD, Adam, Optimiser
 from steelman.training.play import Diverged, play

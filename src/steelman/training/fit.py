@@ -53,9 +53,9 @@ def fit(
     `data` is a `Dataset`, or images and labels. With a `folder`, every epoch leaves `last.safetensors` (everything
     needed to go on), `best.safetensors` and `log.jsonl`; called again with the same arguments, training goes on where
     it was and ends, in one process, in the same bits as if it had never stopped. `prepare` is applied to the training
-    images once the validation images are held out, so that what it makes of those is never trained on. `networks` and `optimisers` are those
-    of a game's other players. Under torchrun, every process calls this with the same arguments. torch's global
-    generators are seeded before every batch, and handed back as they were.
+    images once the validation images are held out, so that what it makes of those is never trained on. `networks` and
+    `optimisers` are those of a game's other players. Under torchrun, every process calls this with the same arguments.
+    torch's global generators are seeded before every batch, and handed back as they were.
 
     Raises:
         ValueError: the folder holds a run with other settings; the data, the network or the defence cannot be trained.
@@ -343,7 +343,7 @@ def _rows(memory: nn.Module | None) -> dict[str, Tensor]:
 
 
 def _score(line: dict[str, Any]) -> float:
-    """What chooses the best epoch: margin or accuracy under the monitor, else clean accuracy, else how far it has come."""
+    """What chooses the best epoch: margin or accuracy under the monitor, else clean accuracy, else its number."""
     return line.get("margin", line.get("robust", line.get("clean", float(line["epoch"]))))
 
 
@@ -369,7 +369,8 @@ def _game(defence: Game, micro_batch: int | None) -> Game:
         return defence
     if not isinstance(defence, Objective):
         raise ValueError(
-            f"micro_batch cuts the batches of an objective; {type(defence).__name__} is a game, which descends as it likes"
+            f"micro_batch cuts the batches of an objective; {type(defence).__name__} is another game, and descends "
+            "as it likes"
         )
     return MicroBatches(defence, micro_batch)
 

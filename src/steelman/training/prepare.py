@@ -170,7 +170,7 @@ class NoisyCopies(Preparation):
 class SoftLabels(Guided):
     """Defensive distillation's data: every image with what the teacher says of it at a high temperature.
 
-    Batch.soft_i = softmax(Z_teacher(x_i) / temperature), beside the labels.
+    Batch.soft_i = softmax(Z_teacher(x_i) / temperature), beside the labels. Only `Distillation` reads it.
 
     temperature  T, default 100 (Carlini and Wagner, and the paper's highest): as in the student's `Distillation`
     on           the teacher's recipe, trained by `Distillation` with the same temperature and seed; default: what this
