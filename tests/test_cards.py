@@ -10,11 +10,7 @@ from steelman import cards
 from steelman.cards import Paper, card, cite, methods, own_fields
 
 ROOT = Path(__file__).parent.parent
-CLASSES = {
-    name: member
-    for room in cards.ROOMS
-    for name, member in vars(room).items()
-}
+CLASSES = {name: member for room in cards.ROOMS for name, member in vars(room).items()}
 
 
 @dataclass(frozen=True)

@@ -112,12 +112,17 @@ def test_schedules(schedule: Schedule, factors: list[float]):
     assert [line["lr"] for line in log[1:]] == pytest.approx([0.01 * factor for factor in factors])
 
 
+WRONG = [
+    {"ema": 1.0}, {"epochs": -1}, {"monitor": FGSM()}, {"micro_batch": 0}, {"iterations": 0}, {"images": 0},
+    {"swa": 1.0}, {"swa": 0.5, "ema": 0.9}, {"patience": 2}, {"patience": 0, "validation": 0.1},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "wrong", [lambda: Steps((1.5,)), lambda: Cosine(warmup=1.0), lambda: Training(ema=1.0), lambda: Training(epochs=-1),
-              lambda: Training(monitor=FGSM()), lambda: Training(micro_batch=0), lambda: Training(iterations=0), lambda: Training(images=0),
-              lambda: Training(swa=1.0), lambda: Training(swa=0.5, ema=0.9), lambda: Training(patience=2),
-              lambda: Training(patience=0, validation=0.1), lambda: Linear(by=0.0)]
-)  # fmt: skip
+    "wrong",
+    [lambda: Steps((1.5,)), lambda: Cosine(warmup=1.0), lambda: Linear(by=0.0)]
+    + [lambda settings=settings: Training(**settings) for settings in WRONG],
+)
 def test_settings_that_make_no_sense_are_refused(wrong: Callable[[], object]):
     with pytest.raises(ValueError, match=r"got|set validation"):
         wrong()
