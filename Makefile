@@ -20,7 +20,7 @@ demo: .venv/.ready  ## train, attack and report on embedded data, about two minu
 	@$(BIN)/steelman demo
 
 test: check  ## check, then every test
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup
 
 check: .venv/.ready  ## format, lint and types, in seconds
 	@$(BIN)/ruff format --check --quiet . || { echo "make format puts this right"; exit 1; }
