@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="of recipes, without survey_mnist_; default all")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "survey")
-    parser.add_argument("--images", type=int, default=250, help="test images that are attacked")
+    parser.add_argument("--images", type=int, default=200, help="test images that are attacked")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cost", action="store_true", help="measure costs, and stop")
     parser.add_argument("--budget", type=float, help="write the iterations that so many seconds buy, and stop")
