@@ -14,11 +14,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from benchmarks.survey.battery import battery, besides
 from benchmarks.survey.cost import Cost, measure
 from benchmarks.survey.page import write_page
+from benchmarks.survey.work import do
 
-from steelman.evaluation import evaluate
 from steelman.recipe import load_recipe
 from steelman.runs import train
 
@@ -44,19 +43,6 @@ def budgeted(text: str, found: Cost, seconds: float, images: int) -> str:
     batches = max((seconds - found.once * images * found.plain / 100) / (found.batch * found.plain), 1)
     digits = 10 ** max(len(str(int(batches))) - 2, 0)
     return re.sub(r"^iterations = \d+", f"iterations = {int(batches) // digits * digits}", text, flags=re.M)
-
-
-def do(name: str, runs: Path, data: Path | None, images: int) -> str:
-    """Train and attack one."""
-    torch.set_num_threads(1)
-    run = train(f"{PREFIX}{name}", runs, data)
-    table = run.folder / "survey.parquet"
-    if not table.exists():
-        test = run.data("test", data).subset(torch.arange(images))
-        model = run.network(test)
-        attacks = battery(runs / START) | besides(model)
-        evaluate(model, test, attacks, batch_size=100, progress=False).save(table)
-    return name
 
 
 def main() -> None:
@@ -90,9 +76,9 @@ def main() -> None:
             share = 0.5 if name == "distillation" else 1.0
             path.write_text(budgeted(path.read_text(), Cost(**known[name]), share * given.budget, images))
         return None
-    work = partial(do, runs=given.runs, data=given.data_dir, images=given.images)
+    work = partial(do, start=START, runs=given.runs, data=given.data_dir, images=given.images)
     with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(work, name) for name in chosen]):
+        for done in as_completed([pool.submit(work, f"{PREFIX}{name}") for name in chosen]):
             print(done.result(), flush=True)
     write_page(chosen, given.runs, PREFIX, COSTS)
     return None
