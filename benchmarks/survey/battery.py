@@ -1,7 +1,5 @@
 """What each trained network is attacked with."""
 
-from pathlib import Path
-
 from torch import nn
 
 from steelman import (
@@ -24,8 +22,8 @@ EPS = 0.2
 """The radius in Linf that defences with a radius were trained for; in L2 it is 2."""
 
 
-def battery(start: Path) -> dict[str, Attack]:
-    """By the name of their column; `start` is the run of the undefended network that all began from."""
+def battery(start: nn.Module) -> dict[str, Attack]:
+    """By the name of their column; `start` is the undefended network that all began from."""
     margin = PGD(EPS, steps=40, loss=Margin(), early_leave=True)
     return {
         "FGSM .1": FGSM(0.1),
@@ -37,7 +35,7 @@ def battery(start: Path) -> dict[str, Attack]:
         ),
         "PGD L2 2": PGD(2.0, steps=40, norm=L2, early_leave=True),
         "DeepFool": DeepFool(),
-        "transfer .2": Surrogate(PGD(EPS, steps=40), str(start)),
+        "transfer .2": Surrogate(PGD(EPS, steps=40), start),
         "noise .3": GaussianNoise(0.3 * 28),
     }
 

@@ -6,7 +6,7 @@ import torch
 from benchmarks.survey.battery import battery, besides
 
 from steelman.evaluation import evaluate
-from steelman.runs import train
+from steelman.runs import Run, train
 
 
 def do(name: str, start: str, runs: Path, data: Path | None, images: int) -> str:
@@ -17,6 +17,6 @@ def do(name: str, start: str, runs: Path, data: Path | None, images: int) -> str
     if not table.exists():
         test = run.data("test", data).subset(torch.arange(images))
         model = run.network(test)
-        attacks = battery(runs / start) | besides(model)
+        attacks = battery(Run.open(runs / start).network(test)) | besides(model)
         evaluate(model, test, attacks, batch_size=100, progress=False).save(table)
     return name
