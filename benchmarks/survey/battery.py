@@ -31,7 +31,7 @@ def battery(start: nn.Module) -> dict[str, Attack]:
         "PGD .1": PGD(0.1, steps=40, early_leave=True),
         "PGD .2": PGD(EPS, steps=40, early_leave=True),
         "worst .2": WorstOf(
-            (margin, APGD(EPS, steps=50, loss=DLR(), targets=3, early_leave=True), Square(EPS, queries=500))
+            (margin, APGD(EPS, steps=50, loss=DLR(), targets=3, early_leave=True), Square(EPS, queries=250))
         ),
         "PGD L2 2": PGD(2.0, steps=40, norm=L2, early_leave=True),
         "DeepFool": DeepFool(),
