@@ -12,6 +12,7 @@ from steelman.attacks.attack import Attack
 from steelman.attacks.mode import evaluation_mode
 from steelman.data.copies import Copies, Labelled, Noise, Stored
 from steelman.data.dataset import Dataset
+from steelman.naming import call
 from steelman.randomness import combine
 from steelman.training.parts import describe, in_parts
 from steelman.types import Batch
@@ -44,6 +45,9 @@ class Preparation(ABC):
         folder: Path | None = None,
         progress: bool = True,
     ) -> Dataset: ...
+
+    def __str__(self) -> str:
+        return call(self)
 
 
 @dataclass(frozen=True)
