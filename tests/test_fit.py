@@ -274,12 +274,13 @@ def test_augmentation_varies_each_image_in_each_epoch():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("average", [{"ema": 0.9}, {"swa": 0.3}])
 @pytest.mark.parametrize("at", [1, 8, 15])
 def test_a_signal_writes_a_checkpoint_and_training_goes_on_in_the_same_bits(
-    number: signal.Signals, at: int, tmp_path: Path
+    number: signal.Signals, at: int, average: dict[str, float], tmp_path: Path
 ):
     """With dropout and augmentation, whose chance must go on too, and whatever the generators are at."""
-    training = replace(TRAINING, augment=(PadCrop(1),), ema=0.9)
+    training = replace(TRAINING, augment=(PadCrop(1),), **average)
     whole = network(0.5)
     wanted = fit(whole, images(), Spy(), training)
     before = signal.getsignal(number)
