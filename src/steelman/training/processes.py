@@ -6,6 +6,7 @@ a part of it, or differentiates twice, and says nothing.
 
 import atexit
 import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -109,5 +110,12 @@ def processes() -> Processes:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-        atexit.register(dist.destroy_process_group)
+        atexit.register(_leave)
     return Processes(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Processes()
+
+
+def _leave() -> None:
+    # A thread of gloo may still hold the last exchange's tensors. To let go of them it needs the interpreter, and it
+    # aborts the process where that is being torn down (pytorch/pytorch pull 179291, issue 190489).
+    time.sleep(0.2)
+    dist.destroy_process_group()
