@@ -11,9 +11,9 @@ from steelman.attacks.crafting import Execution, check_images, check_labels, cra
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
 from steelman.naming import call
-from steelman.norms import L0, L1, L2, Linf
+from steelman.norms import L0, L1, L2, Linf, Norm
 from steelman.randomness import Draws
-from steelman.types import Box, Flags, Images, Indices, Labels, Model, PerImage, Randomness
+from steelman.types import Box, Flags, Images, Indices, Labels, Model, PerImage, Radius, Randomness
 
 __all__ = ["Attack", "AttackResult", "check_images", "check_labels"]
 
@@ -142,6 +142,20 @@ class Attack(ABC):
 
     def __str__(self) -> str:
         return call(self)
+
+
+class Around(Attack):
+    """An attack that is made of another one, whose norm and radius, where it has them, are its own."""
+
+    attack: Attack
+
+    @property
+    def norm(self) -> Norm | None:
+        return getattr(self.attack, "norm", None)
+
+    @property
+    def eps(self) -> Radius | None:
+        return getattr(self.attack, "eps", None)
 
 
 def check_parts(name: str, attacks: tuple[Attack, ...]) -> None:

@@ -4,16 +4,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from steelman.attacks.attack import Access, Attack, check_parts
+from steelman.attacks.attack import Access, Around, Attack, check_parts
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
-from steelman.norms import Norm
 from steelman.randomness import Draws
-from steelman.types import Images, Radius
+from steelman.types import Images
 
 
 @dataclass(frozen=True)
-class EOT(Attack):
+class EOT(Around):
     """Expectation over transformation: any attack, on the mean over draws of a random model.
 
     Where the attack reads logits, it gets E[Z(x)]; where it climbs a loss, E[L(Z(x))] and its gradient, over `samples`
@@ -45,14 +44,6 @@ class EOT(Attack):
     @property
     def access(self) -> Access:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.attack.access
-
-    @property
-    def norm(self) -> Norm | None:
-        return getattr(self.attack, "norm", None)
-
-    @property
-    def eps(self) -> Radius | None:
-        return getattr(self.attack, "eps", None)
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         every = torch.arange(len(x), device=x.device)

@@ -5,17 +5,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from steelman.attacks.attack import Access, Attack, check_parts
+from steelman.attacks.attack import Access, Around, Attack, check_parts
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
 from steelman.networks.filtered import Filtered
-from steelman.norms import Norm
 from steelman.randomness import Draws
-from steelman.types import Images, Model, Radius
+from steelman.types import Images, Model
 
 
 @dataclass(frozen=True)
-class Surrogate(Attack):
+class Surrogate(Around):
     """A transfer attack: craft on a surrogate, test on the model at hand.
 
     x' = attack(surrogate, x, y). Images are never filtered by success on the surrogate. Brute-force transfer is
@@ -48,14 +47,6 @@ class Surrogate(Attack):
     def access(self) -> Access:  # pyright: ignore[reportIncompatibleVariableOverride]
         return "decisions"
 
-    @property
-    def norm(self) -> Norm | None:
-        return getattr(self.attack, "norm", None)
-
-    @property
-    def eps(self) -> Radius | None:
-        return getattr(self.attack, "eps", None)
-
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         oracle.decisions(x)  # a model that cannot be right is refused
         model: Model = _loaded(str(self.model)) if isinstance(self.model, str | Path) else self.model
@@ -64,7 +55,7 @@ class Surrogate(Attack):
 
 
 @dataclass(frozen=True)
-class IgnoringFilter(Attack):
+class IgnoringFilter(Around):
     """The weak attack on a filter before a network: craft as if it were not there, test on the whole.
 
     x' = attack(model.network, x, y), for a `Filtered` model. So papers whose filter has no gradient attacked their own
@@ -90,14 +81,6 @@ class IgnoringFilter(Attack):
     @property
     def access(self) -> Access:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.attack.access
-
-    @property
-    def norm(self) -> Norm | None:
-        return getattr(self.attack, "norm", None)
-
-    @property
-    def eps(self) -> Radius | None:
-        return getattr(self.attack, "eps", None)
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         if not isinstance(oracle.model, Filtered):

@@ -10,14 +10,14 @@ from torch import nn
 from steelman.data.dataset import Dataset
 from steelman.defences.adversarial import Adversarial
 from steelman.defences.adversarial_training import AdversarialTraining
-from steelman.defences.game import CLASSIFIER, Average, Descend, Game, Step
+from steelman.defences.game import CLASSIFIER, Around, Average, Descend, Step
 from steelman.networks.surgery import borrowed_buffers
 from steelman.norms import L2
 from steelman.types import Batch
 
 
 @dataclass(frozen=True)
-class AWP(Game):
+class AWP(Around[Adversarial]):
     """Adversarial weight perturbation: descend an adversarial loss at weights moved against it, layer by layer.
 
     x' is crafted at the weights w. Then each layer l moves to w_l + v_l, v_l = gamma |w_l| g_l / |g_l| (Frobenius),
@@ -63,10 +63,6 @@ class AWP(Game):
         if not _layers(model):
             raise ValueError(f"AWP moves weights of linear and convolutional layers; {type(model).__name__} has none")
         return replace(self, objective=self.objective.begin(model, data))
-
-    @property
-    def memory(self) -> nn.Module | None:
-        return self.objective.memory
 
     def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]:
         if batch.progress < self.warmup:

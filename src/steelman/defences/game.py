@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, is_dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -73,3 +73,17 @@ class Game(ABC):
 
     def __str__(self) -> str:
         return call(self) if is_dataclass(self) else repr(self)
+
+
+class Around(Game, Generic[G]):
+    """A game that is made of another one, whose memory it carries."""
+
+    objective: G
+
+    @property
+    def memory(self) -> nn.Module | None:
+        return self.objective.memory
+
+    @property
+    def report(self) -> dict[str, float]:
+        return self.objective.report

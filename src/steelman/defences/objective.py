@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from steelman.data.dataset import Dataset
-from steelman.defences.game import CLASSIFIER, Average, Descend, Game, Step
+from steelman.defences.game import CLASSIFIER, Around, Average, Descend, Game, Step
 from steelman.types import Batch
 
 
@@ -27,7 +27,7 @@ class Objective(Game):
 
 
 @dataclass(frozen=True)
-class MicroBatches(Game):
+class MicroBatches(Around[Objective]):
     """An objective on a few images at a time, to save memory: one descent for each part of a batch, and one step.
 
     The losses of the parts are weighted by their share of the batch, so their sum is the batch's mean.
@@ -38,14 +38,6 @@ class MicroBatches(Game):
 
     def begin(self, model: nn.Module, data: Dataset) -> "MicroBatches":
         return replace(self, objective=self.objective.begin(model, data))
-
-    @property
-    def memory(self) -> nn.Module | None:
-        return self.objective.memory
-
-    @property
-    def report(self) -> dict[str, float]:
-        return self.objective.report
 
     def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]:
         net = nets[CLASSIFIER]

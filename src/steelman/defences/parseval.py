@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from steelman.data.dataset import Dataset
-from steelman.defences.game import CLASSIFIER, Average, Descend, Game, Step
+from steelman.defences.game import CLASSIFIER, Around, Average, Descend, Game, Step
 from steelman.defences.plain import Plain
 from steelman.types import Batch
 
@@ -15,7 +15,7 @@ Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 @dataclass(frozen=True)
-class Parseval(Game):
+class Parseval(Around[Game]):
     """Parseval training: after each step, weight matrices are pulled towards orthonormal rows.
 
     For a random share S of the rows (output units) of each weight matrix W: W_S <- (1 + beta) W_S - beta W_S W_S^T W_S.
@@ -63,14 +63,6 @@ class Parseval(Game):
                 f"Parseval pulls weights of linear and convolutional layers; {type(model).__name__} has none that learn"
             )
         return replace(self, objective=self.objective.begin(model, data))
-
-    @property
-    def memory(self) -> nn.Module | None:
-        return self.objective.memory
-
-    @property
-    def report(self) -> dict[str, float]:
-        return self.objective.report
 
     def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]:
         chance = torch.Generator().manual_seed(batch.common)
