@@ -23,6 +23,15 @@ _CRAFT = 0xC4AF7
 
 
 @dataclass(frozen=True)
+class Work:
+    """How a preparation is carried out: where its noise comes from, where it is kept, whether a bar is shown."""
+
+    seed: int
+    folder: Path | None
+    progress: bool
+
+
+@dataclass(frozen=True)
 class Preparation(ABC):
     """What is done to the training images, once, before training begins.
 
@@ -35,7 +44,6 @@ class Preparation(ABC):
         ValueError: the folder holds what was made otherwise; a reference is needed, or does not fit the data.
     """
 
-    @abstractmethod
     def __call__(
         self,
         data: Dataset,
@@ -44,7 +52,12 @@ class Preparation(ABC):
         seed: int = 0,
         folder: Path | None = None,
         progress: bool = True,
-    ) -> Dataset: ...
+    ) -> Dataset:
+        return self.make(data, reference, Work(seed, folder, progress))
+
+    @abstractmethod
+    def make(self, data: Dataset, reference: nn.Module | None, work: Work) -> Dataset:
+        """The new data set; called by the preparation itself."""
 
     def __str__(self) -> str:
         return call(self)
@@ -99,26 +112,18 @@ class Crafted(Guided):
         if isinstance(eps, Tensor) and eps.ndim:
             raise ValueError("the attack has a radius per image, which a whole data set cannot share; give it a number")
 
-    def __call__(
-        self,
-        data: Dataset,
-        reference: nn.Module | None = None,
-        *,
-        seed: int = 0,
-        folder: Path | None = None,
-        progress: bool = True,
-    ) -> Dataset:
+    def make(self, data: Dataset, reference: nn.Module | None, work: Work) -> Dataset:
         network = _needed(self, reference)
 
-        def make(batch: Batch) -> Tensor:
+        def made(batch: Batch) -> Tensor:
             assert batch.index is not None
-            seeds = combine(torch.full_like(batch.index, seed), _CRAFT, batch.index)
+            seeds = combine(torch.full_like(batch.index, work.seed), _CRAFT, batch.index)
             with evaluation_mode(network):
                 y = _logits(network, batch, data).argmax(1) if self.from_prediction else batch.y
                 return self.attack(network, batch.x, y, generator=seeds)
 
-        told = describe(self, data, network, seed)
-        images = in_parts(data, make, data.shape, told, folder, progress)
+        told = describe(self, data, network, work.seed)
+        images = in_parts(data, made, data.shape, told, work.folder, work.progress)
         return Copies(data, Stored(images.to(data.index.device)), (0, 1) if self.keep_clean else (1,))
 
 
@@ -156,16 +161,8 @@ class NoisyCopies(Preparation):
         if self.noise not in ("normal", "uniform"):
             raise ValueError(f'noise is "normal" or "uniform"; got {self.noise!r}')
 
-    def __call__(
-        self,
-        data: Dataset,
-        reference: nn.Module | None = None,
-        *,
-        seed: int = 0,
-        folder: Path | None = None,
-        progress: bool = True,
-    ) -> Dataset:
-        change = Noise(self.sigma, self.noise, self.clip, seed)
+    def make(self, data: Dataset, reference: nn.Module | None, work: Work) -> Dataset:
+        change = Noise(self.sigma, self.noise, self.clip, work.seed)
         return Copies(data, change, range(0 if self.keep_clean else 1, self.copies + 1))
 
 
@@ -191,23 +188,15 @@ class SoftLabels(Guided):
         if not 0 < self.temperature < float("inf"):
             raise ValueError(f"temperature is a positive number; got {self.temperature}")
 
-    def __call__(
-        self,
-        data: Dataset,
-        reference: nn.Module | None = None,
-        *,
-        seed: int = 0,
-        folder: Path | None = None,
-        progress: bool = True,
-    ) -> Dataset:
+    def make(self, data: Dataset, reference: nn.Module | None, work: Work) -> Dataset:
         network = _needed(self, reference)
 
-        def make(batch: Batch) -> Tensor:
+        def made(batch: Batch) -> Tensor:
             with evaluation_mode(network):
                 return (_logits(network, batch, data) / self.temperature).softmax(1)
 
-        told = describe(self, data, network, seed)
-        soft = in_parts(data, make, (len(data.classes),), told, folder, progress)
+        told = describe(self, data, network, work.seed)
+        soft = in_parts(data, made, (len(data.classes),), told, work.folder, work.progress)
         return Copies(data, Labelled(soft.to(data.index.device)))
 
 
