@@ -62,11 +62,12 @@ def main() -> None:
         return write_page(chosen, given.runs, PREFIX, COSTS)
     train(START, given.runs, given.data_dir)
     known = json.loads(COSTS.read_text()) if COSTS.exists() else {}
-    if given.cost:
-        for name in chosen:
+    for name in chosen:
+        if given.cost or name not in known:
             known[name] = asdict(cost(name, given.runs, given.data_dir))
             print(name, known[name], flush=True)
             COSTS.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+    if given.cost:
         return None
     if given.budget:
         for name in chosen:

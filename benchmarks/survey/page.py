@@ -1,13 +1,20 @@
 """docs/results/survey-mnist.md, from the runs' tables; what is written by hand between its headings stays."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from steelman.evaluation import Evaluation, accuracy, clean_accuracy, median_norm, worst_case
+from steelman import L2
+from steelman.evaluation import (
+    Evaluation,
+    accuracy,
+    clean_accuracy,
+    median_norm,
+    robust_accuracy,
+    worst_case,
+)
 from steelman.recipe import load_recipe
 from steelman.runs import Run
 
@@ -34,11 +41,14 @@ def write_page(names: list[str], runs: Path, prefix: str, costs: Path) -> None:
 
 
 def figures(run: Run, cost: dict[str, float]) -> dict[str, Any]:
-    """Shares of images that are still right, in percent; the radius that half of them withstand."""
+    """Shares of images that are still right; the L2 distance within which half of them fall."""
     table = Evaluation.load(run.folder / "survey.parquet")
     recipe = load_recipe(run.folder / "recipe.toml")
     values = {name: accuracy(table, name).value for name in ACCURACIES}
-    own = {name: accuracy(table, name).value for name in table.attacks if "filter" in name}
+    own = {name: accuracy(table, name).value for name in table.attacks if name.endswith(("filter", "box"))}
+    for name in [name for name in table.attacks if "threshold" in name]:
+        own[f"{name}, within L2 2"] = robust_accuracy(table, L2, 2.0, [name]).value
+        own[f"{name}, median L2"] = median_norm(table, name, L2).value
     return {
         "defence": " + ".join(map(str, (*recipe.prepare, recipe.defence))),
         "network": " ".join(f"{value}" for value in recipe.network.values()),
@@ -63,9 +73,9 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         cells = [f"{each['epoch']:.1f}", f"{each['once']:.1f}" if each["once"] else "", str(each["batches"])]
         cells += [f"{100 * each[column]:.0f}" for column in columns]
         median = f"{each['DeepFool']:.2f}" if np.isfinite(each["DeepFool"]) else "none"
-        lines.append(f"| {re.sub('_', ' ', name)} | {' | '.join(cells)} | {median} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {median} |")
     filtered = [
-        f"- {re.sub('_', ' ', name)}, {key}: {100 * value:.0f} %."
+        f"- {name}, {key}: " + (f"{value:.2f}." if "median" in key else f"{100 * value:.0f} %.")
         for name, each in found.items()
         for key, value in each.items()
         if "filter" in key
