@@ -1,5 +1,6 @@
 """Train image classifiers that resist adversarial attack, and find out honestly whether they do."""
 
+from steelman.adversaries import L2LDA, AttackTraining
 from steelman.attacks import (
     ALMA,
     ANPGD,
@@ -84,6 +85,7 @@ __all__ = [
     "L0",
     "L1",
     "L2",
+    "L2LDA",
     "LBFGS",
     "MART",
     "MIM",
@@ -93,6 +95,7 @@ __all__ = [
     "VAT",
     "YOPO",
     "AdversarialTraining",
+    "AttackTraining",
     "AutoAttack",
     "Batch",
     "BestOf",

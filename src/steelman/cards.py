@@ -19,17 +19,26 @@ from pathlib import Path
 
 from torch import nn
 
+import steelman.adversaries
 import steelman.attacks
 import steelman.defences
 import steelman.filters
 import steelman.training.prepare
+from steelman.adversaries import Adversary, AttackTraining
 from steelman.attacks import Attack
 from steelman.defences import Game
 from steelman.naming import nearest
 from steelman.training.prepare import Preparation
 
-ROOMS = (steelman.attacks, steelman.defences, steelman.training.prepare, steelman.filters)
-KINDS: dict[type, str] = {Attack: "attack", Game: "defence", Preparation: "preparation", nn.Module: "filter"}
+ROOMS = (steelman.attacks, steelman.defences, steelman.adversaries, steelman.training.prepare, steelman.filters)
+KINDS: dict[type, str] = {
+    Adversary: "adversary",
+    AttackTraining: "adversary",
+    Attack: "attack",
+    Game: "defence",
+    Preparation: "preparation",
+    nn.Module: "filter",
+}
 
 PAPER = re.compile(r'(?P<authors>[^"]+), "(?P<title>[^"]+)", (?P<venue>.+?) (?P<year>\d{4})(, (?P<place>.+))?')
 LABEL = re.compile(r"(Cost|Reference|Raises)\b ?([^:]*):\s*(.*)")
@@ -136,8 +145,8 @@ def own_fields(method: type) -> list[dataclasses.Field]:
     """The settings that a method adds to those of its kind."""
     if not dataclasses.is_dataclass(method):
         return [_setting(parameter) for parameter in inspect.signature(method).parameters.values()]
-    own = inspect.get_annotations(method)
-    return [item for item in dataclasses.fields(method) if item.init and item.name in own]
+    settings = {item.name: item for item in dataclasses.fields(method) if item.init}
+    return [settings[name] for name in inspect.get_annotations(method) if name in settings]
 
 
 def _setting(parameter: inspect.Parameter) -> dataclasses.Field:
@@ -222,6 +231,7 @@ def defences_page(root: Path) -> str:
         "below. `Sum` makes the combinations. A preparation changes the training images once, before training: "
         "`prepare = [{ kind = ... }]`. Complete loops are [at the end](#examples).\n",
         *_chapter("Defences", methods("defence"), recipes),
+        *_chapter("Learned adversaries", methods("adversary"), recipes),
         *_chapter("Preparations", methods("preparation"), recipes),
         "## Examples\n",
     ]

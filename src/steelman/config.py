@@ -62,6 +62,8 @@ def _plain(kind: type) -> bool:
 
 
 def _read(kind: Any, value: Any, path: str) -> Any:
+    if kind is Any:
+        return None if value == NONE else value
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
         return _read_union(get_args(kind), value, path)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -60,4 +60,6 @@ def _is_default(value: object, item: Field) -> bool:
 def _short(value: object) -> str:
     if isinstance(value, tuple) and any(is_dataclass(each) for each in value):
         return f"({', '.join(map(_short, value))})"
+    if isinstance(value, nn.Module):
+        return type(value).__name__
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from steelman import config
+from steelman.adversaries.adversary import GENERATOR, Adversary
+from steelman.attacks.attack import Attack
 from steelman.attacks.deepfool import DeepFool
 from steelman.data.dataset import Dataset
 from steelman.evaluation import Evaluation, FromPrediction, evaluate, reference_attacks, reference_epsilon
@@ -78,6 +80,23 @@ class Run:
         model = build(self.recipe, like, fitted=False)
         model.load_state_dict(trained_weights(self.folder, self.which))
         return model.to(device()).eval()
+
+    def player(self, name: str, like: Dataset) -> nn.Module:
+        """Another network that the run trained, such as an adversary's "generator", in evaluation mode."""
+        fresh = self.recipe.defence.players(like)
+        state = trained_weights(self.folder, self.which, name)
+        player = fresh[name].network
+        player.load_state_dict(state)
+        return player.to(device()).eval()
+
+    def attacks(self, like: Dataset) -> dict[str, Attack]:
+        """The run's battery, in which an adversary without a generator of its own has the run's."""
+        return {
+            name: attack.with_generator(self.player(GENERATOR, like))
+            if isinstance(attack, Adversary) and attack.generator is None
+            else attack
+            for name, attack in self.recipe.evaluation.attacks.items()
+        }
 
     def entry(self, data: Path | None) -> Entry:
         """What reports show of the run; it has to be evaluated."""
@@ -261,7 +280,7 @@ def evaluate_run(
     """The table of a run's battery. `eps_ref` is that of the model it is compared with; default: its own."""
     battery = run.recipe.evaluation
     model, test, space = _subject(run, data, images)
-    table = evaluate(model, test, battery.attacks, progress=progress)
+    table = evaluate(model, test, run.attacks(test), progress=progress)
     if not battery.deep_defense:
         return table
     own = {f"DeepFool {steps}": FromPrediction(DeepFool(steps=steps, box=None)) for steps in (5, 50)}

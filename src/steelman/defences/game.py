@@ -3,12 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, is_dataclass
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
+from steelman.attacks.attack import Attack
 from steelman.data.dataset import Dataset
 from steelman.naming import call
+from steelman.optimisers import Optimiser
+from steelman.schedules import Constant, Schedule
 from steelman.types import Batch
 
 CLASSIFIER = "classifier"
@@ -20,11 +23,12 @@ G = TypeVar("G", bound="Game")
 class Descend:
     """Add the gradient of `loss` to exactly these tensors, and to no others that it passes through.
 
-    `loss` is a mean over the batch. Each descent consumes its graph, as `backward` does.
+    `loss` is a mean over the batch. Each descent consumes its graph, as `backward` does, unless it is to `keep` it.
     """
 
     loss: Tensor
     into: Iterable[Tensor]
+    keep: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,22 @@ class Average:
 
 @dataclass(frozen=True)
 class Step:
-    """Average the gradients of this network over the processes, move it, clear them."""
+    """Average the gradients of this network over the processes, move it, clear them.
+
+    With `clip`, gradients whose norm, all together, is above it are scaled down to that.
+    """
 
     net: str = CLASSIFIER
+    clip: float | None = None
+
+
+@dataclass(frozen=True)
+class Player:
+    """One of a game's networks besides the classifier, and how it learns."""
+
+    network: nn.Module
+    optimiser: Optimiser
+    schedule: Schedule = Constant()
 
 
 class Game(ABC):
@@ -54,8 +71,12 @@ class Game(ABC):
     that cannot be trained so, and returns what to train by: the game itself or, where it keeps something for each
     image, a copy with fresh memory. `memory` is then the module whose buffers hold that; `fit` writes them into
     checkpoints and brings them together over processes. A buffer has a row per image, and a process writes only those
-    of the images it is handed. `report` is what the memory says of an epoch, for its line in the log.
+    of the images it is handed. `report` is what the memory says of an epoch, for its line in the log. `players` makes
+    the game's other networks, fresh, from torch's global generator, and `monitor` is the attack that they are by now.
     """
+
+    frozen: ClassVar[bool] = False
+    """Whether the classifier stays as it is, and the best is what most of its answers fall to."""
 
     @abstractmethod
     def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]: ...
@@ -70,6 +91,12 @@ class Game(ABC):
     @property
     def report(self) -> dict[str, float]:
         return {}
+
+    def players(self, data: Dataset) -> dict[str, Player]:
+        return {}
+
+    def monitor(self, nets: nn.ModuleDict) -> Attack | None:
+        return None
 
     def __str__(self) -> str:
         return call(self) if is_dataclass(self) else repr(self)

@@ -18,7 +18,7 @@ from steelman.attacks.oracle import check_logits
 from steelman.data.dataset import Dataset
 from steelman.data.memory import InMemory
 from steelman.data.split import split_off
-from steelman.defences.game import CLASSIFIER, Game
+from steelman.defences.game import CLASSIFIER, Game, Player
 from steelman.defences.objective import MicroBatches, Objective
 from steelman.randomness import combine
 from steelman.training import checkpoint
@@ -26,7 +26,6 @@ from steelman.training.averaging import Averaging
 from steelman.training.board import Board
 from steelman.training.fingerprint import fingerprint, refuse_other
 from steelman.training.interrupt import Stop, interrupts
-from steelman.training.optimisers import Optimiser
 from steelman.training.play import Diverged, play
 from steelman.training.processes import Processes, processes
 from steelman.training.progress import TrainingBar
@@ -44,8 +43,7 @@ def fit(
     folder: Path | str | None = None,
     test: Dataset | None = None,
     prepare: Callable[[Dataset], Dataset] | None = None,
-    networks: dict[str, nn.Module] | None = None,
-    optimisers: dict[str, Optimiser] | None = None,
+    players: dict[str, Player] | None = None,
     progress: bool = True,
 ) -> History:
     """Train `model` in place by a defence; returns the history.
@@ -53,9 +51,9 @@ def fit(
     `data` is a `Dataset`, or images and labels. With a `folder`, every epoch leaves `last.safetensors` (everything
     needed to go on), `best.safetensors` and `log.jsonl`; called again with the same arguments, training goes on where
     it was and ends, in one process, in the same bits as if it had never stopped. `prepare` is applied to the training
-    images once the validation images are held out, so that what it makes of those is never trained on. `networks` and
-    `optimisers` are those of a game's other players. Under torchrun, every process calls this with the same arguments.
-    torch's global generators are seeded before every batch, and handed back as they were.
+    images once the validation images are held out, so that what it makes of those is never trained on. `players` are
+    other networks than the game would make for itself. Under torchrun, every process calls this with the same
+    arguments. torch's global generators are seeded before every batch, and handed back as they were.
 
     Raises:
         ValueError: the folder holds a run with other settings; the data, the network or the defence cannot be trained.
@@ -63,8 +61,7 @@ def fit(
         KeyboardInterrupt: after an interrupt (or SIGTERM), once a checkpoint is written.
     """
     group = processes()
-    players = networks or {}
-    return _Run(model, data, defence, training, folder, test, prepare, players, optimisers or {}, group, progress).go()
+    return _Run(model, data, defence, training, folder, test, prepare, players or {}, group, progress).go()
 
 
 class _Run:
@@ -79,8 +76,7 @@ class _Run:
         folder: Path | str | None,
         test: Dataset | None,
         prepare: Callable[[Dataset], Dataset] | None,
-        networks: dict[str, nn.Module],
-        optimisers: dict[str, Optimiser],
+        players: dict[str, Player],
         group: Processes,
         progress: bool,
     ) -> None:
@@ -104,22 +100,31 @@ class _Run:
         self.game = _game(defence, training.micro_batch).begin(model, self.data)
         self.memory = self.game.memory
         self.merged = _rows(self.memory)
-        self.nets = nn.ModuleDict({CLASSIFIER: model, **networks})
-        builders = {CLASSIFIER: training.optimiser, **optimisers}
-        if set(builders) != set(self.nets):
-            raise ValueError(f"networks are {', '.join(self.nets)}, but optimisers are for {', '.join(builders)}")
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self._number("players"))
+            players = {**self.game.players(self.data), **players}
+        self.nets = nn.ModuleDict({CLASSIFIER: model, **{name: each.network for name, each in players.items()}})
+        self.nets.to(self.device)
+        builders = {CLASSIFIER: training.optimiser, **{name: each.optimiser for name, each in players.items()}}
         self.optimisers = {name: builders[name].build(self.nets[name].parameters()) for name in self.nets}
+        self.schedules = {CLASSIFIER: training.schedule, **{name: each.schedule for name, each in players.items()}}
         self.rates = {name: [part["lr"] for part in each.param_groups] for name, each in self.optimisers.items()}
         self.averaging = Averaging(model, training)
         if training.tensorboard and self.folder is None:
             raise ValueError("training.tensorboard writes into the run's folder: hand it to fit as folder=")
         self.board = Board(self.folder if training.tensorboard and group.first else None)
         self.fingerprint = fingerprint(
-            training, defence, self.nets, whole, **optimisers, **({} if prepare is None else {"prepare": prepare})
+            training,
+            defence,
+            self.nets,
+            whole,
+            **{name: (each.optimiser, each.schedule) for name, each in players.items()},
+            **({} if prepare is None else {"prepare": prepare}),
         )
-        self.epoch, self.batch, self.seen, self.loss, self.seconds = 0, 0, 0, 0.0, 0.0
+        self.epoch, self.batch, self.seen, self.seconds = 0, 0, 0, 0.0
+        self.losses: dict[str, float] = {}
         self.best, self.log = float("-inf"), list[dict[str, Any]]()
-        self.best_state: dict[str, Tensor] | None = None
+        self.best_state: dict[str, dict[str, Tensor]] | None = None
         self.buffers_compared = group.world == 1
 
     @property
@@ -153,7 +158,8 @@ class _Run:
                 self._epoch(bar, stop)
                 self.epoch, self.batch = self.epoch + 1, 0
                 self._end_of_epoch(bar)
-        self.model.load_state_dict(self.averaging.judged.state_dict() if self.best_state is None else self.best_state)
+        for name, state in (self.best_state or self._judged()).items():
+            self.nets[name].load_state_dict(state)
         return History(self.log, self.folder)
 
     def _epoch(self, bar: TrainingBar, stop: Stop) -> None:
@@ -180,8 +186,9 @@ class _Run:
             self.averaging.after_batch()
             self.batch += 1
             self.seen += len(part)
-            self.loss += losses.get(CLASSIFIER, 0.0) * len(part)
-            bar.step(self.loss / self.seen)
+            for name, loss in losses.items():
+                self.losses[name] = self.losses.get(name, 0.0) + loss * len(part)
+            bar.step(next(iter(self._mean_losses().values())))
             self._compare_buffers()
             due = time.monotonic() - saved > self.training.checkpoint_seconds
             stopping, due = self.group.any(stop.asked, due)
@@ -195,8 +202,8 @@ class _Run:
         self.seconds += time.perf_counter() - start
 
     def _set_rates(self, progress: float) -> None:
-        factor = self.training.schedule(progress)
         for name, optimiser in self.optimisers.items():
+            factor = self.schedules[name](progress)
             for rate, settings in zip(self.rates[name], optimiser.param_groups, strict=True):
                 settings["lr"] = rate * factor
 
@@ -244,34 +251,56 @@ class _Run:
         if self.epoch:
             done = min(self.epoch * self.batches / self.total, 1.0)
             self.averaging.after_epoch(done, (each.x for each in self.data.in_order(self.training.batch_size)))
-            rate = self.optimisers[CLASSIFIER].param_groups[0]["lr"]
             self._merge_memory()
-            line |= {"loss": self.loss / self.seen, "lr": rate, "seconds": self.seconds, **self.game.report}
+            moved = CLASSIFIER if CLASSIFIER in self.losses else next(iter(self.losses))
+            rate = self.optimisers[moved].param_groups[0]["lr"]
+            line |= {**self._mean_losses(), "lr": rate, "seconds": self.seconds, **self.game.report}
         if self.group.first:
             line |= self._measure()
         self.log.append(line)
         bar.line(line)
         self.board.line(line)
-        score = _score(line)
+        score = self._score(line)
         if score > self.best and (self.epoch or not self.total):
             self.best = score
-            state = {"epoch": self.epoch, CLASSIFIER: self.averaging.judged.state_dict()}
             if self.training.patience is not None:
-                self.best_state = {key: value.clone() for key, value in state[CLASSIFIER].items()}
+                self.best_state = {
+                    name: {key: value.clone() for key, value in state.items()} for name, state in self._judged().items()
+                }
             if self.folder and self.group.first:
-                checkpoint.save(self.folder / "best.safetensors", state)
-        self.seen, self.loss, self.seconds = 0, 0.0, 0.0
+                checkpoint.save(self.folder / "best.safetensors", {"epoch": self.epoch, **self._judged()})
+        self.seen, self.losses, self.seconds = 0, {}, 0.0
         self._save()
+
+    def _judged(self) -> dict[str, dict[str, Tensor]]:
+        """The weights that are validated and handed out."""
+        judged = {name: net.state_dict() for name, net in self.nets.items()}
+        return judged | {CLASSIFIER: self.averaging.judged.state_dict()}
+
+    def _mean_losses(self) -> dict[str, float]:
+        """Of the epoch so far; the classifier's is called "loss"."""
+        return {
+            "loss" if name == CLASSIFIER else f"{name} loss": total / self.seen for name, total in self.losses.items()
+        }
+
+    def _score(self, line: dict[str, Any]) -> float:
+        """What chooses the best epoch: margin or accuracy under the monitor, else clean accuracy, else its number.
+
+        Of an attack, the lowest accuracy under it.
+        """
+        if self.game.frozen:
+            return -line["generated"] if "generated" in line else float(line["epoch"])
+        return line.get("margin", line.get("robust", line.get("clean", float(line["epoch"]))))
 
     def _out_of_patience(self) -> bool:
         """Whether so many epochs have passed since the best one. Only the first process has measured."""
-        scores = [_score(line) for line in self.log[1:]]
+        scores = [self._score(line) for line in self.log[1:]]
         waited = len(scores) - 1 - scores.index(max(scores)) if scores else 0
         return self.group.any(self.group.first and waited >= (self.training.patience or float("inf")))[0]
 
     def _measure(self) -> dict[str, float]:
         try:
-            return self.watch(self.averaging.judged)
+            return self.watch(self.averaging.judged, self.game.monitor(self.nets))
         except ValueError as error:
             sample = next(self.data.in_order(min(len(self.data), self.training.batch_size)))
             self._blame(error, f"after epoch {self.epoch}", sample.x)
@@ -292,7 +321,7 @@ class _Run:
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
             "average": None if self.averaging.average is None else self.averaging.average.state_dict(),
             "memory": None if self.memory is None else self.memory.state_dict(),
-            "position": [self.epoch, self.batch, self.seen, self.loss, self.seconds, self.best],
+            "position": [self.epoch, self.batch, self.seen, self.losses, self.seconds, self.best],
             "log": self.log,
         }
         checkpoint.save(self.folder / "last.safetensors", state)
@@ -316,8 +345,9 @@ class _Run:
             self.memory.load_state_dict(state["memory"])
             self.merged = _rows(self.memory)
         if self.training.patience is not None and (self.folder / "best.safetensors").exists():
-            self.best_state = checkpoint.load(self.folder / "best.safetensors")[CLASSIFIER]
-        self.epoch, self.batch, self.seen, self.loss, self.seconds, self.best = state["position"]
+            best = checkpoint.load(self.folder / "best.safetensors")
+            self.best_state = {name: best[name] for name in self.nets}
+        self.epoch, self.batch, self.seen, self.losses, self.seconds, self.best = state["position"]
         self.log = state["log"]
         self._write_log()  # a kill may have come between checkpoint and log
         return True
@@ -332,19 +362,22 @@ def as_dataset(data: Dataset | tuple[Tensor, Tensor]) -> Dataset:
     return InMemory("tensors", images, labels, tuple(str(label) for label in range(count)))
 
 
-def trained_weights(folder: Path, name: str = "best") -> dict[str, Tensor]:
-    """The classifier of a training: "best" by validation (the last epoch's where there is none), or "last"."""
+def trained_weights(folder: Path, name: str = "best", net: str = CLASSIFIER) -> dict[str, Tensor]:
+    """A network of a training, its classifier or another player: "best" by validation (the last epoch's where there is
+    none), or "last".
+
+    Raises:
+        ValueError: the training had no such player.
+    """
     state = checkpoint.load(folder / f"{name}.safetensors")
-    return state[CLASSIFIER] if CLASSIFIER in state else state["nets"][CLASSIFIER]
+    nets = state.get("nets", state)
+    if net not in nets:
+        raise ValueError(f"{folder} has no {net}: the defence of its recipe trained the classifier alone")
+    return nets[net]
 
 
 def _rows(memory: nn.Module | None) -> dict[str, Tensor]:
     return {} if memory is None else {key: value.clone() for key, value in memory.named_buffers()}
-
-
-def _score(line: dict[str, Any]) -> float:
-    """What chooses the best epoch: margin or accuracy under the monitor, else clean accuracy, else its number."""
-    return line.get("margin", line.get("robust", line.get("clean", float(line["epoch"]))))
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
-from torch.nn.utils import get_total_norm
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from steelman.defences.game import CLASSIFIER, Average, Descend, Game, Step
 from steelman.training.processes import Processes
@@ -46,7 +46,7 @@ def play(
         if isinstance(update, Descend):
             into = [tensor for tensor in update.into if tensor.requires_grad]
             loss = update.loss if share == 1 else update.loss * share
-            loss.backward(inputs=into)
+            loss.backward(inputs=into, retain_graph=update.keep)
             for name in {owner[id(tensor)] for tensor in into if id(tensor) in owner}:
                 descended[name] += loss.detach()
         elif isinstance(update, Average):
@@ -56,16 +56,18 @@ def play(
             assert isinstance(update, Step)
             losses[update.net] = losses.get(update.net, 0.0) + float(processes.mean(descended[update.net]))
             descended[update.net] = torch.zeros_like(descended[update.net])
-            _move(update.net, nets[update.net], optimisers[update.net], processes, losses[update.net])
+            _move(update, nets[update.net], optimisers[update.net], processes, losses[update.net])
     return losses
 
 
-def _move(name: str, net: nn.Module, optimiser: torch.optim.Optimizer, processes: Processes, loss: float) -> None:
+def _move(step: Step, net: nn.Module, optimiser: torch.optim.Optimizer, processes: Processes, loss: float) -> None:
     if not math.isfinite(loss):
-        raise Diverged(f"the loss of the {name} is {loss}")
+        raise Diverged(f"the loss of the {step.net} is {loss}")
     processes.average_gradients(net.parameters())
     gradients = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
     if not bool(get_total_norm(gradients, norm_type=math.inf).isfinite()):
-        raise Diverged(f"the gradient of the {name} is not finite, though its loss is {loss:.4g}")
+        raise Diverged(f"the gradient of the {step.net} is not finite, though its loss is {loss:.4g}")
+    if step.clip is not None:
+        clip_grad_norm_(net.parameters(), step.clip)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)

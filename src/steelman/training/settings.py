@@ -6,8 +6,8 @@ from typing import Any
 
 from steelman.attacks.attack import Attack
 from steelman.data.augment import Augmentation
+from steelman.optimisers import SGD, Optimiser
 from steelman.schedules import Constant, Schedule
-from steelman.training.optimisers import SGD, Optimiser
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from steelman.networks.preprocess import Preprocessed
 
 @dataclass(frozen=True)
 class Watch:
-    """Accuracies on held-out images ("clean", "robust"), and on test images for curves ("test_clean", "test_rho_2").
+    """Accuracies on held-out images ("clean", "robust", and "generated": under the attack that a game's networks are
+    by now), and on test images for curves ("test_clean", "test_rho_2").
 
     With ANPGD as monitor also the mean "margin" of held-out images, 0 where wrong and eps_max where nothing is found.
     Only what is held out may choose a checkpoint. rho_2 is Deep Defense's: DeepFool of 5 steps, unclipped, in the
@@ -27,16 +28,16 @@ class Watch:
     test_images: int
     seed: int
 
-    def __call__(self, model: nn.Module) -> dict[str, float]:
+    def __call__(self, model: nn.Module, own: Attack | None = None) -> dict[str, float]:
         from steelman.evaluation import FromPrediction, accuracy, evaluate, mean_margin, rho_2
 
         line: dict[str, float] = {}
         if self.validation is not None:
-            attacks = {} if self.monitor is None else {"robust": self.monitor}
+            wanted = {"robust": self.monitor, "generated": own}
+            attacks = {name: attack for name, attack in wanted.items() if attack is not None}
             table = evaluate(model, self.validation, attacks, seed=self.seed, progress=False)
             line["clean"] = accuracy(table, "clean").value
-            if self.monitor is not None:
-                line["robust"] = accuracy(table, "robust").value
+            line |= {name: accuracy(table, name).value for name in attacks}
             if isinstance(self.monitor, ANPGD):
                 line["margin"] = mean_margin(table, self.monitor.norm, self.monitor.eps_max).value
         if self.test is not None and self.test_images:

@@ -1,0 +1,7 @@
+"""Learned adversaries: networks that learn to attack, one file per paper. Each is an attack, and the game that trains
+it."""
+
+from steelman.adversaries.adversary import Adversary, AttackTraining
+from steelman.adversaries.l2lda import L2LDA
+
+__all__ = ["L2LDA", "Adversary", "AttackTraining"]

@@ -1,0 +1,199 @@
+"""L2L-DA: a recurrent generator that takes steps as PGD does, and begins each trajectory with another random vector."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from steelman.adversaries.adversary import GENERATOR, Adversary, Learning, defend, standing_for
+from steelman.attacks.best import Best
+from steelman.attacks.mode import evaluation_mode
+from steelman.attacks.oracle import Oracle
+from steelman.defences.game import CLASSIFIER, Average, Descend, Step
+from steelman.losses import CrossEntropy, Goal
+from steelman.networks.unet import UNet
+from steelman.norms import Linf, Norm, per_image
+from steelman.optimisers import SGD, Optimiser
+from steelman.randomness import Draws
+from steelman.types import Batch, Images, Labels, PerImage, Radius
+
+_LATENT = 0x121D
+"""Purpose for `Draws.split`."""
+
+
+@dataclass(frozen=True)
+class L2LDA(Adversary):
+    """L2L-DA: a recursive, stochastic generator G, as adversary of a classifier that trains against it.
+
+    delta_0 = 0 and z ~ N(0, I), once for the whole trajectory. For t = 0..T-1, with g_t the gradient of the
+    cross-entropy at x_t, normalised and a constant (no gradient ever crosses it):
+
+        delta_{t+1} = clamp(delta_t + step_size * G(x, delta_t, g_t, z, y), -eps, eps)
+        x_{t+1} = clamp(x + delta_{t+1}, 0, 1), which does not change delta
+
+    G ascends L_cls + diversity * L_div, back through all steps, with L_cls = (1/T) sum_t CE(x_t, y) and
+    L_div = (1/T) sum_t |x_t(z1) - x_t(z2)|_1 / |z1 - z2|_1 for two draws per image. The classifier then descends
+    clean_weight * CE(x, y) + (1 - clean_weight) * CE(x_T, y) over both draws, made by G as it was.
+
+    eps           radius in Linf, default .3 (MNIST; CIFAR-10: 8/255)
+    steps         T, default 10 (code, in training and in tests; not in the paper)
+    step_size     default eps/4 (code)
+    diversity     weight of L_div, default .02 (code, MNIST; CIFAR-10: .5); 0 is the ablation "D x"
+    ratio         how L_div measures: "mean" (default) absolute differences per entry, as the code, whose weights are
+                  for that; "sum" is the paper's equation 7, whose weight is diversity * latent / (entries of an image)
+    total         L_cls and L_div are means over the steps, "mean" (default, paper), or "sum" (code)
+    latent        length of z, default 8; 0 makes G deterministic, and needs diversity 0
+    normalise     of the gradient: over the "image" (default; the paper's Frobenius norm), each "channel" (code), or
+                  "none", which leaves the gradient of each image's own loss as it is
+    delta, label  whether G sees delta and y, default True: the ablations
+    width, deep   of the U-Net (`networks.UNet`), default 64 and False
+    clean_weight  default .5 (paper, algorithm 1); 1/3 is the code's mean over x, x_T(z1) and x_T(z2)
+    clip          largest norm of each network's gradient, default 1 (code)
+    samples       as an attack: trajectories per image, of which the one that fools, with the highest loss, is returned.
+                  Default 1
+    optimiser     of G, default SGD(lr=.01, momentum=.9, weight_decay=1e-5), at a constant rate (code)
+
+    steps=1, step_size=eps are the ablations "R x". L2L* (Chen et al., single-shot, as the authors rebuilt it) is
+    steps=1, step_size=eps, diversity=0, latent=0, normalise="none", delta=False, label=False: x + eps * G(x, gradient).
+    It is our reading that the gradient is that of each image's own loss, so that G does not depend on the batch size.
+
+    The classifier is in evaluation mode for gradients and G's ascent, in that of the trainer for its own descent; G is
+    in train mode while training, and its batch normalisation sees the whole batch, also over several processes. Early stopping is by held-out images (`Training.validation`), where the authors' is by test images.
+
+    Cost per image: as an attack, steps forward and gradient passes and as many of G, times samples, for which 1 forward
+    pass more where that is not 1; in training 2 steps + 1 forward and gradient passes and 2 steps forward and backward
+    passes of G, and then 3 forward and backward passes of the classifier.
+    Reference: Yunseok Jang, Tianchen Zhao, Seunghoon Hong and Honglak Lee, "Adversarial defense via learning to
+    generate diverse attacks", ICCV 2019, section 3; Hongge Chen et al., "Learning to learn by zeroth-order and
+    gradient oracles", arXiv 2018, section 3.
+
+    Raises:
+        ValueError: a radius or weight below 0, steps or samples below 1, an unknown choice, diversity without a latent
+            vector; as an attack, a target, or no generator.
+    """
+
+    norm: ClassVar[Norm] = Linf
+
+    eps: Radius = 0.3
+    steps: int = 10
+    step_size: float | None = None
+    diversity: float = 0.02
+    ratio: Literal["mean", "sum"] = "mean"
+    total: Literal["mean", "sum"] = "mean"
+    latent: int = 8
+    normalise: Literal["image", "channel", "none"] = "image"
+    delta: bool = True
+    label: bool = True
+    width: int = 64
+    deep: bool = False
+    clean_weight: float = 0.5
+    clip: float = 1.0
+    samples: int = 1
+    optimiser: Optimiser = field(default=SGD(lr=0.01, momentum=0.9, weight_decay=1e-5), kw_only=True)
+
+    def __post_init__(self) -> None:
+        per_image(self.eps, torch.zeros(1 if isinstance(self.eps, float | int) else len(self.eps), 1))
+        for name in ("ratio", "total"):
+            if getattr(self, name) not in ("mean", "sum"):
+                raise ValueError(f'{name} is "mean" or "sum"; got {getattr(self, name)!r}')
+        if self.normalise not in ("image", "channel", "none"):
+            raise ValueError(f'normalise is "image", "channel" or "none"; got {self.normalise!r}')
+        if self.steps < 1 or self.samples < 1 or self.latent < 0 or self.width < 1:
+            raise ValueError(
+                "L2LDA needs steps, samples and width of at least 1, and latent of at least 0; got "
+                f"{self.steps}, {self.samples}, {self.width} and {self.latent}"
+            )
+        if not 0 <= self.diversity < float("inf") or not 0 <= self.clean_weight <= 1 or not self.clip > 0:
+            raise ValueError(
+                "L2LDA needs diversity >= 0, clean_weight from 0 to 1 and clip > 0; got "
+                f"{self.diversity}, {self.clean_weight} and {self.clip}"
+            )
+        if self.diversity and not self.latent:
+            raise ValueError("without a latent vector all draws are the same: set diversity=0, or latent")
+
+    def network(self, shape: Sequence[int], classes: int) -> UNet:
+        labels = classes if self.label else None
+        return UNet(shape, labels, width=self.width, latent=self.latent, images=2 + self.delta, deep=self.deep)
+
+    def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]:
+        made = yield from self.learn(nets, batch)
+        yield from defend(nets[CLASSIFIER], batch, made, self.clean_weight, self.clip)
+
+    def learn(self, nets: nn.ModuleDict, batch: Batch) -> Learning:
+        classifier, generator = nets[CLASSIFIER], nets[GENERATOR]
+        draws = Draws.start(batch.seeds, len(batch), batch.x.device)
+        turns = 2 if self.latent else 1
+        with evaluation_mode(classifier):
+            goal = Goal(batch.y)
+            slope = self._slope(Oracle(classifier, goal), batch.x, goal)[1].repeat(turns, *[1] * (batch.x.ndim - 1))
+            x, goal = torch.cat([batch.x] * turns), Goal(batch.y.repeat(turns))
+            z = torch.cat([self._latent(draws, turn, x) for turn in range(turns)])
+            oracle = Oracle(classifier, goal)
+            delta, x_adv, won, spread = torch.zeros_like(x), x, [], []
+            for _ in range(self.steps):
+                delta, x_adv = self._step(generator, x, delta, slope, goal.labels, z)
+                loss, slope = self._slope(oracle, x_adv, goal)
+                won.append(standing_for(loss, x_adv, slope))
+                if self.diversity:
+                    spread.append(self._spread(x_adv, z))
+        gain = self._over_steps(won).mean()
+        if self.diversity:
+            gain = gain + self.diversity * self._over_steps(spread).mean()
+        yield Descend(-gain, generator.parameters())
+        yield Step(GENERATOR, self.clip)
+        return Batch(x_adv.detach(), goal.labels)
+
+    def perturb(self, generator: nn.Module, oracle: Oracle, x: Images, y: Labels, draws: Draws) -> Images:
+        goal = Goal(y)
+        _, clean = self._slope(oracle, x, goal)
+        best = Best.nothing(x)
+        for turn in range(self.samples):
+            z, delta, slope, x_adv = self._latent(draws, turn, x), torch.zeros_like(x), clean, x
+            for step in range(self.steps):
+                if step:
+                    _, slope = self._slope(oracle, x_adv, goal)
+                delta, x_adv = self._step(generator, x, delta, slope, y, z)
+            x_adv = Linf.contain(x, x_adv, self.eps, self.box)
+            if self.samples == 1:
+                return x_adv
+            logits = oracle.logits(x_adv)
+            everywhere = torch.arange(len(x), device=x.device)
+            best.take(everywhere, Best(x_adv, goal.reached(logits), CrossEntropy()(logits, goal)))
+        return best.x
+
+    def _step(
+        self, generator: nn.Module, x: Images, delta: Images, slope: Images, y: Labels, z: Tensor
+    ) -> tuple[Images, Images]:
+        eps = per_image(self.eps, x)
+        seen = torch.cat([x, *([delta] if self.delta else []), self._normalised(slope)], 1)
+        like = next(generator.parameters())
+        move = generator(seen.to(like.dtype), z.to(like.dtype), y).to(x.dtype)
+        delta = (delta + (eps / 4 if self.step_size is None else self.step_size) * move).clamp(-eps, eps)
+        x_adv = x + delta
+        return delta, x_adv if self.box is None else x_adv.clamp(*self.box)
+
+    def _slope(self, oracle: Oracle, x: Images, goal: Goal) -> tuple[PerImage, Images]:
+        """The loss and its gradient, constants both."""
+        return oracle.ascent(x.detach(), CrossEntropy(), goal)[1:]
+
+    def _normalised(self, slope: Images) -> Images:
+        if self.normalise == "none":
+            return slope
+        flat = slope.flatten(1 if self.normalise == "image" else 2)
+        size = torch.linalg.vector_norm(flat + 1e-15, dim=-1, keepdim=True)  # the code's guard
+        return (flat / size).reshape(slope.shape)
+
+    def _latent(self, draws: Draws, turn: int, x: Images) -> Tensor:
+        return draws.split(_LATENT).split(turn).normal((self.latent,), x.dtype)
+
+    def _spread(self, x_adv: Images, z: Tensor) -> PerImage:
+        apart, code = ((each[: len(each) // 2] - each[len(each) // 2 :]).abs().flatten(1) for each in (x_adv, z))
+        if self.ratio == "mean":
+            return apart.mean(1) / (code.mean(1) + 1e-8)
+        return apart.sum(1) / code.sum(1)
+
+    def _over_steps(self, values: list[PerImage]) -> PerImage:
+        whole = torch.stack(values)
+        return whole.mean(0) if self.total == "mean" else whole.sum(0)
