@@ -1,6 +1,7 @@
 """Evaluation: a table of attacked images, and the measures, curves and reports that are read from it."""
 
 from steelman.evaluation.curves import Curve, curve
+from steelman.evaluation.draws import DrawnAccuracy, StepLosses, accuracy_over_draws, loss_by_step
 from steelman.evaluation.entry import Entry
 from steelman.evaluation.evaluate import FromPrediction, evaluate
 from steelman.evaluation.export import csv_table, json_table, terminal_table, write
@@ -28,12 +29,15 @@ from steelman.evaluation.table import Evaluation
 
 __all__ = [
     "Curve",
+    "DrawnAccuracy",
     "Entry",
     "Evaluation",
     "FromPrediction",
     "Gallery",
     "Measure",
+    "StepLosses",
     "accuracy",
+    "accuracy_over_draws",
     "clean_accuracy",
     "csv_table",
     "curve",
@@ -43,6 +47,7 @@ __all__ = [
     "figures",
     "json_table",
     "l_2",
+    "loss_by_step",
     "mean_margin",
     "mean_norm",
     "measures",

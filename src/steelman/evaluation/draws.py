@@ -1,0 +1,158 @@
+"""Random attacks over many draws: how much their accuracy depends on chance, and the loss at every step."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steelman.attacks.attack import Attack
+from steelman.attacks.mode import evaluation_mode
+from steelman.evaluation.evaluate import Data, batches_of
+from steelman.evaluation.measures import Measure, share
+from steelman.losses import cross_entropy
+from steelman.randomness import combine
+from steelman.types import Batch, Images, Labels, Logits, Model, PerImage, Seeds
+
+
+@dataclass(frozen=True)
+class DrawnAccuracy:
+    """Accuracies under each draw of one attack, and under all of them together, image by image."""
+
+    draws: tuple[Measure, ...]
+    worst_case: Measure
+
+    @property
+    def best(self) -> Measure:
+        return max(self.draws, key=lambda found: found.value)
+
+    @property
+    def worst(self) -> Measure:
+        return min(self.draws, key=lambda found: found.value)
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean([found.value for found in self.draws]))
+
+    def __str__(self) -> str:
+        values = (self.best.value, self.mean, self.worst.value, self.worst_case.value)
+        best, mean, worst, together = (f"{100 * value:.2f} %" for value in values)
+        return f"{len(self.draws)} draws: best {best}, mean {mean}, worst {worst}; image by image {together}"
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """Cross-entropy at x_0, ..., x_T; of an image, over the draws, the largest, the mean and the standard deviation
+    (of these draws: divided by their number); then the mean over the images."""
+
+    largest: np.ndarray
+    mean: np.ndarray
+    deviation: np.ndarray
+
+
+def accuracy_over_draws(
+    model: Model, dataset: Data, attack: Attack, draws: int = 10, *, batch_size: int = 250, seed: int = 0
+) -> DrawnAccuracy:
+    """The same images attacked so many times, each time by other chance: another z of L2LDA, another start of PGD.
+
+    An image is right when it was classified right before and after the attack. The worst case counts the images that
+    are right under every draw, as several restarts of one attack do.
+
+    model       as for `evaluate`
+    draws       default 10 (L2L-DA's paper)
+    batch_size  images at once; it does not change what is found, but for rounding inside the model
+    seed        an image's noise is a hash of this, of its index and of the draw's number
+
+    Cost: the attack's and 1 forward pass per draw, and 1 forward pass.
+    Reference: Yunseok Jang, Tianchen Zhao, Seunghoon Hong and Honglak Lee, "Adversarial defense via learning to
+    generate diverse attacks", ICCV 2019, section 5.
+
+    Raises:
+        ValueError: no images, draws or batch size below 1.
+    """
+    rights = []
+    for batch in _batches(dataset, draws, batch_size):
+        with evaluation_mode(model), torch.no_grad():
+            clean = model(batch.x).argmax(1) == batch.y
+            attacked = [attack(model, batch.x, batch.y, generator=seeds) for seeds in _seeds(batch, draws, seed)]
+            rights.append(torch.stack([clean & (model(x).argmax(1) == batch.y) for x in attacked]).cpu())
+    right = torch.cat(rights, 1).numpy()
+    return DrawnAccuracy(tuple(share(each) for each in right), share(np.logical_and.reduce(right)))
+
+
+def loss_by_step(
+    model: Model, dataset: Data, attack: Attack, draws: int = 10, *, batch_size: int = 250, seed: int = 0
+) -> StepLosses:
+    """The loss along an iterative attack's way, over draws of its chance.
+
+    The losses are those of the attack's own gradient passes, which for PGD, MIM and L2LDA are at x_0, ..., x_{T-1}, and
+    that of the images it returns. An attack whose gradient passes are elsewhere (a momentum that looks ahead), or that
+    returns the best of them (APGD), gives the losses there.
+
+    model, batch_size, seed  as for `accuracy_over_draws`
+    attack                   one that asks for `steps` gradients of all images, or for one where it has no `steps`: without
+                             early leave, and without restarts, targets or samples: draws are for that
+    draws                    default 10 (paper)
+
+    Cost: the attack's and 1 forward pass per draw.
+    Reference: Yunseok Jang, Tianchen Zhao, Seunghoon Hong and Honglak Lee, "Adversarial defense via learning to
+    generate diverse attacks", ICCV 2019, figure 2: each step's mean of the largest losses, with the mean standard
+    deviation as error bar. Which deviation is not said there.
+
+    Raises:
+        ValueError: no images, draws or batch size below 1; the gradient passes are not one per step and image.
+    """
+    steps = getattr(attack, "steps", 1)
+    sums, count = torch.zeros(3, steps + 1, dtype=torch.float64), 0
+    for batch in _batches(dataset, draws, batch_size):
+        with evaluation_mode(model):
+            ways = [_way(model, batch, attack, steps, seeds) for seeds in _seeds(batch, draws, seed)]
+        over = torch.stack(ways).double()
+        sums += torch.stack([over.amax(0), over.mean(0), over.std(0, correction=0)]).sum(2)
+        count += len(batch)
+    return StepLosses(*(sums / count).numpy())
+
+
+def _way(model: Model, batch: Batch, attack: Attack, steps: int, seeds: Seeds) -> Tensor:
+    """Losses of one draw, of shape (steps + 1, batch)."""
+    recorder = _Recorder(model, batch.y)
+    x_adv = attack(recorder, batch.x, batch.y, generator=seeds)
+    if len(recorder.losses) != steps:
+        raise ValueError(
+            f"{attack} asked for {len(recorder.losses)} gradients where it takes {steps} steps, so the losses at its "
+            "steps cannot be told; use one chain of steps: no restarts, targets or samples, which draws are for"
+        )
+    with torch.no_grad():
+        return torch.stack([*recorder.losses, cross_entropy(model(x_adv), batch.y)]).cpu()
+
+
+class _Recorder:
+    """A model that keeps the losses of the passes of which a gradient can be asked."""
+
+    def __init__(self, model: Model, y: Labels) -> None:
+        self.model, self.y = model, y
+        self.losses: list[PerImage] = []
+
+    def __call__(self, x: Images) -> Logits:
+        logits = self.model(x)
+        if logits.requires_grad:
+            if len(x) != len(self.y):
+                raise ValueError(
+                    f"the attack asked for gradients of {len(x)} of {len(self.y)} images, so the others' loss at this "
+                    "step is not known; set early_leave=False, or use an attack that moves all images at every step"
+                )
+            self.losses.append(cross_entropy(logits.detach(), self.y))
+        return logits
+
+
+def _batches(dataset: Data, draws: int, batch_size: int) -> Iterator[Batch]:
+    if draws < 1 or batch_size < 1:
+        raise ValueError(f"draws and batch_size must be at least 1; got {draws} and {batch_size}")
+    return batches_of(dataset, batch_size)[0]
+
+
+def _seeds(batch: Batch, draws: int, seed: int) -> Iterator[Seeds]:
+    assert batch.index is not None
+    base = torch.full((len(batch),), seed)
+    return (combine(base, batch.index.cpu(), draw) for draw in range(draws))
