@@ -46,7 +46,9 @@ class L2LDA(Adversary):
     total         L_cls and L_div are means over the steps, "mean" (default, paper), or "sum" (code)
     latent        length of z, default 8; 0 makes G deterministic, and needs diversity 0
     normalise     of the gradient: over the "image" (default; the paper's Frobenius norm), each "channel" (code), or
-                  "none", which leaves the gradient of each image's own loss as it is
+                  "none", which leaves the gradient of each image's own loss as it is. "rms" (ours) is "image" times
+                  the root of the number of entries: at norm 1 they are about .04 beside the image's 1, and G may
+                  settle on one and the same perturbation before it has found out what they are good for
     delta, label  whether G sees delta and y, default True: the ablations
     width, deep   of the U-Net (`networks.UNet`), default 64 and False
     clean_weight  default .5 (paper, algorithm 1); 1/3 is the code's mean over x, x_T(z1) and x_T(z2)
@@ -75,6 +77,7 @@ class L2LDA(Adversary):
     """
 
     norm: ClassVar[Norm] = Linf
+    batch_size: ClassVar[int] = 100
 
     eps: Radius = 0.3
     steps: int = 10
@@ -83,7 +86,7 @@ class L2LDA(Adversary):
     ratio: Literal["mean", "sum"] = "mean"
     total: Literal["mean", "sum"] = "mean"
     latent: int = 8
-    normalise: Literal["image", "channel", "none"] = "image"
+    normalise: Literal["image", "channel", "rms", "none"] = "image"
     delta: bool = True
     label: bool = True
     width: int = 64
@@ -98,8 +101,8 @@ class L2LDA(Adversary):
         for name in ("ratio", "total"):
             if getattr(self, name) not in ("mean", "sum"):
                 raise ValueError(f'{name} is "mean" or "sum"; got {getattr(self, name)!r}')
-        if self.normalise not in ("image", "channel", "none"):
-            raise ValueError(f'normalise is "image", "channel" or "none"; got {self.normalise!r}')
+        if self.normalise not in ("image", "channel", "rms", "none"):
+            raise ValueError(f'normalise is "image", "channel", "rms" or "none"; got {self.normalise!r}')
         if self.steps < 1 or self.samples < 1 or self.latent < 0 or self.width < 1:
             raise ValueError(
                 "L2LDA needs steps, samples and width of at least 1, and latent of at least 0; got "
@@ -181,14 +184,16 @@ class L2LDA(Adversary):
     def _normalised(self, slope: Images) -> Images:
         if self.normalise == "none":
             return slope
-        flat = slope.flatten(1 if self.normalise == "image" else 2)
+        flat = slope.flatten(2 if self.normalise == "channel" else 1)
         size = torch.linalg.vector_norm(flat + 1e-15, dim=-1, keepdim=True)  # the code's guard
-        return (flat / size).reshape(slope.shape)
+        scale = flat.shape[1] ** 0.5 if self.normalise == "rms" else 1.0
+        return (flat * (scale / size)).reshape(slope.shape)
 
     def _latent(self, draws: Draws, turn: int, x: Images) -> Tensor:
         return draws.split(_LATENT).split(turn).normal((self.latent,), x.dtype)
 
-    def _spread(self, x_adv: Images, z: Tensor) -> PerImage:
+    def _spread(self, x_adv: Images, z: Tensor) -> Tensor:
+        """Of each pair of trajectories, how far apart they are, for their distance in z."""
         apart, code = ((each[: len(each) // 2] - each[len(each) // 2 :]).abs().flatten(1) for each in (x_adv, z))
         if self.ratio == "mean":
             return apart.mean(1) / (code.mean(1) + 1e-8)
