@@ -167,7 +167,7 @@ def test_a_recipe_begins_where_another_ends(root: Path, tmp_path: Path, call):
         (["evaluate", "NOWHERE"], r"NOWHERE is no run: .*recipe\.toml.*steelman train"),
         (["evaluate", "RUN/other.safetensors"], r"a run's checkpoints are best\.safetensors and last\.safetensors"),
         (["compare", "RUN", "NOWHERE"], r"NOWHERE is no run"),
-        (["cite", "PDG"], r"no method is called PDG: did you mean PGD\?"),
+        (["cite", "DeepFoul"], r"no method is called DeepFoul: did you mean DeepFool\?"),
     ],
 )
 def test_a_users_error_is_told_without_a_traceback(words: list[str], message: str, root: Path, call):

@@ -2,15 +2,28 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+if TYPE_CHECKING:
+    from steelman.runs import Run
+
+
+ADVERSARIES = ("adversary", "Learned adversaries")
+
 
 class _Train(TyperCommand):
-    """Its help also names every defence. Only then are they imported, so that other help is there at once."""
+    """Its help also names methods. Only then are they imported, so that other help is there at once."""
+
+    panels = (
+        ("defence", "Defences (defence = { kind = ... } in a recipe)"),
+        ADVERSARIES,
+        ("preparation", "Preparations of the training images (prepare = [{ kind = ... }])"),
+    )
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         super().format_help(ctx, formatter)
@@ -21,14 +34,15 @@ class _Train(TyperCommand):
 
         from steelman.cards import methods
 
-        for kind, title in (
-            ("defence", "Defences (defence = { kind = ... } in a recipe)"),
-            ("preparation", "Preparations of the training images (prepare = [{ kind = ... }])"),
-        ):
+        for kind, title in self.panels:
             table = Table.grid(padding=(0, 2))
             for each in methods(kind):
                 table.add_row(f"[bold cyan]{each.name}[/]", escape(each.summary))
             Console().print(Panel(table, title=title, title_align="left", border_style="dim"))
+
+
+class _AttackTrain(_Train):
+    panels = (ADVERSARIES,)
 
 
 app = typer.Typer(
@@ -46,6 +60,15 @@ DataDir = Annotated[
     typer.Option("--data-dir", envvar="STEELMAN_DATA", help="Where data sets lie; otherwise they are downloaded."),
 ]
 Runs = Annotated[Path, typer.Option(help="The folder in which runs have their folders.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Change a setting, as often as you like. Values are TOML, or a bare word: training.epochs=5, "
+        "defence.attack.eps=0.1, training.schedule=Cosine.",
+    ),
+]
 
 
 @app.command(epilog="Example: steelman demo --runs /tmp/runs")
@@ -62,15 +85,7 @@ def train(
     data_dir: DataDir = None,
     runs: Runs = Path("runs"),
     name: Annotated[str | None, typer.Option(help="The run's folder in RUNS; default: the recipe's name.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="PATH=VALUE",
-            help="Change a setting, as often as you like. Values are TOML, or a bare word: training.epochs=5, "
-            "defence.attack.eps=0.1, training.schedule=Cosine.",
-        ),
-    ] = None,
+    set_: Changes = None,
 ) -> None:
     """Train a recipe. Called again after any stop, it goes on where it was.
 
@@ -80,18 +95,34 @@ def train(
     Under torchrun, every process calls this: torchrun --nproc-per-node 2 -m steelman train RECIPE
     """
     from steelman.runs import train
-    from steelman.training.processes import processes
 
-    try:
-        run = train(recipe, runs, data_dir, set_, name)
-    except KeyboardInterrupt as error:
-        _complain(error)
-        raise typer.Exit(130) from error
-    if processes().first:
-        last = run.log[-1]
-        shown = "".join(f", {key} {value:.4f}" for key, value in last.items() if isinstance(value, float))
-        print(f"{run.folder}: epoch {last['epoch']}{shown}")
-        print(f"next: steelman evaluate {run.folder}")
+    _trained(lambda: train(recipe, runs, data_dir, set_, name))
+
+
+@app.command(
+    cls=_AttackTrain,
+    epilog="Example: steelman attack-train runs/pgd_mnist_lenet L2LDA --set defence.adversary.eps=0.2",
+)
+def attack_train(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or a checkpoint in it.")],
+    adversary: Annotated[
+        str, typer.Argument(help="A learned adversary's name, or a recipe whose defence is AttackTraining.")
+    ],
+    data_dir: DataDir = None,
+    runs: Runs = Path("runs"),
+    name: Annotated[str | None, typer.Option(help="The new run's folder in RUNS; default: ADVERSARY-on-RUN.")] = None,
+    set_: Changes = None,
+) -> None:
+    """Train a learned adversary against a run's classifier, which stays as it is.
+
+    Called again after any stop, it goes on where it was. The new run's folder is that of any run. Its checkpoint is
+    chosen by the training images that are held out: the one under which fewest of them are still classified rightly.
+
+    `steelman evaluate` attacks the classifier by it; any other run by [evaluation.attacks] with generator = "FOLDER".
+    """
+    from steelman.attack_train import attack_train
+
+    _trained(lambda: attack_train(run, adversary, runs, data_dir, set_, name))
 
 
 @app.command(epilog="Example: steelman evaluate runs/reference_mnist_lenet --images 1000")
@@ -138,6 +169,22 @@ def cite(methods: Annotated[list[str], typer.Argument(help="Names of attacks and
     from steelman.cards import cite
 
     print(cite(methods))
+
+
+def _trained(go: Callable[[], "Run"]) -> None:
+    """Train, and say what came of it and what comes next."""
+    from steelman.training.processes import processes
+
+    try:
+        run = go()
+    except KeyboardInterrupt as error:
+        _complain(error)
+        raise typer.Exit(130) from error
+    if processes().first:
+        last = run.log[-1]
+        shown = "".join(f", {key} {value:.4f}" for key, value in last.items() if isinstance(value, float))
+        print(f"{run.folder}: epoch {last['epoch']}{shown}")
+        print(f"next: steelman evaluate {run.folder}")
 
 
 def _say(text: str) -> None:

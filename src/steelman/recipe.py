@@ -3,6 +3,7 @@
 import os
 import re
 import tomllib
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class Recipe:
     training    how
     evaluation  what is measured afterwards
     start       another recipe (a path relative to this one) to begin from, or one for each member of an Ensemble; it is
-                trained first where it has not been
+                trained first where it has not been. Or a run's checkpoint, such as runs/NAME/best.safetensors
     prepare     what is done to the training images beforehand, in this order; a recipe that one names by `on` is
                 trained first where it has not been
     """
@@ -63,6 +64,19 @@ class Recipe:
     evaluation: Battery = Battery()
     start: str | tuple[str, ...] | None = None
     prepare: tuple[Preparation, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.defence.frozen:
+            return
+        if self.start is None:
+            raise ValueError(
+                f"{type(self.defence).__name__} attacks a trained classifier: give its recipe or checkpoint as start"
+            )
+        if idle := self.training.for_the_classifier:
+            raise ValueError(
+                f"training.{idle[0]} does nothing here, where the classifier stays as it is: leave it out (the "
+                "adversary has an optimiser and a schedule of its own, and chooses the best epoch)"
+            )
 
     @property
     def starts(self) -> tuple[str, ...]:
@@ -99,12 +113,19 @@ def load_recipe(path: Path, changes: list[str] | None = None) -> Recipe:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
-    for change in changes or []:
-        _change(settings, change)
+    settings = changed(settings, changes)
     try:
         return config.read(Recipe, settings)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def changed(settings: dict[str, Any], changes: list[str] | None) -> dict[str, Any]:
+    """What a recipe's TOML says, with changes."""
+    settings = deepcopy(settings)
+    for change in changes or []:
+        _change(settings, change)
+    return settings
 
 
 def _change(settings: dict[str, Any], change: str) -> None:

@@ -54,14 +54,19 @@ class Run:
             )
         if which not in ("best", "last"):
             raise ValueError(f"a run's checkpoints are best.safetensors and last.safetensors; got {path}")
-        if not (folder / f"{which}.safetensors").is_file():
+        run = Run(folder, load_recipe(folder / "recipe.toml"), which)
+        if not run.checkpoint.is_file():
             raise FileNotFoundError(f"{folder} has no {which}.safetensors yet; `steelman train` goes on with it")
-        return Run(folder, load_recipe(folder / "recipe.toml"), which)
+        return run
 
     @property
     def name(self) -> str:
         name = self.folder.resolve().name
         return name if self.which == "best" else f"{name} ({self.which})"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / f"{self.which}.safetensors"
 
     @property
     def results(self) -> Path:
@@ -83,9 +88,9 @@ class Run:
 
     def player(self, name: str, like: Dataset) -> nn.Module:
         """Another network that the run trained, such as an adversary's "generator", in evaluation mode."""
-        fresh = self.recipe.defence.players(like)
         state = trained_weights(self.folder, self.which, name)
-        player = fresh[name].network
+        with torch.random.fork_rng([]):
+            player = self.recipe.defence.players(like)[name].network
         player.load_state_dict(state)
         return player.to(device()).eval()
 
@@ -118,6 +123,7 @@ class Run:
             "data": str(self.recipe.data),
             "network": " ".join(str(value) for value in self.recipe.network.values()),
             "defence": " + ".join(map(str, (*self.recipe.prepare, self.recipe.defence))),
+            **({"begun from": ", ".join(self.recipe.starts)} if self.recipe.starts else {}),
             "epochs": str(log[-1]["epoch"]),
             "seed": str(self.recipe.training.seed),
             "training time": f"{sum(line.get('seconds', 0) for line in log):.0f} s",
@@ -131,13 +137,17 @@ def train(name: str, runs: Path, data: Path | None, changes: list[str] | None = 
     A run that is there already goes on where it stopped; a finished one is returned as it is.
     """
     path = find_recipe(name)
-    recipe = load_recipe(path, changes)
+    return train_recipe(load_recipe(path, changes), path, runs, called or path.stem, data)
+
+
+def train_recipe(recipe: Recipe, path: Path, runs: Path, called: str, data: Path | None) -> Run:
+    """Train a recipe, the recipes of which lie beside `path`."""
     _check_chain(path, recipe)
-    trained = {name: train(_beside(path, name), runs, data) for name in _named(recipe)}
-    folder = runs / (called or path.stem)
+    trained = {name: _trained(_beside(path, name), runs, data) for name in _named(recipe)}
+    folder = runs / called
     images = recipe.data.load("train", data)
     model = build(recipe, images)
-    _begin(model, [trained[name] for name in recipe.starts])
+    _begin(model, recipe, [trained[name] for name in recipe.starts])
     guides = [_guide(recipe, each) for each in recipe.prepare]
     references = tuple(None if name is None else _reference(trained[name], images) for name in guides)
     stages = Stages(recipe.prepare, references, recipe.training.seed, folder / "prepared") if recipe.prepare else None
@@ -150,6 +160,15 @@ def train(name: str, runs: Path, data: Path | None, changes: list[str] | None = 
     fit(model.to(device()), images, recipe.defence, recipe.training, folder=folder, test=test, prepare=stages)
     processes().any(False)  # the others wait until the first has written, for they may read it next
     return Run(folder, recipe)
+
+
+def _trained(name: str, runs: Path, data: Path | None) -> Run:
+    return Run.open(Path(name)) if _is_checkpoint(name) else train(name, runs, data)
+
+
+def _is_checkpoint(name: str) -> bool:
+    """Whether a run is meant, and not a recipe."""
+    return name.endswith(".safetensors")
 
 
 def _guide(recipe: Recipe, preparation: Preparation) -> str | None:
@@ -173,6 +192,9 @@ def _check_chain(path: Path, recipe: Recipe, above: tuple[Path, ...] = ()) -> No
     """Raises an error, before any training, where a recipe in the chain is not there, not right or waits for itself."""
     above = (*above, path.resolve())
     for name in _named(recipe):
+        if _is_checkpoint(name):
+            Run.open(Path(_beside(path, name)))
+            continue
         other = find_recipe(_beside(path, name))
         if other.resolve() in above:
             raise ValueError(
@@ -182,7 +204,7 @@ def _check_chain(path: Path, recipe: Recipe, above: tuple[Path, ...] = ()) -> No
 
 
 def _beside(path: Path, name: str) -> str:
-    """A recipe that another one at `path` names: it lies beside it, or is a shipped one."""
+    """What a recipe at `path` names: it lies beside it, or is a shipped one, or in the working directory."""
     beside = path.parent / name
     return str(beside if beside.is_file() else name)
 
@@ -212,13 +234,14 @@ class Stages:
         return data
 
 
-def _begin(model: nn.Module, starts: list[Run]) -> None:
-    parts = list(model.members) if isinstance(model, Ensemble) and starts else [model][: len(starts)]
+def _begin(model: nn.Module, recipe: Recipe, starts: list[Run]) -> None:
+    whole = [start.recipe.network for start in starts] == [recipe.network]
+    parts = list(model.members) if isinstance(model, Ensemble) and starts and not whole else [model][: len(starts)]
     if len(parts) != len(starts):
         raise ValueError(f"start: {len(starts)} recipes for {len(parts)} networks; an Ensemble has one for each member")
     for part, start in zip(parts, starts, strict=True):
         try:
-            part.load_state_dict(trained_weights(start.folder))
+            part.load_state_dict(trained_weights(start.folder, start.which))
         except RuntimeError as error:
             raise ValueError(f"this recipe's network is not that of {start.folder}, its start: {error}") from error
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from steelman.attacks.attack import Attack
 from steelman.attacks.mode import evaluation_mode
@@ -17,10 +17,11 @@ from steelman.attacks.oracle import Oracle
 from steelman.data.dataset import Dataset
 from steelman.defences.game import CLASSIFIER, Average, Descend, Game, Player, Step
 from steelman.losses import Goal
+from steelman.norms import per_image
 from steelman.optimisers import SGD, Optimiser
 from steelman.randomness import Draws
 from steelman.schedules import Constant, Schedule
-from steelman.types import Batch, Images, Labels, PerImage
+from steelman.types import Batch, Images, Labels, PerImage, Radius
 
 GENERATOR = "generator"
 
@@ -44,6 +45,8 @@ class Adversary(Attack, Game):
     """
 
     optimal: ClassVar[bool] = False
+    batch_size: ClassVar[int] = 128
+    """On how many images its authors train it."""
 
     generator: Any = field(default=None, kw_only=True)
     optimiser: Optimiser = field(default=SGD(lr=0.01), kw_only=True)
@@ -125,6 +128,16 @@ class AttackTraining(Game):
 
     def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]:
         yield from self.adversary.learn(nets, batch)
+
+
+def check_radius(eps: Radius) -> None:
+    """Raises ValueError where a radius, of one image or of several, is negative or not finite."""
+    per_image(eps, torch.zeros(1 if isinstance(eps, float | int) else len(eps), 1))
+
+
+def answer(network: nn.Module, x: Images) -> Tensor:
+    """What a network makes of images, in their type, whatever its own is."""
+    return network(x.to(next(network.parameters()).dtype)).to(x.dtype)
 
 
 def standing_for(value: PerImage, x: Images, slope: Images) -> PerImage:

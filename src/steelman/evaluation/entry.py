@@ -18,8 +18,8 @@ class Entry:
 
     name        how the report calls it
     evaluation  its table
-    log         its training, one mapping per epoch with "epoch", "loss", "clean", "robust", "test_clean",
-                "test_rho_2", as far as they are known; epoch 0 is before training
+    log         its training, one mapping per epoch with "epoch" and any of the keys of `plots.LOGGED`, as far as they
+                are known; epoch 0 is before training
     gallery     a few images attacked, the same for every entry
     info        what else a reader should know: data, network, defence, seed, time
     """

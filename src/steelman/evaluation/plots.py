@@ -20,9 +20,11 @@ INK, RULE = "#1A1B1C", "#9A9B9C"
 LOGGED = {
     "clean": "accuracy, held-out images",
     "robust": "accuracy under attack, held-out images",
+    "generated": "accuracy under the generator, held-out images",
     "test_clean": "accuracy, test images",
     "test_rho_2": "ρ₂, test images",
     "loss": "training loss",
+    "generator loss": "training loss of the generator",
 }
 """What a training log may hold per epoch, and what it is called under a picture."""
 
@@ -37,7 +39,8 @@ def figures(entries: Sequence[Entry]) -> dict[str, "matplotlib.figure.Figure"]:
             stem = f"curve-{norm!r}".lower() + ("" if space == "pixels" else f"-{space}")
             found[stem] = draw_curves(curves, space)
     logs = {entry.name: entry.log for entry in entries}
-    return found | {f"convergence-{key}": figure for key, figure in draw_convergence(logs).items()}
+    drawn = {key.replace(" ", "-"): figure for key, figure in draw_convergence(logs).items()}
+    return found | {f"convergence-{key}": figure for key, figure in drawn.items()}
 
 
 def draw_curves(curves: Mapping[str, Curve], unit: str = "pixels") -> "matplotlib.figure.Figure":
@@ -88,7 +91,8 @@ def draw_convergence(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[st
                 axes.plot(*zip(*pairs, strict=True), markersize=3, **look, label=_named(name))
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylim(bottom=0)
+        if all(value >= 0 for pairs in series.values() for _, value in pairs):
+            axes.set_ylim(bottom=0)
         if "accuracy" in label:
             _percent(axes)
         _legend(axes)

@@ -8,23 +8,29 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from steelman.data.dataset import Dataset
+from steelman.defences.game import CLASSIFIER, Game
 from steelman.training.settings import Training
 
 FREE = ("checkpoint_seconds", "tensorboard")
 """Settings of `Training` that change nothing but what is written."""
 
 
-def fingerprint(training: Training, defence: object, nets: nn.ModuleDict, data: Dataset, **more: Any) -> dict[str, str]:
-    """Everything that decides the outcome, under the name by which a user knows it."""
+def fingerprint(training: Training, defence: Game, nets: nn.ModuleDict, data: Dataset, **more: Any) -> dict[str, str]:
+    """Everything that decides the outcome, under the name by which a user knows it.
+
+    The weights of a classifier are among it where it stays as it is: it could have been trained anew in the meantime.
+    """
     shapes = {name: list(value.shape) for name, value in nets.state_dict().items()}
     labels = None if data.labels is None else data.labels.tolist()
     return {
         **{f"training.{item.name}": said(getattr(training, item.name)) for item in fields(training)},
         "defence": said(defence),
         "network": _digest(shapes),
+        **({"classifier": _bits(nets[CLASSIFIER])} if defence.frozen else {}),
         "data": f"{data.name}, {len(data)} images of {data.shape}, labels {_digest(labels)}",
         **{name: said(value) for name, value in more.items()},
     }
@@ -46,6 +52,13 @@ def refuse_other(ours: Mapping[str, str], found: Mapping[str, str], folder: Path
 def said(value: object) -> str:
     """A setting as it was written, the same in every process."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # an object's address is another in every process
+
+
+def _bits(net: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for value in net.state_dict().values():
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _digest(value: object) -> str:

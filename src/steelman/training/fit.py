@@ -188,7 +188,7 @@ class _Run:
             self.seen += len(part)
             for name, loss in losses.items():
                 self.losses[name] = self.losses.get(name, 0.0) + loss * len(part)
-            bar.step(next(iter(self._mean_losses().values())))
+            bar.step(self._mean_losses())
             self._compare_buffers()
             due = time.monotonic() - saved > self.training.checkpoint_seconds
             stopping, due = self.group.any(stop.asked, due)

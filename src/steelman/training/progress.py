@@ -1,12 +1,13 @@
 """The progress bar of training: silent unless a person watches."""
 
 import sys
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
 
 class TrainingBar:
-    """Epochs and batches done, loss, the latest accuracies and the time left; on standard error if it is a terminal."""
+    """Epochs and batches done, losses, the latest accuracies, the time left; on standard error if it is a terminal."""
 
     def __init__(self, wanted: bool, epochs: int, batches: int) -> None:
         self._bar = None
@@ -44,13 +45,15 @@ class TrainingBar:
         if self._bar:
             self._bar.update(self._task, completed=epoch * self._batches + batch)
 
-    def step(self, loss: float) -> None:
+    def step(self, losses: Mapping[str, float]) -> None:
         if self._bar:
-            self._bar.update(self._task, advance=1, note=f"loss {loss:.4f}{self._latest}")
+            shown = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+            self._bar.update(self._task, advance=1, note=f"{shown}{self._latest}")
 
     def line(self, line: dict[str, Any]) -> None:
         """Show what was measured at the end of an epoch."""
-        shown = {"clean": "clean", "robust": "robust", "test_clean": "test", "test_rho_2": "rho_2"}
-        self._latest = "".join(f"  {name} {line[key]:.4f}" for key, name in shown.items() if key in line)
+        named = {"test_clean": "test", "test_rho_2": "rho_2"}
+        shown = ("clean", "robust", "generated", *named)
+        self._latest = "".join(f"  {named.get(key, key)} {line[key]:.4f}" for key in shown if key in line)
         if self._bar:
             self._bar.update(self._task, description=f"epoch {min(line['epoch'] + 1, self._epochs)}")

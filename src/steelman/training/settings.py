@@ -82,6 +82,12 @@ class Training:
         if self.monitor is not None and not self.validation:
             raise ValueError("monitor attacks held-out images: set validation, such as 0.1")
 
+    @property
+    def for_the_classifier(self) -> list[str]:
+        """The settings here that do nothing where the classifier stays as it is."""
+        names = ("optimiser", "schedule", "ema", "swa", "monitor", "track_test")
+        return [name for name in names if getattr(self, name) != getattr(Training(), name)]
+
 
 @dataclass(frozen=True)
 class History:

@@ -100,7 +100,7 @@ def _pictures(entries: Sequence[Entry]) -> dict[str, list[dict[str, str]]]:
             norm, _, space = what.partition("-")
             about = f"Accuracy versus {norm.capitalize()} radius" + (f" ({space} space)" if space else "")
         else:
-            about = f"{_headed(LOGGED[what])}, by epoch"
+            about = f"{_headed(LOGGED[what.replace('-', ' ')])}, by epoch"
         found[kind].append(
             {"about": about, "svg": _inline(svg(figure, stem, transparent=True), f"{about}, for {names}")}
         )

@@ -1,0 +1,86 @@
+"""A learned adversary trained against the classifier of a run: `steelman attack-train`."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from steelman import config
+from steelman.adversaries.adversary import Adversary, AttackTraining
+from steelman.attacks.pgd import PGD
+from steelman.naming import nearest
+from steelman.norms import L2
+from steelman.recipe import Recipe, changed, find_recipe, load_recipe
+from steelman.runs import Run, train_recipe
+
+HELD_OUT = 1000
+"""At most so many training images, and at most a tenth, choose the generator."""
+
+
+def attack_train(
+    victim: Path,
+    adversary: str,
+    runs: Path,
+    data: Path | None,
+    changes: list[str] | None = None,
+    called: str | None = None,
+) -> Run:
+    """Train a learned adversary against the classifier of a run, which stays as it is.
+
+    victim     the run's folder, or a checkpoint in it
+    adversary  its name, or a recipe whose defence is AttackTraining, of which defence, training and evaluation count
+    changes    of the recipe that is made of both, such as "defence.adversary.eps=0.1"
+    called     the new run's folder in `runs`; default ADVERSARY-on-RUN
+
+    A run that is there already goes on where it stopped; a finished one is returned as it is.
+
+    Raises:
+        FileNotFoundError, ValueError: no such run, adversary or recipe; settings that cannot be right; the folder holds
+            an attack on another classifier or with other settings.
+    """
+    run = Run.open(victim)
+    name, settings = _chosen(adversary, run, data)
+    settings |= {"data": config.write(run.recipe.data), "network": run.recipe.network, "start": str(run.checkpoint)}
+    if "evaluation" not in settings:
+        before = [change for change in changes or [] if not change.lstrip().startswith("evaluation")]
+        settings["evaluation"] = {"attacks": _battery(_adversary(settings, before))}
+    recipe = config.read(Recipe, changed(settings, changes))
+    last = "" if run.which == "best" else f"-{run.which}"
+    called = called or f"{name}-on-{run.folder.resolve().name}{last}"
+    return train_recipe(recipe, runs / called / "recipe.toml", runs, called, data)
+
+
+def _chosen(adversary: str, run: Run, data: Path | None) -> tuple[str, dict[str, Any]]:
+    """What the new run is called after, and its defence and training; of a recipe its evaluation too."""
+    known = config.concrete(Adversary)
+    if adversary in known:
+        held = min(HELD_OUT, len(run.data("train", data)) // 10)
+        return adversary, {
+            "defence": {"kind": AttackTraining.__name__, "adversary": {"kind": adversary}},
+            "training": {"batch_size": known[adversary].batch_size, "validation": held},
+        }
+    try:
+        path = find_recipe(adversary)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"there is no learned adversary {adversary}; {nearest(adversary, known)} (or give a recipe whose defence "
+            "is AttackTraining)"
+        ) from error
+    recipe = load_recipe(path)
+    if not isinstance(recipe.defence, AttackTraining):
+        raise ValueError(f"{path} does not attack a classifier: its defence is {recipe.defence}, not AttackTraining")
+    return path.stem, {name: config.write(getattr(recipe, name)) for name in ("defence", "training", "evaluation")}
+
+
+def _adversary(settings: dict[str, Any], changes: list[str]) -> Adversary:
+    defence = config.read(Recipe, changed(settings, changes)).defence
+    if not isinstance(defence, AttackTraining):
+        raise ValueError(f"attack-train leaves the classifier as it is, and {defence} trains it: use steelman train")
+    return defence.adversary
+
+
+def _battery(adversary: Adversary) -> dict[str, Any]:
+    """The adversary by the generator that is being trained, and PGD beside it; L2 to .5 where there is no radius."""
+    eps = getattr(adversary, "eps", None)
+    pgd = PGD(eps=0.5, norm=L2) if eps is None else PGD(eps=eps, norm=getattr(adversary, "norm", PGD.norm))
+    attacks = {type(adversary).__name__: replace(adversary, generator=None), "PGD": replace(pgd, box=adversary.box)}
+    return config.write(attacks)
