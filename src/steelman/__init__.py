@@ -1,6 +1,6 @@
 """Train image classifiers that resist adversarial attack, and find out honestly whether they do."""
 
-from steelman.adversaries import L2LDA, AttackTraining
+from steelman.adversaries import L2LDA, PGN, AttackTraining
 from steelman.attacks import (
     ALMA,
     ANPGD,
@@ -91,6 +91,7 @@ __all__ = [
     "MIM",
     "MMA",
     "PGD",
+    "PGN",
     "TRADES",
     "VAT",
     "YOPO",

@@ -3,5 +3,6 @@ it."""
 
 from steelman.adversaries.adversary import Adversary, AttackTraining
 from steelman.adversaries.l2lda import L2LDA
+from steelman.adversaries.pgn import PGN
 
-__all__ = ["L2LDA", "Adversary", "AttackTraining"]
+__all__ = ["L2LDA", "PGN", "Adversary", "AttackTraining"]

@@ -11,13 +11,13 @@ from steelman.types import Images, Model
 
 
 @contextmanager
-def evaluation_mode(model: Model) -> Iterator[None]:
-    """Evaluation mode and no parameter gradients inside; every flag of every part as it was after."""
+def evaluation_mode(model: Model, frozen: bool = True) -> Iterator[None]:
+    """Evaluation mode and, where `frozen`, no parameter gradients inside; every flag of every part as it was after."""
     if not isinstance(model, nn.Module):
         yield
         return
     modes = [(module, module.training) for module in model.modules()]
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    wanted = [parameter for parameter in model.parameters() if frozen and parameter.requires_grad]
     try:
         if any(training for _, training in modes):
             model.eval()

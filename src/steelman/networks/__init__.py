@@ -6,6 +6,7 @@ from steelman.networks.carlini import CarliniNet
 from steelman.networks.cnn import CNN
 from steelman.networks.conv_resnet import ConvResNet
 from steelman.networks.convnet import ConvNet
+from steelman.networks.convpool import ConvPoolCNN
 from steelman.networks.ensemble import Ensemble
 from steelman.networks.filtered import Filtered
 from steelman.networks.lenet import LeNet
@@ -13,6 +14,7 @@ from steelman.networks.lenet5 import LeNet5
 from steelman.networks.madry import MadryNet
 from steelman.networks.mlp import MLP
 from steelman.networks.nin import NIN
+from steelman.networks.pgn_generator import PGNGenerator
 from steelman.networks.preact_resnet import PreActResNet18
 from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean
 from steelman.networks.rescale import Rescale
@@ -38,6 +40,7 @@ __all__ = [
     "BoundedReLU",
     "CarliniNet",
     "ConvNet",
+    "ConvPoolCNN",
     "ConvResNet",
     "Ensemble",
     "Filtered",
@@ -45,6 +48,7 @@ __all__ = [
     "LeNet5",
     "MadryNet",
     "Normalise",
+    "PGNGenerator",
     "PreActResNet18",
     "Preprocess",
     "Preprocessed",

@@ -12,6 +12,7 @@ from steelman.networks.carlini import CarliniNet
 from steelman.networks.cnn import CNN
 from steelman.networks.conv_resnet import ConvResNet
 from steelman.networks.convnet import ConvNet
+from steelman.networks.convpool import ConvPoolCNN
 from steelman.networks.lenet import LeNet
 from steelman.networks.lenet5 import LeNet5
 from steelman.networks.madry import MadryNet
@@ -28,7 +29,7 @@ from steelman.networks.wide_resnet import WideResNet
 _KINDS: dict[str, Callable[..., nn.Module]] = {
     kind.__name__: kind
     for kind in (
-        *(MLP, LeNet, LeNet5, ConvNet, NIN, CarliniNet, CNN, ConvResNet, MadryNet, SmallCNN),
+        *(MLP, LeNet, LeNet5, ConvNet, ConvPoolCNN, NIN, CarliniNet, CNN, ConvResNet, MadryNet, SmallCNN),
         *(ResNet20, PreActResNet18, WideResNet, AlexNet, ResNet18),
         *(Normalise, StandardiseImage, SubtractMean, Whiten, BitDepth, MedianSmoothing),
     )
