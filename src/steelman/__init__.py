@@ -1,6 +1,6 @@
 """Train image classifiers that resist adversarial attack, and find out honestly whether they do."""
 
-from steelman.adversaries import L2LDA, PGN, AttackTraining
+from steelman.adversaries import GAP, L2LDA, PGN, AdvGAN, AttackTraining
 from steelman.attacks import (
     ALMA,
     ANPGD,
@@ -81,6 +81,7 @@ __all__ = [
     "FAB",
     "FGSM",
     "FMN",
+    "GAP",
     "JSMA",
     "L0",
     "L1",
@@ -95,6 +96,7 @@ __all__ = [
     "TRADES",
     "VAT",
     "YOPO",
+    "AdvGAN",
     "AdversarialTraining",
     "AttackTraining",
     "AutoAttack",

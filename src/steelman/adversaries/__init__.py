@@ -2,7 +2,9 @@
 it."""
 
 from steelman.adversaries.adversary import Adversary, AttackTraining
+from steelman.adversaries.advgan import AdvGAN
+from steelman.adversaries.gap import GAP
 from steelman.adversaries.l2lda import L2LDA
 from steelman.adversaries.pgn import PGN
 
-__all__ = ["L2LDA", "PGN", "Adversary", "AttackTraining"]
+__all__ = ["GAP", "L2LDA", "PGN", "AdvGAN", "Adversary", "AttackTraining"]

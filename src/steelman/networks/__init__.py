@@ -1,5 +1,6 @@
 """Networks, and the fixed layers that stand before them. Each is made for the images and classes of a data set."""
 
+from steelman.networks.advgan import AdvGANCritic, AdvGANGenerator
 from steelman.networks.bounded_relu import BoundedReLU, bounded_relus
 from steelman.networks.building import build
 from steelman.networks.carlini import CarliniNet
@@ -19,6 +20,7 @@ from steelman.networks.preact_resnet import PreActResNet18
 from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean
 from steelman.networks.rescale import Rescale
 from steelman.networks.resnet20 import ResNet20
+from steelman.networks.resnet_generator import ResNetGenerator
 from steelman.networks.small_cnn import SmallCNN
 from steelman.networks.surgery import (
     Stem,
@@ -36,6 +38,8 @@ __all__ = [
     "CNN",
     "MLP",
     "NIN",
+    "AdvGANCritic",
+    "AdvGANGenerator",
     "AlexNet",
     "BoundedReLU",
     "CarliniNet",
@@ -54,6 +58,7 @@ __all__ = [
     "Preprocessed",
     "ResNet18",
     "ResNet20",
+    "ResNetGenerator",
     "Rescale",
     "SmallCNN",
     "StandardiseImage",
