@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from steelman import config
-from steelman.adversaries.adversary import GENERATOR, Adversary
+from steelman.adversaries.adversary import GENERATOR, Adversary, AttackTraining
 from steelman.attacks.attack import Attack
 from steelman.attacks.deepfool import DeepFool
 from steelman.data.dataset import Dataset
@@ -94,10 +94,24 @@ class Run:
         player.load_state_dict(state)
         return player.to(device()).eval()
 
+    def generator(self, kind: type[Adversary], like: Dataset) -> nn.Module:
+        """The network with which such an adversary attacks, which the run trained.
+
+        Raises:
+            ValueError: it trained none, or that of another kind.
+        """
+        game = self.recipe.defence
+        if type(game.adversary if isinstance(game, AttackTraining) else game) is not kind:
+            raise ValueError(
+                f"{self.folder} has no generator of {kind.__name__}, for its defence is {game}: train one (steelman "
+                f"attack-train {self.folder} {kind.__name__}) and give its run's folder as generator"
+            )
+        return self.player(GENERATOR, like)
+
     def attacks(self, like: Dataset) -> dict[str, Attack]:
         """The run's battery, in which an adversary without a generator of its own has the run's."""
         return {
-            name: attack.with_generator(self.player(GENERATOR, like))
+            name: attack.with_generator(self.generator(type(attack), like))
             if isinstance(attack, Adversary) and attack.generator is None
             else attack
             for name, attack in self.recipe.evaluation.attacks.items()

@@ -68,7 +68,7 @@ class Adversary(Attack, Game):
         if self.generator is None:
             network = self.network(data.shape, len(data.classes))
         else:
-            network = deepcopy(self._trained(data.shape))
+            network = deepcopy(self._trained(data.shape, len(data.classes)))
         return {GENERATOR: Player(network, self.optimiser, self.schedule)}
 
     def monitor(self, nets: nn.ModuleDict) -> Attack:
@@ -83,42 +83,64 @@ class Adversary(Attack, Game):
                 f"{type(self).__name__} has learnt to leave the label, not to reach a target; leave target out, or use "
                 "PGD"
             )
-        generator = self._trained(tuple(x.shape[1:])).to(x.device)
+        generator = self._trained(tuple(x.shape[1:]), 1 + int(goal.labels.max()) if len(x) else 0).to(x.device)
         with evaluation_mode(generator):
             return self.perturb(generator, oracle, x, goal.labels, draws)
 
-    def _trained(self, shape: Sequence[int]) -> nn.Module:
+    def _trained(self, shape: Sequence[int], classes: int) -> nn.Module:
+        """The generator that was given, for images of this shape and at least so many classes."""
+        name = type(self).__name__
         if self.generator is None:
             raise ValueError(
-                f"{type(self).__name__} has no generator yet: train one (steelman attack-train RUN "
-                f"{type(self).__name__}) and give its run's folder as generator="
+                f"{name} has no generator yet: train one (steelman attack-train RUN {name}) and give its run's folder "
+                "as generator"
             )
-        generator = _loaded(str(self.generator)) if isinstance(self.generator, str | Path) else self.generator
+        path = self.generator if isinstance(self.generator, str | Path) else None
+        generator = self.generator if path is None else _loaded(str(path), type(self))
         if not isinstance(generator, nn.Module):
             raise ValueError(f"generator is a network or the path of a run; got {generator!r}")
-        wanted = getattr(generator, "shape", None)
-        if wanted is not None and tuple(wanted) != tuple(shape):
-            raise ValueError(f"this generator was trained for images of {tuple(wanted)}; these are {tuple(shape)}")
+        known = getattr(generator, "shape", shape)
+        if tuple(known) != tuple(shape):
+            raise ValueError(
+                f"this generator was trained for images of {tuple(known)}; these are {tuple(shape)}: train one on such"
+            )
+        known = getattr(generator, "classes", None)
+        if known is not None and known < classes:
+            raise ValueError(
+                f"this generator was trained for {known} classes; here are {classes} or more: train one on such"
+            )
         return generator
 
 
 @dataclass(frozen=True)
 class AttackTraining(Game):
-    """Train a learned adversary against the classifier as it is, and leave that alone.
+    """Train a learned adversary's generator against a classifier that stays as it is.
 
-    The generator's share of the adversary's game. Held-out images (`Training.validation`) choose the checkpoint: that
-    under which the classifier's accuracy is lowest. The run's folder is then the adversary's `generator`.
+    Of the adversary's game only the generator's share is played. Held-out images (`Training.validation`) choose the
+    checkpoint: that under which the classifier's accuracy on them is lowest. The run's folder is then what an attack
+    takes as `generator`. `steelman attack-train` makes such a run of any other one; in a recipe, `start` is the
+    classifier.
 
-    adversary  L2LDA, PGN, AdvGAN or GAP
+    adversary  L2LDA, PGN, AdvGAN or GAP. Its `generator`, where it has one, is what training goes on from
 
-    Cost: the generator's, as its card says.
-    Reference: none, a protocol: Yunseok Jang, Tianchen Zhao, Seunghoon Hong and Honglak Lee train a generator so for
-    each classifier that they judge.
+    Cost: the adversary's in training, without the classifier's own descent.
+    Reference: Shumeet Baluja and Ian Fischer, "Adversarial transformation networks: learning to generate adversarial
+    examples", arXiv 2017; Yunseok Jang, Tianchen Zhao, Seunghoon Hong and Honglak Lee, "Adversarial defense via
+    learning to generate diverse attacks", ICCV 2019, experiments.
+
+    Raises:
+        ValueError: another attack than a learned adversary.
     """
 
     frozen: ClassVar[bool] = True
 
     adversary: Adversary
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.adversary, Adversary):
+            raise ValueError(
+                f"AttackTraining trains a learned adversary, such as L2LDA(); {self.adversary} has nothing to train"
+            )
 
     def players(self, data: Dataset) -> dict[str, Player]:
         return self.adversary.players(data)
@@ -159,8 +181,8 @@ def defend(
 
 
 @lru_cache(maxsize=8)
-def _loaded(path: str) -> nn.Module:
+def _loaded(path: str, kind: type[Adversary]) -> nn.Module:
     from steelman.runs import Run
 
     run = Run.open(Path(path))
-    return run.player(GENERATOR, run.data("test", None))
+    return run.generator(kind, run.data("test", None))
