@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from affine import Another
+from generated import learnt
+from steelman.adversaries import L2LDA
 from steelman.attacks import (
     ALMA,
     ANPGD,
@@ -71,6 +73,7 @@ class Case:
 
 
 _SHORT = {"steps": 25, "search_steps": 2, "c": 2.0, "step_size": 0.15}
+_BARE = {"delta": False, "label": False, "width": 2}
 _ROUNDS = {"steps": 20, "step_size": 0.05, "c": 0.1, "c_factor": 10.0, "c_max": 100.0}
 
 ATTACKS = [
@@ -163,6 +166,9 @@ ATTACKS = [
     Case(SigmaZero(steps=20), targeted=True),
     Case(ALMA(steps=25)),
     Case(ALMA(norm=L1, steps=60), targeted=True),
+    Case(learnt(L2LDA(steps=3, width=2)), random=True),
+    Case(learnt(L2LDA(eps=0.2, steps=2, width=2, samples=2)), random=True),
+    Case(learnt(L2LDA(steps=1, step_size=0.3, diversity=0.0, latent=0, normalise="none", **_BARE))),  # L2L*
 ]
 
 OPTIMA: list[Case] = [

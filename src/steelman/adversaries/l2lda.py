@@ -62,11 +62,12 @@ class L2LDA(Adversary):
     It is our reading that the gradient is that of each image's own loss, so that G does not depend on the batch size.
 
     The classifier is in evaluation mode for gradients and G's ascent, in that of the trainer for its own descent; G is
-    in train mode while training, and its batch normalisation sees the whole batch, also over several processes. Early stopping is by held-out images (`Training.validation`), where the authors' is by test images.
+    in train mode while training, and its batch normalisation sees the whole batch, also over several processes. Early
+    stopping is by held-out images (`Training.validation`), where the authors' is by test images.
 
-    Cost per image: as an attack, steps forward and gradient passes and as many of G, times samples, for which 1 forward
-    pass more where that is not 1; in training 2 steps + 1 forward and gradient passes and 2 steps forward and backward
-    passes of G, and then 3 forward and backward passes of the classifier.
+    Cost per image: as an attack, samples (steps - 1) + 1 forward and gradient passes, samples more forward passes where
+    that is not 1, and samples * steps forward passes of G; in training 2 steps + 1 forward and gradient passes and
+    2 steps forward and backward passes of G, and then 3 forward and backward passes of the classifier.
     Reference: Yunseok Jang, Tianchen Zhao, Seunghoon Hong and Honglak Lee, "Adversarial defense via learning to
     generate diverse attacks", ICCV 2019, section 3; Hongge Chen et al., "Learning to learn by zeroth-order and
     gradient oracles", arXiv 2018, section 3.
