@@ -24,6 +24,9 @@ class PGNGenerator(nn.Module):
     gradient, image, label  what is seen, default True each. What is not seen has no channels; without the label all
               images are of one class, so that fc1 has a constant to begin with
 
+    All before conv hangs on the label alone, so it is computed once for each class in the batch, and so is the part of
+    conv that looks at it.
+
     Weights begin as He's normal ones, by the fan that both torch and TensorFlow call fan_in; biases as 0 (code).
 
     Raises:
@@ -47,13 +50,14 @@ class PGNGenerator(nn.Module):
             raise ValueError(f"this generator doubles twice, so sides are multiples of 4; got {height}x{breadth}")
         if width < 1 or hidden < 1:
             raise ValueError(f"PGNGenerator needs width and hidden of at least 1; got {width} and {hidden}")
-        self.shape, self.classes = tuple(shape), classes
-        self.gradient, self.image, self.labels = gradient, image, classes if label else 1
+        self.shape, self.classes = tuple(shape), classes if label else None
+        self.gradient, self.image = gradient, image
         self.seed = (width, height // 4, breadth // 4)
-        self.fc1 = nn.Linear(self.labels, hidden)
-        self.fc2 = nn.Linear(hidden + self.labels, width * height * breadth // 16)
-        self.up1 = nn.ConvTranspose2d(width + self.labels, width, 3, stride=2, padding=1, output_padding=1)
-        self.up2 = nn.ConvTranspose2d(width + self.labels, width, 3, stride=2, padding=1, output_padding=1)
+        labels = self.classes or 1
+        self.fc1 = nn.Linear(labels, hidden)
+        self.fc2 = nn.Linear(hidden + labels, width * height * breadth // 16)
+        self.up1 = nn.ConvTranspose2d(width + labels, width, 3, stride=2, padding=1, output_padding=1)
+        self.up2 = nn.ConvTranspose2d(width + labels, width, 3, stride=2, padding=1, output_padding=1)
         self.conv = nn.Conv2d(width + (gradient + image) * channels, width, 3, padding=1)
         self.out = nn.Conv2d(width, channels, 3, padding=1)
         self.leaky = nn.LeakyReLU(0.2)
@@ -69,11 +73,16 @@ class PGNGenerator(nn.Module):
             if gradients is None:
                 raise ValueError("this generator was trained with the gradient: set gradient=True")
             seen = [gradients, *seen]
-        label = F.one_hot(y if self.labels > 1 else torch.zeros_like(y), self.labels).to(self.fc1.weight.dtype)
+        kinds, place = (torch.zeros_like(y) if self.classes is None else y).unique(return_inverse=True)
+        label = F.one_hot(kinds, self.classes or 1).to(self.fc1.weight.dtype)
         code = self.leaky(self.fc2(torch.cat([self.leaky(self.fc1(label)), label], 1))).unflatten(1, self.seed)
         code = self.leaky(self.up1(_with(code, label)))
         code = self.leaky(self.up2(_with(code, label)))
-        return self.out(self.leaky(self.conv(torch.cat([code, *seen], 1))))
+        of_code, of_seen = self.conv.weight.split([code.shape[1], self.conv.in_channels - code.shape[1]], 1)
+        inner = F.conv2d(code, of_code, self.conv.bias, padding=1)[place]
+        if seen:
+            inner = inner + F.conv2d(torch.cat(seen, 1), of_seen, padding=1)
+        return self.out(self.leaky(inner))
 
 
 def _with(code: Tensor, label: Tensor) -> Tensor:
