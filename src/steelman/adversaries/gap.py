@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from steelman.adversaries.adversary import GENERATOR, Adversary, Learning, answer, check_radius, defend, standing_for
@@ -100,5 +101,6 @@ class GAP(Adversary):
         return Linf.contain(x, self._added(x, answer(generator, x)), self.eps, self.box)
 
     def _added(self, x: Images, raw: Tensor) -> Images:
-        x_adv = x + per_image(self.eps, x) * (raw / column(Linf.size(raw), raw).clamp(min=TINY))
+        largest = column(Linf.size(raw), raw)
+        x_adv = x + per_image(self.eps, x) * (raw / torch.where(largest > 0, largest, 1))
         return x_adv if self.box is None else x_adv.clamp(*self.box)
