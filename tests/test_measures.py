@@ -119,6 +119,19 @@ def test_mean_norm_is_over_successes_and_median_norm_over_all_that_were_attacked
     assert mean_norm(TABLE, "nearest", Linf).value == pytest.approx(mean.value / 2)
 
 
+def test_natural_errors_may_count_as_successes_of_size_0():
+    wrong = [row for row in of("nearest") if row["clean_prediction"] != row["label"]]
+    sizes = sorted(0.0 if row in wrong else row["l2"] if row["success"] else math.inf for row in of("nearest"))
+    won = [size for size in sizes if size < math.inf]
+    mean = mean_norm(TABLE, "nearest", include_natural_errors=True)
+    assert mean.value == pytest.approx(sum(won) / len(won))
+    assert mean.value < mean_norm(TABLE, "nearest").value
+    assert (mean.count, mean.failures) == (41, 41 - len(won))
+    assert median_norm(TABLE, "nearest", include_natural_errors=True).value == np.median(sizes)
+    healed = [row | ({"success": False, "l2": 9.0} if row["image"] == wrong[0]["image"] else {}) for row in ROWS]
+    assert mean_norm(table_of(healed), "nearest", include_natural_errors=True).value == pytest.approx(mean.value)
+
+
 def test_the_median_is_infinite_when_most_attacks_fail():
     rows = [row | {"success": row["success"] and row["image"] % 4 == 0} for row in ROWS]
     median = median_norm(table_of(rows), "nearest")

@@ -91,8 +91,8 @@ def loss_by_step(
     returns the best of them (APGD), gives the losses there.
 
     model, batch_size, seed  as for `accuracy_over_draws`
-    attack                   one that asks for `steps` gradients of all images, or for one where it has no `steps`: without
-                             early leave, and without restarts, targets or samples: draws are for that
+    attack                   one that asks for `steps` gradients of all images (one where it has no such field), without
+                             early leave, restarts, targets or samples, which are what draws are for
     draws                    default 10 (paper)
 
     Cost: the attack's and 1 forward pass per draw.

@@ -117,20 +117,28 @@ def l_2(evaluation: Evaluation, attack: str | None = None) -> Measure:
     return bootstrap(rows["l2"], failures=int((~rows["success"]).sum()))
 
 
-def mean_norm(evaluation: Evaluation, attack: str, norm: Norm | None = None) -> Measure:
+def mean_norm(
+    evaluation: Evaluation, attack: str, norm: Norm | None = None, *, include_natural_errors: bool = False
+) -> Measure:
     """The mean size of a minimal attack's perturbations, over the images on which it succeeded.
 
     `norm` is the attack's own by default. Images that were wrong to begin with had not to be attacked and take no part
-    (unless the attack left the prediction); `count` is of those attacked, `failures` of those that stood.
+    (unless the attack left the prediction); with `include_natural_errors` each is a success of size 0, as in PGN's
+    rho_cw (its code). `count` is of the images that take part, `failures` of those that stood.
     """
-    sizes, success = _attacked(evaluation, attack, norm)
+    sizes, success = _attacked(evaluation, attack, norm, include_natural_errors)
     found = bootstrap(sizes[success])
     return Measure(found.value, found.low, found.high, len(sizes), "length", int((~success).sum()))
 
 
-def median_norm(evaluation: Evaluation, attack: str, norm: Norm | None = None) -> Measure:
-    """The median size of a minimal attack's perturbations, an image on which it failed being infinitely far."""
-    sizes, success = _attacked(evaluation, attack, norm)
+def median_norm(
+    evaluation: Evaluation, attack: str, norm: Norm | None = None, *, include_natural_errors: bool = False
+) -> Measure:
+    """The median size of a minimal attack's perturbations, an image on which it failed being infinitely far.
+
+    Which images take part is as for `mean_norm`.
+    """
+    sizes, success = _attacked(evaluation, attack, norm, include_natural_errors)
     return bootstrap(np.where(success, sizes, np.inf), np.median, failures=int((~success).sum()))
 
 
@@ -268,11 +276,16 @@ def _from_prediction(evaluation: Evaluation, attack: str | None) -> Evaluation:
     return rows
 
 
-def _attacked(evaluation: Evaluation, attack: str, norm: Norm | None) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes and successes on the images that had to be attacked."""
+def _attacked(
+    evaluation: Evaluation, attack: str, norm: Norm | None, include_natural_errors: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes and successes on the images that had to be attacked, and on those that were wrong where these are asked
+    for."""
     rows = _one(evaluation, attack)
-    to_attack = (rows["clean_prediction"] == rows["label"]) | (rows["away_from"] == "prediction")
     sizes = rows[(_own_norm(evaluation, attack) if norm is None else repr(norm)).lower()]
+    to_attack = (rows["clean_prediction"] == rows["label"]) | (rows["away_from"] == "prediction")
+    if include_natural_errors:
+        return np.where(to_attack, sizes, 0.0), rows["success"] | ~to_attack
     return sizes[to_attack], rows["success"][to_attack]
 
 
