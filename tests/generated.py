@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from affine import images, small_net
 from steelman import AttackTraining, Batch
 from steelman.adversaries import Adversary
+from steelman.data import InMemory
 from steelman.training import play
+
+_BLANK = InMemory("blank", torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64), tuple("0123456789"))
 
 
 @final
@@ -27,10 +30,11 @@ class Learnt(nn.Module):
         self.adversary = adversary
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.network = adversary.network((1, 8, 8), 10)
+            players = {name: each.network for name, each in adversary.players(_BLANK).items()}
+        self.network = players["generator"]
         self.classes = self.network.classes
-        nets = nn.ModuleDict({"classifier": small_net(torch.float32), "generator": self})
-        optimisers = {"generator": torch.optim.Adam(self.parameters(), lr=0.02)}
+        nets = nn.ModuleDict({**players, "classifier": small_net(torch.float32), "generator": self})
+        optimisers = {name: torch.optim.Adam(nets[name].parameters(), lr=0.02) for name in players}
         for seed in range(8):
             x = images(16, torch.float32, seed)
             batch = Batch(x, nets["classifier"](x).argmax(1), seeds=torch.arange(16) + 16 * seed)
