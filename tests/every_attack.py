@@ -9,7 +9,7 @@ from torch import Tensor
 
 from affine import Another
 from generated import learnt
-from steelman.adversaries import L2LDA
+from steelman.adversaries import GAP, L2LDA, PGN, AdvGAN
 from steelman.attacks import (
     ALMA,
     ANPGD,
@@ -49,16 +49,18 @@ from steelman.norms import L0, L1, L2, Linf, Norm
 
 @dataclass(frozen=True)
 class Case:
-    """An attack, whether it is run with targets, and whether its point is a small norm (it has no eps)."""
+    """An attack, whether it is run with targets, and whether its point is a small norm (it has no eps, nor a price)."""
 
     attack: Any  # an Attack; Any, since eps, norm and loss belong to subclasses
     targeted: bool = False
     random: bool = False
     """Whether another seed gives other images."""
+    priced: bool = False
+    """Whether it has no radius, but weighs the size of what it does against what that brings."""
 
     @property
     def minimal(self) -> bool:
-        return not hasattr(self.attack, "eps")
+        return not (hasattr(self.attack, "eps") or self.priced)
 
     @property
     def bounded(self) -> bool:
@@ -169,6 +171,10 @@ ATTACKS = [
     Case(learnt(L2LDA(steps=3, width=2)), random=True),
     Case(learnt(L2LDA(eps=0.2, steps=2, width=2, samples=2)), random=True),
     Case(learnt(L2LDA(steps=1, step_size=0.3, diversity=0.0, latent=0, normalise="none", **_BARE))),  # L2L*
+    Case(learnt(AdvGAN(eps=0.2, width=2))),
+    Case(learnt(GAP(eps=0.2, width=2, blocks=1))),
+    Case(learnt(PGN(c=0.1, width=2, hidden=4)), priced=True),
+    Case(learnt(PGN(c=0.01, image=False, label=False, width=2, hidden=4)), priced=True),
 ]
 
 OPTIMA: list[Case] = [

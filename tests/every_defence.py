@@ -18,14 +18,17 @@ from torch import Tensor, nn
 from steelman import (
     AWP,
     FGSM,
+    GAP,
     L2LDA,
     MART,
     MMA,
     PGD,
+    PGN,
     TRADES,
     VAT,
     YOPO,
     AdversarialTraining,
+    AdvGAN,
     AttackTraining,
     Batch,
     Bilateral,
@@ -116,7 +119,13 @@ DEFENCES: dict[str, Game] = {
         label=False,
         optimiser=FAST,
     ),
+    "pgn": PGN(c=1.0, width=2, hidden=4, optimiser=FAST),
+    "pgn, detached, with clean images": PGN(c=1.0, adv_weight=0.5, detach_adv=True, width=2, hidden=4, optimiser=FAST),
+    "advgan": AdvGAN(eps=0.1, width=2, optimiser=FAST),
+    "gap": GAP(eps=0.1, width=2, blocks=1, optimiser=FAST),
     "training of l2l-da": AttackTraining(L2LDA(eps=0.1, steps=2, width=2, optimiser=FAST)),
+    "training of advgan": AttackTraining(AdvGAN(eps=0.1, width=2, optimiser=FAST)),
+    "training of gap": AttackTraining(GAP(eps=0.1, width=2, blocks=1, optimiser=FAST)),
 }
 
 # 97 images in batches of 20: neither the epoch nor the last batch (17) nor two processes' halves come out even.

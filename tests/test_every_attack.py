@@ -249,7 +249,8 @@ def test_one_image_at_a_time_and_batched_agree(case: Case) -> None:
         alone = case.attack(
             model, x[part], y[part], target=None if target is None else target[part], generator=SEEDS[part]
         )
-        torch.testing.assert_close(alone, together[part], rtol=0, atol=1e-7)
+        within = 1e-6 if isinstance(case.attack, Adversary) else 1e-7  # generators count in float32
+        torch.testing.assert_close(alone, together[part], rtol=0, atol=within)
 
 
 @every
