@@ -55,7 +55,7 @@ def _chosen(adversary: str, run: Run, data: Path | None) -> tuple[str, dict[str,
     if adversary in known:
         held = min(HELD_OUT, len(run.data("train", data)) // 10)
         return adversary, {
-            "defence": {"kind": AttackTraining.__name__, "adversary": {"kind": adversary}},
+            "defence": config.write(AttackTraining(known[adversary]())),
             "training": {"batch_size": known[adversary].batch_size, "validation": held},
         }
     try:

@@ -1,7 +1,8 @@
 """A method's docstring, read as a card: what the method pages, `steelman cite` and the help are made from.
 
-A card is one line; paragraphs with the mathematics; one line per field, `name  meaning`, with deeper lines to go on;
-then `Cost:`, `Reference:` and perhaps `Raises:`, each up to the next of them or an empty line. A reference is
+A card is one line; paragraphs with the mathematics; one line per field, `name  meaning`, with deeper lines to go on, or
+for several at once, `name, name  meaning`; then `Cost:`, `Reference:` and perhaps `Raises:`, each up to the next of
+them or an empty line. A reference is
 
     Authors, "Title", Venue Year, section.
 
@@ -42,7 +43,7 @@ KINDS: dict[type, str] = {
 
 PAPER = re.compile(r'(?P<authors>[^"]+), "(?P<title>[^"]+)", (?P<venue>.+?) (?P<year>\d{4})(, (?P<place>.+))?')
 LABEL = re.compile(r"(Cost|Reference|Raises)\b ?([^:]*):\s*(.*)")
-FIELD = re.compile(r"(\w+)  +(\S.*)")
+FIELD = re.compile(r"(\w+(?:, \w+)*)  +(\S.*)")
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def card(method: type) -> Card:
             body.append("")
         elif label:
             labelled[label] = f"{labelled[label]} {line.strip()}".strip()
-        elif (match := FIELD.fullmatch(line)) and match[1] in names:
+        elif (match := FIELD.fullmatch(line)) and names.issuperset(match[1].split(", ")):
             name = match[1]
             fields[name] = match[2]
         elif name and line.startswith(" "):

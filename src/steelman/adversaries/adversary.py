@@ -127,20 +127,11 @@ class AttackTraining(Game):
     Reference: Shumeet Baluja and Ian Fischer, "Adversarial transformation networks: learning to generate adversarial
     examples", arXiv 2017; Yunseok Jang, Tianchen Zhao, Seunghoon Hong and Honglak Lee, "Adversarial defense via
     learning to generate diverse attacks", ICCV 2019, experiments.
-
-    Raises:
-        ValueError: another attack than a learned adversary.
     """
 
     frozen: ClassVar[bool] = True
 
     adversary: Adversary
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.adversary, Adversary):
-            raise ValueError(
-                f"AttackTraining trains a learned adversary, such as L2LDA(); {self.adversary} has nothing to train"
-            )
 
     def players(self, data: Dataset) -> dict[str, Player]:
         return self.adversary.players(data)
