@@ -1,6 +1,7 @@
 """One batch of a game."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steelman import Batch, Plain
-from steelman.training import Descend, Diverged, Game, Step, play
+from steelman.training import Descend, Diverged, Game, Processes, Step, play
 
 
 def players() -> nn.ModuleDict:
@@ -132,3 +133,60 @@ def test_a_gradient_that_is_not_finite_moves_nothing():
     with pytest.raises(Diverged, match="gradient of the classifier is not finite, though its loss is 0"):
         play(Root(), nets, data, descent(nets))
     assert torch.equal(nets["classifier"].weight, before)
+
+
+@dataclass(frozen=True)
+class Clipped(Game):
+    clip: float
+
+    def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Step]:
+        yield Descend(F.cross_entropy(nets["classifier"](batch.x), batch.y), nets["classifier"].parameters())
+        yield Step("classifier", self.clip)
+
+
+@dataclass(frozen=True)
+class Halving(Processes):
+    """As with another process whose gradients are all 0."""
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        for parameter in parameters:
+            assert parameter.grad is not None
+            parameter.grad /= 2
+
+
+@pytest.mark.parametrize("factor", [0.2, 0.7, 3.0])
+@pytest.mark.parametrize("processes", [Processes(), Halving()])
+def test_a_step_clips_the_averaged_gradient_of_the_whole_network(factor: float, processes: Processes):
+    """The norm over all parameters together, after averaging: a gradient within it stays."""
+    nets, data = players(), batch()
+    loss = F.cross_entropy(nets["classifier"](data.x), data.y)
+    slopes = torch.autograd.grad(loss, list(nets["classifier"].parameters()))
+    size = torch.cat([slope.flatten() for slope in slopes]).norm()
+    share = 0.5 if isinstance(processes, Halving) else 1.0
+    clip = factor * size.item()
+    scale = min(clip, share * size.item()) / size
+    wanted = [p - 0.1 * scale * slope for p, slope in zip(nets["classifier"].parameters(), slopes, strict=True)]
+    play(Clipped(clip), nets, data, descent(nets), processes)
+    torch.testing.assert_close(list(nets["classifier"].parameters()), wanted, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_graph_is_kept_for_another_descent_where_it_is_asked_for(keep: bool):
+    nets, data = players(), batch()
+
+    class Both(Game):
+        def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Step]:
+            loss = attacked_loss(nets, batch)
+            yield Descend(loss, nets["classifier"].parameters(), keep=keep)
+            yield Descend(-loss, nets["generator"].parameters())
+            yield Step("generator")
+            yield Step("classifier")
+
+    if not keep:
+        with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+            play(Both(), nets, data, descent(nets))
+        return
+    other = players()
+    play(Both(), nets, data, descent(nets))
+    play(MinMax(), other, data, descent(other))
+    torch.testing.assert_close(list(nets.parameters()), list(other.parameters()))

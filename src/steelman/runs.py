@@ -20,8 +20,9 @@ from steelman.evaluation.gallery import Gallery
 from steelman.networks import Ensemble, Preprocessed
 from steelman.recipe import Recipe, build, device, find_recipe, load_recipe, to_toml
 from steelman.training import checkpoint
+from steelman.training.checkpoint import trained_weights
 from steelman.training.fingerprint import FREE
-from steelman.training.fit import fit, trained_weights
+from steelman.training.fit import fit
 from steelman.training.prepare import Guided, Preparation
 from steelman.training.processes import processes
 

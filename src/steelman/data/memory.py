@@ -80,3 +80,12 @@ class InMemory(Dataset):
 
     def _like(self, images: Tensor, labels: Tensor, index: Tensor) -> "InMemory":
         return InMemory(self.name, images, labels, self.classes, levels=self.levels, index=index)
+
+
+def as_dataset(data: Dataset | tuple[Tensor, Tensor]) -> Dataset:
+    """A pair of images and labels as a data set; a data set as it is."""
+    if isinstance(data, Dataset):
+        return data
+    images, labels = data
+    count = int(labels.max()) + 1 if len(labels) else 0
+    return InMemory("tensors", images, labels, tuple(str(label) for label in range(count)))

@@ -1,7 +1,7 @@
 """What every defence is to the trainer: a game, which says what to descend, into which tensors, and who then moves."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from typing import ClassVar, Generic, TypeVar
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from steelman.attacks.attack import Attack
 from steelman.data.dataset import Dataset
-from steelman.naming import call
+from steelman.naming import call, nearest
 from steelman.optimisers import Optimiser
 from steelman.schedules import Constant, Schedule
 from steelman.types import Batch
@@ -100,6 +100,19 @@ class Game(ABC):
 
     def __str__(self) -> str:
         return call(self) if is_dataclass(self) else repr(self)
+
+
+def players_of(game: Game, data: Dataset, given: Mapping[str, Player]) -> dict[str, Player]:
+    """A game's networks besides the classifier; in place of its own, those that are given.
+
+    Raises:
+        ValueError: it has no player of that name.
+    """
+    own = game.players(data)
+    for name in given:
+        if name not in own:
+            raise ValueError(f"{type(game).__name__} has no player {name!r}; {nearest(name, own)}")
+    return {**own, **given}
 
 
 class Around(Game, Generic[G]):

@@ -4,7 +4,8 @@ from steelman.defences.game import Average, Descend, Game, Player, Step
 from steelman.defences.objective import MicroBatches
 from steelman.optimisers import SGD, Adam, Optimiser
 from steelman.schedules import Constant, Cosine, Linear, Schedule, Steps
-from steelman.training.fit import fit, trained_weights
+from steelman.training.checkpoint import trained_weights
+from steelman.training.fit import fit
 from steelman.training.play import Diverged, play
 from steelman.training.prepare import Crafted, NoisyCopies, Preparation, SoftLabels
 from steelman.training.processes import Processes, processes

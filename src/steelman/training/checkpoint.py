@@ -10,6 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from steelman.defences.game import CLASSIFIER
+
 FORMAT = "steelman 1"
 
 
@@ -52,6 +54,20 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         return _unpack(json.loads(header["state"]), tensors)
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a readable checkpoint ({error}); it may be truncated or corrupt") from error
+
+
+def trained_weights(folder: Path, name: str = "best", net: str = CLASSIFIER) -> dict[str, Tensor]:
+    """A network of a training, its classifier or another player: "best" by validation (the last epoch's where there is
+    none), or "last".
+
+    Raises:
+        ValueError: the training had no such player.
+    """
+    state = load(folder / f"{name}.safetensors")
+    nets = state.get("nets", state)
+    if net not in nets:
+        raise ValueError(f"{folder} has no {net}: the defence of its recipe trained the classifier alone")
+    return nets[net]
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

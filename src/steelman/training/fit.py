@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from steelman.attacks.mode import evaluation_mode
 from steelman.attacks.oracle import check_logits
 from steelman.data.dataset import Dataset
-from steelman.data.memory import InMemory
+from steelman.data.memory import as_dataset
 from steelman.data.split import split_off
-from steelman.defences.game import CLASSIFIER, Game, Player
+from steelman.defences.game import CLASSIFIER, Game, Player, players_of
 from steelman.defences.objective import MicroBatches, Objective
 from steelman.randomness import combine
 from steelman.training import checkpoint
@@ -52,11 +52,12 @@ def fit(
     needed to go on), `best.safetensors` and `log.jsonl`; called again with the same arguments, training goes on where
     it was and ends, in one process, in the same bits as if it had never stopped. `prepare` is applied to the training
     images once the validation images are held out, so that what it makes of those is never trained on. `players` are
-    other networks than the game would make for itself. Under torchrun, every process calls this with the same
-    arguments. torch's global generators are seeded before every batch, and handed back as they were.
+    other networks and optimisers than the game would make for itself, by name. Under torchrun, every process calls this
+    with the same arguments. torch's global generators are seeded before every batch, and handed back as they were.
 
     Raises:
-        ValueError: the folder holds a run with other settings; the data, the network or the defence cannot be trained.
+        ValueError: the folder holds a run with other settings; the data, the network or the defence cannot be trained;
+            the game has no such player.
         Diverged: a loss is NaN or infinite; the message names the batch, the last good checkpoint stays.
         KeyboardInterrupt: after an interrupt (or SIGTERM), once a checkpoint is written.
     """
@@ -102,7 +103,7 @@ class _Run:
         self.merged = _rows(self.memory)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self._number("players"))
-            players = {**self.game.players(self.data), **players}
+            players = players_of(self.game, self.data, players)
         self.nets = nn.ModuleDict({CLASSIFIER: model, **{name: each.network for name, each in players.items()}})
         self.nets.to(self.device)
         builders = {CLASSIFIER: training.optimiser, **{name: each.optimiser for name, each in players.items()}}
@@ -351,29 +352,6 @@ class _Run:
         self.log = state["log"]
         self._write_log()  # a kill may have come between checkpoint and log
         return True
-
-
-def as_dataset(data: Dataset | tuple[Tensor, Tensor]) -> Dataset:
-    """A pair of images and labels as a data set; a data set as it is."""
-    if isinstance(data, Dataset):
-        return data
-    images, labels = data
-    count = int(labels.max()) + 1 if len(labels) else 0
-    return InMemory("tensors", images, labels, tuple(str(label) for label in range(count)))
-
-
-def trained_weights(folder: Path, name: str = "best", net: str = CLASSIFIER) -> dict[str, Tensor]:
-    """A network of a training, its classifier or another player: "best" by validation (the last epoch's where there is
-    none), or "last".
-
-    Raises:
-        ValueError: the training had no such player.
-    """
-    state = checkpoint.load(folder / f"{name}.safetensors")
-    nets = state.get("nets", state)
-    if net not in nets:
-        raise ValueError(f"{folder} has no {net}: the defence of its recipe trained the classifier alone")
-    return nets[net]
 
 
 def _rows(memory: nn.Module | None) -> dict[str, Tensor]:
