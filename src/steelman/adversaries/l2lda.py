@@ -99,6 +99,7 @@ class L2LDA(Adversary):
 
     def __post_init__(self) -> None:
         per_image(self.eps, torch.zeros(1 if isinstance(self.eps, float | int) else len(self.eps), 1))
+        per_image(self.step_size or 0.0, torch.zeros(1, 1), "step_size")
         for name in ("ratio", "total"):
             if getattr(self, name) not in ("mean", "sum"):
                 raise ValueError(f'{name} is "mean" or "sum"; got {getattr(self, name)!r}')
