@@ -1,0 +1,47 @@
+"""The points of PGN's robustness curve: rho_cw against clean accuracy, one for each classifier that was trained."""
+
+from typing import Any
+
+from benchmarks.learned.networks import Networks, name
+
+from steelman import L2, CarliniWagner
+from steelman.data.dataset import Dataset
+from steelman.evaluation import clean_accuracy, evaluate, mean_norm, median_norm
+
+SWEEP = (
+    *(
+        ("naive", 0.0),
+        ("FGM", 1.0),
+        ("PGD", 1.0),
+        ("PGN", 0.2),
+        ("PGN", 0.05),
+        ("PGN", 1.0),
+        ("PGN", 0.1),
+        ("PGN", 0.5),
+    ),
+    *(("FGM", 0.5), ("PGD", 0.5), ("PGN", 2.0), ("FGM", 1.5), ("PGD", 1.5), ("PGN", 0.3), ("PGN", 0.7), ("PGN", 1.5)),
+)
+"""Methods with their radii, and of PGN c, a hundredth of 5 to 200: an image of MNIST is about ten times as far from its
+boundary as one of CIFAR, and c goes with the square. What teaches most comes first."""
+
+
+def point(networks: Networks, test: Dataset, method: str, strength: float) -> dict[str, Any]:
+    net = networks.classifier(method, strength)
+    attack = {"C&W": CarliniWagner(steps=100, search_steps=5)}
+    table = evaluate(net, test, attack, progress=False)
+    mean = mean_norm(table, "C&W", L2, include_natural_errors=True)
+    median = median_norm(table, "C&W", L2, include_natural_errors=True)
+    clean = clean_accuracy(table)
+    return {
+        "method": method,
+        "strength": strength,
+        "name": name(method, strength),
+        "rho_cw": mean.value,
+        "rho_cw interval": [mean.low, mean.high],
+        "failures": mean.failures,
+        "median": median.value,
+        "clean": clean.value,
+        "clean interval": [clean.low, clean.high],
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        "images": table.images,
+    }

@@ -1,0 +1,135 @@
+"""docs/results/learned-figures.md and its pictures, from the figures' data; what is written by hand stays."""
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.learned import networks
+from benchmarks.learned.strength import EPS, against
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from steelman.evaluation import save_figure
+from steelman.evaluation.plots import MARKERS, PALETTE
+
+BEGIN, END = "<!-- written by `make learned-figures` -->", "<!-- end -->"
+TITLES = {"l2lda": "L2L-DA training", "pgd-10": "PGD-10 training"}
+
+
+def write_page(found: dict[str, Any], out: Path) -> None:
+    """The part between the marks, and the pictures, beside `out`."""
+    page = out.with_suffix(".md")
+    text = page.read_text(encoding="utf-8") if page.exists() else f"# Learned adversaries: figures\n\n{BEGIN}\n{END}\n"
+    before, rest = text.split(BEGIN)
+    parts = [write(found, out.parent) for key, write in PARTS.items() if key in found]
+    page.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(parts) + f"\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
+def strength_part(found: dict[str, Any], folder: Path) -> str:
+    victims: dict[str, Any] = found["strength"]
+    figure, all_axes = _panels(len(victims))
+    lines = ["| classifier | c of PGN | mean norm | PGN | FGM there | PGD there |", "|---|---:|---:|---:|---:|---:|"]
+    for axes, (victim, methods) in zip(all_axes, victims.items(), strict=True):
+        for look, (method, points) in zip(_looks(), methods.items(), strict=False):
+            ordered = sorted(points, key=lambda each: each["norm"])
+            axes.plot([p["norm"] for p in ordered], [100 * p["accuracy"] for p in ordered], **look, label=method)
+        _label(axes, f"{victim}-trained", "mean L2 norm of the perturbation", "accuracy, %")
+        for each in against(methods):
+            others = " | ".join("" if each[m] is None else f"{100 * each[m]:.1f}" for m in ("FGM", "PGD"))
+            lines.append(f"| {victim} | {each['c']:g} | {each['norm']:.2f} | {100 * each['accuracy']:.1f} | {others} |")
+    save_figure(figure, folder / "learned-strength.png")
+    told = found["told"]["strength"]
+    return (
+        "## Strength of FGM, PGD and PGN attacks (PGN's figure 3)\n\n"
+        f"Two ConvPool-CNNs of width {networks.WIDTH}, trained with FGM and with PGD-10 in L2 at eps {EPS:g} for "
+        f"{told['iterations']} batches of {networks.BATCH}, and frozen. FGM and PGD are run at several radii; PGN's "
+        f"generator (width {networks.GENERATOR_WIDTH}) is trained for {told['generator iterations']} batches on each "
+        "classifier for each c. *There* is the straight line between two radii, at PGN's mean norm.\n\n"
+        "![accuracy against mean norm](learned-strength.svg)\n\n" + "\n".join(lines) + _signed(told)
+    )
+
+
+def curve_part(found: dict[str, Any], folder: Path) -> str:
+    points: list[dict[str, Any]] = list(found["curve"].values())
+    figure, (axes,) = _panels(1)
+    lines = ["| training | clean | rho_cw | median | not found |", "|---|---:|---:|---:|---:|"]
+    for look, method in zip(_looks(), dict.fromkeys(each["method"] for each in points), strict=False):
+        own = sorted((each for each in points if each["method"] == method), key=lambda each: each["rho_cw"])
+        axes.plot([p["rho_cw"] for p in own], [100 * p["clean"] for p in own], **look, label=method)
+        for each in own:
+            axes.annotate(
+                f"{each['strength']:g}",
+                (each["rho_cw"], 100 * each["clean"]),
+                fontsize=7,
+                xytext=(3, 3),
+                textcoords="offset points",
+            )
+            low, high = each["rho_cw interval"]
+            lines.append(
+                f"| {each['name']} | {100 * each['clean']:.1f} | {each['rho_cw']:.2f} [{low:.2f}, {high:.2f}] | "
+                f"{each['median']:.2f} | {each['failures']} of {each['images']} |"
+            )
+    _label(axes, None, "rho_cw, mean L2 norm of C&W", "clean accuracy, %")
+    save_figure(figure, folder / "learned-curve.png")
+    told = found["told"]["curve"]
+    return (
+        "## Robustness curve (PGN's figures 5 and 7)\n\n"
+        f"One point for each training of a ConvPool-CNN of width {networks.WIDTH}, {told['iterations']} batches of "
+        f"{networks.BATCH}; the number is the radius, or PGN's c. rho_cw is the mean L2 norm of Carlini and Wagner's "
+        "attack (100 steps, 5 search steps) over the images it moved to a wrong class, natural errors counting as 0 as "
+        "in PGN's code.\n\n"
+        "![clean accuracy against rho_cw](learned-curve.svg)\n\n" + "\n".join(lines) + _signed(told)
+    )
+
+
+def steps_part(found: dict[str, Any], folder: Path) -> str:
+    classifiers: dict[str, Any] = found["steps"]
+    figure, all_axes = _panels(len(classifiers))
+    lines = [
+        "| classifier | attack | largest loss at the end | deviation | accuracy: best, mean, worst draw | all draws |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for axes, (classifier, attacks) in zip(all_axes, classifiers.items(), strict=True):
+        title = TITLES.get(classifier.removeprefix("learned_mnist_"), classifier)
+        for look, (attack, each) in zip(_looks(), attacks.items(), strict=False):
+            places = range(len(each["largest"]))
+            axes.errorbar(places, each["largest"], each["deviation"], **look, label=attack, capsize=2)
+            shares = ", ".join(f"{100 * each[key]:.1f}" for key in ("best", "mean accuracy", "worst"))
+            lines.append(
+                f"| {title} | {attack} | {each['largest'][-1]:.3f} | {each['deviation'][-1]:.3f} | {shares} | "
+                f"{100 * each['worst case']:.1f} |"
+            )
+        _label(axes, title, "step", "cross-entropy")
+    save_figure(figure, folder / "learned-steps.png")
+    one = next(iter(next(iter(classifiers.values())).values()))
+    return (
+        "## Loss at every step (L2L-DA's figure 2)\n\n"
+        f"{one['draws']} draws for each of {one['images']} test images: L2L-DA draws z, PGD its random start; steps "
+        "are as many and as long. Lines are each step's mean over the images of the largest loss over the draws, bars "
+        "the mean of the standard deviation over the draws. The paper's lines end at about 1.64 (classifier of L2L-DA) "
+        "and 1.90 (of PGD).\n\n"
+        "![loss at every step](learned-steps.svg)\n\n" + "\n".join(lines) + _signed(found["told"]["steps"])
+    )
+
+
+PARTS = {"strength": strength_part, "curve": curve_part, "steps": steps_part}
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(4.6 * count, 3.4), layout="constrained")
+    return figure, [figure.add_subplot(1, count, place + 1) for place in range(count)]
+
+
+def _looks() -> list[dict[str, Any]]:
+    pairs = zip(PALETTE, MARKERS, strict=True)
+    return [{"color": color, "marker": marker, "markersize": 4, "linewidth": 1.6} for color, marker in pairs]
+
+
+def _label(axes: Axes, title: str | None, x: str, y: str) -> None:
+    axes.set(xlabel=x, ylabel=y, title=title or "")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3, linewidth=0.6)
+    axes.legend(frameon=False)
+
+
+def _signed(told: dict[str, Any]) -> str:
+    return f"\n\n{told['hardware']}, {told['date']}."

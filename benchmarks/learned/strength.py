@@ -1,0 +1,56 @@
+"""PGN's figure 3: accuracy against the mean norm of FGM, PGD and PGN attacks, on two frozen classifiers."""
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from benchmarks.learned.networks import Networks, fgm, name, pgd
+
+from steelman.attacks import Attack
+from steelman.data.dataset import Dataset
+from steelman.types import Model
+
+EPS = 1.0
+"""Of the classifiers. The paper's is .5, on CIFAR-100."""
+RADII = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
+PRICES = (0.5, 0.2, 0.1, 0.05, 0.02)
+"""c of PGN's attacks."""
+VICTIMS = ("FGM", "PGD")
+
+
+def point(model: Model, test: Dataset, attack: Attack) -> dict[str, float]:
+    """Accuracy, an image that was wrong counting as wrong, and the mean L2 norm over all images."""
+    wrong = norm = 0.0
+    for batch in test.in_order(250):
+        with torch.no_grad():
+            natural = model(batch.x).argmax(1) != batch.y
+        found = attack.run(model, batch.x, batch.y, generator=batch.index)
+        wrong += float((natural | found.success).sum())
+        norm += float(found.l2.sum())
+    return {"norm": norm / len(test), "accuracy": 1 - wrong / len(test)}
+
+
+def strengths(networks: Networks, test: Dataset, victim: str) -> dict[str, list[dict[str, float]]]:
+    """Of each attack, a point for every radius or price."""
+    net = networks.classifier(victim, EPS)
+    found: dict[str, list[dict[str, float]]] = {}
+    for method, attack in (("FGM", fgm), ("PGD", pgd)):
+        found[method] = [{"eps": eps, **point(net, test, attack(eps))} for eps in RADII]
+    found["PGN"] = [{"c": c, **point(net, test, networks.attack(name(victim, EPS), net, c))} for c in PRICES]
+    return found
+
+
+def at(points: list[dict[str, float]], norm: float) -> float | None:
+    """The accuracy at a norm, on the straight line between two points."""
+    ordered = sorted(points, key=lambda each: each["norm"])
+    for before, after in pairwise(ordered):
+        if before["norm"] <= norm <= after["norm"] and before["norm"] < after["norm"]:
+            part = (norm - before["norm"]) / (after["norm"] - before["norm"])
+            return before["accuracy"] + part * (after["accuracy"] - before["accuracy"])
+    return None
+
+
+def against(found: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
+    """PGN's points beside the others at the same mean norm."""
+    rivals = [method for method in found if method != "PGN"]
+    return [each | {method: at(found[method], each["norm"]) for method in rivals} for each in found["PGN"]]
