@@ -18,9 +18,11 @@ from torch import nn
 import steelman
 import steelman.data
 import steelman.networks
-from steelman import AWP, FGSM, PGD
+from steelman import AWP, FGSM, PGD, Training, config, fit
 from steelman.cards import card, methods, own_fields
-from steelman.training import play
+from steelman.data import InMemory
+from steelman.recipe import Recipe, find_recipe
+from steelman.training import SGD, Player, play
 from steelman.types import Batch
 
 ROOT = Path(__file__).parent.parent
@@ -89,7 +91,7 @@ def test_the_import_costs_at_most_three_tenths_more_than_torch():
 
 
 def example(page: str) -> ModuleType:
-    (code,) = re.findall(r"^```python\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.S | re.M)
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.S | re.M))
     module = ModuleType("example")
     exec(compile(code, page, "exec"), vars(module))
     return module
@@ -181,6 +183,40 @@ def test_the_example_defence_keeps_the_contract(model, batch):
     play(AWP(defence, gamma=0.1), model, batch, torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(ValueError, match="weight"):
         page.LogitPairing(weight=-1)
+
+
+def test_the_example_game_has_two_players(model, batch):
+    page = example("adding-a-defence.md")
+    shift = page.Shift((1, 3, 4), 0.1)
+    images = InMemory("nine", batch.x, batch.y, tuple("0123"))
+    players = {"shift": Player(shift, SGD(lr=50.0))}
+    log = fit(model, images, page.UniversalTraining(), Training(epochs=3, batch_size=3), players=players).log
+    assert [line["shift loss"] for line in log[1:]] == pytest.approx([-line["loss"] for line in log[1:]])
+    with torch.no_grad():
+        shifted = shift(batch.x)
+        assert 0.05 < (shifted - batch.x).abs().max() <= 0.1 + 1e-6
+        clean, attacked = (nn.functional.cross_entropy(model(x), batch.y) for x in (batch.x, shifted))
+    assert attacked > clean
+
+
+def test_the_page_of_learned_adversaries_runs_and_names_what_there_is(model, batch):
+    text = (DOCS / "learned-adversaries.md").read_text(encoding="utf-8")
+    torch.manual_seed(2)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    seen = {"network": network, "images": torch.rand(12, 1, 8, 8), "labels": torch.arange(12) % 10}
+    for code in re.findall(r"^```python\n(.*?)^```$", text, re.S | re.M):
+        exec(code, seen)
+    assert (seen["x_adv"] - seen["images"]).abs().max() <= 0.3
+    assert len(seen["found"].draws) == 10
+    (toml,) = re.findall(r"^```toml\n(.*?)^```$", text, re.S | re.M)
+    recipe = config.read(Recipe, tomllib.loads(toml))
+    assert [attack.generator for attack in recipe.evaluation.attacks.values()] == [
+        None, "runs/L2LDA-on-learned_mnist_l2lda",
+    ]  # fmt: skip
+    table = text.split("## Which recipe")[1].split("##")[0]
+    named = re.findall(r"`([a-z][\w-]+_[\w-]+)`", table)
+    assert named
+    assert [name for name in named if not find_recipe(name).is_file()] == []
 
 
 def test_the_example_data_set_reads_real_data(tmp_path):
