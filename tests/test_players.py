@@ -1,5 +1,7 @@
 """Games with other networks than the classifier, in the training loop."""
 
+import io
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,9 +16,11 @@ from steelman import Batch, Plain, Training, fit
 from steelman.attacks import Attack
 from steelman.attacks.oracle import Oracle
 from steelman.data import Dataset, Digits, InMemory, split_off
+from steelman.evaluation.plots import draw_convergence
 from steelman.losses import Goal
 from steelman.randomness import Draws
 from steelman.training import SGD, Adam, Descend, Game, Player, Step, Steps, checkpoint, trained_weights
+from steelman.training.progress import TrainingBar
 from steelman.types import Images
 
 TRAINING = Training(epochs=4, batch_size=20, optimiser=SGD(lr=0.05), seed=3)
@@ -198,3 +202,25 @@ def test_an_attack_is_not_continued_against_another_classifier(tmp_path: Path):
     with pytest.raises(ValueError, match="another classifier: use another folder"):
         fit(other, images(), AttackAlone(), TRAINING, folder=tmp_path)
     fit(network(), images(), AttackAlone(), TRAINING, folder=tmp_path)
+
+
+def test_the_bar_names_each_network_and_what_was_measured(monkeypatch: pytest.MonkeyPatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    for name, value in (("TERM", "xterm"), ("COLUMNS", "200")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with TrainingBar(True, 1, 2) as bar:
+        bar.line({"epoch": 0, "clean": 0.5, "generated": 0.25})
+        bar.step({"shift loss": -1.5, "loss": 2.0})
+    assert "shift loss -1.5000  loss 2.0000  clean 0.5000  generated 0.2500" in terminal.getvalue()
+
+
+def test_losses_below_0_are_seen_in_the_curve():
+    log = [{"epoch": 1, "generator loss": -2.5, "loss": 0.5}, {"epoch": 2, "generator loss": -3.0, "loss": 0.25}]
+    drawn = draw_convergence({"run": log})
+    assert drawn["generator loss"].axes[0].get_ylim()[0] < -3
+    assert drawn["loss"].axes[0].get_ylim()[0] == 0
