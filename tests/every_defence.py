@@ -121,10 +121,10 @@ DEFENCES: dict[str, Game] = {
     ),
     "pgn": PGN(c=1.0, width=2, hidden=4, optimiser=FAST),
     "pgn, detached, with clean images": PGN(c=1.0, adv_weight=0.5, detach_adv=True, width=2, hidden=4, optimiser=FAST),
-    "advgan": AdvGAN(eps=0.1, width=2, optimiser=FAST),
+    "advgan": AdvGAN(eps=0.1, width=2, optimiser=SGD(lr=3e-5)),
     "gap": GAP(eps=0.1, width=2, blocks=1, optimiser=FAST),
     "training of l2l-da": AttackTraining(L2LDA(eps=0.1, steps=2, width=2, optimiser=FAST)),
-    "training of advgan": AttackTraining(AdvGAN(eps=0.1, width=2, optimiser=FAST)),
+    "training of advgan": AttackTraining(AdvGAN(eps=0.1, width=2, optimiser=SGD(lr=3e-5))),
     "training of gap": AttackTraining(GAP(eps=0.1, width=2, blocks=1, optimiser=FAST)),
 }
 
