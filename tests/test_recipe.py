@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from steelman import FGSM, PGD, Plain
+from steelman import FGSM, L2LDA, PGD, AttackTraining, Plain
+from steelman.adversaries import Adversary
 from steelman.data import CIFAR10, Digits, InMemory
 from steelman.networks import MLP, BoundedReLU, Ensemble, Preprocessed, StandardiseImage, SubtractMean
 from steelman.recipe import SHIPPED, Battery, Recipe, build, find_recipe, load_recipe, to_toml
@@ -51,6 +52,13 @@ def test_every_shipped_recipe_reads_writes_and_builds(path: Path, tmp_path: Path
         start = load_recipe(path.parent / name)
         assert start.data == recipe.data
         part.load_state_dict(build(start, images).state_dict())
+    players = recipe.defence.players(images)
+    assert isinstance(recipe.defence, Adversary | AttackTraining) == bool(players)
+    for attack in recipe.evaluation.attacks.values():
+        if isinstance(attack, Adversary):  # it is handed the generator that the recipe trains
+            quick = replace(attack, samples=1) if isinstance(attack, L2LDA) else attack
+            one = next(images.in_order(1))
+            quick.with_generator(players["generator"].network)(network.eval(), one.x, one.y)
 
 
 def test_there_are_shipped_recipes_and_they_are_found_by_name():
