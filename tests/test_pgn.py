@@ -59,7 +59,9 @@ def by_hand(pgn: PGN, players: nn.ModuleDict, part: Batch, constant: bool) -> tu
         likely = functional_call(classifier, {**dict(classifier.named_parameters()), **buffers}, (image,)).exp()[0]
         slopes.append(torch.autograd.grad(likely[label] / likely.sum(), image, create_graph=not constant)[0])
     classifier.train(mode)
+    generator.grad_scale = 1.0
     shift = generator(2 * part.x - 1, torch.cat(slopes) / 128, part.y)
+    generator.grad_scale = 1 / 128
     edge = 0.999999 * (2 * part.x - 1)
     x_adv = (torch.tanh(0.5 * torch.log((1 + edge) / (1 - edge)) + shift) + 1) / 2
     adversarial = F.cross_entropy(classifier(x_adv), part.y)
@@ -213,17 +215,20 @@ def test_what_the_generator_sees_does_not_depend_on_the_batch_size():
         for row in range(count):
             image = whole.x[row : row + 1].clone().requires_grad_()
             truth = F.softmax(model(image), 1)[0, whole.y[row]]
-            torch.testing.assert_close(gradients[row], torch.autograd.grad(truth, image)[0][0] / 128)
+            torch.testing.assert_close(gradients[row], torch.autograd.grad(truth, image)[0][0])
         assert torch.equal(images, 2 * whole.x[:count] - 1)
         assert torch.equal(labels, whole.y[:count])
 
 
 def test_it_is_the_gradient_of_the_mean_over_the_codes_batch():
-    part, model, watched = batch(128), nets(training=False)["classifier"], Watched()
+    part, players, watched = batch(128), nets(training=False), Watched()
+    model, generator = players["classifier"], players["generator"]
     PGN(generator=watched)(model, part.x, part.y)
     x = part.x.clone().requires_grad_()
     F.softmax(model(x), 1)[torch.arange(128), part.y].mean().backward()
-    torch.testing.assert_close(watched.seen[0][1], x.grad)
+    torch.testing.assert_close(generator.grad_scale * watched.seen[0][1], x.grad)
+    assert SMALL.network(SHAPE, CLASSES).grad_scale == 1 / 128
+    assert replace(SMALL, grad_scale=3.0).network(SHAPE, CLASSES).grad_scale == 3.0
 
 
 @pytest.mark.parametrize("detach_adv", [False, True])
@@ -431,7 +436,7 @@ def test_bad_input_is_refused():
 def test_the_generator_layer_by_layer(shape: tuple[int, int, int], seed: int):
     """As it is printed: the label at every pixel, gradient and image beside the map, and each image on its own."""
     torch.manual_seed(2)
-    net = PGNGenerator(shape, 4, width=5, hidden=6).double()
+    net = PGNGenerator(shape, 4, width=5, hidden=6, grad_scale=0.3).double()
     own = dict(net.named_parameters())
     x, slope = torch.rand(2, 3, *shape, dtype=torch.float64) - 0.5
     labels = torch.tensor([2, 0, 2])
@@ -444,7 +449,7 @@ def test_the_generator_layer_by_layer(shape: tuple[int, int, int], seed: int):
         for layer in ("up1", "up2"):
             inner = torch.cat([inner, y[:, None, None].expand(-1, *inner.shape[1:])])
             inner = leaky(doubled(inner, own[f"{layer}.weight"], own[f"{layer}.bias"]))
-        inner = torch.cat([inner, gradient, image])
+        inner = torch.cat([inner, 0.3 * gradient, image])
         inner = leaky(F.conv2d(inner[None], own["conv.weight"], own["conv.bias"], padding=1))
         torch.testing.assert_close(answer, F.conv2d(inner, own["out.weight"], own["out.bias"], padding=1)[0])
 

@@ -38,13 +38,15 @@ class PGN(Adversary):
     detach_adv    whether x_adv is a constant of the classifier's loss. Default False: it is differentiated through G
                   and g as well, to second order, as the code does; the paper is silent
     grad_scale    default 1/128: the code takes the gradient of the mean of F over its batches of 128, so that its
-                  generator depends on the batch size; a factor does not
+                  generator depends on the batch size; a factor does not. It is for many thousands of batches: in
+                  hundreds, G makes something only of a larger one, such as 10 (examples/pgn.py)
     gradient, image, label  what G sees, default True each: the ablations of figure 8
-    width, hidden  of G (`networks.PGNGenerator`), default 128 and 1024
+    width, hidden  of G (`networks.PGNGenerator`), default 128 and 1024 (paper)
     optimiser     of G, default Adam(5e-4) (code), which there also trains the classifier
 
-    As an attack it moves every image, also those that are wrong already, by as much as is worth its price. Of other
-    boxes than [0, 1], G sees images and gradients as if they were that, and pays for delta in that measure.
+    A `generator` that is given sees what it saw when it was trained, on that scale. As an attack it moves every image,
+    also those that are wrong already, by as much as is worth its price. Of other boxes than [0, 1], G sees images and
+    gradients as if they were that, and pays for delta in that measure.
 
     g is the gradient in evaluation mode; CE(x_adv, y) is that of one forward pass in the trainer's mode, for both
     losses. (The code's network has no layer with modes.) In `AttackTraining` all is in evaluation mode. The two
@@ -99,6 +101,7 @@ class PGN(Adversary):
             gradient=self.gradient,
             image=self.image,
             label=self.label,
+            grad_scale=self.grad_scale,
         )
 
     def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]:
@@ -141,7 +144,7 @@ class PGN(Adversary):
         low, high = self.box
         shown, like = 2 * (x - low) / (high - low) - 1, next(generator.parameters())
         if slope is not None:
-            slope = (slope * ((high - low) * self.grad_scale)).to(like.dtype)
+            slope = (slope * (high - low)).to(like.dtype)
         shift = generator(shown.to(like.dtype), slope, y).to(x.dtype)
         inside = (torch.atanh(shown * INSIDE) + shift).tanh()
         return (low + (high - low) * (inside + 1) / 2).clamp(low, high)

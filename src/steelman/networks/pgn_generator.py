@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 @final
 class PGNGenerator(nn.Module):
-    """An image, its gradient and its label in, a shift of the same shape out, unbounded.
+    """An image, a gradient and a label in, a shift of the image's shape out, unbounded.
 
     The one-hot label goes through fc1 (hidden) and, beside it, fc2, which makes a map of width channels a quarter as
     wide and high as the image. up1 and up2, transposed conv3 of stride 2 with the label at every pixel of their inputs,
-    double it twice. Beside that map stand the gradient and the image in [-1, 1]; conv (3x3, width) and out (3x3, the
-    image's channels, linear) follow. LeakyReLU .2 after all but out.
+    double it twice. Beside that map stand grad_scale times the gradient, and the image in [-1, 1]; conv (3x3, width)
+    and out (3x3, the image's channels, linear) follow. LeakyReLU .2 after all but out.
 
     shape     of one image; height and width are multiples of 4
     classes   of the labels
@@ -23,6 +23,7 @@ class PGNGenerator(nn.Module):
     hidden    default 1024 (paper)
     gradient, image, label  what is seen, default True each. What is not seen has no channels; without the label all
               images are of one class, so that fc1 has a constant to begin with
+    grad_scale  default 1/128, see `PGN`
 
     All before conv hangs on the label alone, so it is computed once for each class in the batch, and so is the part of
     conv that looks at it.
@@ -43,6 +44,7 @@ class PGNGenerator(nn.Module):
         gradient: bool = True,
         image: bool = True,
         label: bool = True,
+        grad_scale: float = 1 / 128,
     ) -> None:
         super().__init__()
         channels, height, breadth = shape
@@ -51,7 +53,7 @@ class PGNGenerator(nn.Module):
         if width < 1 or hidden < 1:
             raise ValueError(f"PGNGenerator needs width and hidden of at least 1; got {width} and {hidden}")
         self.shape, self.classes = tuple(shape), classes if label else None
-        self.gradient, self.image = gradient, image
+        self.gradient, self.image, self.grad_scale = gradient, image, grad_scale
         self.seed = (width, height // 4, breadth // 4)
         labels = self.classes or 1
         self.fc1 = nn.Linear(labels, hidden)
@@ -72,7 +74,7 @@ class PGNGenerator(nn.Module):
         if self.gradient:
             if gradients is None:
                 raise ValueError("this generator was trained with the gradient: set gradient=True")
-            seen = [gradients, *seen]
+            seen = [self.grad_scale * gradients, *seen]
         kinds, place = (torch.zeros_like(y) if self.classes is None else y).unique(return_inverse=True)
         label = F.one_hot(kinds, self.classes or 1).to(self.fc1.weight.dtype)
         code = self.leaky(self.fc2(torch.cat([self.leaky(self.fc1(label)), label], 1))).unflatten(1, self.seed)
