@@ -1,6 +1,6 @@
 """Seconds per epoch of plain, FGM, PGD-10 and PGN training, in turns of a batch each, in one run on one core.
 
-    python -m benchmarks.learned.epoch --hardware "one core of ..."
+    make learned-cost ARGS='--hardware "one core of ..."'
 
 PGN's networks have a quarter of the paper's widths, on images of CIFAR-10's shape; at the paper's widths the operations
 of a batch are counted instead. FGM and PGD are measured twice: as everywhere, and with the classifier's loss
@@ -160,22 +160,19 @@ class _Operations(TorchDispatchMode):
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--width", type=int, default=16, help="of the ConvPool-CNN; the generator has twice that")
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--hardware", default="hardware not told")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    narrow = of_width(options.width, 64)
+    told = {key: getattr(options, key) for key in ("width", "batch", "turns", "hardware")}
+    found: dict[str, Any] = {"told": told | {"date": date.today().isoformat(), "torch": torch.__version__}}
+    found |= {"paper": PAPER, "PGN": measure(of_width(options.width, options.batch), 50_000, options.turns)}
     lenet = trainings(l2lda_games(), LeNet5(), (1, 28, 28), 100)
-    found = {
-        "told": {"hardware": options.hardware, "date": date.today().isoformat(), "width": options.width}
-        | {"turns": options.turns, "torch": torch.__version__},
-        "PGN": measure(narrow, 50_000, options.turns),
-        "PGN, operations": operations(partial(of_width, options.width), 128),
-        "PGN, operations at the paper's width": operations(partial(of_width, 64), 128),
-        "L2L-DA": measure(lenet, 60_000, max(options.turns // 2, 2)),
-        "paper": PAPER,
-    }
+    found["L2L-DA"] = measure(lenet, 60_000, max(options.turns // 2, 2))
+    for width in (options.width, 64):
+        found[f"operations, width {width}"] = operations(partial(of_width, width), 128)
     checkpoint.save_text(options.out, json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 

@@ -1,6 +1,6 @@
 """What L2L-DA costs, beside the passes that it is made of, in one run on one core.
 
-    python -m benchmarks.learned.step --hardware "one core of ..."
+    make learned-cost ARGS='--hardware "one core of ..."'
 
 As an attack: a call of 10 steps, against 10 times one forward and gradient pass of the classifier and one pass of the
 generator on inputs that lie ready. In training: an iteration, against the same passes with their backward passes and
@@ -31,23 +31,24 @@ from steelman.training import checkpoint, play
 
 STEPS, BATCH, CLIP = 10, 100, 1.0
 CASES = {
-    "LeNet5, MNIST, width 8": (LeNet5, (1, 28, 28), 8),
-    "LeNet5, MNIST, width 64": (LeNet5, (1, 28, 28), 64),
-    "ResNet20, CIFAR-10, width 8": (ResNet20, (3, 32, 32), 8),
-    "ResNet20, CIFAR-10, width 64": (ResNet20, (3, 32, 32), 64),
+    "LeNet5, MNIST, width 8": (LeNet5, (1, 28, 28), 8, 100),
+    "LeNet5, MNIST, width 64": (LeNet5, (1, 28, 28), 64, 20),
+    "ResNet20, CIFAR-10, width 8": (ResNet20, (3, 32, 32), 8, 20),
+    "ResNet20, CIFAR-10, width 64": (ResNet20, (3, 32, 32), 64, 0),
 }
+"""Classifier, images, the generator's width, and how many images are trained on, where that is measured."""
 OUT = Path(__file__).parents[2] / "docs" / "results" / "learned-step.json"
 
 
 class Case:
     """A classifier, a generator and images, none of them trained: what costs time is their shape."""
 
-    def __init__(self, kind: Callable[..., nn.Module], shape: tuple[int, int, int], width: int) -> None:
+    def __init__(self, kind: Callable[..., nn.Module], shape: tuple[int, int, int], width: int, batch: int) -> None:
         torch.manual_seed(0)
         self.attack = L2LDA(width=width, steps=STEPS, clip=CLIP)
         self.classifier, self.generator = kind(shape=shape), self.attack.network(shape, 10)
-        self.x, self.y = torch.rand(BATCH, *shape), torch.arange(BATCH) % 10
-        self.seeds = torch.arange(BATCH)
+        self.x, self.y = torch.rand(batch, *shape), torch.arange(batch) % 10
+        self.seeds = torch.arange(batch)
         self.optimisers = {
             CLASSIFIER: torch.optim.SGD(self.classifier.parameters(), 0.0, momentum=0.9),
             "generator": torch.optim.SGD(self.generator.parameters(), 0.0, momentum=0.9),
@@ -152,33 +153,40 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": median(values), "low": low, "high": high}
 
 
-def measure(case: Case, budget: float) -> dict[str, Any]:
-    """Turns of both sides until the time is up, at least five of each."""
-    for warm_up in (case.attack_call, case.attack_passes, case.iteration, case.parts):
-        warm_up()
-    attack: list[tuple[float, float]] = []
-    training: list[tuple[float, dict[str, float]]] = []
+def as_attack(case: Case, budget: float) -> dict[str, Any]:
+    """Turns of both sides until the time is up, at least three of each."""
+    case.attack_call()
+    turns: list[tuple[float, float]] = []
     start = time.process_time()
-    while len(attack) < 5 or time.process_time() - start < budget / 2:
-        attack.append((seconds(case.attack_call), seconds(case.attack_passes)))
-    start = time.process_time()
-    while len(training) < 3 or time.process_time() - start < budget / 2:
-        training.append((seconds(case.iteration), case.parts()))
+    while len(turns) < 3 or time.process_time() - start < budget:
+        turns.append((seconds(case.attack_call), seconds(case.attack_passes)))
     return {
-        "attack": spread([mine / floor for mine, floor in attack]),
-        "attack, ms a step": spread([1000 * mine / STEPS for mine, _ in attack]),
-        "passes, ms a step": spread([1000 * floor / STEPS for _, floor in attack]),
-        "turns": [len(attack), len(training)],
-        "iteration": spread([mine / sum(parts.values()) for mine, parts in training]),
-        "iteration, s": median(mine for mine, _ in training),
-        "parts, s": {name: median(parts[name] for _, parts in training) for name in training[0][1]},
+        "ratio": spread([mine / passes for mine, passes in turns]),
+        "ms a step": spread([1000 * mine / STEPS for mine, _ in turns]),
+        "ms of its passes": spread([1000 * passes / STEPS for _, passes in turns]),
+        "turns": len(turns),
+    }
+
+
+def in_training(case: Case, budget: float) -> dict[str, Any]:
+    case.iteration()
+    turns: list[tuple[float, dict[str, float]]] = []
+    start = time.process_time()
+    while len(turns) < 2 or time.process_time() - start < budget:
+        turns.append((seconds(case.iteration), case.parts()))
+    return {
+        "ratio": spread([mine / sum(parts.values()) for mine, parts in turns]),
+        "s an iteration": median(mine for mine, _ in turns),
+        "s of its parts": {name: median(parts[name] for _, parts in turns) for name in turns[0][1]},
+        "images": len(case.x),
+        "turns": len(turns),
         "classifier's activations": case.alive(),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=20.0, help="of processor time, for each case")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of processor time, for each measurement")
     parser.add_argument("--only", default="", help="cases whose names hold this; nothing is written")
     parser.add_argument("--hardware", default="hardware not told")
     options = parser.parse_args()
@@ -186,7 +194,10 @@ def main() -> None:
     found: dict[str, Any] = {}
     for name, settings in CASES.items():
         if options.only in name:
-            found[name] = measure(Case(*settings), options.seconds)
+            kind, shape, width, trained_on = settings
+            found[name] = {"attack": as_attack(Case(kind, shape, width, BATCH), options.seconds)}
+            if trained_on:
+                found[name]["training"] = in_training(Case(kind, shape, width, trained_on), options.seconds)
             print(name, json.dumps(found[name], indent=1), flush=True)
     if not options.only:
         told = {"hardware": options.hardware, "date": date.today().isoformat(), "torch": torch.__version__}
