@@ -133,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "learned")
-    parser.add_argument("--images", type=int, default=2000, help="the first so many test images")
+    parser.add_argument("--images", type=int, default=1000, help="the first so many test images")
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--only", choices=CLASSIFIERS, help="one classifier's row, such as for another process")
     parser.add_argument("--hardware", default="hardware not told")
