@@ -10,7 +10,7 @@ import torch
 
 from steelman import FGSM, L2LDA, PGD, AttackTraining, Plain
 from steelman.adversaries import Adversary
-from steelman.data import CIFAR10, Digits, InMemory
+from steelman.data import CIFAR10, CIFAR100, Digits, InMemory
 from steelman.networks import MLP, BoundedReLU, Ensemble, Preprocessed, StandardiseImage, SubtractMean
 from steelman.recipe import SHIPPED, Battery, Recipe, build, find_recipe, load_recipe, to_toml
 from steelman.runs import Run, evaluate_run, train
@@ -39,7 +39,7 @@ def test_every_shipped_recipe_reads_writes_and_builds(path: Path, tmp_path: Path
     recipe = load_recipe(path)
     (tmp_path / "again.toml").write_text(to_toml(recipe))
     assert load_recipe(tmp_path / "again.toml") == recipe
-    shape = {Digits: (1, 8, 8), CIFAR10: (3, 32, 32)}.get(type(recipe.data), (1, 28, 28))
+    shape = {Digits: (1, 8, 8), CIFAR10: (3, 32, 32), CIFAR100: (3, 32, 32)}.get(type(recipe.data), (1, 28, 28))
     chance = torch.Generator().manual_seed(0)
     images = InMemory("made", torch.rand(20, *shape, generator=chance), torch.arange(20) % 10, tuple("0123456789"))
     # Of large networks the shapes are enough, which this device alone works out.
