@@ -7,6 +7,7 @@ import pty
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -456,3 +457,21 @@ def test_without_tensorboard_the_remedy_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ImportError, match=r"pip install steelman\[tensorboard\]"):
         fit(network(), images(), Plain(), replace(TRAINING, tensorboard=True), folder=tmp_path)
+
+
+@dataclass(frozen=True)
+class Complaining(Objective):
+    """Warns in every batch, of other images each time."""
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        assert batch.index is not None
+        warnings.warn(f"image {int(batch.index[0])} is odd", stacklevel=1)
+        return Plain()(model, batch)
+
+
+def test_what_every_batch_warns_of_is_said_once_per_training() -> None:
+    for _ in range(2):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            fit(network(), images(), Complaining(), Training(epochs=2, batch_size=20), progress=False)
+        assert sum("is odd" in str(each.message) for each in caught) == 1

@@ -30,6 +30,7 @@ from steelman.training.play import Diverged, play
 from steelman.training.processes import Processes, processes
 from steelman.training.progress import TrainingBar
 from steelman.training.settings import History, Training
+from steelman.training.warned import once_per_place
 from steelman.training.watch import Watch
 from steelman.types import Batch
 
@@ -147,6 +148,7 @@ class _Run:
         epochs = -(-self.total // self.batches)
         with ExitStack() as stack:
             stack.enter_context(_mode_kept(self.nets))
+            stack.enter_context(once_per_place())
             stack.enter_context(torch.random.fork_rng([self.device] if self.device.type == "cuda" else []))
             stop = stack.enter_context(interrupts())
             bar = stack.enter_context(TrainingBar(self.progress and self.group.first, epochs, self.batches))
