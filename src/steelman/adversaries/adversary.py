@@ -16,7 +16,7 @@ from steelman.attacks.mode import evaluation_mode
 from steelman.attacks.oracle import Oracle
 from steelman.data.dataset import Dataset
 from steelman.defences.game import CLASSIFIER, Average, Descend, Game, Player, Step
-from steelman.losses import Goal
+from steelman.losses import Goal, cross_entropy
 from steelman.norms import per_image
 from steelman.optimisers import SGD, Optimiser
 from steelman.randomness import Draws
@@ -44,7 +44,6 @@ class Adversary(Attack, Game):
     schedule   factor on its learning rate
     """
 
-    optimal: ClassVar[bool] = False
     batch_size: ClassVar[int] = 128
     """On how many images its authors train it."""
 
@@ -163,8 +162,6 @@ def defend(
     net: nn.Module, batch: Batch, made: Batch, clean_weight: float, clip: float | None
 ) -> Iterator[Descend | Step]:
     """The classifier's share of a batch: one descent on clean and perturbed images, in one forward pass."""
-    from steelman.losses import cross_entropy
-
     losses = cross_entropy(net(torch.cat([batch.x, made.x])), torch.cat([batch.y, made.y]))
     clean, perturbed = losses[: len(batch)].mean(), losses[len(batch) :].mean()
     yield Descend(clean_weight * clean + (1 - clean_weight) * perturbed, net.parameters())
