@@ -18,6 +18,7 @@ from steelman.networks import (
     AlexNet,
     CarliniNet,
     ConvNet,
+    ConvPoolCNN,
     ConvResNet,
     LeNet,
     LeNet5,
@@ -37,7 +38,7 @@ from steelman.networks import (
     only_trainable,
 )
 
-NETWORKS = [MLP, LeNet, ConvNet, NIN, CarliniNet, CNN, MadryNet, SmallCNN, ConvResNet, LeNet5]
+NETWORKS = [MLP, LeNet, ConvNet, NIN, CarliniNet, CNN, MadryNet, SmallCNN, ConvResNet, LeNet5, ConvPoolCNN]
 
 
 def weight(network: nn.Module, layer: str) -> tuple[Tensor, Tensor]:
@@ -232,6 +233,7 @@ def test_nin_layer_by_layer_and_dropout() -> None:
         (SmallCNN, (1, 15, 28)),
         (ConvResNet, (1, 19, 28)),
         (LeNet5, (1, 27, 28)),
+        (ConvPoolCNN, (1, 7, 9)),
     ],
 )
 def test_images_that_are_too_small_are_refused(network, shape) -> None:
@@ -245,6 +247,7 @@ def test_images_that_are_too_small_are_refused(network, shape) -> None:
         SmallCNN: 16,
         ConvResNet: 20,
         LeNet5: 28,
+        ConvPoolCNN: 8,
     }[network]
     with pytest.raises(
         ValueError, match=f"{network.__name__} needs images of at least {least}x{least}.* got {shape[1]}x"
