@@ -41,17 +41,18 @@ class AdvGAN(Adversary):
     eps           radius in Linf, default .3 (MNIST)
     adv_weight    of the hinge, default 10
     gan_weight    of what the critic thinks, default 1
-    norm_weight   of the size of G's answer as it is before it is clamped (as in paper and re-implementation), default 1
+    norm_weight   of the size of G's answer as it is before it is clamped, default 1
     norm_bound    c, up to which that size is free, in L2, default 0
     width         of G and D, default 8
     clean_weight  as a defence, of clean images, default .5
     optimiser     of G and of D, default Adam(lr=1e-3)
-    schedule      of both, default Steps(at=(.5, .8)): a tenth at 50 and 80 of 100 epochs
+    schedule      of both, default Steps(at=(.5, .8)), for its epochs 50 and 80
 
-    The paper leaves most settings open: weights, networks, least squares for D, the clamp and the rates are those of
-    the common PyTorch re-implementation (github.com/mathcbc/advGAN_pytorch), which was read; its untargeted form is
-    ours. The hinge is of logits, where that code has probabilities, and a mean over the batch, where it has the sum,
-    so that G does not depend on the batch size (both ours). The classifier is in evaluation mode for G.
+    The untargeted form. Networks, weights, least squares for D, the clamp and the rates are those of the common PyTorch
+    re-implementation (mathcbc/advGAN_pytorch on GitHub), but that D has no batch normalisation (ours). The hinge is of
+    logits, where that code has probabilities, and a mean over the batch, where it has the sum, so that G does not
+    depend on the batch size (both ours). The classifier is in evaluation mode for G; G is in train mode while training,
+    and its residual blocks' batch normalisation sees the whole batch, also over several processes.
 
     As a defence (ours) the classifier then descends clean_weight * CE(x, y) + (1 - clean_weight) * CE(x', y), with x'
     made by G as it was. The critic is there in training only: where `generator` is one to train from, it begins afresh.

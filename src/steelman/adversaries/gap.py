@@ -37,11 +37,11 @@ class GAP(Adversary):
     optimiser     of G, default Adam(lr=2e-4, betas=(.5, .999)) (code), for 10 epochs there, of 50 batches of 30
 
     The image-dependent, untargeted form. The authors' code (OmidPoursaeed/Generative_Adversarial_Perturbations on
-    GitHub) was read; it differs in four ways. It takes the logarithm of the batch's mean, which is another loss (ours
-    is a mean over images, so that G does not depend on the batch size). It takes tanh's answer for an image in [0, 1],
-    normalises that as it does images, and then scales each channel down to its radius where it is above. It passes
-    gradients on as if neither that nor the box were there; ours are those of the formula. And it gives G images that
-    are normalised. Where CE is below 1e-12, its logarithm is that of 1e-12, a constant (ours).
+    GitHub) differs in four ways. It takes the logarithm of the batch's mean, which is another loss (ours is a mean over
+    images, so that G does not depend on the batch size). It takes tanh's answer for an image in [0, 1], normalises that
+    as it does images, and then scales each channel down to its radius where it is above. It passes gradients on as if
+    neither that nor the box were there; ours are those of the formula. And it gives G images that are normalised. Where
+    CE is below 1e-12, its logarithm is that of 1e-12, a constant (ours).
 
     The classifier is in evaluation mode for G; G is in train mode while training, and its batch normalisation sees the
     whole batch, also over several processes. As a defence (ours) the classifier then descends clean_weight * CE(x, y) +
