@@ -81,7 +81,6 @@ def l2lda_games() -> dict[str, Game]:
         "plain": Plain(),
         "PGD-10": AdversarialTraining(PGD(0.3, steps=10, step_size=0.075)),
         "L2L-DA, width 8": L2LDA(width=8),
-        "L2L-DA, width 64": L2LDA(width=64),
     }
 
 

@@ -187,21 +187,23 @@ def in_training(case: Case, budget: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seconds", type=float, default=15.0, help="of processor time, for each measurement")
-    parser.add_argument("--only", default="", help="cases whose names hold this; nothing is written")
+    parser.add_argument("--only", default="", help="cases whose names hold this; the others stay as they are")
     parser.add_argument("--hardware", default="hardware not told")
+    parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found: dict[str, Any] = {}
-    for name, settings in CASES.items():
-        if options.only in name:
-            kind, shape, width, trained_on = settings
-            found[name] = {"attack": as_attack(Case(kind, shape, width, BATCH), options.seconds)}
-            if trained_on:
-                found[name]["training"] = in_training(Case(kind, shape, width, trained_on), options.seconds)
-            print(name, json.dumps(found[name], indent=1), flush=True)
-    if not options.only:
-        told = {"hardware": options.hardware, "date": date.today().isoformat(), "torch": torch.__version__}
-        checkpoint.save_text(OUT, json.dumps({"told": told, "cases": found}, indent=1) + "\n")
+    told = {"hardware": options.hardware, "date": date.today().isoformat(), "torch": torch.__version__}
+    known: dict[str, Any] = json.loads(options.out.read_text())["cases"] if options.out.exists() else {}
+    found = {"told": told, "cases": known}
+    for name, (kind, shape, width, trained_on) in CASES.items():
+        if options.only not in name:
+            continue
+        case = {"attack": as_attack(Case(kind, shape, width, BATCH), options.seconds)}
+        if trained_on:
+            case["training"] = in_training(Case(kind, shape, width, trained_on), options.seconds)
+        print(name, json.dumps(case, indent=1), flush=True)
+        found["cases"][name] = case
+        checkpoint.save_text(options.out, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
