@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import final
 
+import torch
 from torch import Tensor, nn
 
 from steelman.networks.batchnorm import GlobalBatchNorm
@@ -51,6 +52,7 @@ class ResNetGenerator(nn.Module):
             nn.Tanh(),
         )
         begin(self)
+        self.to(memory_format=torch.channels_last)  # a quarter faster on processors, where channels are few
 
     def forward(self, images: Tensor) -> Tensor:
         return middle(self.layers(extended(images, least=8, part=4)), images)
