@@ -1,5 +1,7 @@
 """L2L-DA against its formulas, written out, and the traps on the way."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -158,15 +160,18 @@ def test_each_descends_into_its_own_network_alone() -> None:
 
 
 def test_the_generator_ascends_the_loss() -> None:
-    """By finite differences: a small step of length r * |g| gains r * |g|^2."""
+    """By finite differences: a small step of length r * |g| raises the mean cross-entropy by r * |g|^2."""
     nets, data, rate = seated(FREE), batch(), 1e-5
-    loss, _ = learnt(FREE, nets, data)
-    slope = length(torch.autograd.grad(loss, list(nets["generator"].parameters())))
-    kept = parameters(nets["classifier"])
+    network, model = nets["generator"], nets["classifier"]
+    learnt(FREE, nets, data)
+    z = list(network.asked[0][1].split(len(data)))
+    before, _ = written_out(FREE, network.network, model, data, z)
+    slope = length(torch.autograd.grad(before, list(network.parameters())))
+    kept = parameters(model)
     play(AttackTraining(FREE), nets, data, optimisers(nets, generator=rate, classifier=1.0))
-    after, _ = learnt(FREE, nets, data)
-    assert float((loss - after).detach()) == pytest.approx(rate * slope**2, rel=1e-2)
-    assert length(change(nets["classifier"], kept)) == 0
+    after, _ = written_out(FREE, network.network, model, data, z)
+    assert float((after - before).detach()) == pytest.approx(rate * slope**2, rel=1e-2)
+    assert length(change(model, kept)) == 0
 
 
 @pytest.mark.parametrize("clean_weight", [0.5, 1 / 3, 0.0])
@@ -218,6 +223,27 @@ def test_the_classifier_is_in_evaluation_mode_until_its_own_descent_and_the_gene
     play(AttackTraining(adversary), nets, data, optimisers(nets))
     assert int(model.network.norm.num_batches_tracked) == 1
     assert all(module.training for module in nets.modules())
+
+
+def test_no_graph_of_the_classifier_is_kept_until_the_generator_descends() -> None:
+    nets, data = seated(SMALL), batch()
+    made: list[weakref.ref[Tensor]] = []
+
+    def remember(module: nn.Module, given: tuple[Tensor, ...], answer: Tensor) -> None:
+        made.append(weakref.ref(answer))
+
+    for module in nets["classifier"].modules():
+        module.register_forward_hook(remember)
+    descent = next(SMALL.learn(nets, data))
+    gc.collect()
+    assert len(made) > SMALL.steps
+    assert isinstance(descent, Descend)
+    assert not any(each() is not None for each in made)
+    made.clear()
+    kept = nets["classifier"](data.x).sum()
+    gc.collect()
+    assert kept.requires_grad
+    assert any(each() is not None for each in made), "the hooks do not see what a graph keeps"
 
 
 def test_both_gradients_are_clipped() -> None:
