@@ -12,7 +12,7 @@ from steelman.types import Model
 
 EPS = 1.0
 """Of the classifiers. The paper's is .5, on CIFAR-100."""
-RADII = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
+RADII = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
 PRICES = (0.5, 0.3, 0.2, 0.15, 0.1)
 """c of PGN's attacks. At .05 the loss is worth any norm: the generator turns the whole image round."""
 VICTIMS = ("FGM", "PGD")
