@@ -26,7 +26,7 @@ def attacks(victim: Run, data: Path | None) -> dict[str, Attack]:
         )
     eps = adversary.eps
     step_size = eps / 4 if adversary.step_size is None else adversary.step_size
-    generator = run.generator(L2LDA, run.data("test", data))
+    generator = run.generator(adversary, run.data("test", data))
     return {
         "L2L-DA": adversary.with_generator(generator),
         "PGD": PGD(eps, steps=adversary.steps, step_size=step_size),

@@ -59,7 +59,7 @@ def attacks(victim: Run, runs: Path, data: Path | None) -> dict[str, Attack]:
         run = generator(name, victim, runs, data)
         game = run.recipe.defence
         assert isinstance(game, AttackTraining)
-        network = run.generator(kind, run.data("test", data))
+        network = run.generator(game.adversary, run.data("test", data))
         found["L2L-DA" if kind is L2LDA else kind.__name__] = game.adversary.with_generator(network)
     return found
 
