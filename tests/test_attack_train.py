@@ -300,6 +300,8 @@ def test_a_generator_for_other_images_or_classes_is_refused(root: Path):
         attack(MLP(shape=(1, 12, 12), hidden=(8,)), x, y)
     with pytest.raises(ValueError, match=r"trained for 10 classes; here are 12 or more"):
         attack(MLP(shape=(1, 8, 8), hidden=(8,), classes=12), x[..., :8, :8], y + 9)
+    with pytest.raises(ValueError, match=r"trained with normalise='image', delta=True: L2LDA needs that too"):
+        replace(attack, normalise="rms", delta=False)(MLP(shape=(1, 8, 8), hidden=(8,)), x[..., :8, :8], y)
     with pytest.raises(ValueError, match="reach a target"):
         attack(MLP(shape=(1, 8, 8), hidden=(8,)), x[..., :8, :8], y, target=y + 1)
     with pytest.raises(ValueError, match=r"has no generator yet: train one \(steelman attack-train RUN L2LDA\)"):

@@ -95,24 +95,31 @@ class Run:
         player.load_state_dict(state)
         return player.to(device()).eval()
 
-    def generator(self, kind: type[Adversary], like: Dataset) -> nn.Module:
+    def generator(self, adversary: Adversary, like: Dataset) -> nn.Module:
         """The network with which such an adversary attacks, which the run trained.
 
         Raises:
-            ValueError: it trained none, or that of another kind.
+            ValueError: it trained none, that of another kind, or one that saw something else.
         """
-        game = self.recipe.defence
-        if type(game.adversary if isinstance(game, AttackTraining) else game) is not kind:
+        game, kind = self.recipe.defence, type(adversary).__name__
+        theirs = game.adversary if isinstance(game, AttackTraining) else game
+        if not isinstance(theirs, type(adversary)):
             raise ValueError(
-                f"{self.folder} has no generator of {kind.__name__}, for its defence is {game}: train one (steelman "
-                f"attack-train {self.folder} {kind.__name__}) and give its run's folder as generator"
+                f"{self.folder} has no generator of {kind}, for its defence is {game}: train one (steelman "
+                f"attack-train {self.folder} {kind}) and give its run's folder as generator"
+            )
+        saw = {name: getattr(theirs, name) for name in adversary.sees}
+        other = [f"{name}={value!r}" for name, value in saw.items() if getattr(adversary, name) != value]
+        if other:
+            raise ValueError(
+                f"the generator of {self.folder} was trained with {', '.join(other)}: {kind} needs that too"
             )
         return self.player(GENERATOR, like)
 
     def attacks(self, like: Dataset) -> dict[str, Attack]:
         """The run's battery, in which an adversary without a generator of its own has the run's."""
         return {
-            name: attack.with_generator(self.generator(type(attack), like))
+            name: attack.with_generator(self.generator(attack, like))
             if isinstance(attack, Adversary) and attack.generator is None
             else attack
             for name, attack in self.recipe.evaluation.attacks.items()

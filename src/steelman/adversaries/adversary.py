@@ -46,6 +46,8 @@ class Adversary(Attack, Game):
 
     batch_size: ClassVar[int] = 128
     """On how many images its authors train it."""
+    sees: ClassVar[tuple[str, ...]] = ()
+    """The settings that say what the generator is shown: as in its training, so in an attack."""
 
     generator: Any = field(default=None, kw_only=True)
     optimiser: Optimiser = field(default=SGD(lr=0.01), kw_only=True)
@@ -95,7 +97,7 @@ class Adversary(Attack, Game):
                 "as generator"
             )
         path = self.generator if isinstance(self.generator, str | Path) else None
-        generator = self.generator if path is None else _loaded(str(path), type(self))
+        generator = self.generator if path is None else _loaded(str(path), replace(self, generator=None))
         if not isinstance(generator, nn.Module):
             raise ValueError(f"generator is a network or the path of a run; got {generator!r}")
         known = getattr(generator, "shape", shape)
@@ -169,8 +171,8 @@ def defend(
 
 
 @lru_cache(maxsize=8)
-def _loaded(path: str, kind: type[Adversary]) -> nn.Module:
+def _loaded(path: str, adversary: Adversary) -> nn.Module:
     from steelman.runs import Run
 
     run = Run.open(Path(path))
-    return run.generator(kind, run.data("test", None))
+    return run.generator(adversary, run.data("test", None))

@@ -78,6 +78,7 @@ class L2LDA(Adversary):
     """
 
     norm: ClassVar[Norm] = Linf
+    sees: ClassVar[tuple[str, ...]] = ("latent", "normalise", "delta", "label")
     batch_size: ClassVar[int] = 100
 
     eps: Radius = 0.3

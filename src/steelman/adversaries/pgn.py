@@ -65,6 +65,7 @@ class PGN(Adversary):
     """
 
     norm: ClassVar[Norm] = L2
+    sees: ClassVar[tuple[str, ...]] = ("gradient", "image", "label")
 
     c: float = 50.0
     adv_weight: float = 1.0
