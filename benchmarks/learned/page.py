@@ -44,9 +44,9 @@ def strength_part(found: dict[str, Any], folder: Path) -> str:
         f"{told['iterations']} batches of {networks.BATCH}, and frozen. FGM and PGD are run at several radii; PGN's "
         f"generator (width {networks.GENERATOR_WIDTH}) is trained for {told['generator iterations']} batches on each "
         "classifier for each c. *There* is the straight line between two radii, at PGN's mean norm.\n\n"
-        "What differs: the paper's classifiers are of width 64, of CIFAR-100, with eps .5 and 200 epochs; its rates are "
-        f"5e-4 and its average decays by .998, where these are {networks.RATE:g} and {networks.EMA:g}; its gradient "
-        f"images are scaled by 1/128, these by {networks.SCALE:g}. Distances in MNIST are larger, so c is smaller.\n\n"
+        "What differs: the paper's classifiers are of width 64, of CIFAR-100, with eps .5 and 200 epochs; its rates "
+        f"are 5e-4 and its average decays by .998, where these are {networks.RATE:g} and {networks.EMA:g}; its "
+        f"gradient images are scaled by 1/128, these by {networks.SCALE:g}. Distances in MNIST are larger, so c is smaller.\n\n"
         "![accuracy against mean norm](learned-strength.svg)\n\n" + "\n".join(lines) + _signed(told)
     )
 
