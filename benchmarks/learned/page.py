@@ -46,7 +46,8 @@ def strength_part(found: dict[str, Any], folder: Path) -> str:
         "classifier for each c. *There* is the straight line between two radii, at PGN's mean norm.\n\n"
         "What differs: the paper's classifiers are of width 64, of CIFAR-100, with eps .5 and 200 epochs; its rates "
         f"are 5e-4 and its average decays by .998, where these are {networks.RATE:g} and {networks.EMA:g}; its "
-        f"gradient images are scaled by 1/128, these by {networks.SCALE:g}. Distances in MNIST are larger, so c is smaller.\n\n"
+        f"gradient images are scaled by 1/128, these by {networks.SCALE:g}. Distances in MNIST are larger, so c is "
+        "smaller.\n\n"
         "![accuracy against mean norm](learned-strength.svg)\n\n" + "\n".join(lines) + _signed(told)
     )
 
