@@ -201,7 +201,7 @@ def test_the_code_s_weighting_is_the_mean_over_three_batches() -> None:
     made = learnt(adversary, nets, data)[1]
     mean = F.cross_entropy(nets["classifier"](torch.cat([data.x, made.x])), torch.cat([data.y, made.y]))
     losses = play(adversary, nets, data, optimisers(nets))
-    assert losses["classifier"] == pytest.approx(float(mean), rel=1e-6)
+    assert losses["classifier"] == pytest.approx(float(mean.detach()), rel=1e-6)
 
 
 def test_the_classifier_is_in_evaluation_mode_until_its_own_descent_and_the_generator_in_train_mode() -> None:
