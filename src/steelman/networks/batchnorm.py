@@ -16,7 +16,8 @@ class GlobalBatchNorm(nn.Module):
     those of the image's class (class-conditional batch normalisation, as in L2L-DA's code). Scales begin as N(1, .02),
     those of classes as N(0, .02), shifts as 0. Running statistics as torch has them, with momentum .1.
 
-    In train mode every process must call it as often as the others.
+    In train mode every process must call it as often as the others. A last batch of fewer images than processes is the
+    one case in which they do not equal one: who has no image takes part with one of weight 0, which counts here.
     """
 
     running_mean: Tensor
