@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench carlini-tables survey yopo learned-cost learned-figures docs clean
+.PHONY: help setup demo test check format bench carlini-tables survey yopo learned learned-cost learned-figures docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | awk -F '\t' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -45,11 +45,14 @@ survey: .venv/.ready  ## every defence on MNIST, an hour or more, into docs/resu
 yopo: .venv/.ready  ## YOPO beside PGD-40 training on MNIST, hours, into docs/results/; goes on where it stopped
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/yopo.py $(if $(DATA),--data-dir "$(DATA)") $(ARGS)
 
-learned-cost: .venv/.ready  ## what a step, an iteration and an epoch of learned adversaries cost, into docs/results/
+learned: .venv/.ready  ## L2L-DA beside PGD-10 training on MNIST, two or three hours, into docs/results/
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learned.tables $(if $(DATA),--data-dir "$(DATA)") $(ARGS)
+
+learned-cost: .venv/.ready  ## what learned adversaries cost, by the step and the epoch, into docs/results/
 	@for part in step epoch; do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learned.$$part $(ARGS) || exit 1; done
 	@$(BIN)/python -m benchmarks.learned.cost
 
-learned-figures: .venv/.ready  ## the learned adversaries' figures on MNIST, half an hour, into docs/results/; goes on where it stopped
+learned-figures: .venv/.ready  ## the learned adversaries' figures on MNIST, half an hour, into docs/results/
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learned.figures $(if $(DATA),--data-dir "$(DATA)") $(ARGS)
 
 docs: .venv/.ready  ## write docs/methods.md and docs/defences.md anew from docstrings, recipes and examples
