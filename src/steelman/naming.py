@@ -14,7 +14,8 @@ from torch import Tensor, nn
 def nearest(name: str, names: Iterable[str]) -> str:
     """The end of an error message: the name that was probably meant, or all there are."""
     folded = {each.lower(): each for each in sorted(names)}
-    close = difflib.get_close_matches(name.lower(), folded, n=1)
+    close = difflib.get_close_matches(name.lower(), folded)
+    close.sort(key=lambda other: sorted(other) != sorted(name.lower()))  # letters that have changed places come first
     return f"did you mean {folded[close[0]]}?" if close else f"there are {', '.join(folded.values()) or 'none'}"
 
 
