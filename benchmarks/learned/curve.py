@@ -25,13 +25,14 @@ SWEEP = (
 boundary as one of CIFAR, and c goes with the square. What teaches most comes first."""
 
 
-def point(networks: Networks, test: Dataset, method: str, strength: float) -> dict[str, Any]:
+def point(networks: Networks, test: Dataset, few: Dataset, method: str, strength: float) -> dict[str, Any]:
+    """Clean accuracy of all test images, rho_cw of a few."""
     net = networks.classifier(method, strength)
     attack = {"C&W": CarliniWagner(steps=100, search_steps=5)}
-    table = evaluate(net, test, attack, progress=False)
+    table = evaluate(net, few, attack, progress=False)
     mean = mean_norm(table, "C&W", L2, include_natural_errors=True)
     median = median_norm(table, "C&W", L2, include_natural_errors=True)
-    clean = clean_accuracy(table)
+    clean = clean_accuracy(evaluate(net, test, {}, progress=False))
     return {
         "method": method,
         "strength": strength,

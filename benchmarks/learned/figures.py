@@ -33,13 +33,13 @@ CLASSIFIERS = ("learned_mnist_l2lda", "learned_mnist_pgd-10")
 def missing(found: dict[str, Any], networks: Networks, options: argparse.Namespace) -> list[Work]:
     """What is still to do: a figure, a key in it, and how it is made."""
     count = torch.arange(options.images)
-    test = MNIST().load("test", options.data_dir).subset(count)
-    few = test.subset(count[: options.nearest])
+    whole = MNIST().load("test", options.data_dir)
+    test, few = whole.subset(count), whole.subset(count[: options.nearest])
     work: list[Work] = [
         ("strength", victim, partial(strength.strengths, networks, test, victim)) for victim in strength.VICTIMS
     ]
     for method, value in curve.SWEEP:
-        work.append(("curve", f"{method} {value:g}", partial(curve.point, networks, few, method, value)))
+        work.append(("curve", f"{method} {value:g}", partial(curve.point, networks, whole, few, method, value)))
     for name in CLASSIFIERS:
         folder = options.classifiers / name
         if (folder / "best.safetensors").is_file():

@@ -78,9 +78,10 @@ def curve_part(found: dict[str, Any], folder: Path) -> str:
     return (
         "## Robustness curve (PGN's figures 5 and 7)\n\n"
         f"One point for each training of a ConvPool-CNN of width {networks.WIDTH}, {told['iterations']} batches of "
-        f"{networks.BATCH}; the number is the radius, or PGN's c. rho_cw is the mean L2 norm of Carlini and Wagner's "
-        "attack (100 steps, 5 search steps) over the images it moved to a wrong class, natural errors counting as 0 as "
-        "in PGN's code. Settings are those of the figure above.\n\n"
+        f"{networks.BATCH}; the number is the radius, or PGN's c. Clean accuracy is of all test images. rho_cw is the "
+        "mean L2 norm of Carlini and Wagner's attack (100 steps, 5 search steps) over those of a few test images that "
+        "it moved to a wrong class, natural errors counting as 0 as in PGN's code. Settings are those of the figure "
+        "above.\n\n"
         "![clean accuracy against rho_cw](learned-curve.svg)\n\n" + "\n".join(lines) + _signed(told)
     )
 
