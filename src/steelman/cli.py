@@ -24,6 +24,7 @@ class _Train(TyperCommand):
         ADVERSARIES,
         ("preparation", "Preparations of the training images (prepare = [{ kind = ... }])"),
     )
+    left_out: tuple[str, ...] = ()
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         super().format_help(ctx, formatter)
@@ -37,12 +38,14 @@ class _Train(TyperCommand):
         for kind, title in self.panels:
             table = Table.grid(padding=(0, 2))
             for each in methods(kind):
-                table.add_row(f"[bold cyan]{each.name}[/]", escape(each.summary))
+                if each.name not in self.left_out:
+                    table.add_row(f"[bold cyan]{each.name}[/]", escape(each.summary))
             Console().print(Panel(table, title=title, title_align="left", border_style="dim"))
 
 
 class _AttackTrain(_Train):
     panels = (ADVERSARIES,)
+    left_out = ("AttackTraining",)
 
 
 app = typer.Typer(
@@ -118,7 +121,8 @@ def attack_train(
     Called again after any stop, it goes on where it was. The new run's folder is that of any run. Its checkpoint is
     chosen by the training images that are held out: the one under which fewest of them are still classified rightly.
 
-    `steelman evaluate` attacks the classifier by it; any other run by [evaluation.attacks] with generator = "FOLDER".
+    `steelman evaluate` attacks the classifier by it. Another run is attacked by it where an adversary among the attacks
+    of its recipe's evaluation has generator = "FOLDER".
     """
     from steelman.attack_train import attack_train
 
