@@ -1,5 +1,9 @@
 """Shapes and types are checked at every call while tests run."""
 
+import sys
+from collections.abc import Callable
+
+import pytest
 from jaxtyping import install_import_hook
 
 # Before the first import of steelman, so that all of it is checked.
@@ -8,3 +12,23 @@ install_import_hook("steelman", "beartype.beartype")
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """The command as a person calls it: exit code, standard output and standard error."""
+    from steelman import cli
+
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("STEELMAN_DATA", raising=False)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["steelman", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, *capsys.readouterr()
+
+    return run

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from steelman import FGSM, L2LDA, PGD, AttackTraining, Training, cli, evaluate
+from steelman import FGSM, L2LDA, PGD, AttackTraining, Training, evaluate
 from steelman.attack_train import attack_train
 from steelman.cards import methods
 from steelman.data import Digits
@@ -102,9 +102,9 @@ def test_held_out_images_are_a_tenth_and_at_most_a_thousand(root: Path, monkeypa
     assert made.recipe.training == Training(validation=1000, batch_size=L2LDA.batch_size)
 
 
-def test_its_run_is_evaluated_with_its_own_generator(root: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+def test_its_run_is_evaluated_with_its_own_generator(root: Path, call):
     folder = root / "runs" / "L2LDA-on-plain"
-    assert steelman("evaluate", folder, capsys=capsys, monkeypatch=monkeypatch)[0] == 0
+    assert call("evaluate", folder)[0] == 0
     run = Run.open(folder)
     test = run.data("test", None).subset(torch.arange(60))
     adversary = learned(run)
@@ -189,23 +189,6 @@ def test_an_ensembles_run_is_attacked_as_a_whole(root: Path, tmp_path: Path):
     both = train(str(tmp_path / "both.toml"), tmp_path, None)
     run = attack_train(both.folder, "L2LDA", tmp_path, None, [*SMALL[3:5], "training.epochs=0"])
     assert same(trained_weights(run.folder), trained_weights(both.folder))
-
-
-def steelman(*words: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sys, "argv", ["steelman", *map(str, words)])
-    monkeypatch.setenv("COLUMNS", "100")
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as end:
-        code = int(end.code or 0)
-    return code, *capsys.readouterr()
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("STEELMAN_DATA", raising=False)
-    return lambda *words: steelman(*words, capsys=capsys, monkeypatch=monkeypatch)
 
 
 def attacking(root: Path, *words: object) -> list[object]:

@@ -28,27 +28,7 @@ deep_defense = true
 [evaluation.attacks]
 "FGSM .1" = { kind = "FGSM", eps = 0.1 }
 """
-VERBS = ("demo", "train", "evaluate", "compare", "cite")
-
-
-def steelman(
-    *words: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error."""
-    monkeypatch.setattr(sys, "argv", ["steelman", *map(str, words)])
-    code = 0
-    try:
-        cli.main()
-    except SystemExit as end:
-        code = int(end.code or 0)
-    return code, *capsys.readouterr()
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.delenv("STEELMAN_DATA", raising=False)
-    return lambda *words: steelman(*words, capsys=capsys, monkeypatch=monkeypatch)
+VERBS = ("demo", "train", "attack-train", "evaluate", "compare", "cite")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from steelman.adversaries.adversary import GENERATOR, Adversary, Learning, defend, standing_for
+from steelman.adversaries.adversary import GENERATOR, Adversary, Learning, check_radius, defend, standing_for
 from steelman.attacks.best import Best
 from steelman.attacks.mode import evaluation_mode
 from steelman.attacks.oracle import Oracle
@@ -69,8 +69,8 @@ class L2LDA(Adversary):
     that is not 1, and samples * steps forward passes of G; in training 2 steps + 1 forward and gradient passes and
     2 steps forward and backward passes of G, and then 3 forward and backward passes of the classifier.
     Reference: Yunseok Jang, Tianchen Zhao, Seunghoon Hong and Honglak Lee, "Adversarial defense via learning to
-    generate diverse attacks", ICCV 2019, section 3; Hongge Chen et al., "Learning to learn by zeroth-order and
-    gradient oracles", arXiv 2018, section 3.
+    generate diverse attacks", ICCV 2019, section 3; Zhehui Chen, Haoming Jiang, Yuyang Shi, Bo Dai and Tuo Zhao,
+    "Learning to defense by learning to attack", arXiv 2018, 1811.01213 (L2L*).
 
     Raises:
         ValueError: a radius or weight below 0, steps or samples below 1, an unknown choice, diversity without a latent
@@ -99,7 +99,7 @@ class L2LDA(Adversary):
     optimiser: Optimiser = field(default=SGD(lr=0.01, momentum=0.9, weight_decay=1e-5), kw_only=True)
 
     def __post_init__(self) -> None:
-        per_image(self.eps, torch.zeros(1 if isinstance(self.eps, float | int) else len(self.eps), 1))
+        check_radius(self.eps)
         per_image(self.step_size or 0.0, torch.zeros(1, 1), "step_size")
         for name in ("ratio", "total"):
             if getattr(self, name) not in ("mean", "sum"):
