@@ -4,7 +4,7 @@ import os
 import re
 import tomllib
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +12,12 @@ import torch
 from torch import nn
 
 from steelman import config
-from steelman.attacks.attack import Attack
 from steelman.data.dataset import Dataset, Source
 from steelman.defences.game import Game
+from steelman.evaluation.battery import Battery
 from steelman.naming import nearest
 from steelman.training.prepare import Preparation
 from steelman.training.settings import Training
-
-
-@dataclass(frozen=True)
-class Battery:
-    """What to evaluate with; the `[evaluation]` section of a recipe.
-
-    attacks       in pixels, inside the box: a table of names and attacks
-    images        the first so many test images; default all
-    deep_defense  also the Deep Defense paper's measures, in the preprocessed space where there is one: rho_2 and l_2 of
-                  DeepFool with 5 and 50 steps, unclipped, and accuracies at .2, .5 and 1 of eps_ref. Default False
-    """
-
-    attacks: dict[str, Attack] = field(default_factory=dict)
-    images: int | None = None
-    deep_defense: bool = False
-
-    def __post_init__(self) -> None:
-        if self.images is not None and self.images < 1:
-            raise ValueError(f"images is how many test images to evaluate, at least 1; got {self.images}")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from steelman.evaluation.checkup import Checkup
 from steelman.evaluation.gallery import Gallery
 from steelman.evaluation.measures import Measure, measures
 from steelman.evaluation.table import Evaluation
@@ -22,6 +23,8 @@ class Entry:
                 are known; epoch 0 is before training
     gallery     a few images attacked, the same for every entry
     info        what else a reader should know: data, network, defence, seed, time
+    checkup     what was found of the model before it was attacked
+    recipe      the recipe as TOML, where the model has one, for who wants to do it again
     """
 
     name: str
@@ -29,6 +32,8 @@ class Entry:
     log: Sequence[Mapping[str, Any]] = ()
     gallery: Gallery | None = None
     info: Mapping[str, str] = field(default_factory=dict)
+    checkup: Checkup | None = None
+    recipe: str = ""
 
     @cached_property
     def measures(self) -> dict[str, Measure]:
