@@ -14,8 +14,8 @@ from steelman.attacks.attack import Attack
 from steelman.attacks.deepfool import DeepFool
 from steelman.data.dataset import Dataset
 from steelman.evaluation import Evaluation, FromPrediction, evaluate, reference_attacks, reference_epsilon
+from steelman.evaluation.block import Space
 from steelman.evaluation.entry import Entry
-from steelman.evaluation.evaluate import Space
 from steelman.evaluation.gallery import Gallery
 from steelman.networks import Ensemble, Preprocessed
 from steelman.recipe import Recipe, build, device, find_recipe, load_recipe, to_toml

@@ -1,9 +1,10 @@
 """Evaluation: a table of attacked images, and the measures, curves and reports that are read from it."""
 
+from steelman.evaluation.block import FromPrediction
 from steelman.evaluation.curves import Curve, curve
 from steelman.evaluation.draws import DrawnAccuracy, StepLosses, accuracy_over_draws, loss_by_step
 from steelman.evaluation.entry import Entry
-from steelman.evaluation.evaluate import FromPrediction, evaluate
+from steelman.evaluation.evaluate import evaluate
 from steelman.evaluation.export import csv_table, json_table, terminal_table, write
 from steelman.evaluation.gallery import Gallery
 from steelman.evaluation.measures import (
@@ -23,6 +24,7 @@ from steelman.evaluation.measures import (
     worst_case,
 )
 from steelman.evaluation.plots import draw_convergence, draw_curves, figures, save_figure
+from steelman.evaluation.probes import Probe
 from steelman.evaluation.reference import reference_attacks, reference_epsilon
 from steelman.evaluation.report import verdict, write_report
 from steelman.evaluation.table import Evaluation
@@ -35,6 +37,7 @@ __all__ = [
     "FromPrediction",
     "Gallery",
     "Measure",
+    "Probe",
     "StepLosses",
     "accuracy",
     "accuracy_over_draws",

@@ -1,43 +1,27 @@
 """Attack every image with every attack, and write down what came of it."""
 
-import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from steelman.attacks.attack import Attack, check_images, check_labels
-from steelman.attacks.mode import evaluation_mode
-from steelman.attacks.oracle import check_logits
+from steelman.attacks.attack import check_images, check_labels
 from steelman.data.dataset import Dataset
-from steelman.evaluation.table import CLEAN, COLUMNS, Evaluation
-from steelman.losses import cross_entropy
-from steelman.norms import L2, Linf
-from steelman.randomness import combine
-from steelman.types import Batch, Images, Labels, Logits, Model
+from steelman.evaluation.block import Block, Crafter, FromPrediction, Space, method_of, space_of
+from steelman.evaluation.probes.probe import Probe
+from steelman.evaluation.store import Shelf, about_of, merged, refuse_other
+from steelman.evaluation.table import CLEAN, Evaluation
+from steelman.types import Batch, Model
+from steelman.workers import each
 
-Space: TypeAlias = Literal["pixels", "preprocessed"]
+if TYPE_CHECKING:
+    pass
 
-
-@dataclass(frozen=True)
-class FromPrediction:
-    """An attack that leaves the model's own prediction instead of the true label, right or wrong.
-
-    Deep Defense measures rho_2 so: images that the model gets wrong have a distance to their boundary too.
-    """
-
-    attack: Attack
-
-    def __str__(self) -> str:
-        return f"FromPrediction({self.attack})"
-
-
-Crafter: TypeAlias = Attack | FromPrediction
 Data: TypeAlias = Dataset | tuple[Tensor, Tensor]
 
 
@@ -50,52 +34,84 @@ def evaluate(
     seed: int = 0,
     space: Space = "pixels",
     progress: bool = True,
+    columns: bool = True,
+    probes: Sequence[Probe] = (),
+    known: Evaluation | None = None,
+    folder: str | Path | None = None,
+    executor: Executor | None = None,
 ) -> Evaluation:
     """Attack every image with every attack, and write a table with a row per image and attack.
 
-    model       an `nn.Module` or any callable from images to logits. A module is evaluated in evaluation mode with its
-                parameters frozen, and found as it was
+    model       an `nn.Module` or any callable from images to logits, or to classes alone where attacks ask for no more.
+                A module is evaluated in evaluation mode with its parameters frozen, and found as it was
     dataset     a `Dataset`, or images and labels as a pair of tensors
-    attacks     attacks, named by the call that makes them, or a mapping from names to attacks. `FromPrediction(attack)`
-                leaves the model's prediction instead of the label
+    attacks     attacks, named by the call that makes them, or a mapping from names to attacks; they are run in this
+                order. `FromPrediction(attack)` leaves the model's prediction instead of the label
     batch_size  images at once; it does not change the table, but for rounding inside the model
     seed        an image's noise is a hash of this, of its index and of the attack's name
     space       "pixels": attacks act on the images, inside their box. "preprocessed": for a model with `preprocess` and
                 `network`, attacks act on `model.network` without a box, and distances are in that space, as in the
                 papers whose data are preprocessed files
     progress    show a bar, where there is a terminal
+    columns     True: every attack meets every image, so that it has an accuracy of its own. False: only images that are
+                right to begin with are attacked, and a bounded attack meets only those which nothing before it, in this
+                call or in `known`, has felled within its norm and radius: the worst case is the same, and costs less.
+                `FromPrediction` meets all images either way
+    probes      what else is measured of every image; those that need the training set have been begun on it
+    known       a table of the same model and data that is extended: a row that stands in it is not made again, unless
+                it lacks a probe that is asked for
+    folder      where `table.parquet` lies or will lie: as `known`, and saved at the end. Finished blocks of images are
+                kept in it, so that an evaluation that was killed goes on
+    executor    where blocks are worked on, such as `steelman.workers.workers(4)`; default: here, one after the other
 
     Cost: each attack's own, and one forward pass per attack to verify and one for the unattacked images.
 
     Raises:
         ValueError: no images, two attacks of one name, one of them called "clean", a radius per image, a batch size
-            below 1; for "preprocessed" a model without those parts, or an attack that needs a box.
+            below 1; for "preprocessed" a model without those parts, or an attack that needs a box; a known table of
+            another model or other data, or with another attack under one of the names.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+    if known is not None and folder is not None:
+        raise ValueError("give known or folder, not both: the folder's own table is what is extended")
     named = _named(attacks)
     if space == "preprocessed":
         named = {name: _unboxed(name, attack) for name, attack in named.items()}
+    with space_of(model, space):
+        pass  # refuses what has no such space before anything is read
     batches, count = batches_of(dataset, batch_size)
-    columns: dict[str, dict[str, list[Any]]] = {name: {column: [] for column in COLUMNS} for name in (CLEAN, *named)}
-    with space_of(model, space) as (preprocess, network), _bar(progress, count * max(len(named), 1)) as advance:
+    shelf = None if folder is None else Shelf(Path(folder))
+    about = about_of(model, dataset, seed)
+    known = known if shelf is None else shelf.read(about)
+    if known is not None:
+        refuse_other(known, about, named, space)
+
+    def blocks() -> Iterator[Block]:
+        there = None if known is None else known.of_space(space)
         for batch in batches:
-            x = preprocess(batch.x)
-            prediction = _clean(columns[CLEAN], network, batch, x, space)
-            if not named:
-                advance(CLEAN, len(batch))
-            for name, attack in named.items():
-                _attack(columns[name], network, batch, x, space, prediction, name, attack, seed)
-                advance(name, len(batch))
-    whole = {
-        column: np.concatenate([np.asarray(part) for name in columns for part in columns[name][column]])
-        for column in COLUMNS
-    }
-    evaluation = Evaluation.from_columns(whole)
-    if evaluation.images < count:
-        raise ValueError(
-            f"the data set holds {count} images but only {evaluation.images} indices: some stand in it twice"
-        )
+            device = str(batch.x.device.type)
+            if executor is not None:
+                batch = replace(batch, x=batch.x.cpu(), y=batch.y.cpu())
+            rows = None if there is None or batch.index is None else there.of_images(batch.index.tolist())
+            yield Block(model, batch, space, named, tuple(probes), columns, seed, rows, device)
+
+    made = []
+    with _bar(progress, count * max(len(named), 1)) as advance:
+        here = (block.work(advance) for block in blocks())
+        for table in here if executor is None else each(Block.work, blocks(), executor):
+            made.append(table)
+            if shelf is not None:
+                shelf.keep(table, about)
+            if executor is not None or not named:
+                images = len(set(table["image"].to_pylist()))
+                advance(CLEAN, images * max(len(named), 1))
+    evaluation = merged(known, made, [CLEAN, *named], space).with_about(about)
+    whole = evaluation.of_space(space)
+    if known is None and whole.images < count:
+        raise ValueError(f"the data set holds {count} images but only {whole.images} indices: some stand in it twice")
+    if shelf is not None:
+        shelf.close(evaluation)
     return evaluation
 
 
@@ -113,19 +129,15 @@ def _named(attacks: Sequence[Crafter] | Mapping[str, Crafter]) -> dict[str, Craf
     if CLEAN in named:
         raise ValueError('"clean" is the name of the unattacked images; give the attack another one')
     for name, attack in named.items():
-        eps = getattr(_inner(attack), "eps", None)
+        eps = getattr(method_of(attack), "eps", None)
         if isinstance(eps, Tensor) and eps.ndim:
             raise ValueError(f"{name} has a radius per image, which a whole data set cannot share; give it one number")
     return named
 
 
-def _inner(attack: Crafter) -> Attack:
-    return attack.attack if isinstance(attack, FromPrediction) else attack
-
-
 def _unboxed(name: str, attack: Crafter) -> Crafter:
     try:
-        inner = replace(_inner(attack), box=None)
+        inner = replace(method_of(attack), box=None)
     except ValueError as error:
         raise ValueError(
             f"{name} cannot be run in the preprocessed space, which has no box ({error}); run it in pixels"
@@ -148,28 +160,6 @@ def batches_of(dataset: Data, batch_size: int) -> tuple[Iterator[Batch], int]:
 
 
 @contextmanager
-def space_of(model: Model, space: Space) -> Iterator[tuple[Callable[[Tensor], Tensor], Model]]:
-    """The model in evaluation mode, as what stands before the attacked part, and that part.
-
-    Raises:
-        ValueError: the space is not known, or the model has no such part.
-    """
-    if space not in ("pixels", "preprocessed"):
-        raise ValueError(f'space must be "pixels" or "preprocessed"; got {space!r}')
-    preprocess, network = getattr(model, "preprocess", None), getattr(model, "network", None)
-    if space == "preprocessed" and (preprocess is None or network is None):
-        raise ValueError(
-            f"{type(model).__name__} has no preprocess and network, so it has no preprocessed space; wrap it in "
-            'Preprocessed(preprocess, network), or evaluate in "pixels"'
-        )
-    with evaluation_mode(model):
-        if space == "preprocessed" and preprocess is not None and network is not None:
-            yield torch.no_grad()(preprocess), network
-        else:
-            yield (lambda x: x), model
-
-
-@contextmanager
 def _bar(shown: bool, total: int) -> Iterator[Callable[[str, int], None]]:
     """A progress bar over images times attacks; silent where standard error is not a terminal."""
     from rich.console import Console
@@ -180,89 +170,3 @@ def _bar(shown: bool, total: int) -> Iterator[Callable[[str, int], None]]:
     with Progress(*look, console=console, transient=True, disable=not (shown and console.is_terminal)) as progress:
         task = progress.add_task("", total=total)
         yield lambda name, done: progress.update(task, advance=done, description=f"last: {name}")
-
-
-def logits_of(model: Model, x: Images, y: Labels) -> Logits:
-    """What the model says of unattacked images; raises ValueError where that cannot be logits for these labels."""
-    with evaluation_mode(model), torch.no_grad():
-        logits = model(x)
-    check_logits(logits, len(x), int(y.max()))
-    return logits
-
-
-def _clean(rows: dict[str, list[Any]], network: Model, batch: Batch, x: Images, space: Space) -> Tensor:
-    """The rows of the unattacked images; returns their predictions."""
-    check_images(x, None)
-    check_labels("y", batch.y, x)
-    start = time.perf_counter()
-    logits = logits_of(network, x, batch.y)
-    prediction = logits.argmax(1)
-    _write(
-        rows,
-        batch,
-        x,
-        {
-            "attack": CLEAN,
-            "space": space,
-            "parameters": "",
-            "away_from": "label",
-            "norm": None,
-            "eps": 0.0,
-            "gradients": 0,
-            "forwards": 1,
-        },
-        {"l0": 0.0, "l1": 0.0, "l2": 0.0, "linf": 0.0, "seconds": (time.perf_counter() - start) / len(batch)},
-        clean_prediction=prediction,
-        prediction=prediction,
-        success=prediction != batch.y,
-        loss=cross_entropy(logits, batch.y),
-    )
-    return prediction
-
-
-def _attack(
-    rows: dict[str, list[Any]],
-    network: Model,
-    batch: Batch,
-    x: Images,
-    space: Space,
-    prediction: Tensor,
-    name: str,
-    attack: Crafter,
-    seed: int,
-) -> None:
-    assert batch.index is not None
-    inner: Any = _inner(attack)
-    from_prediction = isinstance(attack, FromPrediction)
-    seeds = combine(torch.full((len(x),), seed, dtype=torch.int64), batch.index, zlib.crc32(name.encode()))
-    result = inner.run(network, x, prediction if from_prediction else batch.y, generator=seeds)
-    _write(
-        rows,
-        batch,
-        x,
-        {
-            "attack": name,
-            "space": space,
-            "parameters": repr(inner),
-            "away_from": "prediction" if from_prediction else "label",
-            "norm": None if getattr(inner, "norm", None) is None else repr(inner.norm),
-            "eps": float("nan") if getattr(inner, "eps", None) is None else float(inner.eps),
-        },
-        {"seconds": result.seconds / len(batch)},
-        clean_prediction=prediction,
-        **{
-            column: getattr(result, column)
-            for column in ("prediction", "success", "loss", "l0", "l1", "l2", "linf", "forwards", "gradients")
-        },
-    )
-
-
-def _write(rows: dict[str, list[Any]], batch: Batch, x: Images, *constant: dict[str, Any], **columns: Tensor) -> None:
-    """One batch's rows: what is the same for all images, and one tensor per other column."""
-    for values in constant:
-        for column, value in values.items():
-            rows[column].append(np.full(len(batch), value))
-    sizes = {"x_l2": L2.size(x.double()), "x_linf": Linf.size(x.double())}
-    assert batch.index is not None
-    for column, values in {**columns, **sizes, "image": batch.index, "label": batch.y}.items():
-        rows[column].append(values.detach().cpu().numpy())

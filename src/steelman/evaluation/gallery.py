@@ -2,51 +2,120 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from steelman.attacks.attack import Attack
-from steelman.evaluation.evaluate import logits_of
-from steelman.randomness import combine
-from steelman.types import Flags, Images, Labels, Model, PerImage
+from steelman.evaluation.block import Crafter, FromPrediction, inner, seeds_of
+from steelman.evaluation.evaluate import Data
+from steelman.evaluation.table import CLEAN, Evaluation
+from steelman.norms import L2
+from steelman.types import Batch, Images, Labels, Model, PerImage
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """A few images before and after an attack on one model: `size` is the perturbation's L2 norm."""
+    """A few images and the nearest that a model takes for something else, the smallest perturbation first.
 
+    index       the image's place in its data set
+    prediction  the class that the model gives to `x_adv`; `x` it classified right
+    size        the perturbation's L2 norm
+    attack      by image, the name of the attack that found it
+    """
+
+    index: Labels
     x: Images
     x_adv: Images
     label: Labels
-    clean_prediction: Labels
     prediction: Labels
-    success: Flags
     size: PerImage
-    attack: str
+    attack: tuple[str, ...]
 
     @staticmethod
-    def of(model: Model, x: Images, y: Labels, attack: Attack, *, seed: int = 0) -> "Gallery":
-        """Attack a few images; give every model of a report the same ones.
+    def of(
+        model: Model,
+        dataset: Data,
+        evaluation: Evaluation,
+        attacks: Mapping[str, Crafter],
+        *,
+        count: int = 20,
+        seed: int = 0,
+    ) -> "Gallery | None":
+        """The smallest perturbations in a table, made again; None where no image that was right fell.
 
-        Cost: the attack's, and two forward passes.
+        The classes take turns, so that all are seen: first the nearest image of each, then the second nearest. An image
+        stands with its smallest L2 perturbation over the minimal attacks in L2, or over all attacks where there is none
+        of these. It meets that attack again, with the noise that it met in the evaluation, so that what is shown is
+        what the table's row measured, but for rounding.
+
+        model, dataset, attacks, seed   as they were given to `evaluate`; attacks whose rows in the table are of other
+                                        parameters, or not in pixels, are left out
+        count                           at most so many images; default 20
+
+        Cost: each attack's own, on its images alone.
+
+        Raises:
+            ValueError: a count below 1, or the table has images that the data set has not.
         """
-        clean = logits_of(model, x, y).argmax(1)
-        seeds = combine(torch.full((len(x),), seed), torch.arange(len(x)))
-        found = attack.run(model, x, y, generator=seeds)
-        return Gallery(
-            x.cpu(),
-            found.x_adv.cpu(),
-            y.cpu(),
-            clean.cpu(),
-            found.prediction.cpu(),
-            found.success.cpu(),
-            found.l2.cpu(),
-            str(attack),
-        )
+        if count < 1:
+            raise ValueError(f"count is how many images to show, at least 1; got {count}")
+        chosen = _nearest(evaluation, _shared(evaluation, attacks), count)
+        found = []
+        for name in dict.fromkeys(attack for _, attack in chosen):
+            batch = _batch(dataset, [image for image, attack in chosen if attack == name])
+            result = inner(attacks[name]).run(model, batch.x, batch.y, generator=seeds_of(seed, name, batch.index))
+            parts = (batch.index, batch.x, result.x_adv, batch.y, result.prediction, result.l2)
+            found += [(*one, name) for one in zip(*(part.cpu() for part in parts if part is not None), strict=True)]
+        if not found:
+            return None
+        *columns, names = zip(*sorted(found, key=lambda one: float(one[5])), strict=True)
+        return Gallery(*(torch.stack(column) for column in columns), names)
+
+
+def _shared(evaluation: Evaluation, attacks: Mapping[str, Crafter]) -> Evaluation:
+    """The rows in pixels of the attacks that are as they were."""
+    said = {
+        name: f"FromPrediction({inner(attack)!r})" if isinstance(attack, FromPrediction) else repr(attack)
+        for name, attack in attacks.items()
+    }
+    there = [name for (name, space), now in evaluation.parameters.items() if space == "pixels" and said.get(name) == now]
+    pixels = evaluation.only(space="pixels") if "pixels" in evaluation.spaces else evaluation
+    return pixels.only([CLEAN, *there])
+
+
+def _nearest(evaluation: Evaluation, count: int) -> list[tuple[int, str]]:
+    """Images, each with the attack that came nearest; the classes take turns."""
+    names = np.array(evaluation.table["attack"].to_pylist(), object)
+    minimal = (evaluation["norm"] == repr(L2)) & np.isnan(evaluation["eps"])
+    label, size = evaluation["label"], evaluation["l2"]
+    fell = (names != CLEAN) & (evaluation["clean_prediction"] == label) & (evaluation["prediction"] != label)
+    if (fell & minimal).any():
+        fell &= minimal
+    nearest: dict[int, tuple[int, str]] = {}
+    turns: dict[int, list[tuple[int, float, int]]] = {}
+    for row in np.flatnonzero(fell)[np.argsort(size[fell], kind="stable")]:
+        image, of = int(evaluation["image"][row]), int(label[row])
+        if image not in nearest:
+            nearest[image] = (image, str(names[row]))
+            turns.setdefault(of, []).append((len(turns.get(of, ())), float(size[row]), image))
+    return [nearest[image] for _, _, image in sorted(turn for each in turns.values() for turn in each)[:count]]
+
+
+def _batch(dataset: Data, images: Sequence[int]) -> Batch:
+    index = torch.tensor(images)
+    if isinstance(dataset, tuple):
+        x, y = dataset
+        if len(x) <= int(index.max()):
+            raise ValueError(f"the table has an image {int(index.max())}, and there are {len(x)}: give the same data")
+        return Batch(x[index.to(x.device)], y[index.to(y.device)], index)
+    place = {image: place for place, image in enumerate(dataset.index.tolist())}
+    missing = [image for image in images if image not in place]
+    if missing:
+        raise ValueError(f"the table has an image {missing[0]}, which {dataset.name} has not: give the same data")
+    return next(dataset.batches([torch.tensor([place[image] for image in images])]))
 
 
 def amplification(galleries: Sequence[Gallery]) -> int:

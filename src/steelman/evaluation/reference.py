@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from steelman.attacks.fgsm import FGSM
-from steelman.evaluation.evaluate import Data, Space, batches_of, logits_of, space_of
+from steelman.evaluation.block import Space, answers, space_of
+from steelman.evaluation.evaluate import Data, batches_of
 from steelman.norms import Linf
 from steelman.types import Model
 
@@ -33,7 +34,7 @@ def reference_epsilon(
         held, count = [], 0
         for batch in batches_of(dataset, batch_size)[0]:
             x = preprocess(batch.x)
-            right = logits_of(network, x, batch.y).argmax(1) == batch.y
+            right = answers(network, x, batch.y)[0] == batch.y
             count += len(batch)
             if bool(right.any()):
                 x, y = x[right], batch.y[right]

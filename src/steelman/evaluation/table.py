@@ -1,5 +1,6 @@
 """One row per image and attack: what evaluation writes, and all that every measure, curve and report reads."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,13 @@ COLUMNS = {
     "seconds": "float64",
 }
 
+ABOUT = b"steelman"
+"""Where the table's Parquet file says what it is of."""
+
+
+ROUNDING = 1 + 1e-6
+"""Distances are differences of float32 images: one of exactly eps may read this much longer."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
@@ -54,6 +62,9 @@ class Evaluation:
     loss              cross-entropy on the returned image with the class that the attack had to leave
     forwards, gradients, seconds   passes that the image cost, and its share of its batch's time
 
+    Any other column is of a probe, whose call is its name: NaN where it was not measured. An attack that was to meet
+    only what still stood (`evaluate(columns=False)`) has no rows for the other images.
+
     `evaluation["l2"]` is a column as a numpy array; `+` joins tables of the same data; `save` and `load` are Parquet.
     """
 
@@ -66,11 +77,36 @@ class Evaluation:
 
     @staticmethod
     def from_columns(columns: dict[str, Any]) -> "Evaluation":
-        """From one sequence per column of the table."""
+        """From one sequence per column of the table; further ones are of probes."""
         import pyarrow
 
-        schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in COLUMNS.items()])
+        kinds = COLUMNS | {name: "float64" for name in columns if name not in COLUMNS}
+        schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in kinds.items()])
         return Evaluation(pyarrow.table(columns, schema=schema))
+
+    @staticmethod
+    def joined(tables: "Sequence[pyarrow.Table]") -> "Evaluation":
+        """Tables one under the other, NaN where one has no column of a probe; what they are of is the first's."""
+        import pyarrow
+        from pyarrow import compute
+
+        table = pyarrow.concat_tables(tables, promote_options="default")
+        for name in table.column_names:
+            if name not in COLUMNS and table[name].null_count:
+                place = table.column_names.index(name)
+                table = table.set_column(place, name, compute.fill_null(table[name], float("nan")))
+        return Evaluation(table.replace_schema_metadata(tables[0].schema.metadata))
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What the table is of and how it was made, as `evaluate` wrote it down; empty where nobody did."""
+        said = (self.table.schema.metadata or {}).get(ABOUT)
+        return {} if said is None else json.loads(said)
+
+    def with_about(self, about: Mapping[str, str]) -> "Evaluation":
+        """The table, which from now on says this of itself."""
+        others = {key: value for key, value in (self.table.schema.metadata or {}).items() if key != ABOUT}
+        return Evaluation(self.table.replace_schema_metadata(others | {ABOUT: json.dumps(dict(about)).encode()}))
 
     @staticmethod
     def load(path: str | Path) -> "Evaluation":
@@ -109,7 +145,12 @@ class Evaluation:
         """
         import pyarrow
 
-        ours, theirs = self._cells(), other._cells()
+        models = {table.about.get("model") for table in (self, other)} - {None, ""}
+        if len(models) > 1:
+            raise ValueError(
+                f"not the same data and model: the tables are of models {' and '.join(sorted(map(str, models)))}"
+            )
+        ours, theirs = self.cells(), other.cells()
         shared = {cell for cell in theirs if cell in ours}
         for image, attack, space in sorted(shared):
             if ours[image, attack, space] != theirs[image, attack, space]:
@@ -123,9 +164,9 @@ class Evaluation:
                     "images or spaces, or give the attacks other names"
                 )
         new = pyarrow.array([cell not in shared for cell in theirs])
-        return Evaluation(pyarrow.concat_tables([self.table, other.table.filter(new)]))
+        return Evaluation.joined([self.table, other.table.filter(new)])
 
-    def _cells(self) -> dict[tuple[int, str, str], tuple[int, int]]:
+    def cells(self) -> dict[tuple[int, str, str], tuple[int, int]]:
         """The label and unattacked prediction of every row, under what makes the row unique."""
         keys = zip(*(self.table[name].to_pylist() for name in ("image", "attack", "space")), strict=True)
         values = zip(*(self.table[name].to_pylist() for name in ("label", "clean_prediction")), strict=True)
@@ -135,14 +176,23 @@ class Evaluation:
         return self.table.num_rows
 
     def __getitem__(self, column: str) -> np.ndarray:
-        if column not in COLUMNS:
-            raise KeyError(f"no column {column!r}; there are {', '.join(COLUMNS)}")
+        if column not in self.table.column_names:
+            raise KeyError(f"no column {column!r}; there are {', '.join(self.table.column_names)}")
         return self.table[column].to_numpy()
 
     @property
     def attacks(self) -> tuple[str, ...]:
         """The attacks' names in the order they were run, without "clean"."""
         return tuple(name for name in self.table["attack"].unique().to_pylist() if name != CLEAN)
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """The columns of probes."""
+        return tuple(name for name in self.table.column_names if name not in COLUMNS)
+
+    def whole(self, attack: str) -> bool:
+        """Whether the attack met every image."""
+        return len(self.only(attack)) == self.images * len(self.only(attack).spaces)
 
     @property
     def spaces(self) -> tuple[str, ...]:
@@ -195,8 +245,25 @@ class Evaluation:
             kept = kept.filter(compute.field("attack").isin(pyarrow.array(names, pyarrow.string())))
         return Evaluation(kept)
 
+    def of_space(self, space: str) -> "Evaluation":
+        """The rows of one space, none where it was not attacked in."""
+        from pyarrow import compute
+
+        return Evaluation(self.table.filter(compute.field("space") == space))
+
+    def of_images(self, images: Sequence[int]) -> "Evaluation":
+        """The rows of some images."""
+        import pyarrow
+        from pyarrow import compute
+
+        return Evaluation(self.table.filter(compute.field("image").isin(pyarrow.array(images, pyarrow.int64()))))
+
     def to_pandas(self) -> Any:
-        """A pandas DataFrame; needs pandas."""
+        """A pandas DataFrame.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
         return self.table.to_pandas()
 
     def _lines(self) -> list[tuple[str, str, float]]:

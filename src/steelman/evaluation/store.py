@@ -1,0 +1,134 @@
+"""Tables that grow: what is there is read, checked against the model at hand, extended and kept."""
+
+import hashlib
+import platform
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from steelman.data.dataset import Dataset
+from steelman.evaluation.block import Crafter, FromPrediction, Space, method_of
+from steelman.evaluation.table import CLEAN, Evaluation
+from steelman.types import Model
+
+if TYPE_CHECKING:
+    import pyarrow
+
+TABLE, PARTS = "table.parquet", "parts"
+"""In an evaluation's folder: the table, and the blocks that are done while it is being made."""
+
+
+class Shelf:
+    """An evaluation's folder: its table, and beside it the blocks that an unfinished one has done."""
+
+    def __init__(self, folder: Path) -> None:
+        self.table, self.parts = folder / TABLE, folder / PARTS
+
+    def read(self, about: Mapping[str, str]) -> Evaluation | None:
+        """What is there; parts that are not whole, or of another model, are put away with a warning."""
+        known = Evaluation.load(self.table) if self.table.is_file() else None
+        for path in sorted(self.parts.glob("*.parquet")):
+            try:
+                part = Evaluation.load(path)
+            except ValueError as error:
+                warnings.warn(f"{error}; its images are attacked anew", stacklevel=4)
+                path.unlink()
+                continue
+            if any(part.about.get(key) != about[key] for key in ("model", "data", "seed")):
+                path.unlink()  # of an evaluation that nobody goes on with
+            else:
+                known = part if known is None else _over(known, part)
+        return known
+
+    def keep(self, table: "pyarrow.Table", about: Mapping[str, str]) -> None:
+        if table.num_rows:
+            taken = [int(path.stem) for path in self.parts.glob("*.parquet") if path.stem.isdigit()]
+            Evaluation(table).with_about(about).save(self.parts / f"{max(taken, default=0) + 1:06}.parquet")
+
+    def close(self, evaluation: Evaluation) -> None:
+        evaluation.save(self.table)
+        for path in (*self.parts.glob("*.parquet"), *self.parts.glob("*.partial")):
+            path.unlink()
+        if self.parts.is_dir() and not any(self.parts.iterdir()):
+            self.parts.rmdir()
+
+
+def merged(known: Evaluation | None, made: "list[pyarrow.Table]", names: Sequence[str], space: Space) -> Evaluation:
+    """All rows, by attack in the order of names, then as the images came."""
+    new = Evaluation.joined(made)
+    whole = new if known is None else _over(known, new)
+    order = {name: place for place, name in enumerate(dict.fromkeys([CLEAN, *whole.attacks, *names]))}
+    places = {space: place for place, space in enumerate(whole.spaces)}
+    images = {image: place for place, image in enumerate(dict.fromkeys(whole["image"].tolist()))}
+    keys = (
+        [images[image] for image in whole["image"].tolist()],
+        [order[name] for name in whole["attack"]],
+        [places[name] for name in whole["space"]],
+    )
+    return Evaluation(whole.table.take(np.lexsort(keys)))
+
+
+def _over(known: Evaluation, new: Evaluation) -> Evaluation:
+    """The rows of both; where one stands in both, the new one.
+
+    Raises:
+        ValueError: they disagree about an image's label or its prediction before any attack.
+    """
+    ours, theirs = known.cells(), new.cells()
+    for cell in theirs:
+        if cell in ours and ours[cell] != theirs[cell]:
+            raise ValueError(
+                f"the table that is to be extended is not of this model and these images: it has label and prediction "
+                f"{ours[cell]} for image {cell[0]} unattacked, and now they are {theirs[cell]}"
+            )
+    kept = np.array([cell not in theirs for cell in ours], bool)
+    return Evaluation.joined([known.table.filter(kept), new.table])
+
+
+def refuse_other(known: Evaluation, about: Mapping[str, str], named: Mapping[str, Crafter], space: Space) -> None:
+    for key, what in (("model", "another model"), ("data", "other images"), ("seed", "another seed")):
+        theirs = known.about.get(key)
+        if theirs and about[key] and theirs != about[key]:
+            raise ValueError(
+                f"the table that is to be extended is of {what} ({theirs}, now {about[key]}): begin a new one"
+            )
+    there = known.parameters
+    for name, attack in named.items():
+        now = repr(method_of(attack))
+        now = f"FromPrediction({now})" if isinstance(attack, FromPrediction) else now
+        if there.get((name, space), now) != now:
+            raise ValueError(
+                f"the table that is to be extended has another attack called {name}: {there[name, space]}, now {now}. "
+                "Give it another name, or begin a new table"
+            )
+
+
+def about_of(model: Model, dataset: object, seed: int) -> dict[str, str]:
+    """What a table is of: enough to tell another model, and to do it again."""
+    data = dataset.name if isinstance(dataset, Dataset) else ""
+    return {
+        "model": fingerprint(model),
+        "data": data,
+        "seed": str(seed),
+        "versions": f"steelman {version('steelman')}, PyTorch {torch.__version__}, Python {platform.python_version()}",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "date": date.today().isoformat(),
+    }
+
+
+def fingerprint(model: Model) -> str:
+    """A hash of a module's structure, parameters and buffers; empty for other callables, which cannot be told."""
+    if not isinstance(model, nn.Module):
+        return ""
+    digest = hashlib.sha256(repr(model).encode())
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,73 @@
+"""Work that needs no talk between its parts, on several processes or machines."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
+from itertools import islice
+from multiprocessing import get_context
+from pickle import PicklingError
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+def workers(count: int) -> Executor | None:
+    """So many processes, each with its share of the cores, and a GPU of its own where there are GPUs; None for one.
+
+    Whatever takes an executor takes any `concurrent.futures.Executor`: Dask's `Client.get_executor()`, submitit's.
+    Close it (`with`), so that the processes end.
+
+    Raises:
+        ValueError: less than one.
+    """
+    if count < 1:
+        raise ValueError(f"workers are counted from 1; got {count}")
+    if count == 1:
+        return None
+    context = get_context("spawn")  # a forked child of a process with CUDA or threads of its own hangs
+    places = context.Queue()
+    for place in range(count):
+        places.put(place)
+    return ProcessPoolExecutor(count, context, _begin, (places, count))
+
+
+def _begin(places: Any, count: int) -> None:
+    place = places.get()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(place % torch.cuda.device_count())
+
+
+def each(work: Callable[[Any], T], jobs: Iterable[Any], executor: Executor | None, ahead: int = 32) -> Iterator[T]:
+    """What `work` makes of every job, as each is done; here, one after the other, without an executor.
+
+    At most `ahead` jobs are made before they are needed. Whoever stops reading cancels those that have not begun.
+
+    Raises:
+        ValueError: a job cannot be sent to another process.
+    """
+    if executor is None:
+        yield from map(work, jobs)
+        return
+    jobs, waiting = iter(jobs), set()
+    try:
+        while True:
+            waiting |= {executor.submit(work, job) for job in islice(jobs, ahead - len(waiting))}
+            if not waiting:
+                return
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for one in done:
+                yield one.result()
+    except (PicklingError, AttributeError, TypeError) as error:
+        if isinstance(error, PicklingError) or re.search("pickle|local object", str(error)):
+            raise ValueError(
+                f"the work cannot be sent to another process ({error}): take one worker, or define the model at "
+                "the top of a module"
+            ) from error
+        raise
+    finally:
+        for one in waiting:
+            one.cancel()
