@@ -26,8 +26,6 @@ from steelman.training.fit import fit
 from steelman.training.prepare import Guided, Preparation
 from steelman.training.processes import processes
 
-GALLERY_IMAGES = 10
-
 
 @dataclass(frozen=True)
 class Run:
@@ -134,12 +132,7 @@ class Run:
 
     def entry_of(self, evaluation: Evaluation, data: Path | None) -> Entry:
         test = self.data("test", data).to(device())
-        count = min(GALLERY_IMAGES, len(test))
-        # The first image of each class, so that a gallery shows all of them.
-        batch = next(test.batches([torch.arange(min(len(test), 50 * count))]))
-        firsts = [int((batch.y == label).nonzero()[0]) for label in batch.y.unique()[:count]]
-        some = batch[torch.tensor(firsts, device=batch.x.device)]
-        gallery = Gallery.of(self.network(test), some.x, some.y, DeepFool())
+        gallery = Gallery.of(self.network(test), test, evaluation, self.attacks(test))
         log = self.log
         info = {
             "data": str(self.recipe.data),
@@ -150,7 +143,7 @@ class Run:
             "seed": str(self.recipe.training.seed),
             "training time": f"{sum(line.get('seconds', 0) for line in log):.0f} s",
         }
-        return Entry(self.name, evaluation, log, gallery, info)
+        return Entry(self.name, evaluation, log, gallery, info, recipe=to_toml(self.recipe))
 
 
 def train(name: str, runs: Path, data: Path | None, changes: list[str] | None = None, called: str | None = None) -> Run:

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import torch
-
 from steelman.evaluation.checkup import Checkup
 from steelman.evaluation.gallery import Gallery
 from steelman.evaluation.measures import Measure, measures
@@ -21,7 +19,7 @@ class Entry:
     evaluation  its table
     log         its training, one mapping per epoch with "epoch" and any of the keys of `plots.LOGGED`, as far as they
                 are known; epoch 0 is before training
-    gallery     a few images attacked, the same for every entry
+    gallery     a few images attacked
     info        what else a reader should know: data, network, defence, seed, time
     checkup     what was found of the model before it was attacked
     recipe      the recipe as TOML, where the model has one, for who wants to do it again
@@ -47,7 +45,7 @@ def comparable(entries: Sequence[Entry]) -> list[Entry]:
     attack's parameters, so that their numbers stand in different rows.
 
     Raises:
-        ValueError: there are none, two of one name, or galleries of different images.
+        ValueError: there are none, or two of one name.
     """
     if not entries:
         raise ValueError("a report needs at least one model")
@@ -55,10 +53,6 @@ def comparable(entries: Sequence[Entry]) -> list[Entry]:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two models are called {name}; give them different names")
-    shown = [(entry.name, entry.gallery.x) for entry in entries if entry.gallery is not None]
-    for name, x in shown:
-        if x.shape != shown[0][1].shape or not torch.equal(x, shown[0][1]):
-            raise ValueError(f"the galleries of {shown[0][0]} and {name} are of different images; give all the same")
     meant: dict[tuple[str, str], set[str]] = {}
     for entry in entries:
         for cell, parameters in entry.evaluation.parameters.items():

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steelman.evaluation.block import Crafter, FromPrediction, inner, seeds_of
+from steelman.evaluation.block import Crafter, FromPrediction, method_of, seeds_of
 from steelman.evaluation.evaluate import Data
 from steelman.evaluation.table import CLEAN, Evaluation
 from steelman.norms import L2
@@ -42,7 +42,6 @@ class Gallery:
         attacks: Mapping[str, Crafter],
         *,
         count: int = 20,
-        seed: int = 0,
     ) -> "Gallery | None":
         """The smallest perturbations in a table, made again; None where no image that was right fell.
 
@@ -51,9 +50,9 @@ class Gallery:
         of these. It meets that attack again, with the noise that it met in the evaluation, so that what is shown is
         what the table's row measured, but for rounding.
 
-        model, dataset, attacks, seed   as they were given to `evaluate`; attacks whose rows in the table are of other
-                                        parameters, or not in pixels, are left out
-        count                           at most so many images; default 20
+        model, dataset, attacks   as they were given to `evaluate`; attacks whose rows in the table are of other
+                                  parameters, or not in pixels, are left out
+        count                     at most so many images; default 20
 
         Cost: each attack's own, on its images alone.
 
@@ -62,11 +61,12 @@ class Gallery:
         """
         if count < 1:
             raise ValueError(f"count is how many images to show, at least 1; got {count}")
-        chosen = _nearest(evaluation, _shared(evaluation, attacks), count)
+        chosen = _nearest(_shared(evaluation, attacks), count)
+        seed = int(evaluation.about.get("seed", 0))
         found = []
         for name in dict.fromkeys(attack for _, attack in chosen):
             batch = _batch(dataset, [image for image, attack in chosen if attack == name])
-            result = inner(attacks[name]).run(model, batch.x, batch.y, generator=seeds_of(seed, name, batch.index))
+            result = method_of(attacks[name]).run(model, batch.x, batch.y, generator=seeds_of(seed, name, batch.index))
             parts = (batch.index, batch.x, result.x_adv, batch.y, result.prediction, result.l2)
             found += [(*one, name) for one in zip(*(part.cpu() for part in parts if part is not None), strict=True)]
         if not found:
@@ -78,10 +78,12 @@ class Gallery:
 def _shared(evaluation: Evaluation, attacks: Mapping[str, Crafter]) -> Evaluation:
     """The rows in pixels of the attacks that are as they were."""
     said = {
-        name: f"FromPrediction({inner(attack)!r})" if isinstance(attack, FromPrediction) else repr(attack)
+        name: f"FromPrediction({method_of(attack)!r})" if isinstance(attack, FromPrediction) else repr(attack)
         for name, attack in attacks.items()
     }
-    there = [name for (name, space), now in evaluation.parameters.items() if space == "pixels" and said.get(name) == now]
+    there = [
+        name for (name, space), now in evaluation.parameters.items() if space == "pixels" and said.get(name) == now
+    ]
     pixels = evaluation.only(space="pixels") if "pixels" in evaluation.spaces else evaluation
     return pixels.only([CLEAN, *there])
 
