@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from steelman import EOT, FGSM, L2LDA, MIM, PGD, GaussianNoise
 from steelman.attacks import Attack
 from steelman.data import Digits
-from steelman.evaluation import accuracy_over_draws, loss_by_step
+from steelman.evaluation import accuracy_over_draws, step_curve
 from steelman.norms import L2
 from steelman.randomness import combine
 
@@ -108,7 +108,7 @@ def test_the_loss_at_a_step_is_that_of_the_attack_stopped_there(network, images,
             until = stopped(attack, step)
             x_t = x if until is None else until(network, x, y, generator=numbers)
             losses[draw, step] = cross_entropy(network(x_t), y, reduction="none").detach()
-    found = loss_by_step(network, images, attack, DRAWS, batch_size=7)
+    found = step_curve(network, images, attack, DRAWS, batch_size=7)
     assert found.largest == pytest.approx(losses.max(0).mean(1), rel=1e-5)
     assert found.mean == pytest.approx(losses.mean(0).mean(1), rel=1e-5)
     assert found.deviation == pytest.approx(losses.std(0).mean(1), rel=1e-4, abs=1e-6)
@@ -117,10 +117,10 @@ def test_the_loss_at_a_step_is_that_of_the_attack_stopped_there(network, images,
 
 
 def test_the_model_is_attacked_in_evaluation_mode_and_found_as_it_was(network, images):
-    expected = loss_by_step(network, images, PGD(steps=2), 2)
+    expected = step_curve(network, images, PGD(steps=2), 2)
     network.train()
     before = [value.clone() for value in network.state_dict().values()]
-    found = loss_by_step(network, images, PGD(steps=2), 2)
+    found = step_curve(network, images, PGD(steps=2), 2)
     accuracy_over_draws(network, images, PGD(steps=2), 2)
     assert network.training
     assert all(parameter.requires_grad for parameter in network.parameters())
@@ -142,7 +142,7 @@ def test_the_model_is_attacked_in_evaluation_mode_and_found_as_it_was(network, i
 )
 def test_ways_that_cannot_be_told_step_by_step_are_refused(network, images, attack, message):
     with pytest.raises(ValueError, match=message):
-        loss_by_step(network, images, attack, 2)
+        step_curve(network, images, attack, 2)
 
 
 def test_bad_numbers_are_refused(network, images):
@@ -150,4 +150,4 @@ def test_bad_numbers_are_refused(network, images):
         with pytest.raises(ValueError, match="at least 1"):
             accuracy_over_draws(network, images, FGSM(), **bad)
         with pytest.raises(ValueError, match="at least 1"):
-            loss_by_step(network, images, FGSM(), **bad)
+            step_curve(network, images, FGSM(), **bad)

@@ -8,8 +8,10 @@ import torch
 
 from steelman import L2LDA, PGD, AttackTraining
 from steelman.attacks import Attack
-from steelman.evaluation import accuracy_over_draws, loss_by_step
+from steelman.evaluation import accuracy_over_draws, step_curve
 from steelman.runs import Run
+
+LOSSES = ("largest", "mean", "deviation")
 
 
 def attacks(victim: Run, data: Path | None) -> dict[str, Attack]:
@@ -47,10 +49,10 @@ def ways(folder: Path, data: Path | None, images: int, draws: int) -> dict[str, 
     net = victim.network(test)
     found: dict[str, Any] = {}
     for name, attack in attacks(victim, data).items():
-        losses = loss_by_step(net, test, attack, draws)
+        steps = step_curve(net, test, attack, draws)
         accuracies = accuracy_over_draws(net, test, attack, draws)
         found[name] = {
-            **{key: values.tolist() for key, values in asdict(losses).items()},
+            **{key: values.tolist() for key, values in asdict(steps).items() if key in LOSSES},
             "best": accuracies.best.value,
             "mean accuracy": accuracies.mean,
             "worst": accuracies.worst.value,

@@ -1,12 +1,13 @@
 """Evaluation: a table of attacked images, and the measures, curves and reports that are read from it."""
 
 from steelman.evaluation.block import FromPrediction
-from steelman.evaluation.curves import Curve, curve
-from steelman.evaluation.draws import DrawnAccuracy, StepLosses, accuracy_over_draws, loss_by_step
+from steelman.evaluation.curves import Curve, against, by_time, convergence, curve, success_rates
+from steelman.evaluation.draws import DrawnAccuracy, StepCurve, accuracy_over_draws, step_curve
 from steelman.evaluation.entry import Entry
 from steelman.evaluation.evaluate import evaluate
 from steelman.evaluation.export import csv_table, json_table, terminal_table, write
 from steelman.evaluation.gallery import Gallery
+from steelman.evaluation.line import Axis, Comparison, Line, Point, at_equal
 from steelman.evaluation.measures import (
     Measure,
     accuracy,
@@ -27,21 +28,30 @@ from steelman.evaluation.plots import draw_convergence, draw_curves, figures, sa
 from steelman.evaluation.probes import Probe
 from steelman.evaluation.reference import reference_attacks, reference_epsilon
 from steelman.evaluation.report import verdict, write_report
+from steelman.evaluation.robustness import robustness_curve, robustness_measure
 from steelman.evaluation.table import Evaluation
 
 __all__ = [
+    "Axis",
+    "Comparison",
     "Curve",
     "DrawnAccuracy",
     "Entry",
     "Evaluation",
     "FromPrediction",
     "Gallery",
+    "Line",
     "Measure",
+    "Point",
     "Probe",
-    "StepLosses",
+    "StepCurve",
     "accuracy",
     "accuracy_over_draws",
+    "against",
+    "at_equal",
+    "by_time",
     "clean_accuracy",
+    "convergence",
     "csv_table",
     "curve",
     "draw_convergence",
@@ -50,7 +60,6 @@ __all__ = [
     "figures",
     "json_table",
     "l_2",
-    "loss_by_step",
     "mean_margin",
     "mean_norm",
     "measures",
@@ -60,8 +69,12 @@ __all__ = [
     "reference_epsilon",
     "rho_2",
     "robust_accuracy",
+    "robustness_curve",
+    "robustness_measure",
     "save_figure",
     "smallest_norms",
+    "step_curve",
+    "success_rates",
     "summary",
     "terminal_table",
     "verdict",

@@ -1,15 +1,34 @@
-"""Accuracy as a function of the radius, for all radii at once."""
+"""Curves: accuracy against radius, against an attack's settings, against epochs and seconds of training.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+Every curve is a pure function of tables or of training logs. `plots` draws them.
+"""
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from steelman.evaluation.measures import accuracy, clean_accuracy, smallest_norms
+from steelman.evaluation.line import Axis, Line, Point
+from steelman.evaluation.measures import accuracy, clean_accuracy, robust_accuracy, smallest_norms
 from steelman.evaluation.table import Evaluation
 from steelman.norms import L0, L1, L2, Linf, Norm
 
 NORMS = {repr(norm): norm for norm in (Linf, L2, L1, L0)}
+LOGGED = {
+    "clean": "accuracy, held-out images",
+    "robust": "accuracy under attack, held-out images",
+    "generated": "accuracy under the generator, held-out images",
+    "test_clean": "accuracy, test images",
+    "test_rho_2": "ρ₂, test images",
+    "loss": "training loss",
+    "generator loss": "training loss of the generator",
+}
+"""What a training log may hold per epoch, and what it is called under a picture."""
+SETTINGS = {"steps": "steps", "restarts": "restarts", "queries": "queries", "eps": "radius"}
+"""What an attack's setting is called under a picture."""
+ACCURACY = Axis("accuracy", share=True)
 
 
 @dataclass(frozen=True)
@@ -35,16 +54,15 @@ def curve(evaluation: Evaluation, norm: Norm, attacks: Sequence[str] | None = No
 
     By default over the minimal attacks that minimise this norm; where there are none, only the points are left, and the
     curve is its value at 0. It bounds the true robust accuracy from above: a better attack can only lower it.
+
+    The point of a bounded attack is its accuracy; of one that met only the images that still stood, the share that
+    nothing up to it has brought down within its radius.
     """
-    own = {name: evaluation.only(name) for name in evaluation.attacks}
-    own = {name: rows for name, rows in own.items() if rows["norm"][0] == repr(norm)}
+    own = [(name, *_threat(evaluation, name)) for name in evaluation.attacks]
+    own = [(name, eps) for name, of, eps in own if of == repr(norm)]
     if attacks is None:
-        attacks = [name for name, rows in own.items() if np.isnan(rows["eps"][0])]
-    points = tuple(
-        (name, float(rows["eps"][0]), accuracy(evaluation, name).value)
-        for name, rows in own.items()
-        if not np.isnan(rows["eps"][0])
-    )
+        attacks = [name for name, eps in own if np.isnan(eps)]
+    points = tuple((name, eps, _standing(evaluation, name, norm, eps)) for name, eps in own if not np.isnan(eps))
     if not attacks:
         return Curve(norm, np.zeros(1), np.array([clean_accuracy(evaluation).value]), points)
     smallest = np.sort(smallest_norms(evaluation, norm, attacks))
@@ -52,7 +70,117 @@ def curve(evaluation: Evaluation, norm: Norm, attacks: Sequence[str] | None = No
     return Curve(norm, radius, 1 - np.searchsorted(smallest, radius, side="right") / len(smallest), points)
 
 
+def _threat(evaluation: Evaluation, attack: str) -> tuple[str | None, float]:
+    rows = evaluation.only(attack)
+    return rows["norm"][0], float(rows["eps"][0])
+
+
+def _standing(evaluation: Evaluation, attack: str, norm: Norm, eps: float) -> float:
+    if evaluation.whole(attack):
+        return accuracy(evaluation, attack).value
+    until = evaluation.attacks[: evaluation.attacks.index(attack) + 1]
+    return robust_accuracy(evaluation, norm, eps, until).value
+
+
 def attacked_norms(evaluation: Evaluation) -> list[Norm]:
     """The norms in which anything was attacked."""
     found = set(evaluation.table["norm"].unique().to_pylist())
     return [norm for name, norm in NORMS.items() if name in found]
+
+
+def against(evaluation: Evaluation, setting: str) -> dict[str, Line]:
+    """Accuracy against one setting of an attack, such as "steps", "restarts" or "eps".
+
+    A line for each two or more bounded attacks of one kind that differ in nothing else and met every image, under the
+    kind and what tells it from the other lines of that kind. A setting that follows from another one (a step length
+    that PGD takes from its steps, say) is not held fixed; name it where it shall be.
+    """
+    lines: dict[tuple[str, frozenset[tuple[str, str]]], list[Point]] = {}
+    for name in evaluation.attacks:
+        settings = _settings(evaluation.only(name))
+        value = _number(settings.pop(setting, ""))
+        if value is None or np.isnan(_threat(evaluation, name)[1]) or not evaluation.whole(name):
+            continue
+        found = accuracy(evaluation, name)
+        key = (settings.pop("kind"), frozenset(settings.items()))
+        lines.setdefault(key, []).append(Point(value, found.value, found.low, found.high, name))
+    some = {key: points for key, points in lines.items() if len({point.x for point in points}) > 1}
+    across = Axis(SETTINGS.get(setting, setting))
+    return {_told_apart(key, list(some)): Line(tuple(points), across, ACCURACY) for key, points in some.items()}
+
+
+def success_rates(evaluation: Evaluation) -> dict[str, Line]:
+    """The share of images that are wrong under an attack, against its radius; at 0 the natural errors.
+
+    Deep Defense's and others' "FGS curve": lower is better. The lines are those of `against(evaluation, "eps")`.
+    """
+    start = clean_accuracy(evaluation)
+    found = {}
+    for name, line in against(evaluation, "eps").items():
+        points = [Point(0.0, start.value, start.low, start.high, "clean"), *line.points]
+        turned = [replace(point, y=1 - point.y, low=_turned(point.high), high=_turned(point.low)) for point in points]
+        found[name] = Line(tuple(turned), line.across, Axis("success rate", share=True))
+    return found
+
+
+def _turned(end: float | None) -> float | None:
+    return None if end is None else 1 - end
+
+
+def _settings(rows: Evaluation) -> dict[str, str]:
+    """An attack's kind and settings, as the table has them in one string; none where that is no call."""
+    try:
+        call = ast.parse(str(rows["parameters"][0]), mode="eval").body
+    except SyntaxError:
+        return {}
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+        return {}
+    named = {each.arg: ast.unparse(each.value) for each in call.keywords if each.arg}
+    return {"kind": call.func.id, **named, "away_from": str(rows["away_from"][0]), "space": str(rows["space"][0])}
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _told_apart(
+    key: tuple[str, frozenset[tuple[str, str]]], keys: Sequence[tuple[str, frozenset[tuple[str, str]]]]
+) -> str:
+    """A line's kind, and the settings in which it is not as the others of its kind."""
+    kind, settings = key
+    alike = frozenset.intersection(*(other for same, other in keys if same == kind))
+    return ", ".join([kind, *(f"{name}={value}" for name, value in sorted(settings - alike))])
+
+
+def convergence(log: Sequence[Mapping[str, Any]], key: str) -> Line | None:
+    """A logged quantity after every epoch; epoch 0 is the network before training. None where it was not logged.
+
+    log  one mapping per epoch, with "epoch"; `Run.log` and `History.log` are such
+    key  any of `LOGGED`
+    """
+    points = [Point(float(line["epoch"]), float(line[key])) for line in log if line.get(key) is not None]
+    return Line(tuple(points), Axis("epoch"), _logged(key)) if points else None
+
+
+def by_time(log: Sequence[Mapping[str, Any]], key: str) -> Line | None:
+    """A logged quantity against the seconds that training had taken by then: YOPO's accuracy-time curve.
+
+    Only training counts: not what was measured after an epoch, nor what was trained or prepared before the first one.
+    None where the quantity or the time was not logged.
+    """
+    points, spent = [], 0.0
+    for line in log:
+        if line["epoch"] and line.get("seconds") is None:
+            return None
+        spent += line.get("seconds") or 0.0
+        if line.get(key) is not None:
+            points.append(Point(spent, float(line[key]), name=f"epoch {line['epoch']}"))
+    return Line(tuple(points), Axis("training time, s"), _logged(key)) if len(points) > 1 else None
+
+
+def _logged(key: str) -> Axis:
+    label = LOGGED.get(key, key)
+    return Axis(label, share="accuracy" in label)

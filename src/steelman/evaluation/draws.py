@@ -1,4 +1,4 @@
-"""Random attacks over many draws: how much their accuracy depends on chance, and the loss at every step."""
+"""Random attacks over many draws: how much their accuracy depends on chance, and loss and accuracy at every step."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,10 +10,13 @@ from torch import Tensor
 from steelman.attacks.attack import Attack
 from steelman.attacks.mode import evaluation_mode
 from steelman.evaluation.evaluate import Data, batches_of
+from steelman.evaluation.line import Axis, Line, Point
 from steelman.evaluation.measures import Measure, share
 from steelman.losses import cross_entropy
 from steelman.randomness import combine
 from steelman.types import Batch, Images, Labels, Logits, Model, PerImage, Seeds
+
+STEP = Axis("step")
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,33 @@ class DrawnAccuracy:
 
 
 @dataclass(frozen=True)
-class StepLosses:
-    """Cross-entropy at x_0, ..., x_T; of an image, over the draws, the largest, the mean and the standard deviation
-    (of these draws: divided by their number); then the mean over the images."""
+class StepCurve:
+    """Cross-entropy and accuracy at x_0, ..., x_T, over draws and images.
+
+    largest, mean, deviation  of an image's losses over the draws, the deviation being that of these draws (divided by
+                              their number); then the mean over the images
+    accuracy, worst_case      the share that is right before the attack and at the step: of all draws and images, and
+                              of the images under every draw
+    """
 
     largest: np.ndarray
     mean: np.ndarray
     deviation: np.ndarray
+    accuracy: np.ndarray
+    worst_case: np.ndarray
+
+    @property
+    def losses(self) -> Line:
+        """The largest losses by step; the interval is their deviation to both sides, as in L2L-DA's figure 2."""
+        triples = zip(self.largest, self.largest - self.deviation, self.largest + self.deviation, strict=True)
+        points = (Point(float(step), *map(float, values)) for step, values in enumerate(triples))
+        return Line(tuple(points), STEP, Axis("cross-entropy"))
+
+    @property
+    def accuracies(self) -> Line:
+        """The accuracy by step, were the attack stopped there; the mean over the draws."""
+        points = (Point(float(step), float(share)) for step, share in enumerate(self.accuracy))
+        return Line(tuple(points), STEP, Axis("accuracy", share=True))
 
 
 def accuracy_over_draws(
@@ -81,21 +104,21 @@ def accuracy_over_draws(
     return DrawnAccuracy(tuple(share(each) for each in right), share(np.logical_and.reduce(right)))
 
 
-def loss_by_step(
+def step_curve(
     model: Model, dataset: Data, attack: Attack, draws: int = 10, *, batch_size: int = 250, seed: int = 0
-) -> StepLosses:
-    """The loss along an iterative attack's way, over draws of its chance.
+) -> StepCurve:
+    """Loss and accuracy along an iterative attack's way, over draws of its chance, all steps in one run.
 
-    The losses are those of the attack's own gradient passes, which for PGD, MIM and L2LDA are at x_0, ..., x_{T-1}, and
-    that of the images it returns. An attack whose gradient passes are elsewhere (a momentum that looks ahead), or that
-    returns the best of them (APGD), gives the losses there.
+    They are taken at the attack's own gradient passes, which for PGD, MIM and L2LDA are at x_0, ..., x_{T-1}, and at
+    the images it returns. There x_t is what the attack with t steps of this length returns. An attack whose gradient
+    passes are elsewhere (a momentum that looks ahead), or that returns the best of them (APGD), gives them there.
 
     model, batch_size, seed  as for `accuracy_over_draws`
     attack                   one that asks for `steps` gradients of all images (one where it has no such field), without
                              early leave, restarts, targets or samples, which are what draws are for
     draws                    default 10 (paper)
 
-    Cost: the attack's and 1 forward pass per draw.
+    Cost: the attack's and 1 forward pass per draw, and 1 forward pass.
     Reference: Yunseok Jang, Tianchen Zhao, Seunghoon Hong and Honglak Lee, "Adversarial defense via learning to
     generate diverse attacks", ICCV 2019, figure 2: each step's mean of the largest losses, with the mean standard
     deviation as error bar. Which deviation is not said there.
@@ -104,18 +127,22 @@ def loss_by_step(
         ValueError: no images, draws or batch size below 1; the gradient passes are not one per step and image.
     """
     steps = getattr(attack, "steps", 1)
-    sums, count = torch.zeros(3, steps + 1, dtype=torch.float64), 0
+    sums, count = torch.zeros(5, steps + 1, dtype=torch.float64), 0
     for batch in _batches(dataset, draws, batch_size):
         with evaluation_mode(model):
+            with torch.no_grad():
+                clean = (model(batch.x).argmax(1) == batch.y).cpu()
             ways = [_way(model, batch, attack, steps, seeds) for seeds in _seeds(batch, draws, seed)]
-        over = torch.stack(ways).double()
-        sums += torch.stack([over.amax(0), over.mean(0), over.std(0, correction=0)]).sum(2)
+        losses, rights = (torch.stack(each).double() for each in zip(*ways, strict=True))
+        rights = rights * clean
+        over = (losses.amax(0), losses.mean(0), losses.std(0, correction=0), rights.mean(0), rights.amin(0))
+        sums += torch.stack(over).sum(2)
         count += len(batch)
-    return StepLosses(*(sums / count).numpy())
+    return StepCurve(*(sums / count).numpy())
 
 
-def _way(model: Model, batch: Batch, attack: Attack, steps: int, seeds: Seeds) -> Tensor:
-    """Losses of one draw, of shape (steps + 1, batch)."""
+def _way(model: Model, batch: Batch, attack: Attack, steps: int, seeds: Seeds) -> tuple[Tensor, Tensor]:
+    """Losses, and whether the prediction is right, of one draw: each of shape (steps + 1, batch)."""
     recorder = _Recorder(model, batch.y)
     x_adv = attack(recorder, batch.x, batch.y, generator=seeds)
     if len(recorder.losses) != steps:
@@ -124,15 +151,17 @@ def _way(model: Model, batch: Batch, attack: Attack, steps: int, seeds: Seeds) -
             "steps cannot be told; use one chain of steps: no restarts, targets or samples, which draws are for"
         )
     with torch.no_grad():
-        return torch.stack([*recorder.losses, cross_entropy(model(x_adv), batch.y)]).cpu()
+        recorder.keep(model(x_adv))
+    return torch.stack(recorder.losses).cpu(), torch.stack(recorder.rights).cpu()
 
 
 class _Recorder:
-    """A model that keeps the losses of the passes of which a gradient can be asked."""
+    """A model that keeps losses and hits of the passes of which a gradient can be asked."""
 
     def __init__(self, model: Model, y: Labels) -> None:
         self.model, self.y = model, y
         self.losses: list[PerImage] = []
+        self.rights: list[Tensor] = []
 
     def __call__(self, x: Images) -> Logits:
         logits = self.model(x)
@@ -142,8 +171,12 @@ class _Recorder:
                     f"the attack asked for gradients of {len(x)} of {len(self.y)} images, so the others' loss at this "
                     "step is not known; set early_leave=False, or use an attack that moves all images at every step"
                 )
-            self.losses.append(cross_entropy(logits.detach(), self.y))
+            self.keep(logits.detach())
         return logits
+
+    def keep(self, logits: Logits) -> None:
+        self.losses.append(cross_entropy(logits, self.y))
+        self.rights.append(logits.argmax(1) == self.y)
 
 
 def _batches(dataset: Data, draws: int, batch_size: int) -> Iterator[Batch]:
