@@ -72,7 +72,11 @@ def whole(model, digits):
 def same(ours: Evaluation, theirs: Evaluation, besides: tuple[str, ...] = ("seconds",)) -> None:
     assert ours.table.column_names == theirs.table.column_names
     for column in ours.table.column_names:
-        if column not in besides:
+        if column in besides:
+            continue
+        if ours[column].dtype == float:  # an image's place in its batch changes a model's rounding
+            np.testing.assert_allclose(ours[column], theirs[column], rtol=1e-3, atol=1e-5, err_msg=column)
+        else:
             np.testing.assert_array_equal(ours[column], theirs[column], err_msg=column)
 
 
@@ -146,7 +150,7 @@ def test_another_model_or_attack_or_other_images_are_refused(model, digits, whol
     with pytest.raises(ValueError, match="another seed"):
         evaluate(model, digits, BATTERY, known=whole, seed=1)
     (batch,) = digits.batches([torch.arange(40)])
-    with pytest.raises(ValueError, match="other images"):
+    with pytest.raises(ValueError, match=r"other images|not of this model and these images"):
         evaluate(model, (batch.x.flip(0), batch.y.flip(0)), {"other": WEAK}, known=whole)
     other = Counting().eval()  # a function has no fingerprint: its answers tell it
     with pytest.raises(ValueError, match="not of this model"):
@@ -173,8 +177,7 @@ def test_a_killed_evaluation_goes_on(model, digits, whole, tmp_path):
     part.write_bytes(part.read_bytes()[:-100])
     with pytest.warns(UserWarning, match=r"000002\.parquet is not a whole evaluation table.*attacked anew"):
         table = evaluate(lambda x: model(x), digits, BATTERY, batch_size=10, folder=tmp_path)
-    same(table, whole, ("seconds", "l1", "l2", "linf", "loss", "forwards", "x_l2"))
-    np.testing.assert_allclose(table["l2"], whole["l2"], rtol=1e-3, atol=1e-5)
+    same(table, whole)
     assert [path.name for path in tmp_path.iterdir()] == ["table.parquet"]
     same(Evaluation.load(tmp_path / "table.parquet"), table, besides=())
     model.count = 0

@@ -225,7 +225,7 @@ class _Rows:
         self._note(at, values)
 
     def table(self) -> "pyarrow.Table":
-        made = {name: np.concatenate(parts) if parts else np.empty(0) for name, parts in self.made.items()}
+        made = {name: np.concatenate(parts) if parts else [] for name, parts in self.made.items()}
         return Evaluation.from_columns(made).table
 
 

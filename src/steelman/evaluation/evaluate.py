@@ -86,6 +86,8 @@ def evaluate(
     known = known if shelf is None else shelf.read(about)
     if known is not None:
         refuse_other(known, about, named, space)
+        if not about["model"]:
+            known = known.with_about(about)  # nothing but its answers tells this model, so they are asked for again
 
     def blocks() -> Iterator[Block]:
         there = None if known is None else known.of_space(space)

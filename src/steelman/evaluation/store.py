@@ -61,17 +61,12 @@ class Shelf:
 
 
 def merged(known: Evaluation | None, made: "list[pyarrow.Table]", names: Sequence[str], space: Space) -> Evaluation:
-    """All rows, by attack in the order of names, then as the images came."""
+    """All rows, by attack in the order of names, then by image."""
     new = Evaluation.joined(made)
     whole = new if known is None else _over(known, new)
     order = {name: place for place, name in enumerate(dict.fromkeys([CLEAN, *whole.attacks, *names]))}
     places = {space: place for place, space in enumerate(whole.spaces)}
-    images = {image: place for place, image in enumerate(dict.fromkeys(whole["image"].tolist()))}
-    keys = (
-        [images[image] for image in whole["image"].tolist()],
-        [order[name] for name in whole["attack"]],
-        [places[name] for name in whole["space"]],
-    )
+    keys = (whole["image"], [order[name] for name in whole["attack"]], [places[name] for name in whole["space"]])
     return Evaluation(whole.table.take(np.lexsort(keys)))
 
 

@@ -267,12 +267,12 @@ class Evaluation:
         return self.table.to_pandas()
 
     def _lines(self) -> list[tuple[str, str, float]]:
-        """Space, attack and accuracy, for a short look."""
+        """Space, attack and accuracy of all that met every image, for a short look."""
         lines = []
         for space in self.spaces:
             for name in (CLEAN, *self.attacks):
                 part = self.table.filter((self["space"] == space) & (self["attack"] == name))
-                if part.num_rows:
+                if part.num_rows == self.of_space(space).images:
                     rows = Evaluation(part)
                     right = (rows["clean_prediction"] == rows["label"]) & (rows["prediction"] == rows["label"])
                     lines.append((space, name, float(right.mean())))
