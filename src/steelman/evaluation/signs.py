@@ -1,6 +1,28 @@
 """The signs of masked gradients, read from the table."""
 
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from steelman import attacks as rooms
+from steelman.attacks import FGSM, PGD, Attack, UniformNoise
+from steelman.evaluation.table import CLEAN, ROUNDING, Evaluation
+from steelman.evaluation.transfer import Transfer
+from steelman.norms import Linf, Norm
+
+TAU = 0.01
+"""By how much accuracies must differ, and how much must be left, for a sign to be there: 1 % of the images."""
+
+QUESTIONS = (
+    "Does a one-step attack beat an iterative one?",
+    "Does a black-box attack beat the white-box ones?",
+    "Does an attack without bound leave images standing?",
+    "Does chance find errors where gradients did not?",
+    "Does accuracy rise with the radius, or not fall to nothing?",
+)
 
 
 @dataclass(frozen=True)
@@ -10,3 +32,314 @@ class Sign:
     question: str
     numbers: str
     found: bool | None
+
+
+def signs(evaluation: Evaluation, transfer: Transfer | None = None, *, name: str | None = None) -> tuple[Sign, ...]:
+    """The five signs that a model's gradients are masked, so that it is less robust than gradient attacks say.
+
+    With acc the share of images that are right before and after an attack, and tau = 1 % of the images:
+
+    1. acc(one step) < acc(iterative) - tau, of the best attack of either kind at the same norm and radius;
+    2. acc(black box) < acc(white box) - tau, the same. Minimal attacks count with what they found within the radius,
+       images crafted on other models as a black box;
+    3. more than tau is left by all white-box attacks without bound: in Linf from radius 1 on, or minimal ones of 20
+       steps and more (a black box and chance reach such a goal without a gradient, and play no part);
+    4. more than tau of the images fall to random draws from the ball, and to no white-box attack in it;
+    5. along the radii of one attack, acc rises by more than tau, or ends flat above tau: over the last three radii or
+       more, the last at least twice the first of them, or at radius 1 in Linf, which is no bound.
+
+    Where accuracies are compared (1, 2 and the rise of 5), the difference must also be more than chance: a one-sided
+    sign test, at 5 %, on the images that fell to one of the two alone. What an attack is, is read from `parameters`; a
+    mixture of black and white box (AutoAttack) is neither. Attacks that met only what others had left count where the
+    answer does not hang on the images that they did not meet. One sign is enough to suspect a model; none is no proof.
+
+    transfer  what images that were crafted on other models do to this one (sign 2)
+    name      which of its targets this model is (default: the only one)
+
+    The signs are the paper's; all thresholds are ours. A table of two spaces is read in pixels.
+
+    Reference: Anish Athalye, Nicholas Carlini and David Wagner, "Obfuscated gradients give a false sense of security:
+    circumventing defenses to adversarial examples", ICML 2018, section 3.1.
+
+    Raises:
+        ValueError: `transfer` has several targets, and no `name` says which is meant.
+    """
+    runs = _runs(evaluation.only(space="pixels") if len(evaluation.spaces) > 1 else evaluation)
+    if runs and not len(runs[0].met):
+        return tuple(Sign(question, "not asked: no image is right unattacked", None) for question in QUESTIONS)
+    found = (_one_step(runs), _black_box(runs, transfer, name), _unbounded(runs), _chance(runs), _radii(runs))
+    return tuple(Sign(question, *each) for question, each in zip(QUESTIONS, found, strict=True))
+
+
+def sign_attacks(norm: Norm = Linf, eps: float = 8 / 255, *, draws: int = 1000) -> dict[str, Attack]:
+    """Attacks that answer all questions but that of the black box; for it add Square, HopSkipJump or a Surrogate.
+
+    FGSM; PGD of 20 steps from the image itself at 1/2, 1, 2 and 4 times the radius, and on to where there is no bound:
+    1 in Linf, 16 times the radius elsewhere; and uniform noise.
+
+    draws  of uniform noise, default 1,000 for the time; 10^4 and more say more
+
+    Cost: about 150 gradient passes, and at most `draws` forward passes on the images that stand.
+    """
+    factors = (0.5, 1, 2, 4) if norm is Linf else (0.5, 1, 2, 4, 8, 16)
+    radii = [eps * factor for factor in factors if norm is not Linf or eps * factor < 1]
+    family = [PGD(eps=radius, norm=norm, steps=20, random_start=False) for radius in radii]
+    unbounded = PGD(eps=1.0, steps=20, random_start=False)
+    found = (FGSM(eps=eps, norm=norm), *family, unbounded, UniformNoise(eps=eps, norm=norm, samples=draws))
+    return {str(attack): attack for attack in found}
+
+
+_MIXED = {"AutoAttack"}
+_CHANCE = {"GaussianNoise", "SaltAndPepper", "UniformNoise"}
+_UNBOUNDED = {"ALMA", "CarliniWagner", "DDN", "DeepFool", "FMN"}
+"""Minimal attacks that find something wherever there is a gradient to follow."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One attack, as the signs read its rows. Arrays are over the images that are right unattacked."""
+
+    name: str
+    kind: str
+    """The class of the attack; that of the inner one where only randomness or a bound is added to it."""
+    how: str
+    """white, black, chance or mixed"""
+    family: str
+    """All that it is but its radius and step size."""
+    steps: int
+    norm: str | None
+    eps: float
+    met: np.ndarray
+    fell: np.ndarray
+    sizes: np.ndarray
+    images: int
+
+    @property
+    def whole(self) -> bool:
+        return bool(self.met.all())
+
+    @property
+    def minimal(self) -> bool:
+        return bool(np.isnan(self.eps))
+
+    def within(self, eps: float) -> np.ndarray:
+        """Who fell within a radius."""
+        return self.fell & ((self.eps <= eps) | (self.sizes <= eps * ROUNDING))
+
+    def told(self, eps: float = np.inf) -> str:
+        left = len(self.fell) - int(self.within(eps).sum())
+        return f"{self.name} leaves {_percent(left / self.images)}"
+
+
+_Answer = tuple[str, bool | None]
+
+
+def _percent(part: float) -> str:
+    return f"{100 * part:.1f} %"
+
+
+def _runs(evaluation: Evaluation, white: str = "") -> list[_Run]:
+    """Every attack of the table; of a transfer's, all but `white` are black boxes."""
+    clean = evaluation.only(CLEAN)
+    right = np.sort(clean["image"][clean["prediction"] == clean["label"]])
+    found = []
+    for name in evaluation.attacks:
+        rows = evaluation.only(name)
+        rows = Evaluation(rows.table.filter(np.isin(rows["image"], right)))
+        place = np.searchsorted(right, rows["image"])
+        met, fell, sizes = np.zeros(len(right), bool), np.zeros(len(right), bool), np.full(len(right), np.inf)
+        norm = evaluation.only(name)["norm"][0]
+        met[place], fell[place] = True, rows["prediction"] != rows["label"]
+        sizes[place] = rows[(norm or "L2").lower()]
+        text = str(evaluation.only(name)["parameters"][0]) or name
+        kind, how, steps = _read(text)
+        if white:
+            how = how if name == white else "black"
+        family = re.sub(r"\b(eps|step_size)=[^,)]*", "", text)
+        eps = float(evaluation.only(name)["eps"][0])
+        found.append(_Run(name, kind, how, family, steps, norm, eps, met, fell, sizes, evaluation.images))
+    return found
+
+
+def _read(text: str) -> tuple[str, str, int]:
+    """Of the call that makes an attack: its class, how it attacks, and its steps, 0 where it has none."""
+    classes = {each: getattr(rooms, each, None) for each in re.findall(r"\b([A-Z]\w*)\(", text)}
+    classes = {each: found for each, found in classes.items() if isinstance(found, type) and issubclass(found, Attack)}
+    while around := re.match(r"(EOT|Within)\(.*?attack=(?=[A-Z]\w*\()", text):
+        text = text[around.end() :]
+    kind = re.split(r"\W", text, maxsplit=1)[0]
+    access = {found.access for found in classes.values() if isinstance(found.access, str)}
+    if "Surrogate" in classes:
+        how = "black"
+    elif not access or _MIXED & set(classes):
+        how = "mixed"
+    elif "gradients" in access:
+        how = "white" if len(access) == 1 else "mixed"
+    else:
+        how = "chance" if kind in _CHANCE else "black"
+    steps = re.search(r"\bsteps=(\d+)", text)
+    return kind, how, int(steps[1]) if steps else int(getattr(classes.get(kind), "steps", 0))
+
+
+def _threats(runs: Iterable[_Run]) -> list[tuple[str, float]]:
+    """The norms and radii of bounded attacks; in norms that have minimal ones alone, the median of what these found."""
+    runs = [run for run in runs if run.norm is not None]
+    found = {(str(run.norm), run.eps) for run in runs if not run.minimal}
+    for norm in {run.norm for run in runs} - {norm for norm, _ in found}:
+        sizes = np.minimum.reduce([np.where(run.fell, run.sizes, np.inf) for run in runs if run.norm == norm])
+        if np.isfinite(sizes).any():
+            found.add((str(norm), float(np.median(sizes[np.isfinite(sizes)]))))
+    return sorted(found)
+
+
+def _at(runs: Iterable[_Run], how: str, norm: str, eps: float) -> list[_Run]:
+    """The attacks of a kind that speak of a norm and radius: bounded by it, or minimal."""
+    return [run for run in runs if run.how == how and run.norm == norm and (run.minimal or run.eps == eps)]
+
+
+def _strongest(runs: Iterable[_Run], eps: float = np.inf) -> _Run:
+    return max(runs, key=lambda run: int(run.within(eps).sum()))
+
+
+def _beats(run: _Run, other: _Run, eps: float = np.inf) -> tuple[float, bool]:
+    """By how much accuracy is lower under the first, and whether that is more than tau and than chance."""
+    from scipy.stats import binomtest
+
+    first, second = run.within(eps), other.within(eps)
+    alone, others = int((first & ~second).sum()), int((second & ~first).sum())
+    lower = (alone - others) / run.images
+    sure = lower > TAU and binomtest(alone, alone + others, alternative="greater").pvalue < 0.05
+    return lower, bool(sure)
+
+
+def _alone(runs: Sequence[_Run], others: Sequence[_Run], eps: float) -> tuple[int, int]:
+    """How many fell to `runs` and to none of `others`; and how many may have, whom not all of these have met."""
+    alone = np.logical_or.reduce([run.within(eps) for run in runs])
+    alone &= ~np.logical_or.reduce([run.within(eps) for run in others])
+    met = np.logical_and.reduce([run.met for run in others])
+    return int((alone & met).sum()), int((alone & ~met).sum())
+
+
+def _worst(answers: Iterable[tuple[float, _Answer]]) -> _Answer | None:
+    """The answer that is most of a sign: found before not found before not known, and by how much."""
+    ranks = {True: 2, False: 1, None: 0}
+    best = max(answers, key=lambda each: (ranks[each[1][1]], each[0]), default=None)
+    return None if best is None else best[1]
+
+
+def _compared(run: _Run, other: _Run, norm: str, eps: float) -> tuple[float, _Answer]:
+    lower, sure = _beats(run, other, eps)
+    chance = "; with so few images that may be chance" if lower > TAU and not sure else ""
+    return lower, (f"{run.told(eps)}, {other.told(eps)} ({norm} {eps:.4g}){chance}", sure)
+
+
+def _one_step(runs: list[_Run]) -> _Answer:
+    ones = [
+        run for run in runs if run.kind in ("FGSM", "RandomFGSM") or (run.kind in ("PGD", "MIM") and run.steps == 1)
+    ]
+    many = [run for run in runs if run.kind in ("APGD", "MIM", "PGD") and run.steps > 1]
+    answers = []
+    for norm, eps in _threats(runs):
+        first, second = (_at((run for run in some if run.whole), "white", norm, eps) for some in (ones, many))
+        if first and second:
+            answers.append(_compared(_strongest(first), _strongest(second), norm, eps))
+    return _worst(answers) or (
+        "not asked: it needs FGSM and PGD at one norm and radius, both on every image (sign_attacks has them)",
+        None,
+    )
+
+
+def _black_box(runs: list[_Run], transfer: Transfer | None, name: str | None) -> _Answer:
+    answers = _black_beats_white(runs)
+    if transfer is not None:
+        if name is None and len(transfer.targets) > 1:
+            raise ValueError(f"which of the transfer's targets is it? give name, one of {', '.join(transfer.targets)}")
+        target = transfer.targets[0] if name is None else name
+        if target in transfer.targets and len(transfer.tables[target].attacks):
+            answers += _black_beats_white(_runs(transfer.tables[target], transfer.from_source(target)))
+    return _worst(answers) or (
+        "not asked: it needs a black-box attack (Square, HopSkipJump, Surrogate, or a transfer from other models) and "
+        "a white-box one of the same norm and radius",
+        None,
+    )
+
+
+def _black_beats_white(runs: list[_Run]) -> list[tuple[float, _Answer]]:
+    answers = []
+    for norm, eps in _threats(run for run in runs if run.how in ("white", "black")):
+        black, white = (_at(runs, how, norm, eps) for how in ("black", "white"))
+        whole = [[run for run in some if run.whole] for some in (black, white)]
+        if all(whole):
+            answers.append(_compared(_strongest(whole[0], eps), _strongest(whole[1], eps), norm, eps))
+        elif black and white:
+            answers.append(_only(black, white, norm, eps))
+    return answers
+
+
+def _only(runs: Sequence[_Run], others: Sequence[_Run], norm: str, eps: float) -> tuple[float, _Answer]:
+    """Whether more than tau of the images fell to some attacks alone."""
+    alone, perhaps = _alone(runs, others, eps)
+    images = runs[0].images
+    names, white = ", ".join(run.name for run in runs), ", ".join(run.name for run in others)
+    numbers = f"{alone} of {images} images fell to {names} and not to {white} ({norm} {eps:.4g})"
+    if perhaps:
+        numbers += f"; {perhaps} more fell, which not all of these met"
+    found = True if alone / images > TAU else None if (alone + perhaps) / images > TAU else False
+    return alone / images, (numbers, found)
+
+
+def _unbounded(runs: list[_Run]) -> _Answer:
+    free = [
+        run
+        for run in runs
+        if run.how == "white"
+        and ((run.kind in _UNBOUNDED and run.steps >= 20) if run.minimal else (run.norm == "Linf" and run.eps >= 1))
+    ]
+    if not free:
+        return "not asked: it needs PGD(eps=1, random_start=False), or a minimal attack such as FMN", None
+    fell = np.logical_or.reduce([run.fell for run in free])
+    left = int((np.logical_and.reduce([run.met for run in free]) & ~fell).sum()) / free[0].images
+    return f"{', '.join(run.name for run in free)} leave{'s' * (len(free) == 1)} {_percent(left)}", left > TAU
+
+
+def _chance(runs: list[_Run]) -> _Answer:
+    answers = []
+    for norm, eps in _threats(run for run in runs if run.how == "chance"):
+        random, white = (_at(runs, how, norm, eps) for how in ("chance", "white"))
+        if random and white:
+            answers.append(_only(random, white, norm, eps))
+    return _worst(answers) or (
+        "not asked: it needs UniformNoise of 1,000 draws and more, and PGD of the same norm and radius",
+        None,
+    )
+
+
+def _radii(runs: list[_Run]) -> _Answer:
+    families: dict[tuple[str, str | None], list[_Run]] = {}
+    for run in runs:
+        if run.how == "white" and not run.minimal and run.whole and run.norm is not None:
+            families.setdefault((run.family, run.norm), []).append(run)
+    answers = [_along(sorted(family, key=lambda run: run.eps)) for family in families.values() if len(family) > 1]
+    return _worst(answers) or ("not asked: it needs one attack at several radii, on every image", None)
+
+
+def _along(runs: list[_Run]) -> tuple[float, _Answer]:
+    """One attack along its radii."""
+    last, images = runs[-1], runs[-1].images
+    left = [len(run.fell) - int(run.fell.sum()) for run in runs]
+    numbers = (
+        f"{runs[0].kind} leaves {', '.join(f'{100 * each / images:.1f}' for each in left)} % at {last.norm} "
+        f"{', '.join(f'{run.eps:.4g}' for run in runs)}"
+    )
+    rises = [_beats(small, large) for small, large in pairwise(runs)]
+    if any(sure for _, sure in rises):
+        return max(rises)[0], (numbers + "; it rises", True)
+    end = left[-1] / images
+    if end <= TAU:
+        return 0.0, (numbers, False)
+    if last.norm == "Linf" and last.eps >= 1:
+        return end, (numbers + ", which is no bound", True)
+    flat = [run for run, each in zip(runs[:-2], left, strict=False) if each <= left[-1] and last.eps >= 2 * run.eps]
+    if flat:
+        return end, (f"{numbers}; from {flat[0].eps:.4g} on it is flat", True)
+    return end, (f"{numbers}; whether it falls to nothing is not known, a larger radius would tell", None)
