@@ -10,8 +10,11 @@ from steelman.evaluation.gallery import Gallery
 from steelman.evaluation.line import Axis, Comparison, Line, Point, at_equal
 from steelman.evaluation.measures import (
     Measure,
+    Unmeasured,
     accuracy,
+    average_accuracy,
     clean_accuracy,
+    empirical_robustness,
     l_2,
     mean_margin,
     mean_norm,
@@ -19,16 +22,20 @@ from steelman.evaluation.measures import (
     median_norm,
     minimum,
     rho_2,
+    rho_cw,
+    rho_inf,
     robust_accuracy,
     smallest_norms,
+    success_rate,
     summary,
+    unmeasured,
     worst_case,
 )
-from steelman.evaluation.plots import draw_convergence, draw_curves, figures, save_figure
+from steelman.evaluation.plots import draw_convergence, draw_curves, draw_lines, draw_robustness, figures, save_figure
 from steelman.evaluation.probes import Probe
 from steelman.evaluation.reference import reference_attacks, reference_epsilon
 from steelman.evaluation.report import verdict, write_report
-from steelman.evaluation.robustness import robustness_curve, robustness_measure
+from steelman.evaluation.robustness import default_measure, named_measure, robustness_curve
 from steelman.evaluation.table import Evaluation
 
 __all__ = [
@@ -45,17 +52,23 @@ __all__ = [
     "Point",
     "Probe",
     "StepCurve",
+    "Unmeasured",
     "accuracy",
     "accuracy_over_draws",
     "against",
     "at_equal",
+    "average_accuracy",
     "by_time",
     "clean_accuracy",
     "convergence",
     "csv_table",
     "curve",
+    "default_measure",
     "draw_convergence",
     "draw_curves",
+    "draw_lines",
+    "draw_robustness",
+    "empirical_robustness",
     "evaluate",
     "figures",
     "json_table",
@@ -65,18 +78,22 @@ __all__ = [
     "measures",
     "median_norm",
     "minimum",
+    "named_measure",
     "reference_attacks",
     "reference_epsilon",
     "rho_2",
+    "rho_cw",
+    "rho_inf",
     "robust_accuracy",
     "robustness_curve",
-    "robustness_measure",
     "save_figure",
     "smallest_norms",
     "step_curve",
+    "success_rate",
     "success_rates",
     "summary",
     "terminal_table",
+    "unmeasured",
     "verdict",
     "worst_case",
     "write",

@@ -4,18 +4,28 @@ Every curve is a pure function of tables or of training logs. `plots` draws them
 """
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from steelman.evaluation.line import Axis, Line, Point
-from steelman.evaluation.measures import accuracy, clean_accuracy, robust_accuracy, smallest_norms
+from steelman.evaluation.measures import (
+    Measure,
+    Unmeasured,
+    accuracy,
+    clean_accuracy,
+    robust_accuracy,
+    share,
+    smallest_norms,
+    success_rate,
+)
+from steelman.evaluation.measures.rows import rows
+from steelman.evaluation.measures.summary import NORMS
 from steelman.evaluation.table import Evaluation
-from steelman.norms import L0, L1, L2, Linf, Norm
+from steelman.norms import Norm
 
-NORMS = {repr(norm): norm for norm in (Linf, L2, L1, L0)}
 LOGGED = {
     "clean": "accuracy, held-out images",
     "robust": "accuracy under attack, held-out images",
@@ -28,7 +38,8 @@ LOGGED = {
 """What a training log may hold per epoch, and what it is called under a picture."""
 SETTINGS = {"steps": "steps", "restarts": "restarts", "queries": "queries", "eps": "radius"}
 """What an attack's setting is called under a picture."""
-ACCURACY = Axis("accuracy", share=True)
+Told: TypeAlias = tuple[str, frozenset[tuple[str, str]]]
+"""An attack's kind, and the settings that are held fixed along a line."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +69,12 @@ def curve(evaluation: Evaluation, norm: Norm, attacks: Sequence[str] | None = No
     The point of a bounded attack is its accuracy; of one that met only the images that still stood, the share that
     nothing up to it has brought down within its radius.
     """
-    own = [(name, *_threat(evaluation, name)) for name in evaluation.attacks]
-    own = [(name, eps) for name, of, eps in own if of == repr(norm)]
+    own = {name: each for name, each in rows(evaluation).attacks.items() if each.norm == repr(norm)}
     if attacks is None:
-        attacks = [name for name, eps in own if np.isnan(eps)]
-    points = tuple((name, eps, _standing(evaluation, name, norm, eps)) for name, eps in own if not np.isnan(eps))
+        attacks = [name for name, each in own.items() if not each.bounded]
+    points = tuple(
+        (name, each.eps, _standing(evaluation, name, norm, each.eps)) for name, each in own.items() if each.bounded
+    )
     if not attacks:
         return Curve(norm, np.zeros(1), np.array([clean_accuracy(evaluation).value]), points)
     smallest = np.sort(smallest_norms(evaluation, norm, attacks))
@@ -70,16 +82,12 @@ def curve(evaluation: Evaluation, norm: Norm, attacks: Sequence[str] | None = No
     return Curve(norm, radius, 1 - np.searchsorted(smallest, radius, side="right") / len(smallest), points)
 
 
-def _threat(evaluation: Evaluation, attack: str) -> tuple[str | None, float]:
-    rows = evaluation.only(attack)
-    return rows["norm"][0], float(rows["eps"][0])
-
-
 def _standing(evaluation: Evaluation, attack: str, norm: Norm, eps: float) -> float:
-    if evaluation.whole(attack):
+    try:
         return accuracy(evaluation, attack).value
-    until = evaluation.attacks[: evaluation.attacks.index(attack) + 1]
-    return robust_accuracy(evaluation, norm, eps, until).value
+    except Unmeasured:
+        names = evaluation.attacks
+        return robust_accuracy(evaluation, norm, eps, names[: names.index(attack) + 1]).value
 
 
 def attacked_norms(evaluation: Evaluation) -> list[Norm]:
@@ -88,25 +96,34 @@ def attacked_norms(evaluation: Evaluation) -> list[Norm]:
     return [norm for name, norm in NORMS.items() if name in found]
 
 
-def against(evaluation: Evaluation, setting: str) -> dict[str, Line]:
+def against(
+    evaluation: Evaluation, setting: str, measure: Callable[[Evaluation, str], Measure] = accuracy
+) -> dict[str, Line]:
     """Accuracy against one setting of an attack, such as "steps", "restarts" or "eps".
 
-    A line for each two or more bounded attacks of one kind that differ in nothing else and met every image, under the
-    kind and what tells it from the other lines of that kind. A setting that follows from another one (a step length
-    that PGD takes from its steps, say) is not held fixed; name it where it shall be.
+    A line for each two or more bounded attacks of one kind that differ in nothing else, under the kind and what tells
+    it from the other lines of that kind. A setting that follows from another one (a step length that PGD takes from its
+    steps, say) is not held fixed; name it where it shall be. Attacks without an accuracy of their own, since they were
+    spared images that had fallen, are left out.
+
+    measure  of one attack, by its name
     """
-    lines: dict[tuple[str, frozenset[tuple[str, str]]], list[Point]] = {}
-    for name in evaluation.attacks:
-        settings = _settings(evaluation.only(name))
+    lines: dict[Told, list[Point]] = {}
+    for name, attack in rows(evaluation).attacks.items():
+        kind, settings = _settings(attack.parameters)
         value = _number(settings.pop(setting, ""))
-        if value is None or np.isnan(_threat(evaluation, name)[1]) or not evaluation.whole(name):
+        if value is None or not attack.bounded:
             continue
-        found = accuracy(evaluation, name)
-        key = (settings.pop("kind"), frozenset(settings.items()))
-        lines.setdefault(key, []).append(Point(value, found.value, found.low, found.high, name))
-    some = {key: points for key, points in lines.items() if len({point.x for point in points}) > 1}
+        try:
+            found = measure(evaluation, name)
+        except Unmeasured:
+            continue
+        told = (kind, frozenset({**settings, "leaves_label": str(attack.leaves_label)}.items()))
+        lines.setdefault(told, []).append(Point(value, found.value, found.low, found.high, name))
+    some = {told: points for told, points in lines.items() if len({point.x for point in points}) > 1}
     across = Axis(SETTINGS.get(setting, setting))
-    return {_told_apart(key, list(some)): Line(tuple(points), across, ACCURACY) for key, points in some.items()}
+    up = Axis(measure.__name__.replace("_", " "), share=True)
+    return {_called(told, list(some)): Line(tuple(points), across, up) for told, points in some.items()}
 
 
 def success_rates(evaluation: Evaluation) -> dict[str, Line]:
@@ -114,29 +131,21 @@ def success_rates(evaluation: Evaluation) -> dict[str, Line]:
 
     Deep Defense's and others' "FGS curve": lower is better. The lines are those of `against(evaluation, "eps")`.
     """
-    start = clean_accuracy(evaluation)
-    found = {}
-    for name, line in against(evaluation, "eps").items():
-        points = [Point(0.0, start.value, start.low, start.high, "clean"), *line.points]
-        turned = [replace(point, y=1 - point.y, low=_turned(point.high), high=_turned(point.low)) for point in points]
-        found[name] = Line(tuple(turned), line.across, Axis("success rate", share=True))
-    return found
+    natural = share(rows(evaluation).wrong)
+    start = Point(0.0, natural.value, natural.low, natural.high, "clean")
+    found = against(evaluation, "eps", success_rate)
+    return {name: replace(line, points=(start, *line.points)) for name, line in found.items()}
 
 
-def _turned(end: float | None) -> float | None:
-    return None if end is None else 1 - end
-
-
-def _settings(rows: Evaluation) -> dict[str, str]:
+def _settings(parameters: str) -> tuple[str, dict[str, str]]:
     """An attack's kind and settings, as the table has them in one string; none where that is no call."""
     try:
-        call = ast.parse(str(rows["parameters"][0]), mode="eval").body
-    except SyntaxError:
-        return {}
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
-        return {}
-    named = {each.arg: ast.unparse(each.value) for each in call.keywords if each.arg}
-    return {"kind": call.func.id, **named, "away_from": str(rows["away_from"][0]), "space": str(rows["space"][0])}
+        call = ast.parse(parameters, mode="eval").body
+    except (SyntaxError, ValueError):
+        return "", {}
+    if not isinstance(call, ast.Call):
+        return "", {}
+    return ast.unparse(call.func), {each.arg: ast.unparse(each.value) for each in call.keywords if each.arg}
 
 
 def _number(text: str) -> float | None:
@@ -146,12 +155,10 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _told_apart(
-    key: tuple[str, frozenset[tuple[str, str]]], keys: Sequence[tuple[str, frozenset[tuple[str, str]]]]
-) -> str:
+def _called(told: Told, others: Sequence[Told]) -> str:
     """A line's kind, and the settings in which it is not as the others of its kind."""
-    kind, settings = key
-    alike = frozenset.intersection(*(other for same, other in keys if same == kind))
+    kind, settings = told
+    alike = frozenset.intersection(*(other for same, other in others if same == kind))
     return ", ".join([kind, *(f"{name}={value}" for name, value in sorted(settings - alike))])
 
 

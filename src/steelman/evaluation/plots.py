@@ -1,46 +1,86 @@
 """Pictures of curves and of training, with matplotlib's object interface: nothing global is touched."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steelman.evaluation.curves import Curve, attacked_norms, curve
+import numpy as np
+
+from steelman.evaluation.curves import (
+    LOGGED,
+    Curve,
+    against,
+    attacked_norms,
+    by_time,
+    convergence,
+    curve,
+    success_rates,
+)
 from steelman.evaluation.entry import Entry
+from steelman.evaluation.labels import INK, place_names
+from steelman.evaluation.line import Line
+from steelman.evaluation.robustness import default_measure, robustness_curve
+from steelman.evaluation.table import Evaluation
 
 if TYPE_CHECKING:
     import matplotlib.axes
+    import matplotlib.axis
     import matplotlib.figure
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's colours, which colour-blind readers can tell apart; each goes with a dash and a marker of its own."""
 DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (10, 3)), (0, (1, 1)))
 MARKERS = "osD^vP"
-INK, RULE = "#1A1B1C", "#9A9B9C"
-LOGGED = {
-    "clean": "accuracy, held-out images",
-    "robust": "accuracy under attack, held-out images",
-    "generated": "accuracy under the generator, held-out images",
-    "test_clean": "accuracy, test images",
-    "test_rho_2": "ρ₂, test images",
-    "loss": "training loss",
-    "generator loss": "training loss of the generator",
-}
-"""What a training log may hold per epoch, and what it is called under a picture."""
+RULE = "#9A9B9C"
 
 
 def figures(entries: Sequence[Entry]) -> dict[str, "matplotlib.figure.Figure"]:
-    """Every picture that the models allow, by file name: curve-<norm> per norm and space, convergence-<quantity>."""
+    """Every picture that the models allow, by file name; what it shows is its `get_label()`.
+
+    robustness              clean accuracy against the worst case, for two models or more
+    curve-<norm>            accuracy versus radius, per norm and space
+    steps-<attack>          accuracy against the number of steps, where an attack was run with several
+    success-<attack>        success rate against the radius, where an attack was run at three or more
+    convergence-<quantity>  what was logged of the training, by epoch
+    time-<quantity>         accuracies by seconds of training
+    """
     found = {}
+    if len(entries) > 1:
+        models = {entry.name: entry.measures for entry in entries}
+        if measure := default_measure(models):
+            lines = {name: robustness_curve({name: each}, measure) for name, each in models.items()}
+            found["robustness"] = draw_robustness(lines)
     for space in dict.fromkeys(space for entry in entries for space in entry.evaluation.spaces):
         tables = {e.name: e.evaluation.only(space=space) for e in entries if space in e.evaluation.spaces}
+        suffix = "" if space == "pixels" else f"-{space}"
         for norm in dict.fromkeys(norm for table in tables.values() for norm in attacked_norms(table)):
             curves = {name: curve(table, norm) for name, table in tables.items()}
-            stem = f"curve-{norm!r}".lower() + ("" if space == "pixels" else f"-{space}")
-            found[stem] = draw_curves(curves, space)
+            found[f"curve-{norm!r}".lower() + suffix] = draw_curves(curves, space)
+        for stem, of, least in (("steps", lambda table: against(table, "steps"), 2), ("success", success_rates, 4)):
+            for attack, lines in _by_attack(tables, of).items():
+                if max(len(line.knots[0]) for line in lines.values() if line) >= least:
+                    found[f"{stem}-{_slug(attack)}{suffix}"] = draw_lines(lines, of=attack)
     logs = {entry.name: entry.log for entry in entries}
-    drawn = {key.replace(" ", "-"): figure for key, figure in draw_convergence(logs).items()}
-    return found | {f"convergence-{key}": figure for key, figure in drawn.items()}
+    found |= {f"convergence-{_slug(key)}": figure for key, figure in draw_convergence(logs).items()}
+    return found | {f"time-{_slug(key)}": figure for key, figure in draw_convergence(logs, by_time, TIMED).items()}
+
+
+TIMED = ("clean", "robust", "test_clean")
+
+
+def _by_attack(
+    tables: Mapping[str, Evaluation], of: Callable[[Evaluation], dict[str, Line]]
+) -> dict[str, dict[str, Line | None]]:
+    """Lines of every model, by the attack that they are of."""
+    found = {name: of(table) for name, table in tables.items()}
+    attacks = dict.fromkeys(attack for lines in found.values() for attack in lines)
+    return {attack: {name: lines.get(attack) for name, lines in found.items()} for attack in attacks}
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.]+", "-", text).strip("-")
 
 
 def draw_curves(curves: Mapping[str, Curve], unit: str = "pixels") -> "matplotlib.figure.Figure":
@@ -52,7 +92,7 @@ def draw_curves(curves: Mapping[str, Curve], unit: str = "pixels") -> "matplotli
     norms = {found.norm for found in curves.values()}
     if len(norms) != 1:
         raise ValueError(f"one picture shows one norm; got {sorted(repr(norm) for norm in norms)}")
-    figure, axes = _axes()
+    axes = _axes()
     reach = max((_reach(found) for found in curves.values()), default=1.0)
     for (name, found), look in zip(curves.items(), _looks(), strict=False):
         points = sorted(((eps, share) for _, eps, share in found.points), key=lambda point: (point[0], -point[1]))
@@ -62,42 +102,97 @@ def draw_curves(curves: Mapping[str, Curve], unit: str = "pixels") -> "matplotli
         else:  # points only: a line through the strongest attack at each radius leads the eye
             lowest = dict(points)
             axes.plot([0, *lowest], [found.accuracy[0], *lowest.values()], markersize=5, **look, label=_named(name))
-        alone: dict[str, Any] = look | {"linestyle": ""}
+        alone: dict[str, Any] = look | {"linestyle": "", "label": f"_{name}"}
         axes.plot([eps for eps, _ in points], [share for _, share in points], markersize=5, **alone)
-    axes.set(xlim=(0, reach), ylim=(0, 1), xlabel=f"radius, {norms.pop()!r} ({unit})", ylabel="accuracy")
-    _percent(axes)
+    norm = norms.pop()
+    axes.set(xlim=(0, reach), ylim=(0, 1), xlabel=f"radius, {norm!r} ({unit})", ylabel="accuracy")
+    _percent(axes.yaxis)
     _legend(axes)
+    figure.set_label(f"Accuracy versus {norm!r} radius" + ("" if unit == "pixels" else f" ({unit} space)"))
     return figure
 
 
-def draw_convergence(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, "matplotlib.figure.Figure"]:
-    """One picture per logged quantity, one line per model; epoch 0 is the network before training.
+def draw_lines(
+    lines: Mapping[str, Line | None], *, of: str = "", axes: "matplotlib.axes.Axes | None" = None
+) -> "matplotlib.figure.Figure":
+    """Lines of the same quantities, one per model, with an error bar where a point has an interval.
 
-    A log is one mapping per epoch, with "epoch" and any of the keys of `LOGGED`.
+    lines  by name; a model without a line keeps its colour, so that the others have theirs in every picture
+    of     what the lines are of, for the caption
+    axes   where to draw; default a new figure
+
+    Raises:
+        ValueError: no lines, or of different quantities.
     """
     from matplotlib.ticker import MaxNLocator
 
-    pictures = {}
-    for key, label in LOGGED.items():
-        series = {
-            name: [(row["epoch"], row[key]) for row in log if row.get(key) is not None] for name, log in logs.items()
-        }
-        if not any(series.values()):
+    drawn = [line for line in lines.values() if line]
+    kinds = {(line.across, line.up) for line in drawn}
+    if len(kinds) != 1:
+        told = sorted(f"{up.label} against {across.label}" for across, up in kinds)
+        raise ValueError(f"one picture shows one pair of quantities; got {' and '.join(told) or 'none'}")
+    ((across, up),) = kinds
+    axes = _axes() if axes is None else axes
+    for (name, line), look in zip(lines.items(), _looks(), strict=False):
+        if line is None:
             continue
-        figure, axes = _axes()
-        # Looks go by place, so that a model without this quantity leaves the others' colours as they are.
-        for (name, pairs), look in zip(series.items(), _looks(), strict=False):
-            if pairs:
-                axes.plot(*zip(*pairs, strict=True), markersize=3, **look, label=_named(name))
-        axes.set(xlabel="epoch", ylabel=label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if all(value >= 0 for pairs in series.values() for _, value in pairs):
-            axes.set_ylim(bottom=0)
-        if "accuracy" in label:
-            _percent(axes)
-        _legend(axes)
-        pictures[key] = figure
-    return pictures
+        size = 4.5 if len(line.points) < 20 else 2.5
+        axes.plot(*line.knots, **look, markersize=size, label=_named(name))
+        below = [(point.x, point.y) for point in line.points if point.y < line.at(point.x)]
+        if below:  # points of an x at which another one stands higher
+            axes.plot(*zip(*below, strict=True), **look | {"linestyle": ""}, markersize=size, label=f"_{name}")
+        for point in line.points:
+            if point.low is not None and point.high is not None:
+                axes.vlines(point.x, point.low, point.high, color=look["color"], alpha=0.35, linewidth=1.2)
+    axes.set(xlabel=across.label, ylabel=up.label)
+    xs = np.array([point.x for line in drawn for point in line.points])
+    _ticks(axes, xs)
+    if up.share:
+        _percent(axes.yaxis)
+    if across.share:
+        _percent(axes.xaxis)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    elif all(point.y >= 0 for line in drawn for point in line.points):
+        axes.set_ylim(bottom=0)
+    _legend(axes)
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.set_label(f"{up.label[0].upper()}{up.label[1:]} by {across.label}{f', {of}' if of else ''}")
+    return figure
+
+
+def draw_robustness(
+    curves: Mapping[str, Line], *, axes: "matplotlib.axes.Axes | None" = None
+) -> "matplotlib.figure.Figure":
+    """Robustness curves, every point with its name: further up and to the right is better.
+
+    Raises:
+        ValueError: no curves, or of different measures.
+    """
+    alone = all(len(line.points) == 1 for line in curves.values())
+    figure = draw_lines(curves, axes=axes)
+    axes = figure.axes[0] if axes is None else axes
+    axes.margins(0.08)
+    if alone or len(curves) == 1:
+        legend = axes.get_legend()
+        if legend is not None:
+            legend.remove()
+    place_names(axes, [(point.x, point.y, _named(point.name)) for line in curves.values() for point in line.points])
+    return figure
+
+
+def draw_convergence(
+    logs: Mapping[str, Sequence[Mapping[str, Any]]],
+    line: Callable[[Sequence[Mapping[str, Any]], str], Line | None] = convergence,
+    keys: Sequence[str] = tuple(LOGGED),
+) -> dict[str, "matplotlib.figure.Figure"]:
+    """One picture per logged quantity, one line per model; epoch 0 is the network before training.
+
+    logs  one mapping per epoch, with "epoch" and any of the keys of `LOGGED`
+    line  `convergence`, or `by_time` for the seconds of training instead of epochs
+    """
+    found = {key: {name: line(log, key) for name, log in logs.items()} for key in keys}
+    return {key: draw_lines(lines) for key, lines in found.items() if any(lines.values())}
 
 
 def save_figure(figure: "matplotlib.figure.Figure", path: str | Path) -> None:
@@ -120,7 +215,7 @@ def svg(figure: "matplotlib.figure.Figure", salt: str, *, transparent: bool = Fa
     return text.getvalue()
 
 
-def _axes() -> "tuple[matplotlib.figure.Figure, matplotlib.axes.Axes]":
+def _axes() -> "matplotlib.axes.Axes":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
@@ -132,7 +227,7 @@ def _axes() -> "tuple[matplotlib.figure.Figure, matplotlib.axes.Axes]":
     axes.yaxis.label.set(color=INK, size=10.5)
     axes.grid(color=RULE, alpha=0.3, linewidth=0.6)
     axes.set_axisbelow(True)
-    return figure, axes
+    return axes
 
 
 def _looks() -> "cycle[dict[str, Any]]":
@@ -154,10 +249,25 @@ def _reach(found: Curve) -> float:
     return 1.05 * max([*(eps for _, eps, _ in found.points), *standing[-1:], 1e-6])
 
 
-def _percent(axes: "matplotlib.axes.Axes") -> None:
+def _ticks(axes: "matplotlib.axes.Axes", xs: np.ndarray) -> None:
+    """Whole numbers where all are; a logarithmic scale where few whole numbers span a wide range."""
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
+
+    values = np.unique(xs)
+    if (values != values.round()).any():
+        return
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if 3 <= len(values) <= 8 and values[0] > 0 and values[-1] / values[0] > 15:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(values.tolist()))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+
+
+def _percent(axis: "matplotlib.axis.Axis") -> None:
     from matplotlib.ticker import PercentFormatter
 
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=" %"))
+    axis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=" %"))
 
 
 def _legend(axes: "matplotlib.axes.Axes") -> None:

@@ -1,12 +1,13 @@
 """Robustness against clean accuracy, over models that differ in a hyper-parameter."""
 
 from collections.abc import Mapping
+from math import isfinite
 
 from steelman.evaluation.line import Axis, Line, Point
 from steelman.evaluation.measures import Measure
 
 CLEAN_ACCURACY = "clean accuracy"
-DEFAULTS = (("worst case, ", 0), ("accuracy, ", -1), ("rho_cw", 0), ("mean ", 0), ("rho_2", 0))
+DEFAULTS = (("robust accuracy, ", 0), ("accuracy, ", -1), ("rho_cw", 0), ("mean ", 0), ("rho_2", 0))
 """How the measures begin that a robustness curve shows by default, and which of those that do."""
 
 
@@ -14,7 +15,7 @@ def robustness_curve(models: Mapping[str, Mapping[str, Measure]], measure: str) 
     """One point for each trained hyper-parameter: clean accuracy, and how robust the model is.
 
     models   per model its measures, `measures(evaluation)`, under what its point is called
-    measure  one of them, by name: a worst case, an accuracy under attack, rho_cw
+    measure  one of them, by name: a robust accuracy (the worst case), an accuracy under one attack, rho_cw
 
     Models are compared at equal clean accuracy only: `line.at(accuracy)` is on the straight line between the two
     nearest points, and never outside of them; `at_equal` compares two curves.
@@ -36,27 +37,30 @@ def robustness_curve(models: Mapping[str, Mapping[str, Measure]], measure: str) 
     return Line(tuple(points), Axis(CLEAN_ACCURACY, share=True), Axis(measure, share=found[measure].kind == "share"))
 
 
-def robustness_measure(models: Mapping[str, Mapping[str, Measure]], wanted: str = "") -> str:
-    """The name of a measure that all of the models have, by its name or by the beginning of it.
+def default_measure(models: Mapping[str, Mapping[str, Measure]]) -> str | None:
+    """The measure of robustness that all of the models have and that is finite.
 
-    By default the first of their worst cases; else the accuracy under the last bounded attack; else rho_cw, or the mean
-    size of the first minimal attack's perturbations.
+    The robust accuracy within the first radius; else the accuracy under the last bounded attack; else rho_cw, the mean
+    size of the first minimal attack's perturbations, or rho_2.
+    """
+    finite = [name for name in _shared(models) if all(isfinite(found[name].value) for found in models.values())]
+    for label, place in DEFAULTS:
+        if names := [name for name in finite if name.startswith(label)]:
+            return names[place]
+    return None
+
+
+def named_measure(models: Mapping[str, Mapping[str, Measure]], wanted: str) -> str:
+    """The measure that all of the models have, by its name or by a beginning that no other one has.
 
     Raises:
-        ValueError: all models have none of that name, or several that begin so; names those that they have.
+        ValueError: there is none, or there are several; names those that all of the models have.
     """
     shared = _shared(models)
-    if wanted in shared:
-        return wanted
-    found = [name for name in shared if name.startswith(wanted)] if wanted else []
-    if not wanted:
-        by_default = (([name for name in shared if name.startswith(label)], place) for label, place in DEFAULTS)
-        found = next(([names[place]] for names, place in by_default if names), [])
+    found = [wanted] if wanted in shared else [name for name in shared if name.startswith(wanted)]
     if len(found) != 1:
-        raise ValueError(
-            f"{'several measures begin' if found else 'no measure begins'} with {wanted!r}; all of the models have "
-            f"{', '.join(shared)}"
-        )
+        many = "several measures begin" if found else "no measure begins"
+        raise ValueError(f"{many} with {wanted!r}; all of the models have {', '.join(shared) or 'none'}")
     return found[0]
 
 
