@@ -1,6 +1,7 @@
 """A table that grows: nothing is attacked twice, nothing is read by halves, the worst case costs what it needs."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -230,6 +231,11 @@ def test_two_processes_make_the_same_table(digits):
             warnings.simplefilter("error")
             ours = evaluate(network, digits, BATTERY, batch_size=10, executor=pool, columns=False)
     same(ours, evaluate(network, digits, BATTERY, batch_size=10, columns=False))
+
+
+def test_threads_would_disturb_each_other(model, digits):
+    with ThreadPoolExecutor(2) as pool, pytest.raises(ValueError, match="processes"):
+        evaluate(model, digits, [WEAK], executor=pool)
 
 
 def test_workers_are_counted_from_one():

@@ -62,13 +62,16 @@ class Block:
     columns: bool
     seed: int
     known: Evaluation | None
-    device: str
+    device: str | None = None
+    """Where the work is done; None: where model and images are. The first of its kind, or a worker's own."""
 
     def work(self, advance: Callable[[str, int], None] = lambda name, count: None) -> "pyarrow.Table":
         """The new rows, the unattacked images' among them where these are missing or lack a probe."""
         rows = _Rows(self)
-        with space_of(_placed(self.model, self.device), self.space) as (preprocess, network):
-            batch = replace(self.batch, x=self.batch.x.to(self.device), y=self.batch.y.to(self.device))
+        model, batch = self.model, self.batch
+        if self.device is not None:
+            batch = replace(batch, x=batch.x.to(self.device), y=batch.y.to(self.device))
+        with space_of(placed(model, self.device), self.space) as (preprocess, network):
             x = preprocess(batch.x)
             check_images(x, None)
             check_labels("y", batch.y, x)
@@ -229,8 +232,9 @@ class _Rows:
         return Evaluation.from_columns(made).table
 
 
-def _placed(model: Model, device: str) -> Model:
-    return model.to(device) if isinstance(model, nn.Module) else model
+def placed(model: Model, device: str | None) -> Model:
+    """The model on a device, where one is named and it can be moved."""
+    return model.to(device) if isinstance(model, nn.Module) and device is not None else model
 
 
 def answers(model: Model, x: Images, y: Labels) -> tuple[Labels, PerImage]:

@@ -1,8 +1,9 @@
 """Attack every image with every attack, and write down what came of it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -69,10 +70,12 @@ def evaluate(
     Raises:
         ValueError: no images, two attacks of one name, one of them called "clean", a radius per image, a batch size
             below 1; for "preprocessed" a model without those parts, or an attack that needs a box; a known table of
-            another model or other data, or with another attack under one of the names.
+            another model or other data, or with another attack under one of the names; an executor of threads.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+    if isinstance(executor, ThreadPoolExecutor):
+        raise ValueError("threads would change the model's mode under each other; give an executor of processes")
     if known is not None and folder is not None:
         raise ValueError("give known or folder, not both: the folder's own table is what is extended")
     named = _named(attacks)
@@ -89,14 +92,16 @@ def evaluate(
         if not about["model"]:
             known = known.with_about(about)  # nothing but its answers tells this model, so they are asked for again
 
+    sent = deepcopy(model).cpu() if executor is not None and isinstance(model, nn.Module) else model
+
     def blocks() -> Iterator[Block]:
         there = None if known is None else known.of_space(space)
         for batch in batches:
-            device = str(batch.x.device.type)
-            if executor is not None:
-                batch = replace(batch, x=batch.x.cpu(), y=batch.y.cpu())
+            device = None
+            if executor is not None:  # memory of a GPU is not sent
+                device, batch = batch.x.device.type, replace(batch, x=batch.x.cpu(), y=batch.y.cpu())
             rows = None if there is None or batch.index is None else there.of_images(batch.index.tolist())
-            yield Block(model, batch, space, named, tuple(probes), columns, seed, rows, device)
+            yield Block(sent, batch, space, named, tuple(probes), columns, seed, rows, device)
 
     made = []
     with _bar(progress, count * max(len(named), 1)) as advance:
