@@ -41,6 +41,7 @@ from steelman.attacks import (
     UniformNoise,
     UniversalPerturbation,
     VirtualAdversarial,
+    Within,
     WorstOf,
 )
 from steelman.losses import DLR, KL, LogitDifference, Margin
@@ -146,6 +147,8 @@ ATTACKS = [
     Case(HopSkipJump(norm=Linf, steps=2, evaluations=30, starts=3, tries=300), targeted=True, random=True),
     Case(WorstOf((FGSM(eps=0.05), PGD(eps=0.1, steps=5))), random=True),
     Case(BestOf((DeepFool(), CarliniWagner(**_SHORT)))),
+    Case(Within(FAB(steps=4, radius=0.1), eps=0.1)),
+    Case(Within(DDN(steps=20), eps=1.0), targeted=True),
     Case(AutoAttack(eps=0.1, steps=5, queries=15), random=True),
     Case(AutoAttack(eps=0.5, norm=L2, steps=4, queries=10), targeted=True, random=True),
     Case(EOT(PGD(eps=0.1, steps=5), samples=2), random=True),

@@ -33,6 +33,7 @@ from steelman.attacks import (
     UniformNoise,
     UniversalPerturbation,
     VirtualAdversarial,
+    Within,
     WorstOf,
 )
 from steelman.defences import (
@@ -140,6 +141,7 @@ __all__ = [
     "UniformNoise",
     "UniversalPerturbation",
     "VirtualAdversarial",
+    "Within",
     "WorstOf",
     "evaluate",
     "fit",

@@ -29,6 +29,7 @@ from steelman.attacks.surrogate import (
 )
 from steelman.attacks.universal import UniversalPerturbation
 from steelman.attacks.vat import VirtualAdversarial
+from steelman.attacks.within import Within
 from steelman.attacks.worst_of import BestOf, WorstOf
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "UniformNoise",
     "UniversalPerturbation",
     "VirtualAdversarial",
+    "Within",
     "WorstOf",
     "over_targets",
 ]

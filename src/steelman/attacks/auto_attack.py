@@ -3,14 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-
 from steelman.attacks.apgd import APGD
 from steelman.attacks.attack import Attack
 from steelman.attacks.eot import EOT
 from steelman.attacks.fab import FAB
 from steelman.attacks.oracle import Oracle
 from steelman.attacks.square import Square
+from steelman.attacks.within import Within
 from steelman.attacks.worst_of import WorstOf
 from steelman.losses import DLR, Goal
 from steelman.norms import L0, L1, Linf, Norm
@@ -73,8 +72,8 @@ class AutoAttack(Attack):
         ratio = APGD(**common, restarts=5 if plus else 1, loss=DLR(or_margin=True))
         towards = APGD(**common, loss=DLR(or_margin=True), targets=5 if sparse else 9)
         boundary = FAB(norm=self.norm, steps=self.steps, radius=self.eps)
-        near = _Within(replace(boundary, restarts=5), self.eps)
-        near_towards = _Within(replace(boundary, targets=9), self.eps)
+        near = Within(replace(boundary, restarts=5), self.eps)
+        near_towards = Within(replace(boundary, targets=9), self.eps)
         square = () if sparse else (Square(eps=self.eps, norm=self.norm, queries=self.queries, rescale=False),)
         if self.version == "rand":
             return EOT(entropy, samples=20), EOT(ratio, samples=20)
@@ -85,18 +84,3 @@ class AutoAttack(Attack):
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         found = WorstOf(self.attacks, box=self.box).search(oracle, x, goal, draws)
         return self.norm.contain(x, found, self.eps, self.box)
-
-
-@dataclass(frozen=True)
-class _Within(Attack):
-    """A minimal-norm attack as a bounded one: what it finds outside the ball is put back."""
-
-    attack: FAB
-    eps: Radius
-
-    def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        found = self.attack.search(oracle, x, goal, draws)
-        eps = torch.as_tensor(self.eps, dtype=torch.float64, device=x.device)
-        outside = self.attack.norm.size(found.double() - x.double()) > eps
-        found[outside] = x[outside]
-        return found
