@@ -4,9 +4,9 @@ from typing import Any
 
 from benchmarks.learned.networks import Networks, name
 
-from steelman import L2, CarliniWagner
+from steelman import CarliniWagner
 from steelman.data.dataset import Dataset
-from steelman.evaluation import clean_accuracy, evaluate, mean_norm, median_norm
+from steelman.evaluation import clean_accuracy, evaluate, rho_cw
 
 SWEEP = (
     *(
@@ -30,8 +30,8 @@ def point(networks: Networks, test: Dataset, few: Dataset, method: str, strength
     net = networks.classifier(method, strength)
     attack = {"C&W": CarliniWagner(steps=100, search_steps=5)}
     table = evaluate(net, few, attack, progress=False)
-    mean = mean_norm(table, "C&W", L2, include_natural_errors=True)
-    median = median_norm(table, "C&W", L2, include_natural_errors=True)
+    mean = rho_cw(table, "C&W")
+    median = rho_cw(table, "C&W", "median")
     clean = clean_accuracy(evaluate(net, test, {}, progress=False))
     return {
         "method": method,

@@ -42,8 +42,8 @@ ABOUT = b"steelman"
 """Where the table's Parquet file says what it is of."""
 
 
-ROUNDING = 1 + 1e-6
-"""Distances are differences of float32 images: one of exactly eps may read this much longer."""
+ROUNDING = 1 + 1e-5
+"""Distances are differences of float32 images: one of exactly eps may read so much longer, 1/255 say."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

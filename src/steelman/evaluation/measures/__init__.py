@@ -1,0 +1,59 @@
+"""Numbers with 95 % intervals, every one a pure function of the table.
+
+Measures are of one space; a table of two is cut by `evaluation.only(space=...)` first. A number that the table cannot
+give raises `Unmeasured`, a ValueError that says why.
+"""
+
+from steelman.evaluation.measures.accuracies import (
+    accuracy,
+    average_accuracy,
+    clean_accuracy,
+    minimum,
+    robust_accuracy,
+    standing,
+    success_rate,
+    threats,
+    worst_case,
+)
+from steelman.evaluation.measures.distances import (
+    empirical_robustness,
+    l_2,
+    mean_margin,
+    mean_norm,
+    median_norm,
+    rho_2,
+    rho_cw,
+    rho_inf,
+    smallest_norms,
+)
+from steelman.evaluation.measures.measure import Measure, Unmeasured, bootstrap, plain, share
+from steelman.evaluation.measures.summary import measures, summary, unmeasured
+
+__all__ = [
+    "Measure",
+    "Unmeasured",
+    "accuracy",
+    "average_accuracy",
+    "bootstrap",
+    "clean_accuracy",
+    "empirical_robustness",
+    "l_2",
+    "mean_margin",
+    "mean_norm",
+    "measures",
+    "median_norm",
+    "minimum",
+    "plain",
+    "rho_2",
+    "rho_cw",
+    "rho_inf",
+    "robust_accuracy",
+    "share",
+    "smallest_norms",
+    "standing",
+    "success_rate",
+    "summary",
+    "threats",
+    "unmeasured",
+    "worst_case",
+]

@@ -1,0 +1,98 @@
+"""A number with its interval, and the two ways to come by one."""
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+Kind: TypeAlias = Literal["share", "length", "ratio"]
+
+
+class Unmeasured(ValueError):
+    """A number that a table cannot give; the message says why."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number with the ends of its 95 % interval, over `count` images.
+
+    A `kind` "share" is a share of images, between 0 and 1; a "length" has the units of the space; a "ratio" has none,
+    or units of its own. `failures` counts the images among them for which an attack found nothing.
+    """
+
+    value: float
+    low: float
+    high: float
+    count: int
+    kind: Kind = "share"
+    failures: int = 0
+
+    def __str__(self) -> str:
+        if self.kind == "share":
+            return f"{100 * self.value:.2f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+        failed = f", {self.failures} of {self.count} failed" if self.failures else ""
+        return f"{self.value:.4g} [{self.low:.3g}, {self.high:.3g}]{failed}"
+
+
+def share(flags: np.ndarray) -> Measure:
+    """The share of True, with Wilson's interval (E. B. Wilson, JASA 22, 1927).
+
+    Raises:
+        Unmeasured: no images.
+    """
+    from scipy.stats import binomtest
+
+    _some(flags)
+    interval = binomtest(int(flags.sum()), len(flags)).proportion_ci(0.95, method="wilson")
+    return Measure(float(flags.mean()), float(interval.low), float(interval.high), len(flags))
+
+
+def bootstrap(
+    values: np.ndarray,
+    statistic: Literal["mean", "median"] = "mean",
+    *,
+    kind: Kind = "length",
+    failures: int = 0,
+    resamples: int = 1000,
+) -> Measure:
+    """The mean or median of per-image values, with the percentile bootstrap interval: images drawn with replacement.
+
+    The draws are seeded, so the same table gives the same interval. Ends are values that resamples took, never
+    interpolated, so that infinite distances may stand among the values.
+
+    Raises:
+        Unmeasured: no images.
+    """
+    _some(values)
+    if statistic == "mean":
+        draws = np.random.default_rng(0)
+        found = [values[draws.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
+        value = values.mean()
+    else:
+        ordered = np.sort(values)
+        found = ordered[_median_ranks(len(values), resamples)].mean(axis=1)
+        value = np.median(values)
+    low, high = np.quantile(found, [0.025, 0.975], method="inverted_cdf")
+    return Measure(float(value), float(low), float(high), len(values), kind, failures)
+
+
+@lru_cache(maxsize=16)
+def _median_ranks(count: int, resamples: int) -> np.ndarray:
+    """For each resample, the two ranks between which its median lies: they depend on how many values there are, not on
+    which."""
+    draws, middle = np.random.default_rng(0), [(count - 1) // 2, count // 2]
+    return np.stack([np.partition(draws.integers(count, size=count), middle)[middle] for _ in range(resamples)])
+
+
+def plain(found: dict[str, Measure]) -> dict[str, dict[str, Any]]:
+    """Measures as plain values for JSON, where None stands for an infinite number."""
+    return {
+        name: {key: None if value in (np.inf, -np.inf) else value for key, value in asdict(measure).items()}
+        for name, measure in found.items()
+    }
+
+
+def _some(values: np.ndarray) -> None:
+    if len(values) == 0:
+        raise Unmeasured("a measure needs at least one image; there is none that it speaks of")

@@ -1,0 +1,100 @@
+"""Every measure that a table allows."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from steelman.evaluation.measures.accuracies import (
+    accuracy,
+    average_accuracy,
+    clean_accuracy,
+    minimum,
+    radii_of,
+    robust_accuracy,
+    threats,
+)
+from steelman.evaluation.measures.distances import (
+    is_carlini_wagner,
+    l_2,
+    mean_norm,
+    median_norm,
+    rho_2,
+    rho_cw,
+    rho_inf,
+)
+from steelman.evaluation.measures.measure import Measure, Unmeasured, plain
+from steelman.evaluation.measures.rows import Attacked, rows
+from steelman.evaluation.table import Evaluation
+from steelman.norms import L0, L1, L2, Linf
+
+NORMS = {repr(norm): norm for norm in (Linf, L2, L1, L0)}
+FEWEST_RADII = 4
+"""From how many radii on an average over them is listed; MMA's tables have 8 on CIFAR-10 and 4 on MNIST."""
+
+
+def measures(evaluation: Evaluation) -> dict[str, Measure]:
+    """Every measure that the table allows, under its name; in a space other than pixels, with the space."""
+    return _measured(evaluation)[0]
+
+
+def unmeasured(evaluation: Evaluation) -> dict[str, str]:
+    """What `measures` leaves out, and why: an attack was spared some images, or fooled nobody, or overflowed."""
+    return _measured(evaluation)[1]
+
+
+def summary(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """`measures` as plain values for JSON, where None stands for an infinite number."""
+    return plain(measures(evaluation))
+
+
+def _measured(evaluation: Evaluation) -> tuple[dict[str, Measure], dict[str, str]]:
+    found: dict[str, Measure] = {}
+    reasons: dict[str, str] = {}
+    for space in evaluation.spaces:
+        suffix = "" if space == "pixels" else f" ({space})"
+        for name, measure in _candidates(evaluation.only(space=space)):
+            try:
+                found[name + suffix] = measure()
+            except Unmeasured as why:
+                reasons[name + suffix] = str(why)
+    return found, reasons
+
+
+def _candidates(table: Evaluation) -> Iterator[tuple[str, Callable[[], Measure]]]:
+    """Names and what computes them, in the order in which they are shown."""
+    attacks = rows(table).attacks
+    yield "clean accuracy", lambda: clean_accuracy(table)
+    for name, attack in attacks.items():
+        if attack.bounded:
+            yield f"accuracy, {name}", lambda name=name: accuracy(table, name)
+    for (norm, eps), names in threats(table).items():
+        yield f"robust accuracy, {norm} {eps:.4g}", lambda norm=norm, eps=eps: robust_accuracy(table, NORMS[norm], eps)
+        whole = [name for name in names if not attacks[name].spared.any()]
+        if len(whole) == len(names) > 1:
+            yield f"Min, {norm} {eps:.4g}", lambda names=names: minimum(table, names)
+    for label, norm in NORMS.items():
+        radii = radii_of(table, norm)
+        if len(radii) >= FEWEST_RADII:
+            where = f"{label}, {len(radii)} radii to {radii[-1]:.4g}"
+            yield f"AvgAcc, {where}", lambda norm=norm: average_accuracy(table, norm)
+            yield f"AvgRobAcc, {where}", lambda norm=norm: average_accuracy(table, norm, clean=False)
+    for attack in attacks.values():
+        if not attack.bounded:
+            yield from _of_minimal(table, attack)
+
+
+def _of_minimal(table: Evaluation, attack: Attacked) -> Iterator[tuple[str, Callable[[], Measure]]]:
+    name, norm = attack.name, attack.norm or "L2"
+    if attack.leaves_label:
+        yield f"mean {norm}, {name}", lambda: mean_norm(table, name)
+        yield f"median {norm}, {name}", lambda: median_norm(table, name)
+        if is_carlini_wagner(attack):
+            yield f"rho_cw, {name}", lambda: rho_cw(table, name)
+            yield f"median rho_cw, {name}", lambda: rho_cw(table, name, "median")
+    elif norm == "Linf":
+        yield f"rho_inf, {name}", lambda: rho_inf(table, name)
+    elif norm == "L2":
+        yield f"rho_2, {name}", lambda: rho_2(table, name)
+        yield f"l_2, {name}", lambda: l_2(table, name)
+    else:
+        yield f"mean {norm}, {name}", lambda: mean_norm(table, name)
+        yield f"median {norm}, {name}", lambda: median_norm(table, name)
