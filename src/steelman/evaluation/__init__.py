@@ -37,6 +37,7 @@ from steelman.evaluation.reference import reference_attacks, reference_epsilon
 from steelman.evaluation.report import verdict, write_report
 from steelman.evaluation.robustness import default_measure, named_measure, robustness_curve
 from steelman.evaluation.table import Evaluation
+from steelman.evaluation.transfer import Transfer, transfer
 
 __all__ = [
     "Axis",
@@ -52,6 +53,7 @@ __all__ = [
     "Point",
     "Probe",
     "StepCurve",
+    "Transfer",
     "Unmeasured",
     "accuracy",
     "accuracy_over_draws",
@@ -93,6 +95,7 @@ __all__ = [
     "success_rates",
     "summary",
     "terminal_table",
+    "transfer",
     "unmeasured",
     "verdict",
     "worst_case",
