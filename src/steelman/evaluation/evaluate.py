@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steelman.attacks.attack import check_images, check_labels
 from steelman.data.dataset import Dataset
@@ -104,7 +104,7 @@ def evaluate(
             yield Block(sent, batch, space, named, tuple(probes), columns, seed, rows, device)
 
     made = []
-    with _bar(progress, count * max(len(named), 1)) as advance:
+    with bar(progress, count * max(len(named), 1)) as advance:
         here = (block.work(advance) for block in blocks())
         for table in here if executor is None else each(Block.work, blocks(), executor):
             made.append(table)
@@ -167,7 +167,7 @@ def batches_of(dataset: Data, batch_size: int) -> tuple[Iterator[Batch], int]:
 
 
 @contextmanager
-def _bar(shown: bool, total: int) -> Iterator[Callable[[str, int], None]]:
+def bar(shown: bool, total: int) -> Iterator[Callable[[str, int], None]]:
     """A progress bar over images times attacks; silent where standard error is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

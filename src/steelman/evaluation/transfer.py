@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from steelman.attacks.mode import evaluation_mode
 from steelman.attacks.oracle import check_answer
 from steelman.evaluation.crafted import Crafted, Kept, Piece, hashed
 from steelman.evaluation.evaluate import Data, batches_of, evaluate
-from steelman.evaluation.evaluate import _bar as bar
+from steelman.evaluation.evaluate import bar as bar
 from steelman.evaluation.measures import Measure, accuracy, clean_accuracy, worst_case
 from steelman.evaluation.store import fingerprint, merged
 from steelman.evaluation.table import CLEAN, Evaluation
@@ -195,38 +196,43 @@ def transfer(
     data = "" if kept is None else hashed(batches_of(dataset, batch_size)[0])
     keys = {source: (hashes[source], repr(attack), name, str(seed), data) for source in sources if hashes[source]}
 
+    sent, away = (models, targets) if executor is None else (_on_cpu(models), _on_cpu(targets))
+
     def pieces() -> Iterator[Piece]:
         for source in (source for source in sources if missing[source]):
-            there = kept.read(keys[source]) if kept and source in keys else None
+            there = kept.read(keys[source]) if kept and source in keys and kept.has(keys[source]) else None
             rows = (found.from_source(source), said[source])
             for place, batch in enumerate(batches_of(dataset, batch_size)[0]):
                 assert batch.index is not None
                 which = slice(place * batch_size, (place + 1) * batch_size)
                 crafted = None if there is None else {each: value[which] for each, value in there.items()}
                 before = {t: np.array([clean[t][image] for image in batch.index.tolist()]) for t in missing[source]}
-                device = str(batch.x.device.type)
-                if executor is not None:
-                    batch = replace(batch, x=batch.x.cpu(), y=batch.y.cpu())
-                method = (models[source], attack, name, seed)
-                yield Piece(source, place, *method, batch, missing[source], rows, before, crafted, device)
+                method, device, tested = (sent[source], attack, name, seed), None, missing[source]
+                if executor is not None:  # memory of a GPU is not sent
+                    device, batch = batch.x.device.type, replace(batch, x=batch.x.cpu(), y=batch.y.cpu())
+                    tested = {target: away[target] for target in tested}
+                yield Piece(source, place, *method, batch, tested, rows, before, crafted, device)
 
     made: dict[str, list[pyarrow.Table]] = {target: [] for target in targets}
     images: dict[str, dict[int, Crafted]] = {source: {} for source in sources}
     count = batches_of(dataset, batch_size)[1]
     with bar(progress, count * sum(map(bool, missing.values()))) as advance:
-        for piece, crafted, tables in each(Piece.work, pieces(), executor):
+        for (source, place), crafted, tables in each(Piece.work, pieces(), executor):
             for target, table in tables.items():
                 made[target].append(table)
-            if kept and piece.crafted is None and piece.source in keys:
-                parts = images[piece.source]
-                parts[piece.place] = crafted
-                if sum(len(part["x_adv"]) for part in parts.values()) == count:
-                    kept.write(keys[piece.source], [parts[place] for place in sorted(parts)])
-                    del images[piece.source]
-            advance(found.from_source(piece.source), len(piece.batch))
+            if kept and source in keys and not kept.has(keys[source]):
+                images[source][place] = crafted
+                if sum(len(part["x_adv"]) for part in images[source].values()) == count:
+                    kept.write(keys[source], [images[source][place] for place in sorted(images[source])])
+                    del images[source]
+            advance(found.from_source(source), len(crafted["x_adv"]))
     names = [CLEAN, *map(found.from_source, sources)]
     whole = {target: merged(None, [table.table, *made[target]], names, "pixels") for target, table in begun.items()}
     return replace(found, tables={target: table.only(names) for target, table in whole.items()})
+
+
+def _on_cpu(models: Mapping[str, Model]) -> dict[str, Model]:
+    return {name: deepcopy(one).cpu() if isinstance(one, nn.Module) else one for name, one in models.items()}
 
 
 def _told(model: Model) -> str:
