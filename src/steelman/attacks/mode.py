@@ -32,6 +32,18 @@ def evaluation_mode(model: Model, frozen: bool = True) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+@contextmanager
+def buffers_kept(model: Model) -> Iterator[None]:
+    """Every buffer of a module as it was after, such as running statistics."""
+    buffers = [(each, each.clone()) for each in model.buffers()] if isinstance(model, nn.Module) else []
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, kept in buffers:
+                buffer.copy_(kept)
+
+
 def warn_if_mode_matters(model: Model, x: Images) -> None:
     """Warn when a model arrives in train mode and answers otherwise there: its accuracy is about to be misjudged.
 
@@ -42,16 +54,13 @@ def warn_if_mode_matters(model: Model, x: Images) -> None:
         return
     if len(x) == 0:
         return
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = [x.device] if x.is_cuda else []
     with torch.no_grad(), torch.random.fork_rng(devices):
         try:
-            as_given = model(x[:2])
+            with buffers_kept(model):
+                as_given = model(x[:2])
         except ValueError:  # batch norm in train mode refuses a single value per channel
             as_given = None
-        finally:
-            for buffer, kept in buffers:
-                buffer.copy_(kept)
         with evaluation_mode(model):
             in_evaluation = model(x[:2])
     if as_given is None or not torch.allclose(as_given, in_evaluation, rtol=1e-4, atol=1e-5, equal_nan=True):

@@ -1,15 +1,14 @@
 """The signs of masked gradients, read from the table."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from steelman import attacks as rooms
 from steelman.attacks import FGSM, PGD, Attack, UniformNoise
-from steelman.evaluation.table import CLEAN, ROUNDING, Evaluation
+from steelman.evaluation.rows import Rows, percent, rows_of
+from steelman.evaluation.table import Evaluation
 from steelman.evaluation.transfer import Transfer
 from steelman.norms import Linf, Norm
 
@@ -64,7 +63,7 @@ def signs(evaluation: Evaluation, transfer: Transfer | None = None, *, name: str
     Raises:
         ValueError: `transfer` has several targets, and no `name` says which is meant.
     """
-    runs = _runs(evaluation.only(space="pixels") if len(evaluation.spaces) > 1 else evaluation)
+    runs = rows_of(evaluation.only(space="pixels") if len(evaluation.spaces) > 1 else evaluation)
     if runs and not len(runs[0].met):
         return tuple(Sign(question, "not asked: no image is right unattacked", None) for question in QUESTIONS)
     found = (_one_step(runs), _black_box(runs, transfer, name), _unbounded(runs), _chance(runs), _radii(runs))
@@ -89,99 +88,14 @@ def sign_attacks(norm: Norm = Linf, eps: float = 8 / 255, *, draws: int = 1000) 
     return {str(attack): attack for attack in found}
 
 
-_MIXED = {"AutoAttack"}
-_CHANCE = {"GaussianNoise", "SaltAndPepper", "UniformNoise"}
 _UNBOUNDED = {"ALMA", "CarliniWagner", "DDN", "DeepFool", "FMN"}
 """Minimal attacks that find something wherever there is a gradient to follow."""
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One attack, as the signs read its rows. Arrays are over the images that are right unattacked."""
-
-    name: str
-    kind: str
-    """The class of the attack; that of the inner one where only randomness or a bound is added to it."""
-    how: str
-    """white, black, chance or mixed"""
-    family: str
-    """All that it is but its radius and step size."""
-    steps: int
-    norm: str | None
-    eps: float
-    met: np.ndarray
-    fell: np.ndarray
-    sizes: np.ndarray
-    images: int
-
-    @property
-    def whole(self) -> bool:
-        return bool(self.met.all())
-
-    @property
-    def minimal(self) -> bool:
-        return bool(np.isnan(self.eps))
-
-    def within(self, eps: float) -> np.ndarray:
-        """Who fell within a radius."""
-        return self.fell & ((self.eps <= eps) | (self.sizes <= eps * ROUNDING))
-
-    def told(self, eps: float = np.inf) -> str:
-        left = len(self.fell) - int(self.within(eps).sum())
-        return f"{self.name} leaves {_percent(left / self.images)}"
 
 
 _Answer = tuple[str, bool | None]
 
 
-def _percent(part: float) -> str:
-    return f"{100 * part:.1f} %"
-
-
-def _runs(evaluation: Evaluation, white: str = "") -> list[_Run]:
-    """Every attack of the table; of a transfer's, all but `white` are black boxes."""
-    clean = evaluation.only(CLEAN)
-    right = np.sort(clean["image"][clean["prediction"] == clean["label"]])
-    found = []
-    for name in evaluation.attacks:
-        rows = evaluation.only(name)
-        rows = Evaluation(rows.table.filter(np.isin(rows["image"], right)))
-        place = np.searchsorted(right, rows["image"])
-        met, fell, sizes = np.zeros(len(right), bool), np.zeros(len(right), bool), np.full(len(right), np.inf)
-        norm = evaluation.only(name)["norm"][0]
-        met[place], fell[place] = True, rows["prediction"] != rows["label"]
-        sizes[place] = rows[(norm or "L2").lower()]
-        text = str(evaluation.only(name)["parameters"][0]) or name
-        kind, how, steps = _read(text)
-        if white:
-            how = how if name == white else "black"
-        family = re.sub(r"\b(eps|step_size)=[^,)]*", "", text)
-        eps = float(evaluation.only(name)["eps"][0])
-        found.append(_Run(name, kind, how, family, steps, norm, eps, met, fell, sizes, evaluation.images))
-    return found
-
-
-def _read(text: str) -> tuple[str, str, int]:
-    """Of the call that makes an attack: its class, how it attacks, and its steps, 0 where it has none."""
-    classes = {each: getattr(rooms, each, None) for each in re.findall(r"\b([A-Z]\w*)\(", text)}
-    classes = {each: found for each, found in classes.items() if isinstance(found, type) and issubclass(found, Attack)}
-    while around := re.match(r"(EOT|Within)\(.*?attack=(?=[A-Z]\w*\()", text):
-        text = text[around.end() :]
-    kind = re.split(r"\W", text, maxsplit=1)[0]
-    access = {found.access for found in classes.values() if isinstance(found.access, str)}
-    if "Surrogate" in classes:
-        how = "black"
-    elif not access or _MIXED & set(classes):
-        how = "mixed"
-    elif "gradients" in access:
-        how = "white" if len(access) == 1 else "mixed"
-    else:
-        how = "chance" if kind in _CHANCE else "black"
-    steps = re.search(r"\bsteps=(\d+)", text)
-    return kind, how, int(steps[1]) if steps else int(getattr(classes.get(kind), "steps", 0))
-
-
-def _threats(runs: Iterable[_Run]) -> list[tuple[str, float]]:
+def _threats(runs: Iterable[Rows]) -> list[tuple[str, float]]:
     """The norms and radii of bounded attacks; in norms that have minimal ones alone, the median of what these found."""
     runs = [run for run in runs if run.norm is not None]
     found = {(str(run.norm), run.eps) for run in runs if not run.minimal}
@@ -192,16 +106,16 @@ def _threats(runs: Iterable[_Run]) -> list[tuple[str, float]]:
     return sorted(found)
 
 
-def _at(runs: Iterable[_Run], how: str, norm: str, eps: float) -> list[_Run]:
+def _at(runs: Iterable[Rows], how: str, norm: str, eps: float) -> list[Rows]:
     """The attacks of a kind that speak of a norm and radius: bounded by it, or minimal."""
     return [run for run in runs if run.how == how and run.norm == norm and (run.minimal or run.eps == eps)]
 
 
-def _strongest(runs: Iterable[_Run], eps: float = np.inf) -> _Run:
+def _strongest(runs: Iterable[Rows], eps: float = np.inf) -> Rows:
     return max(runs, key=lambda run: int(run.within(eps).sum()))
 
 
-def _beats(run: _Run, other: _Run, eps: float = np.inf) -> tuple[float, bool]:
+def _beats(run: Rows, other: Rows, eps: float = np.inf) -> tuple[float, bool]:
     """By how much accuracy is lower under the first, and whether that is more than tau and than chance."""
     from scipy.stats import binomtest
 
@@ -212,7 +126,7 @@ def _beats(run: _Run, other: _Run, eps: float = np.inf) -> tuple[float, bool]:
     return lower, bool(sure)
 
 
-def _alone(runs: Sequence[_Run], others: Sequence[_Run], eps: float) -> tuple[int, int]:
+def _alone(runs: Sequence[Rows], others: Sequence[Rows], eps: float) -> tuple[int, int]:
     """How many fell to `runs` and to none of `others`; and how many may have, whom not all of these have met."""
     alone = np.logical_or.reduce([run.within(eps) for run in runs])
     alone &= ~np.logical_or.reduce([run.within(eps) for run in others])
@@ -227,13 +141,13 @@ def _worst(answers: Iterable[tuple[float, _Answer]]) -> _Answer | None:
     return None if best is None else best[1]
 
 
-def _compared(run: _Run, other: _Run, norm: str, eps: float) -> tuple[float, _Answer]:
+def _compared(run: Rows, other: Rows, norm: str, eps: float) -> tuple[float, _Answer]:
     lower, sure = _beats(run, other, eps)
     chance = "; with so few images that may be chance" if lower > TAU and not sure else ""
     return lower, (f"{run.told(eps)}, {other.told(eps)} ({norm} {eps:.4g}){chance}", sure)
 
 
-def _one_step(runs: list[_Run]) -> _Answer:
+def _one_step(runs: list[Rows]) -> _Answer:
     ones = [
         run for run in runs if run.kind in ("FGSM", "RandomFGSM") or (run.kind in ("PGD", "MIM") and run.steps == 1)
     ]
@@ -249,14 +163,15 @@ def _one_step(runs: list[_Run]) -> _Answer:
     )
 
 
-def _black_box(runs: list[_Run], transfer: Transfer | None, name: str | None) -> _Answer:
+def _black_box(runs: list[Rows], transfer: Transfer | None, name: str | None) -> _Answer:
     answers = _black_beats_white(runs)
     if transfer is not None:
         if name is None and len(transfer.targets) > 1:
             raise ValueError(f"which of the transfer's targets is it? give name, one of {', '.join(transfer.targets)}")
         target = transfer.targets[0] if name is None else name
-        if target in transfer.targets and len(transfer.tables[target].attacks):
-            answers += _black_beats_white(_runs(transfer.tables[target], transfer.from_source(target)))
+        if target in transfer.targets:
+            black = [transfer.from_source(source) for source in transfer.black(target)]
+            answers += _black_beats_white(rows_of(transfer.tables[target], black))
     return _worst(answers) or (
         "not asked: it needs a black-box attack (Square, HopSkipJump, Surrogate, or a transfer from other models) and "
         "a white-box one of the same norm and radius",
@@ -264,7 +179,7 @@ def _black_box(runs: list[_Run], transfer: Transfer | None, name: str | None) ->
     )
 
 
-def _black_beats_white(runs: list[_Run]) -> list[tuple[float, _Answer]]:
+def _black_beats_white(runs: list[Rows]) -> list[tuple[float, _Answer]]:
     answers = []
     for norm, eps in _threats(run for run in runs if run.how in ("white", "black")):
         black, white = (_at(runs, how, norm, eps) for how in ("black", "white"))
@@ -276,7 +191,7 @@ def _black_beats_white(runs: list[_Run]) -> list[tuple[float, _Answer]]:
     return answers
 
 
-def _only(runs: Sequence[_Run], others: Sequence[_Run], norm: str, eps: float) -> tuple[float, _Answer]:
+def _only(runs: Sequence[Rows], others: Sequence[Rows], norm: str, eps: float) -> tuple[float, _Answer]:
     """Whether more than tau of the images fell to some attacks alone."""
     alone, perhaps = _alone(runs, others, eps)
     images = runs[0].images
@@ -288,7 +203,7 @@ def _only(runs: Sequence[_Run], others: Sequence[_Run], norm: str, eps: float) -
     return alone / images, (numbers, found)
 
 
-def _unbounded(runs: list[_Run]) -> _Answer:
+def _unbounded(runs: list[Rows]) -> _Answer:
     free = [
         run
         for run in runs
@@ -299,10 +214,10 @@ def _unbounded(runs: list[_Run]) -> _Answer:
         return "not asked: it needs PGD(eps=1, random_start=False), or a minimal attack such as FMN", None
     fell = np.logical_or.reduce([run.fell for run in free])
     left = int((np.logical_and.reduce([run.met for run in free]) & ~fell).sum()) / free[0].images
-    return f"{', '.join(run.name for run in free)} leave{'s' * (len(free) == 1)} {_percent(left)}", left > TAU
+    return f"{', '.join(run.name for run in free)} leave{'s' * (len(free) == 1)} {percent(left)}", left > TAU
 
 
-def _chance(runs: list[_Run]) -> _Answer:
+def _chance(runs: list[Rows]) -> _Answer:
     answers = []
     for norm, eps in _threats(run for run in runs if run.how == "chance"):
         random, white = (_at(runs, how, norm, eps) for how in ("chance", "white"))
@@ -314,8 +229,8 @@ def _chance(runs: list[_Run]) -> _Answer:
     )
 
 
-def _radii(runs: list[_Run]) -> _Answer:
-    families: dict[tuple[str, str | None], list[_Run]] = {}
+def _radii(runs: list[Rows]) -> _Answer:
+    families: dict[tuple[str, str | None], list[Rows]] = {}
     for run in runs:
         if run.how == "white" and not run.minimal and run.whole and run.norm is not None:
             families.setdefault((run.family, run.norm), []).append(run)
@@ -323,7 +238,7 @@ def _radii(runs: list[_Run]) -> _Answer:
     return _worst(answers) or ("not asked: it needs one attack at several radii, on every image", None)
 
 
-def _along(runs: list[_Run]) -> tuple[float, _Answer]:
+def _along(runs: list[Rows]) -> tuple[float, _Answer]:
     """One attack along its radii."""
     last, images = runs[-1], runs[-1].images
     left = [len(run.fell) - int(run.fell.sum()) for run in runs]
