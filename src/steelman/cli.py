@@ -1,8 +1,10 @@
 """The command. Each verb is a few lines over the library; errors of a user are one line, not a traceback."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -129,27 +131,184 @@ def attack_train(
     _trained(lambda: attack_train(run, adversary, runs, data_dir, set_, name))
 
 
-@app.command(epilog="Example: steelman evaluate runs/reference_mnist_lenet --images 1000")
+@app.command(epilog="Example: steelman evaluate my_module:my_model --data CIFAR10 --battery standard --images 1000")
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or a checkpoint in it.")],
-    data_dir: DataDir = None,
+    subject: Annotated[
+        str,
+        typer.Argument(
+            help="A run's folder or a checkpoint in it; module:function, which is a model, returns one, or takes "
+            "images; a state dict (.safetensors, .pt, .pth) with --network; an .onnx file; robustbench:NAME."
+        ),
+    ],
+    battery: Annotated[
+        str | None,
+        typer.Option(
+            help="quick, standard, paper:NAME, or a TOML file; default: the recipe's attacks, otherwise quick."
+        ),
+    ] = None,
+    norm: Annotated[str | None, typer.Option(help="Of a named battery: Linf, L2, L1 or L0; default Linf.")] = None,
+    eps: Annotated[float | None, typer.Option(help="Radius of a named battery, in [0, 1] units.")] = None,
+    columns: Annotated[
+        bool | None,
+        typer.Option(
+            "--columns/--worst-case",
+            help="Every attack on every image, or only on those that still stand; default: as the battery says.",
+        ),
+    ] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Only the first so many test images.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="A data set's name, an .npz file, a folder of pictures, module:function, or a TOML table."),
+    ] = None,
+    data_dir: DataDir = None,
+    network: Annotated[
+        str | None, typer.Option(help="Of a state dict: a network's name, module:function, or a TOML table.")
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(metavar="NUMBERS", help="Normalise first, such as .49,.48,.45; with --std.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(metavar="NUMBERS", help="Such as .25,.24,.26; with --mean.")] = None,
+    access: Annotated[
+        str | None,
+        typer.Option(help="What attacks may ask: gradients, scores or decisions; default: all that the model gives."),
+    ] = None,
     eps_ref_of: Annotated[
         Path | None, typer.Option(help="Take Deep Defense's eps_ref from this run's model, not from its own.")
     ] = None,
+    seed: Annotated[int, typer.Option(help="Of the attacks' noise.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; each has a GPU of its own where there are GPUs.")] = 1,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Where results go; default: RUN/evaluation, evaluations/NAME for what is no run."),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Put away the table that is there.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write measures for TensorBoard.")] = False,
+    mlflow: Annotated[bool, typer.Option("--mlflow", help="Also log measures and report to MLflow.")] = False,
 ) -> None:
-    """Attack a trained network as its recipe says: a table, measures with intervals, curves and report.html.
+    """Attack any model with a battery: a table, measures with intervals, curves and report.html.
 
-    All of it goes into the run's folder, under evaluation/.
+    First a check-up says what was found of the model. A table that is there is extended: what has been attacked is not
+    attacked again, and an evaluation that was stopped goes on.
     """
-    from steelman.evaluation.export import write
-    from steelman.runs import Run, evaluate_run, reference_of
+    from contextlib import nullcontext
 
-    found = Run.open(run)
-    eps_ref = None if eps_ref_of is None else reference_of(Run.open(eps_ref_of), data_dir, images)
-    entry = found.entry_of(evaluate_run(found, data_dir, images, eps_ref), data_dir)
-    written = write(found.results, [entry], classes=found.data("test", data_dir).classes)
+    from rich.console import Console
+
+    from steelman.evaluation.assess import assess, battery_of, look, reference_of
+    from steelman.evaluation.export import write
+    from steelman.runs import Run
+    from steelman.sinks import Sinks
+    from steelman.subjects.opening import open_subject
+    from steelman.subjects.options import access_of, norm_of, numbers
+    from steelman.workers import workers as several
+
+    threat = norm_of(norm)
+    opened = open_subject(
+        subject,
+        data=data,
+        data_dir=data_dir,
+        network=network,
+        mean=numbers("--mean", mean),
+        std=numbers("--std", std),
+        norm=threat,
+    )
+    chosen = battery_of(opened, battery, threat, eps, columns)
+    results = folder or opened.results
+    names = [name for name, wanted in (("tensorboard", tensorboard), ("mlflow", mlflow)) if wanted]
+    with Sinks(opened.home or results, names) as sinks:
+        opened, found = look(opened, access_of(access))
+        Console().print(found)
+        eps_ref = None if eps_ref_of is None else reference_of(Run.open(eps_ref_of).subject(data_dir), images)
+        with several(workers) or nullcontext() as executor:
+            entry = assess(
+                opened,
+                chosen,
+                found,
+                folder=results,
+                images=images,
+                eps_ref=eps_ref,
+                seed=seed,
+                executor=executor,
+                fresh=fresh,
+            )
+        entry = replace(entry, info={**entry.info, "command": shlex.join(["steelman", *sys.argv[1:]])})
+        written = write(results, [entry], classes=opened.test.classes)
+        for sink in sinks:
+            sink.results({name: each.value for name, each in entry.measures.items()}, written)
     _show([entry], written)
+
+
+@app.command(epilog="Example: steelman sweep pgd_digits_mlp --vary defence.attack.eps=0.05,0.1,0.15,0.2,0.3")
+def sweep(
+    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe.")],
+    vary: Annotated[
+        list[str],
+        typer.Option(
+            metavar="PATH=VALUE,VALUE",
+            help="A setting and its values: defence.c=5,10,20, or TOML: network.hidden=[32],[64, 64]. Of several, all "
+            "combinations are trained; curves go along the first.",
+        ),
+    ],
+    battery: Annotated[
+        str | None, typer.Option(help="quick, standard, paper:NAME, or a TOML file; default: the recipe's attacks.")
+    ] = None,
+    norm: Annotated[str | None, typer.Option(help="Of a named battery: Linf, L2, L1 or L0; default Linf.")] = None,
+    eps: Annotated[float | None, typer.Option(help="Radius of a named battery, in [0, 1] units.")] = None,
+    columns: Annotated[
+        bool | None,
+        typer.Option("--columns/--worst-case", help="Every attack on every image, or only on those that still stand."),
+    ] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Only the first so many test images.")] = None,
+    measure: Annotated[
+        str,
+        typer.Option(help="Of robustness, by its name in measures.json or the beginning of it; default: a worst case."),
+    ] = "",
+    against: Annotated[
+        Path | None, typer.Option(help="Another sweep's folder, to be compared with at equal clean accuracy.")
+    ] = None,
+    data_dir: DataDir = None,
+    runs: Runs = Path("runs"),
+    name: Annotated[str | None, typer.Option(help="The sweep's folder in RUNS; default: RECIPE-sweep.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Networks at once; each has a GPU of its own where there are.")
+    ] = 1,
+    set_: Changes = None,
+) -> None:
+    """Train a recipe for each value of a setting, attack each network, and draw the robustness curve.
+
+    Called again, it goes on where it was, adds other values, or compares with another sweep. Its folder has a run for
+    each network, sweep.json, sweep.csv and the picture robustness.png; `steelman compare` takes the runs.
+
+    Exit code 1: a training diverged; the others are there.
+    """
+    from rich.console import Console
+
+    from steelman.subjects.options import norm_of
+    from steelman.sweep import sweep
+    from steelman.swept import Judging, Swept
+
+    other = None if against is None else Swept.load(against)
+    asked = Judging(battery, norm_of(norm), eps, columns, images)
+    found = sweep(
+        recipe,
+        vary,
+        runs,
+        data_dir,
+        changes=set_ or [],
+        called=name,
+        judging=None if asked == Judging() else asked,
+        measure=measure,
+        count=workers,
+        say=_say,
+    )
+    console = Console()
+    console.print(found.terminal_table())
+    if other is not None:
+        console.print(found.comparison_table(other))
+    for path in (found.picture, *([] if other is None else [found.draw_against(other)])):
+        console.print(f"picture: {path}", soft_wrap=True, highlight=False)
+    if any(each.failed for each in found.outcomes):
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: steelman compare runs/reference_mnist_lenet runs/deep-defense_mnist_lenet")

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from steelman.evaluation.assess import assess, battery_of, look
 from steelman.evaluation.entry import Entry
 from steelman.evaluation.export import write
-from steelman.runs import evaluate_run, train
+from steelman.runs import train
 
 MODELS = {
     "plain": "plain_digits_mlp",
@@ -25,5 +26,6 @@ def run(runs: Path, say: Callable[[str], None]) -> tuple[list[Entry], list[Path]
         say(f"training {recipe}")
         found = train(recipe, runs / "demo", None)
         say(f"attacking {recipe}")
-        entries.append(replace(found.entry_of(evaluate_run(found, None), None), name=name))
+        subject, checkup = look(found.subject(None))
+        entries.append(replace(assess(subject, battery_of(subject), checkup), name=name))
     return entries, write(runs / "demo", entries, title="Three ways to train on handwritten digits")

@@ -14,7 +14,7 @@ from torch import nn
 from steelman import config
 from steelman.data.dataset import Dataset, Source
 from steelman.defences.game import Game
-from steelman.evaluation.battery import Battery
+from steelman.evaluation.battery import Battery, written_out
 from steelman.naming import nearest
 from steelman.training.prepare import Preparation
 from steelman.training.settings import Training
@@ -94,11 +94,27 @@ def load_recipe(path: Path, changes: list[str] | None = None) -> Recipe:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
-    settings = changed(settings, changes)
     try:
-        return config.read(Recipe, settings)
+        return read_recipe(changed(settings, changes))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def read_recipe(settings: dict[str, Any]) -> Recipe:
+    """The recipe that TOML's tables tell; a battery that its evaluation names is written out, for the record.
+
+    Raises:
+        ValueError: an unknown key or name (and the nearest right one), a value that cannot be.
+    """
+    evaluation, data = settings.get("evaluation"), settings.get("data")
+    if isinstance(evaluation, dict):
+        name = data.get("kind") if isinstance(data, dict) else data
+        try:
+            evaluation = written_out(evaluation, name if isinstance(name, str) else None)
+        except ValueError as error:
+            raise ValueError(f"evaluation: {error}") from error
+        settings = settings | {"evaluation": evaluation}
+    return config.read(Recipe, settings)
 
 
 def changed(settings: dict[str, Any], changes: list[str] | None) -> dict[str, Any]:
@@ -111,7 +127,7 @@ def changed(settings: dict[str, Any], changes: list[str] | None) -> dict[str, An
 
 def _change(settings: dict[str, Any], change: str) -> None:
     key, equals, text = change.partition("=")
-    path = _key(key) if equals else []
+    path = parts_of(key) if equals else []
     if not path:
         raise ValueError(
             "--set needs path=value, such as training.epochs=5, with quotes around what is no single word: "
@@ -132,7 +148,7 @@ def _change(settings: dict[str, Any], change: str) -> None:
     place[path[-1]] = value
 
 
-def _key(text: str) -> list[str]:
+def parts_of(text: str) -> list[str]:
     """The parts of a dotted TOML key; none when it is not one."""
     if re.search(r"\s", re.sub(r"\"[^\"]*\"|'[^']*'", "", text.strip())):
         return []  # TOML would read "FGSM .1" as "FGSM.1"
@@ -152,7 +168,8 @@ def _key(text: str) -> list[str]:
 
 def device() -> torch.device:
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        # Under torchrun that of the process; else the one that is set, which a worker has of its own.
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
     return torch.device("cpu")
 
 
@@ -162,10 +179,15 @@ def build(recipe: Recipe, train: Dataset, *, fitted: bool = True) -> nn.Module:
     The preprocessing is fitted on `train`; where a checkpoint is about to be loaded instead, any split will do.
     """
     torch.manual_seed(recipe.training.seed)
-    return _network(recipe.network, train, fitted, "network")
+    return network_of(recipe.network, train, fitted=fitted, path="network")
 
 
-def _network(settings: dict[str, Any], train: Dataset, fitted: bool, path: str) -> nn.Module:
+def network_of(settings: dict[str, Any], train: Dataset, *, fitted: bool, path: str) -> nn.Module:
+    """A network as [network] of a recipe tells it, for the images and classes of `train`.
+
+    fitted  fit a preprocessing layer on `train`
+    path    what errors call the settings
+    """
     from steelman import networks
 
     settings = dict(settings)
@@ -180,7 +202,8 @@ def _network(settings: dict[str, Any], train: Dataset, fitted: bool, path: str) 
         if settings or not isinstance(members, list):
             raise ValueError(f"{path}: an Ensemble has members, a list of tables like [network], and nothing else")
         return networks.Ensemble(
-            _network(each, train, fitted, f"{path}.members[{place}]") for place, each in enumerate(members)
+            network_of(each, train, fitted=fitted, path=f"{path}.members[{place}]")
+            for place, each in enumerate(members)
         )
     try:
         network = networks.build(kind, shape=train.shape, classes=len(train.classes), **settings)

@@ -1,6 +1,5 @@
 """Runs: a recipe trained into a folder, evaluated there, and compared with others."""
 
-import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,13 @@ from torch import nn
 
 from steelman import config
 from steelman.adversaries.adversary import GENERATOR, Adversary, AttackTraining
-from steelman.attacks.attack import Attack
-from steelman.attacks.deepfool import DeepFool
 from steelman.data.dataset import Dataset
-from steelman.evaluation import Evaluation, FromPrediction, evaluate, reference_attacks, reference_epsilon
-from steelman.evaluation.block import Space
+from steelman.evaluation.assess import battery_of, entry_of
 from steelman.evaluation.entry import Entry
-from steelman.evaluation.gallery import Gallery
-from steelman.networks import Ensemble, Preprocessed
+from steelman.evaluation.store import TABLE
+from steelman.evaluation.subject import Subject
+from steelman.evaluation.table import Evaluation
+from steelman.networks import Ensemble
 from steelman.recipe import Recipe, build, device, find_recipe, load_recipe, to_toml
 from steelman.training import checkpoint
 from steelman.training.checkpoint import trained_weights
@@ -114,36 +112,40 @@ class Run:
             )
         return self.player(GENERATOR, like)
 
-    def attacks(self, like: Dataset) -> dict[str, Attack]:
-        """The run's battery, in which an adversary without a generator of its own has the run's."""
-        return {
-            name: attack.with_generator(self.generator(attack, like))
-            if isinstance(attack, Adversary) and attack.generator is None
-            else attack
-            for name, attack in self.recipe.evaluation.attacks.items()
-        }
+    def subject(self, data: Path | None) -> Subject:
+        """The run as what is evaluated."""
+        test, battery, log = self.data("test", data).to(device()), self.recipe.evaluation, self.log
+        return Subject(
+            name=self.name,
+            model=self.network(test),
+            test=test,
+            training=lambda: self.data("train", data),
+            results=self.results,
+            home=self.folder,
+            battery=battery if battery.attacks or battery.deep_defense else None,
+            generator=lambda adversary: self.generator(adversary, test),
+            data=type(self.recipe.data).__name__,
+            info={
+                "data": str(self.recipe.data),
+                "network": " ".join(str(value) for value in self.recipe.network.values()),
+                "defence": " + ".join(map(str, (*self.recipe.prepare, self.recipe.defence))),
+                **({"begun from": ", ".join(self.recipe.starts)} if self.recipe.starts else {}),
+                "epochs": str(log[-1]["epoch"]),
+                "training seed": str(self.recipe.training.seed),
+                "training time": f"{sum(line.get('seconds', 0) for line in log):.0f} s",
+            },
+            log=log,
+            recipe=to_toml(self.recipe),
+        )
 
     def entry(self, data: Path | None) -> Entry:
         """What reports show of the run; it has to be evaluated."""
-        table = self.results / "table.parquet"
+        table = self.results / TABLE
         if not table.is_file():
             raise FileNotFoundError(f"{self.folder} has not been evaluated: `steelman evaluate {self.folder}` does it")
-        return self.entry_of(Evaluation.load(table), data)
-
-    def entry_of(self, evaluation: Evaluation, data: Path | None) -> Entry:
-        test = self.data("test", data).to(device())
-        gallery = Gallery.of(self.network(test), test, evaluation, self.attacks(test))
-        log = self.log
-        info = {
-            "data": str(self.recipe.data),
-            "network": " ".join(str(value) for value in self.recipe.network.values()),
-            "defence": " + ".join(map(str, (*self.recipe.prepare, self.recipe.defence))),
-            **({"begun from": ", ".join(self.recipe.starts)} if self.recipe.starts else {}),
-            "epochs": str(log[-1]["epoch"]),
-            "seed": str(self.recipe.training.seed),
-            "training time": f"{sum(line.get('seconds', 0) for line in log):.0f} s",
-        }
-        return Entry(self.name, evaluation, log, gallery, info, recipe=to_toml(self.recipe))
+        subject = self.subject(data)
+        attacks = {} if subject.battery is None else battery_of(subject).attacks
+        return entry_of(subject, Evaluation.load(table), attacks)
 
 
 def train(name: str, runs: Path, data: Path | None, changes: list[str] | None = None, called: str | None = None) -> Run:
@@ -155,10 +157,9 @@ def train(name: str, runs: Path, data: Path | None, changes: list[str] | None = 
     return train_recipe(load_recipe(path, changes), path, runs, called or path.stem, data)
 
 
-def train_recipe(recipe: Recipe, path: Path, runs: Path, called: str, data: Path | None) -> Run:
+def train_recipe(recipe: Recipe, path: Path, runs: Path, called: str, data: Path | None, progress: bool = True) -> Run:
     """Train a recipe, the recipes of which lie beside `path`."""
-    _check_chain(path, recipe)
-    trained = {name: _trained(_beside(path, name), runs, data) for name in _named(recipe)}
+    trained = train_named(recipe, path, runs, data)
     folder = runs / called
     images = recipe.data.load("train", data)
     model = build(recipe, images)
@@ -167,14 +168,20 @@ def train_recipe(recipe: Recipe, path: Path, runs: Path, called: str, data: Path
     references = tuple(None if name is None else _reference(trained[name], images) for name in guides)
     stages = Stages(recipe.prepare, references, recipe.training.seed, folder / "prepared") if recipe.prepare else None
     if processes().first:
-        if (folder / "recipe.toml").exists():
-            _refuse_other(load_recipe(folder / "recipe.toml"), recipe, folder)
+        refuse_other(recipe, folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "recipe.toml").write_text(to_toml(recipe))
     test = recipe.data.load("test", data)
-    fit(model.to(device()), images, recipe.defence, recipe.training, folder=folder, test=test, prepare=stages)
+    how: dict[str, Any] = {"folder": folder, "test": test, "prepare": stages, "progress": progress}
+    fit(model.to(device()), images, recipe.defence, recipe.training, **how)
     processes().any(False)  # the others wait until the first has written, for they may read it next
     return Run(folder, recipe)
+
+
+def train_named(recipe: Recipe, path: Path, runs: Path, data: Path | None) -> dict[str, Run]:
+    """The recipes that a recipe at `path` names, trained; first it is seen that all of them are there and right."""
+    _check_chain(path, recipe)
+    return {name: _trained(_beside(path, name), runs, data) for name in _named(recipe)}
 
 
 def _trained(name: str, runs: Path, data: Path | None) -> Run:
@@ -261,9 +268,15 @@ def _begin(model: nn.Module, recipe: Recipe, starts: list[Run]) -> None:
             raise ValueError(f"this recipe's network is not that of {start.folder}, its start: {error}") from error
 
 
-def _refuse_other(old: Recipe, new: Recipe, folder: Path) -> None:
-    """How a run is evaluated may change between two calls; what was trained may not."""
-    before, now = config.write(old), config.write(new)
+def refuse_other(recipe: Recipe, folder: Path) -> None:
+    """How a run is evaluated may change between two calls; what was trained may not.
+
+    Raises:
+        ValueError: the folder holds a run that was trained otherwise; names the settings.
+    """
+    if not (folder / "recipe.toml").exists():
+        return
+    before, now = config.write(load_recipe(folder / "recipe.toml")), config.write(recipe)
     free = ("evaluation", *(f"training.{name}" for name in FREE))
     changed = [path for path in config.differences(before, now) if not path.startswith(free)]
     if changed:
@@ -310,36 +323,3 @@ def _told_apart(runs: list[Run]) -> list[str]:
         if len(set(names)) == len(runs):
             return names
     raise ValueError(f"a run is given twice: {', '.join(str(run.folder) for run in runs)}")
-
-
-def evaluate_run(
-    run: Run, data: Path | None, images: int | None = None, eps_ref: float | None = None, progress: bool = True
-) -> Evaluation:
-    """The table of a run's battery. `eps_ref` is that of the model it is compared with; default: its own."""
-    battery = run.recipe.evaluation
-    model, test, space = _subject(run, data, images)
-    table = evaluate(model, test, run.attacks(test), progress=progress)
-    if not battery.deep_defense:
-        return table
-    own = {f"DeepFool {steps}": FromPrediction(DeepFool(steps=steps, box=None)) for steps in (5, 50)}
-    try:
-        own |= reference_attacks(eps_ref or reference_epsilon(model, test, space=space))
-    except ValueError as error:
-        warnings.warn(f"{run.folder}: no accuracies at eps_ref, since {error}", stacklevel=2)
-    return table + evaluate(model, test, own, space=space, progress=progress)
-
-
-def reference_of(run: Run, data: Path | None, images: int | None = None) -> float:
-    """eps_ref of a run's model on its test images."""
-    model, test, space = _subject(run, data, images)
-    return reference_epsilon(model, test, space=space)
-
-
-def _subject(run: Run, data: Path | None, images: int | None) -> tuple[nn.Module, Dataset, Space]:
-    """The network, the test images, and the space in which Deep Defense's measures are taken."""
-    test = run.data("test", data).to(device())
-    count = images or run.recipe.evaluation.images
-    if count is not None:
-        test = test.subset(torch.arange(min(count, len(test))))
-    model = run.network(test)
-    return model, test, "preprocessed" if isinstance(model, Preprocessed) else "pixels"

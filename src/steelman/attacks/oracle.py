@@ -264,6 +264,11 @@ def check_answer(answer: object, batch: int, highest_label: int) -> None:
         )
 
 
+def are_probabilities(answer: Tensor) -> bool:
+    """Whether all rows are at least 0 and sum to 1."""
+    return bool(len(answer) and (answer >= 0).all() and ((answer.sum(1) - 1).abs() < 1e-4).all())
+
+
 def check_logits(logits: object, batch: int, highest_label: int) -> None:
     """Refuse what cannot be logits.
 
@@ -283,7 +288,7 @@ def check_logits(logits: object, batch: int, highest_label: int) -> None:
     with torch.no_grad():
         if not bool(logits.isfinite().all()):
             raise ValueError("the model returns NaN or infinite logits on these images")
-        if batch and bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-4).all()):
+        if are_probabilities(logits):
             raise ValueError(
                 "the model returns probabilities (rows are at least 0 and sum to 1). Attacks need logits: remove the "
                 "softmax, or return its input"

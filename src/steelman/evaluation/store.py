@@ -92,7 +92,7 @@ def refuse_other(known: Evaluation, about: Mapping[str, str], named: Mapping[str
         theirs = known.about.get(key)
         if theirs and about[key] and theirs != about[key]:
             raise ValueError(
-                f"the table that is to be extended is of {what} ({theirs}, now {about[key]}): begin a new one"
+                f"the table that is to be extended is of {what} ({theirs}, now {about[key]}): begin a new one (--fresh)"
             )
     there = known.parameters
     for name, attack in named.items():
@@ -101,7 +101,7 @@ def refuse_other(known: Evaluation, about: Mapping[str, str], named: Mapping[str
         if there.get((name, space), now) != now:
             raise ValueError(
                 f"the table that is to be extended has another attack called {name}: {there[name, space]}, now {now}. "
-                "Give it another name, or begin a new table"
+                "Give it another name, or begin a new table (--fresh)"
             )
 
 

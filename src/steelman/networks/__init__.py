@@ -1,6 +1,7 @@
 """Networks, and the fixed layers that stand before them. Each is made for the images and classes of a data set."""
 
 from steelman.networks.advgan import AdvGANCritic, AdvGANGenerator
+from steelman.networks.black_box import BlackBox, LogOfProbabilities
 from steelman.networks.bounded_relu import BoundedReLU, bounded_relus
 from steelman.networks.building import build
 from steelman.networks.carlini import CarliniNet
@@ -41,6 +42,7 @@ __all__ = [
     "AdvGANCritic",
     "AdvGANGenerator",
     "AlexNet",
+    "BlackBox",
     "BoundedReLU",
     "CarliniNet",
     "ConvNet",
@@ -50,6 +52,7 @@ __all__ = [
     "Filtered",
     "LeNet",
     "LeNet5",
+    "LogOfProbabilities",
     "MadryNet",
     "Normalise",
     "PGNGenerator",

@@ -13,9 +13,10 @@ from torch import nn
 
 from steelman.data.dataset import Dataset
 from steelman.defences.game import CLASSIFIER, Game
+from steelman.sinks import KINDS
 from steelman.training.settings import Training
 
-FREE = ("checkpoint_seconds", "tensorboard")
+FREE = ("checkpoint_seconds", *KINDS)
 """Settings of `Training` that change nothing but what is written."""
 
 

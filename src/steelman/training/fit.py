@@ -21,9 +21,9 @@ from steelman.data.split import split_off
 from steelman.defences.game import CLASSIFIER, Game, Player, players_of
 from steelman.defences.objective import MicroBatches, Objective
 from steelman.randomness import combine
+from steelman.sinks import Sinks
 from steelman.training import checkpoint
 from steelman.training.averaging import Averaging
-from steelman.training.board import Board
 from steelman.training.fingerprint import fingerprint, refuse_other
 from steelman.training.interrupt import Stop, interrupts
 from steelman.training.play import Diverged, play
@@ -112,9 +112,9 @@ class _Run:
         self.schedules = {CLASSIFIER: training.schedule, **{name: each.schedule for name, each in players.items()}}
         self.rates = {name: [part["lr"] for part in each.param_groups] for name, each in self.optimisers.items()}
         self.averaging = Averaging(model, training)
-        if training.tensorboard and self.folder is None:
-            raise ValueError("training.tensorboard writes into the run's folder: hand it to fit as folder=")
-        self.board = Board(self.folder if training.tensorboard and group.first else None)
+        if training.sinks and self.folder is None:
+            raise ValueError(f"training.{training.sinks[0]} writes into the run's folder: hand it to fit as folder=")
+        self.sinks = Sinks(self.folder if group.first else None, training.sinks)
         self.fingerprint = fingerprint(
             training,
             defence,
@@ -152,7 +152,7 @@ class _Run:
             stack.enter_context(torch.random.fork_rng([self.device] if self.device.type == "cuda" else []))
             stop = stack.enter_context(interrupts())
             bar = stack.enter_context(TrainingBar(self.progress and self.group.first, epochs, self.batches))
-            stack.enter_context(self.board)
+            stack.enter_context(self.sinks)
             if resumed:
                 bar.at(self.epoch, self.batch)
             else:
@@ -262,7 +262,8 @@ class _Run:
             line |= self._measure()
         self.log.append(line)
         bar.line(line)
-        self.board.line(line)
+        for sink in self.sinks:
+            sink.line(line)
         score = self._score(line)
         if score > self.best and (self.epoch or not self.total):
             self.best = score

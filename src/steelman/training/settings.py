@@ -8,6 +8,7 @@ from steelman.attacks.attack import Attack
 from steelman.data.augment import Augmentation
 from steelman.optimisers import SGD, Optimiser
 from steelman.schedules import Constant, Schedule
+from steelman.sinks import KINDS
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Training:
                         they never choose anything. Default 0
     checkpoint_seconds  a checkpoint is written after every epoch and at least this often; default 300
     tensorboard         also write every epoch's numbers for TensorBoard, into the run's folder; default False
+    mlflow              also log every epoch's numbers to MLflow, wherever MLFLOW_TRACKING_URI says; default False
     """
 
     epochs: int = 10
@@ -54,6 +56,7 @@ class Training:
     track_test: int = 0
     checkpoint_seconds: float = 300.0
     tensorboard: bool = False
+    mlflow: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch_size < 1 or not self.validation >= 0 or self.track_test < 0:
@@ -81,6 +84,11 @@ class Training:
             )
         if self.monitor is not None and not self.validation:
             raise ValueError("monitor attacks held-out images: set validation, such as 0.1")
+
+    @property
+    def sinks(self) -> list[str]:
+        """Where numbers go beside the run's own files."""
+        return [name for name in KINDS if getattr(self, name)]
 
     @property
     def for_the_classifier(self) -> list[str]:

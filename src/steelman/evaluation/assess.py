@@ -1,0 +1,213 @@
+"""One way from a subject to an entry of a report, whatever the subject is."""
+
+import shutil
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steelman.attacks.attack import Access
+from steelman.attacks.deepfool import DeepFool
+from steelman.attacks.mode import evaluation_mode
+from steelman.attacks.oracle import are_probabilities
+from steelman.data.dataset import Dataset
+from steelman.evaluation.battery import Battery, named_battery
+from steelman.evaluation.block import Crafter, FromPrediction
+from steelman.evaluation.checkup import Checkup, checkup
+from steelman.evaluation.entry import Entry
+from steelman.evaluation.evaluate import evaluate
+from steelman.evaluation.gallery import Gallery
+from steelman.evaluation.reference import reference_attacks, reference_epsilon
+from steelman.evaluation.store import PARTS, TABLE
+from steelman.evaluation.subject import Subject
+from steelman.evaluation.table import Evaluation
+from steelman.networks.black_box import BlackBox, LogOfProbabilities
+from steelman.networks.preprocess import Preprocessed
+from steelman.norms import Norm
+
+RANK: tuple[Access, ...] = ("decisions", "scores", "gradients")
+
+
+def look(subject: Subject, access: Access | None = None) -> tuple[Subject, Checkup]:
+    """The check-up, and the subject as attacks are to see it.
+
+    access  the most that they may ask; default: what the check-up found. A model that answers with probabilities p is
+            attacked through log p, which are logits of the same p
+
+    Raises:
+        ValueError: the model cannot be asked, or does not give so much.
+    """
+    found = checkup(subject.model, subject.test)
+    if access is not None and RANK.index(access) > RANK.index(found.access):
+        raise ValueError(
+            f"--access {access}: the check-up found that {subject.name} gives {found.access} and no more; leave it out"
+        )
+    model, wanted, training = subject.model, access or found.access, subject.model.training
+    answer = _answer(subject)
+    if wanted == "decisions":
+        model = BlackBox(model, "decisions") if answer.is_floating_point() else model
+    elif answer.ndim == 2 and are_probabilities(answer):
+        # Inside the preprocessing, so that the preprocessed space is still there.
+        if isinstance(model, Preprocessed):
+            model = Preprocessed(model.preprocess, LogOfProbabilities(model.network))
+        else:
+            model = LogOfProbabilities(model)
+    if wanted == "scores" and found.access == "gradients":
+        model = BlackBox(model)
+    return replace(subject, model=model.train(training)), replace(found, access=wanted)
+
+
+def _answer(subject: Subject) -> Tensor:
+    """What the model says of a few images."""
+    some = next(subject.test.batches([torch.arange(min(100, len(subject.test)))]))
+    with evaluation_mode(subject.model), torch.no_grad():
+        try:
+            answer = subject.model(some.x)
+        except Exception as error:  # whatever a model of somebody else's may raise
+            raise ValueError(
+                f"{subject.name} fails on images of shape {tuple(some.x.shape)}: {type(error).__name__}: {error}"
+            ) from error
+    if not isinstance(answer, Tensor):
+        raise ValueError(f"{subject.name} must answer with a tensor; got a {type(answer).__name__}")
+    return answer
+
+
+def assess(subject: Subject, battery: Battery, found: Checkup | None = None, **how: Any) -> Entry:
+    """Everything that a report says of one model: the battery run, the table extended, the gallery drawn.
+
+    subject  as `look` gives it
+    battery  what of it the model's access allows is run
+    found    the check-up
+    how      as for `attacked`
+
+    Raises:
+        ValueError: the battery has nothing that the model's access allows; as for `attacked`.
+    """
+    if found is not None:
+        battery = battery.within(found.access)
+    return entry_of(subject, attacked(subject, battery, **how), battery.attacks, found)
+
+
+def attacked(
+    subject: Subject,
+    battery: Battery,
+    *,
+    folder: Path | None = None,
+    images: int | None = None,
+    eps_ref: float | None = None,
+    seed: int = 0,
+    executor: Executor | None = None,
+    fresh: bool = False,
+    progress: bool = True,
+) -> Evaluation:
+    """The table of a model under a battery.
+
+    folder    where the table lies or will lie, which is extended; default: it is kept nowhere
+    images    only the first so many test images; default: the battery's number
+    eps_ref   that of the model with which Deep Defense's measures are compared; default: the model's own
+    seed      of the attacks' noise
+    executor  where blocks of images are attacked
+    fresh     put away the table that is there, and what is left of an unfinished one
+
+    Raises:
+        ValueError: the table that is there is of more images, of another model, or cut off.
+    """
+    test = subject.first(images or battery.images)
+    if folder is not None:
+        if fresh:
+            _put_away(folder)
+        _refuse_more(folder, test)
+    common: dict[str, Any] = {"seed": seed, "folder": folder, "executor": executor, "progress": progress}
+    probes = [probe.begin(subject.training) for probe in battery.probes]
+    table = evaluate(subject.model, test, battery.attacks, columns=battery.columns, probes=probes, **common)
+    if battery.deep_defense:
+        known = table if folder is None else None
+        own = _of_deep_defense(subject, test, eps_ref)
+        table = evaluate(subject.model, test, own, space=subject.space, known=known, **common)
+    return table
+
+
+def entry_of(
+    subject: Subject, table: Evaluation, attacks: Mapping[str, Crafter], found: Checkup | None = None
+) -> Entry:
+    """What reports show of a subject whose table is there; the gallery is of those attacks.
+
+    Cost: that of the gallery's few images.
+    """
+    gallery = Gallery.of(subject.model, subject.test, table, attacks)
+    return Entry(subject.name, table, subject.log, gallery, subject.info, found, subject.recipe)
+
+
+def battery_of(
+    subject: Subject,
+    named: str | None = None,
+    norm: Norm | None = None,
+    eps: float | None = None,
+    columns: bool | None = None,
+) -> Battery:
+    """What a subject is evaluated with; learned adversaries attack with the generator that its run trained.
+
+    named      a TOML file, or a name as for `named_battery`; default: the subject's own battery, "quick" where it has
+               none
+    norm, eps  as for `named_battery`
+    columns    in place of the battery's
+
+    Raises:
+        FileNotFoundError, ValueError: as `named_battery`; a norm or radius for attacks that have theirs.
+    """
+    if named is None and subject.battery is not None:
+        if norm is not None or eps is not None:
+            raise ValueError(
+                f"{subject.name} has attacks of its own, with their norms and radii: give --battery, such as quick, or "
+                "leave --norm and --eps out"
+            )
+        chosen = subject.battery
+    else:
+        chosen = named_battery(named or "quick", norm=norm, eps=eps, data=subject.data)
+    chosen = chosen.with_generators(subject.generator)
+    return chosen if columns is None else replace(chosen, columns=columns)
+
+
+def reference_of(subject: Subject, images: int | None = None) -> float:
+    """eps_ref of a model on its first so many test images; default: the number of its own battery."""
+    own = None if subject.battery is None else subject.battery.images
+    return reference_epsilon(subject.model, subject.first(images or own), space=subject.space)
+
+
+def _of_deep_defense(subject: Subject, test: Dataset, eps_ref: float | None) -> dict[str, Crafter]:
+    own: dict[str, Crafter] = {
+        f"DeepFool {steps}": FromPrediction(DeepFool(steps=steps, box=None)) for steps in (5, 50)
+    }
+    try:
+        eps = eps_ref or reference_epsilon(subject.model, test, space=subject.space)
+    except ValueError as error:
+        warnings.warn(f"{subject.name}: no accuracies at eps_ref, since {error}", stacklevel=3)
+        return own
+    return own | reference_attacks(eps)
+
+
+def _put_away(folder: Path) -> None:
+    (folder / TABLE).unlink(missing_ok=True)
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
+
+
+def _refuse_more(folder: Path, test: Dataset) -> None:
+    """A table is extended to more images, never cut to fewer."""
+    path = folder / TABLE
+    if not path.is_file():
+        return
+    try:
+        there = Evaluation.load(path)
+    except ValueError as error:
+        raise ValueError(f"{error}. --fresh begins a new one") from error
+    more = set(there["image"].tolist()) - set(test.index.tolist())
+    if more:
+        raise ValueError(
+            f"{path} holds {there.images} images, and {len(test)} are to be evaluated: give more --images, another "
+            "--folder, or begin a new table with --fresh"
+        )

@@ -1,0 +1,57 @@
+"""A model with the images on which it is evaluated."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from steelman.adversaries.adversary import Adversary
+from steelman.data.dataset import Dataset
+from steelman.evaluation.battery import Battery
+from steelman.evaluation.block import Space
+from steelman.networks.preprocess import Preprocessed
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with the images on which it is evaluated.
+
+    name      how reports call it
+    model     from images in [0, 1] to logits; what answers less is a `BlackBox`
+    test      all test images, on the model's device
+    training  reads the training images, which only some probes ask for
+    results   the folder in which its evaluation goes, unless told otherwise
+    home      the folder of its run, to which its training curves belong; none for a model from elsewhere
+    battery   its own, which its recipe names; none for a model from elsewhere, or where the recipe names no attack
+    generator finds the network with which a learned adversary attacks it; none for a model from elsewhere
+    data      the class of its data, such as "MNIST", by which radii are chosen
+    info      what a reader should know of it
+    log       its training, a mapping per epoch
+    recipe    its recipe as TOML
+    """
+
+    name: str
+    model: nn.Module
+    test: Dataset
+    training: Callable[[], Dataset] = field(repr=False)
+    results: Path
+    home: Path | None = None
+    battery: Battery | None = None
+    generator: Callable[[Adversary], nn.Module] | None = field(default=None, repr=False)
+    data: str | None = None
+    info: Mapping[str, str] = field(default_factory=dict)
+    log: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+    recipe: str = field(default="", repr=False)
+
+    @property
+    def space(self) -> Space:
+        """Where Deep Defense's measures are taken: behind the preprocessing, where there is one."""
+        return "preprocessed" if isinstance(self.model, Preprocessed) else "pixels"
+
+    def first(self, images: int | None) -> Dataset:
+        """The first so many test images; all for None."""
+        count = len(self.test) if images is None else min(images, len(self.test))
+        return self.test if count == len(self.test) else self.test.subset(torch.arange(count))

@@ -1,0 +1,74 @@
+"""Models that say less than a network does."""
+
+import inspect
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+
+@final
+class BlackBox(nn.Module):
+    """A model that gives scores or classes, and never a gradient.
+
+    model   a module; or a function of images in [0, 1], a float32 tensor (batch, channels, height, width) on the CPU,
+            that answers with scores (batch, classes) or classes (batch,), as a tensor, an array or a list
+    answer  "as given" (default), or "decisions": classes alone, of scores the class of the highest
+
+    Raises, when called:
+        ValueError: the answer is neither numbers nor classes.
+    """
+
+    def __init__(self, model: Callable[[Tensor], Any], answer: Literal["as given", "decisions"] = "as given") -> None:
+        super().__init__()
+        self.model = model
+        self.answer = answer
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            here = isinstance(self.model, nn.Module)
+            said = self.model(x if here else x.detach().cpu())
+            try:
+                answer = torch.as_tensor(said, device=x.device)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise ValueError(f"{self._name()} must answer with scores or classes; got {said!r:.100}") from error
+        if not answer.is_floating_point():
+            return answer.to(torch.int64)
+        return answer.argmax(1) if self.answer == "decisions" and answer.ndim == 2 else answer.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """A function's code is part of it, so that another one is known by the model's hash."""
+        if isinstance(self.model, nn.Module):
+            return f"answer={self.answer}"
+        return f"{self._name()}, code {_digest(self.model)}, answer={self.answer}"
+
+    def _name(self) -> str:
+        found = self.model if hasattr(self.model, "__qualname__") else type(self.model)
+        return f"{found.__module__}:{found.__qualname__}"
+
+
+def _digest(function: object) -> str:
+    """Of the source of the module that defines it, as far as that is known."""
+    try:
+        text = inspect.getsource(inspect.getmodule(function) or type(function))
+    except (OSError, TypeError):
+        return "unknown"
+    return sha256(text.encode()).hexdigest()[:16]
+
+
+@final
+class LogOfProbabilities(nn.Module):
+    """log p of a model that answers with probabilities p: logits of the same p, for softmax(log p) = p.
+
+    Probabilities below float32's smallest normal number count as that.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer = self.model(x)
+        return answer.clamp(min=torch.finfo(answer.dtype).tiny).log()

@@ -1,0 +1,141 @@
+"""Where numbers go beside a run's own files: TensorBoard and MLflow, where the user wants them."""
+
+import os
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, final
+
+
+class Sink(ABC):
+    """One place for numbers. It is made before any work, so that what is not installed is said at once."""
+
+    @abstractmethod
+    def line(self, line: Mapping[str, Any]) -> None:
+        """The numbers of one epoch; "epoch" is the step."""
+
+    @abstractmethod
+    def results(self, measures: Mapping[str, float], files: Sequence[Path]) -> None:
+        """What an evaluation found, and the files that tell it."""
+
+    @abstractmethod
+    def close(self, status: str) -> None:
+        """`status` is "FINISHED" or "FAILED"."""
+
+
+@final
+class TensorBoard(Sink):
+    """Scalars in `folder`/tensorboard; measures stand under "evaluation/", the report as the text of its place.
+
+    Raises:
+        ImportError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError("TensorBoard is not installed: pip install steelman[tensorboard]") from error
+        self._open, self._folder, self._writer = SummaryWriter, str(folder / "tensorboard"), None
+
+    def line(self, line: Mapping[str, Any]) -> None:
+        if self._writer is None:
+            # After a resume, what an earlier process wrote of this epoch and later ones is void.
+            self._writer = self._open(self._folder, purge_step=line["epoch"])
+        for name, value in line.items():
+            if name != "epoch":
+                self._writer.add_scalar(name, value, line["epoch"])
+        self._writer.flush()
+
+    def results(self, measures: Mapping[str, float], files: Sequence[Path]) -> None:
+        self._writer = self._writer or self._open(self._folder)
+        for name, value in measures.items():
+            self._writer.add_scalar(f"evaluation/{_plain(name)}", value)
+        self._writer.add_text("evaluation", "\n\n".join(map(str, files)))
+
+    def close(self, status: str) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+@final
+class MLflow(Sink):
+    """Metrics and files of an MLflow run, where MLflow itself looks for its store (MLFLOW_TRACKING_URI).
+
+    The run's id is kept in `folder`/mlflow-run, so that what is resumed or evaluated later goes into the same run. The
+    experiment is "steelman", or MLFLOW_EXPERIMENT_NAME.
+
+    Raises:
+        ImportError: MLflow is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
+            from mlflow.entities import Metric  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise ImportError("MLflow is not installed: pip install steelman[mlflow]") from error
+        self._client, self._metric, self._folder, self._run = MlflowClient(), Metric, folder, ""
+
+    def line(self, line: Mapping[str, Any]) -> None:
+        self._log({name: value for name, value in line.items() if name != "epoch"}, line["epoch"])
+
+    def results(self, measures: Mapping[str, float], files: Sequence[Path]) -> None:
+        self._log({f"evaluation/{name}": value for name, value in measures.items()}, 0)
+        for path in files:
+            self._client.log_artifact(self._run, str(path), "evaluation")
+
+    def close(self, status: str) -> None:
+        if self._run:
+            self._client.set_terminated(self._run, status)
+
+    def _log(self, values: Mapping[str, float], step: int) -> None:
+        self._run = self._run or self._begun()
+        now = int(1000 * time.time())
+        metrics = [self._metric(_plain(name), float(value), now, step) for name, value in values.items()]
+        self._client.log_batch(self._run, metrics)
+
+    def _begun(self) -> str:
+        note = self._folder / "mlflow-run"
+        if note.is_file():
+            run = note.read_text(encoding="utf-8").strip()
+            self._client.update_run(run, "RUNNING")
+            return run
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "steelman")
+        found = self._client.get_experiment_by_name(name)
+        experiment = self._client.create_experiment(name) if found is None else found.experiment_id
+        run = self._client.create_run(experiment, run_name=self._folder.resolve().name).info.run_id
+        self._folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(run + "\n", encoding="utf-8")
+        return run
+
+
+KINDS: dict[str, type[Sink]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
+
+
+@final
+class Sinks:
+    """All that the user wants; used as a context, at whose end they are closed."""
+
+    def __init__(self, folder: Path | None, names: Sequence[str]) -> None:
+        self._sinks = [] if folder is None else [KINDS[name](folder) for name in names]
+
+    def __iter__(self) -> Iterator[Sink]:
+        return iter(self._sinks)
+
+    def __enter__(self) -> "Sinks":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for sink in self._sinks:
+            sink.close("FINISHED" if error is None else "FAILED")
+
+
+def _plain(name: str) -> str:
+    """A name as both accept it."""
+    return re.sub(r"[^\w\-./ ]+", " ", name).strip()

@@ -1,0 +1,47 @@
+"""Test images by what a user calls them."""
+
+import tomllib
+from pathlib import Path
+
+from steelman import config
+from steelman.data import Arrays, External, ImageFolder
+from steelman.data.dataset import Source
+from steelman.naming import nearest
+
+
+def source(text: str) -> Source:
+    """What `--data` names.
+
+    text  a data set's name ("MNIST"), an .npz file, a folder of pictures, 'module:function' (see `External`), or a TOML
+          table with the settings of one of these: '{ kind = "ImageFolder", path = "pictures", size = [32, 32] }'
+
+    Raises:
+        ValueError: none of these; names the nearest data set.
+    """
+    if text.lstrip().startswith("{"):
+        return config.read(Source, table(text, "--data"), "--data")
+    if text.endswith(".npz"):
+        return Arrays(text)
+    known = config.concrete(Source)
+    if text in known:
+        return config.read(Source, text, "--data")
+    if Path(text).is_dir():
+        return ImageFolder(text)
+    if ":" in text:
+        return External(text)
+    raise ValueError(
+        f"--data {text}: there is no such data set, file or folder; {nearest(text, known)} (or give an .npz file, a "
+        "folder with train/ and test/, or 'module:function')"
+    )
+
+
+def table(text: str, option: str) -> dict[str, object]:
+    """An inline table of TOML.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{option} {text}: not a table of TOML ({error})") from error

@@ -1,0 +1,98 @@
+"""ONNX files as black boxes that answer with scores."""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+CLASSES = ("tensor(int64)", "tensor(int32)")
+
+
+@final
+class Onnx(nn.Module):
+    """A classifier in an ONNX file, run by ONNX Runtime: scores, or classes where it has no scores, and no gradient.
+
+    path   of the file, whose one input is images (batch, channels, height, width), with any batch size or a fixed one
+    shape  of one image, (channels, height, width)
+
+    Of several outputs, the first of floating-point numbers counts, otherwise the first of integers.
+
+    Raises:
+        ImportError: ONNX Runtime is not installed.
+        FileNotFoundError, ValueError: no such file; not a readable model, or one for other images.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.path = str(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file {path}")
+        self.digest = sha256(path.read_bytes()).hexdigest()[:16]
+        self._open()
+        self._check(shape)
+
+    def _open(self) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError("ONNX files need ONNX Runtime: pip install steelman[onnx]") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # errors, which are raised here
+        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        providers = [each for each in wanted if each in onnxruntime.get_available_providers()]
+        try:
+            self.session: Any = onnxruntime.InferenceSession(self.path, options, providers=providers)
+        except Exception as error:  # ONNX Runtime's own exceptions have no common class
+            raise ValueError(f"{self.path} is not a readable ONNX model: {str(error).splitlines()[0]}") from error
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        if len(inputs) != 1 or inputs[0].type not in TYPES:
+            told = ", ".join(f"{each.name} {each.type}" for each in inputs)
+            raise ValueError(f"{self.path} must have one input, of floating-point images; it has {told}")
+        takes = inputs[0].shape
+        if len(takes) != 1 + len(shape) or any(
+            isinstance(ours, int) and ours != theirs for ours, theirs in zip(takes[1:], shape, strict=True)
+        ):
+            told = ", ".join(str(each or "batch") for each in takes)
+            raise ValueError(
+                f"{self.path} takes images of shape ({told}), and these data are (batch, "
+                f"{', '.join(map(str, shape))}): export it for such images, channels first, or give other --data"
+            )
+        self.input, self.type = inputs[0].name, inputs[0].type
+        self.batch = takes[0] if isinstance(takes[0], int) else None
+        scores = [each.name for each in outputs if each.type in TYPES]
+        classes = [each.name for each in outputs if each.type in CLASSES]
+        if not scores and not classes:
+            raise ValueError(f"{self.path} answers with {outputs[0].type}, neither scores nor classes")
+        self.output = (scores or classes)[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        images = x.detach().cpu().numpy().astype(TYPES[self.type])
+        size = self.batch or max(len(images), 1)
+        said = [self._ask(images[start : start + size]) for start in range(0, len(images), size)]
+        answer = torch.from_numpy(np.concatenate(said)).to(x.device)
+        return answer.to(x.dtype) if answer.is_floating_point() else answer.to(torch.int64)
+
+    def _ask(self, images: np.ndarray) -> np.ndarray:
+        """Where the batch is fixed, the last one is filled up."""
+        filled = images if self.batch is None else np.resize(images, (self.batch, *images.shape[1:]))
+        try:
+            return self.session.run([self.output], {self.input: filled})[0][: len(images)]
+        except Exception as error:  # as above
+            raise ValueError(f"{self.path} failed on {filled.shape} images: {str(error).splitlines()[0]}") from error
+
+    def extra_repr(self) -> str:
+        return f"{Path(self.path).name}, sha256 {self.digest}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "session"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()

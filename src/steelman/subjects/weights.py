@@ -1,0 +1,128 @@
+"""State dicts of other people's making: read without unpickling, and fitted to a network."""
+
+import difflib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from steelman.defences.game import CLASSIFIER
+from steelman.naming import nearest
+from steelman.training import checkpoint
+
+PREFIXES = ("module.", "model.", "_orig_mod.", "network.", "net.")
+"""What wrappers put before the names: DataParallel, a normalising model, torch.compile."""
+
+INSIDE = ("state_dict", "model_state_dict", "model", "network", "net", "last", "best")
+"""Under what a file may hold the state dict beside an optimiser's and the like; "last" and "best" are RobustBench's."""
+
+SHOWN = 3
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors, .pt or .pth file. Nothing is unpickled but tensors and plain values.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, would have to be unpickled, or holds no state dict.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    if path.suffix == ".safetensors":
+        return _safe(path)
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors and plain values, or is damaged, and nothing here is unpickled: save "
+            f"model.state_dict() alone ({str(error).splitlines()[0]})"
+        ) from error
+    except (RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable file of torch.save: {str(error).splitlines()[0]}") from error
+    return _inside(held, path)
+
+
+def _safe(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, "pt") as file:
+            ours = (file.metadata() or {}).get("format") == checkpoint.FORMAT
+        if ours:
+            state = checkpoint.load(path)
+            return state.get("nets", state)[CLASSIFIER]
+        return safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file ({error}); it may be truncated") from error
+
+
+def _inside(held: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict, out of what it is wrapped in."""
+    while isinstance(held, Mapping):
+        within = next((held[name] for name in INSIDE if isinstance(held.get(name), Mapping)), None)
+        if within is None:
+            break
+        held = within
+    if not isinstance(held, Mapping) or not any(isinstance(value, Tensor) for value in held.values()):
+        keys = f" with {', '.join(map(str, list(held)[:SHOWN]))}" if isinstance(held, Mapping) else ""
+        raise ValueError(
+            f"{path} holds no state dict: it is a {type(held).__name__}{keys}; tensors by name are needed, alone or "
+            f"under one of {', '.join(INSIDE)}"
+        )
+    return {str(name): value for name, value in held.items() if isinstance(value, Tensor)}
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Put a state dict into a network; a wrapper's prefix before its names is taken off.
+
+    where  what errors call it
+
+    Raises:
+        ValueError: names are missing or left over, or shapes differ: the first of them, with the nearest names.
+    """
+    wanted = network.state_dict()
+    given = {_bare(name, wanted): value for name, value in state.items()}
+    given.pop("n_averaged", None)  # of torch.optim.swa_utils.AveragedModel
+    missing = [name for name in wanted if name not in given]
+    strange = [name for name in given if name not in wanted]
+    shapes = [
+        f"{name} is {tuple(given[name].shape)} and should be {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in given and given[name].shape != wanted[name].shape
+    ]
+    problems = []
+    if missing:
+        problems.append(f"it lacks {_first(missing)} ({_near(missing[0], strange or list(given))})")
+    if strange:
+        problems.append(
+            f"it has {_first(strange)}, for which there is no place ({_near(strange[0], missing or wanted)})"
+        )
+    if shapes:
+        problems.append(_first(shapes))
+    if problems:
+        raise ValueError(f"{where} does not fit {type(network).__name__}: {'; '.join(problems)}")
+    network.load_state_dict(given)
+
+
+def _bare(name: str, wanted: Mapping[str, Tensor]) -> str:
+    """The name without the prefixes of wrappers, where that is one of the network's."""
+    short = name
+    while short not in wanted:
+        prefix = next((each for each in PREFIXES if short.startswith(each)), None)
+        if prefix is None:
+            return short if short == "n_averaged" else name
+        short = short.removeprefix(prefix)
+    return short
+
+
+def _first(names: list[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _near(name: str, names: Any) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.4)
+    return f"nearest: {close[0]}" if close else nearest("", list(names)[:SHOWN])
