@@ -9,7 +9,7 @@ from steelman.adversaries.adversary import Adversary, AttackTraining
 from steelman.attacks.pgd import PGD
 from steelman.naming import nearest
 from steelman.norms import L2
-from steelman.recipe import Recipe, changed, find_recipe, load_recipe
+from steelman.recipe import changed, find_recipe, load_recipe, read_recipe
 from steelman.runs import Run, train_recipe
 
 HELD_OUT = 1000
@@ -43,7 +43,7 @@ def attack_train(
     if "evaluation" not in settings:
         before = [change for change in changes or [] if not change.lstrip().startswith("evaluation")]
         settings["evaluation"] = {"attacks": _battery(_adversary(settings, before))}
-    recipe = config.read(Recipe, changed(settings, changes))
+    recipe = read_recipe(changed(settings, changes))
     last = "" if run.which == "best" else f"-{run.which}"
     called = called or f"{name}-on-{run.folder.resolve().name}{last}"
     return train_recipe(recipe, runs / called / "recipe.toml", runs, called, data)
@@ -72,7 +72,7 @@ def _chosen(adversary: str, run: Run, data: Path | None) -> tuple[str, dict[str,
 
 
 def _adversary(settings: dict[str, Any], changes: list[str]) -> Adversary:
-    defence = config.read(Recipe, changed(settings, changes)).defence
+    defence = read_recipe(changed(settings, changes)).defence
     if not isinstance(defence, AttackTraining):
         raise ValueError(f"attack-train leaves the classifier as it is, and {defence} trains it: use steelman train")
     return defence.adversary

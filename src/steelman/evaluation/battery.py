@@ -1,9 +1,43 @@
 """What to evaluate with: attacks, ordered from cheap to strong, and what else is measured."""
 
-from dataclasses import dataclass, field
+import tomllib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_args
 
-from steelman.attacks.attack import Attack
+from torch import nn
+
+from steelman import config
+from steelman.adversaries.adversary import Adversary
+from steelman.attacks.apgd import APGD
+from steelman.attacks.attack import Access, Attack
+from steelman.attacks.auto_attack import AutoAttack
+from steelman.attacks.ddn import DDN
+from steelman.attacks.fgsm import FGSM
+from steelman.attacks.fmn import FMN
+from steelman.attacks.hop_skip_jump import HopSkipJump
+from steelman.attacks.noise import SaltAndPepper, UniformNoise
+from steelman.attacks.sigma_zero import SigmaZero
+from steelman.attacks.square import Square
 from steelman.evaluation.probes.probe import Probe
+from steelman.losses import DLR
+from steelman.naming import nearest
+from steelman.norms import L0, L1, L2, Linf, Norm
+
+PAPER = "paper:"
+PAPERS = Path(__file__).parent / "batteries"
+"""A file PAPER_DATA.toml for each paper and data set, with the keys of `[evaluation]`."""
+
+_ACCESS: tuple[Access, ...] = get_args(Access)
+_LIKE_CIFAR = {Linf: 8 / 255, L2: 0.5, L1: 12.0}
+RADII: dict[str, dict[Norm, float]] = {
+    "MNIST": {Linf: 0.3, L2: 2.0, L1: 10.0},
+    "CIFAR10": _LIKE_CIFAR,
+    "CIFAR100": _LIKE_CIFAR,
+    "Digits": {Linf: 0.15},
+}
 
 
 @dataclass(frozen=True)
@@ -11,6 +45,7 @@ class Battery:
     """What to evaluate with; the `[evaluation]` section of a recipe, or a TOML file of its own.
 
     attacks       in pixels, inside the box: a table of names and attacks, which are run in this order
+    black_box     attacks that are run after these, but only on models that do not give gradients
     images        the first so many test images; default all
     deep_defense  also the Deep Defense paper's measures, in the preprocessed space where there is one: rho_2 and l_2 of
                   DeepFool with 5 and 50 steps, unclipped, and accuracies at .2, .5 and 1 of eps_ref. Default False
@@ -18,9 +53,13 @@ class Battery:
                   bounded attack meets only the images that are still right under what came before in its norm and
                   radius, which is all that the worst case needs
     probes        what else is measured of every image (default nothing)
+
+    In TOML, `battery` names another one (see `named_battery`) to begin with, with `norm` and `eps` where it wants them;
+    attacks, and single settings of its attacks, are then added to it.
     """
 
     attacks: dict[str, Attack] = field(default_factory=dict)
+    black_box: dict[str, Attack] = field(default_factory=dict)
     images: int | None = None
     deep_defense: bool = False
     columns: bool = True
@@ -29,3 +68,232 @@ class Battery:
     def __post_init__(self) -> None:
         if self.images is not None and self.images < 1:
             raise ValueError(f"images is how many test images to evaluate, at least 1; got {self.images}")
+        if both := self.attacks.keys() & self.black_box.keys():
+            raise ValueError(f"two attacks are called {min(both)}: give the one in black_box another name")
+
+    def within(self, access: Access) -> "Battery":
+        """What can be run on a model that gives no more than this.
+
+        Raises:
+            ValueError: nothing can.
+        """
+        if access == "gradients":
+            return self
+        allowed = _ACCESS[_ACCESS.index(access) :]
+        attacks = {name: attack for name, attack in (self.attacks | self.black_box).items() if attack.access in allowed}
+        probes = tuple(probe for probe in self.probes if probe.access in allowed)
+        if not attacks:
+            raise ValueError(
+                f"every attack of this battery needs more than the {access} that the model gives: take the battery "
+                '"quick" or "standard", or add Square (scores) or HopSkipJump (decisions)'
+            )
+        return replace(self, attacks=attacks, black_box={}, deep_defense=False, probes=probes)
+
+    def with_generators(self, give: Callable[[Adversary], nn.Module] | None = None) -> "Battery":
+        """The battery with a generator for each learned adversary that has none; a warning names those left out.
+
+        give  finds the generator; raises ValueError where there is none, which says why. Default: there are none
+
+        Raises:
+            ValueError: nothing else is left.
+        """
+        attacks, missing = {}, {}
+        for name, attack in self.attacks.items():
+            if isinstance(attack, Adversary) and attack.generator is None:
+                try:
+                    if give is None:
+                        raise ValueError("no generator was trained against this model: give the folder of its run")
+                    attack = attack.with_generator(give(attack))
+                except ValueError as error:
+                    missing[name] = str(error)
+                    continue
+            attacks[name] = attack
+        why = "; ".join(dict.fromkeys(missing.values()))
+        if missing and not (attacks or self.deep_defense):
+            raise ValueError(why)
+        if missing:
+            warnings.warn(f"left out: {', '.join(missing)}, since {why}", stacklevel=2)
+        return replace(self, attacks=attacks)
+
+
+def named_battery(name: str, *, norm: Norm | None = None, eps: float | None = None, data: str | None = None) -> Battery:
+    """A battery by its name, with the attacks ordered from cheap to strong.
+
+    "quick"     FGSM, the minimal-norm attack with ten steps, APGD with twenty, Square with 100 queries
+    "standard"  the best minimal-norm attack of fifty steps, and AutoAttack's four, each with rows of its own; in L0
+                minimal-norm attacks only
+    "paper:..." a source's own list and settings; docs/batteries.md says which
+    a path      a TOML file with the keys of `[evaluation]`
+
+    The minimal-norm attack meets every image that is right wherever it stands, so it comes before all that cost more:
+    what it finds within the radius is spared them. The first two ask for the worst case (`columns` is False).
+
+    name  one of these
+    norm  of "quick" and "standard": Linf (default), L2, L1, L0
+    eps   radius; default that of `default_radius`. Of a paper's battery with a single radius: in its place, with step
+          sizes in proportion, as on data that the source does not have
+    data  the data set's class, such as "MNIST", which decides radii and a paper's list
+
+    Raises:
+        ValueError: no such battery (names the nearest), no radius that fits, a norm or radius where there is no choice.
+    """
+    if name in ("quick", "standard"):
+        return _built(name, norm or Linf, eps, data)
+    if norm is not None:
+        raise ValueError(f"{name} has the norms of its source: leave the norm {norm} out")
+    meant = True
+    if name.startswith(PAPER):
+        path, meant = _of_paper(name, data)
+    elif name.endswith(".toml") or Path(name).is_file():
+        path = Path(name)
+    else:
+        raise ValueError(f"there is no battery {name}; {nearest(name, battery_names())}, or give a TOML file")
+    battery = load_battery(path, data)
+    if eps is not None:
+        return _at_radius(battery, eps, name)
+    if not meant and _radii(battery):
+        raise ValueError(
+            f"{name} has radii of {path.stem.partition('_')[2]}, which mean nothing for {data or 'unnamed data'}: give "
+            "eps, or the data set"
+        )
+    return battery
+
+
+def battery_names() -> tuple[str, ...]:
+    """The named batteries."""
+    papers = sorted({PAPER + path.stem.rpartition("_")[0] for path in PAPERS.glob("*.toml")})
+    return "quick", "standard", *papers
+
+
+def default_radius(data: str | None, norm: Norm) -> float:
+    """The radius at which a data set is usually compared.
+
+    MNIST .3 in Linf, 2 in L2, 10 in L1; CIFAR-10 8/255, .5, 12, and CIFAR-100 like it; the 8 by 8 digits .15 in Linf,
+    which is ours.
+
+    Reference: Aleksander Madry, Aleksandar Makelov, Ludwig Schmidt, Dimitris Tsipras and Adrian Vladu, "Towards deep
+    learning models resistant to adversarial attacks", ICLR 2018 (Linf); Pratyush Maini, Eric Wong and J. Zico Kolter,
+    "Adversarial robustness against the union of multiple perturbation models", ICML 2020, and its code (L2, L1).
+
+    Raises:
+        ValueError: none is known.
+    """
+    radii = RADII.get(data or "", {})
+    if norm not in radii:
+        of = "without a data set" if data is None else f"for {data}"
+        raise ValueError(f"there is no usual radius in {norm} {of}: give eps, such as .3 of MNIST or 8/255 of CIFAR-10")
+    return radii[norm]
+
+
+def load_battery(path: Path, data: str | None = None) -> Battery:
+    """A battery from TOML: the keys of `[evaluation]`, at the top or in a table of that name.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, not TOML, an unknown key or name (and the nearest right one).
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no battery {path}")
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {error}") from error
+    try:
+        return config.read(Battery, written_out(settings.get("evaluation", settings), data))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def written_out(settings: dict[str, Any], data: str | None) -> dict[str, Any]:
+    """The settings of a battery with the one that `battery` names written out in them."""
+    if "battery" not in settings:
+        return settings
+    own = dict(settings)
+    norm = config.read(Norm, own.pop("norm"), "norm") if "norm" in own else None
+    eps = config.read(float, own.pop("eps"), "eps") if "eps" in own else None
+    base = config.write(named_battery(config.read(str, own.pop("battery"), "battery"), norm=norm, eps=eps, data=data))
+    for table in ("attacks", "black_box"):
+        for name, attack in own.pop(table, {}).items():
+            before = base[table].get(name, {})
+            # Another kind of attack is another attack, of which no setting is kept.
+            same = isinstance(attack, dict) and attack.get("kind", before.get("kind")) == before.get("kind")
+            base[table][name] = before | attack if same else attack
+    return base | own
+
+
+def _built(name: str, norm: Norm, eps: float | None, data: str | None) -> Battery:
+    if norm is L0:
+        if eps is not None:
+            raise ValueError(f"in L0, {name} has minimal-norm attacks only, which have no radius: leave eps out")
+        few = 20 if name == "quick" else 50
+        attacks: dict[str, Attack] = {"Sigma-zero L0": SigmaZero(steps=few)}
+        if name == "standard":
+            attacks["FMN L0"] = FMN(norm=L0, steps=few)
+        return Battery(attacks, {"Salt and pepper L0": SaltAndPepper()}, columns=False)
+    eps = default_radius(data, norm) if eps is None else eps
+    if not 0 < eps < float("inf"):
+        raise ValueError(f"eps is a radius above 0; got {eps}")
+    at = f"{norm} {_written(eps)}"
+    if name == "quick":
+        attacks = {
+            f"FGSM {at}": FGSM(eps, norm),
+            f"FMN {norm}": FMN(norm, steps=10),
+            f"APGD {at}": APGD(eps, norm, steps=20, loss=DLR(or_margin=True), early_leave=True),
+        }
+        if norm is not L1:
+            attacks[f"Square {at}"] = Square(eps, norm, queries=100, rescale=False)
+    else:
+        minimal = DDN(steps=50) if norm is L2 else FMN(norm, steps=50)
+        parts = zip(("APGD-CE", "APGD-T", "FAB-T", "Square"), AutoAttack(eps, norm).attacks, strict=False)
+        attacks = {f"{type(minimal).__name__} {norm}": minimal, **{f"{part} {at}": attack for part, attack in parts}}
+    return Battery(attacks, _decisions(name, norm, eps, at), columns=False)
+
+
+def _decisions(name: str, norm: Norm, eps: float, at: str) -> dict[str, Attack]:
+    """Attacks for which classes alone are enough; about as many passes as Square has."""
+    quick = name == "quick"
+    found: dict[str, Attack] = {f"Uniform noise {at}": UniformNoise(eps, norm, samples=100 if quick else 1000)}
+    if norm is L1:
+        return found | {"Salt and pepper L0": SaltAndPepper(samples=20 if quick else 1000)}
+    few = HopSkipJump(norm, steps=3, evaluations=30) if quick else HopSkipJump(norm, steps=17)
+    return found | {f"HopSkipJump {norm}": few}
+
+
+def _written(eps: float) -> str:
+    levels = eps * 255
+    whole = eps < 0.2 and abs(levels - round(levels)) < 1e-4 and round(levels) > 0
+    return f"{round(levels)}/255" if whole else f"{eps:.4g}"
+
+
+def _of_paper(name: str, data: str | None) -> tuple[Path, bool]:
+    """The file for a data set, and whether it is meant for it; others have that of CIFAR-10, or else of MNIST."""
+    if name not in battery_names():
+        raise ValueError(f"there is no battery {name}; {nearest(name, battery_names())}")
+    paths = {path.stem.rpartition("_")[2]: path for path in PAPERS.glob(f"{name.removeprefix(PAPER)}_*.toml")}
+    known = {each: path for of, path in paths.items() for each in of.split("-")}
+    if data is not None and data.lower() in known:
+        return known[data.lower()], True
+    return known["cifar10" if "cifar10" in known else "mnist"], False
+
+
+def _radii(battery: Battery) -> set[float]:
+    return {eps for attack in battery.attacks.values() if (eps := getattr(attack, "eps", None)) is not None}
+
+
+def _at_radius(battery: Battery, eps: float, name: str) -> Battery:
+    """The battery at another radius, with step sizes in proportion; attacks are named by the calls that make them."""
+    radii = _radii(battery)
+    if len(radii) != 1:
+        held = f"several radii, {', '.join(map(_written, sorted(radii)))}" if radii else "no radius"
+        raise ValueError(f"{name} has {held}, so eps has nothing to take the place of: write a TOML file of your own")
+    (radius,) = radii
+    attacks = {}
+    for before, attack in battery.attacks.items():
+        if getattr(attack, "eps", None) is None:
+            attacks[before] = attack
+            continue
+        step = getattr(attack, "step_size", None)
+        steps = {} if step is None else {"step_size": step * eps / radius}
+        there: Any = attack  # an Attack as such has no radius
+        moved = replace(there, eps=eps, **steps)
+        attacks[str(moved)] = moved
+    return replace(battery, attacks=attacks)

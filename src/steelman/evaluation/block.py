@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steelman.attacks.attack import Attack, check_images, check_labels
+from steelman.attacks.attack import Access, Around, Attack, check_images, check_labels
 from steelman.attacks.mode import evaluation_mode
-from steelman.attacks.oracle import check_answer
+from steelman.attacks.oracle import Oracle, check_answer
 from steelman.evaluation.probes.probe import Probe
 from steelman.evaluation.table import CLEAN, COLUMNS, ROUNDING, Evaluation
-from steelman.losses import cross_entropy
+from steelman.losses import Goal, cross_entropy
 from steelman.norms import L2, Linf
-from steelman.randomness import combine
+from steelman.randomness import Draws, combine
 from steelman.types import Batch, Images, Labels, Model, PerImage, Seeds
 
 if TYPE_CHECKING:
@@ -28,13 +28,35 @@ Space: TypeAlias = Literal["pixels", "preprocessed"]
 
 
 @dataclass(frozen=True)
-class FromPrediction:
+class FromPrediction(Around):
     """An attack that leaves the model's own prediction instead of the true label, right or wrong.
 
-    Deep Defense measures rho_2 so: images that the model gets wrong have a distance to their boundary too.
+    Deep Defense measures rho_2 so: images that the model gets wrong have a distance to their boundary too. In the table
+    its success is that of leaving the prediction.
+
+    attack  what is run, in its own box, with its own uint8 and precision; untargeted only
+
+    Cost: the attack's, and 1 forward pass.
+    Reference: Ziang Yan, Yiwen Guo and Changshui Zhang, "Deep Defense: training DNNs with improved adversarial
+    robustness", NeurIPS 2018, section 4.
     """
 
     attack: Attack
+
+    def __post_init__(self) -> None:
+        for name in ("box", "uint8", "precision"):
+            object.__setattr__(self, name, getattr(self.attack, name))
+
+    @property
+    def access(self) -> Access:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.attack.access
+
+    def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
+        if goal.target is not None:
+            raise ValueError("FromPrediction leaves the class that the model predicts, and has no target")
+        away, every = Goal(oracle.decisions(x)), torch.arange(len(x), device=x.device)
+        with oracle.part(every, away) as part:
+            return self.attack.search(part, x, away, draws)
 
     def __str__(self) -> str:
         return f"FromPrediction({self.attack})"

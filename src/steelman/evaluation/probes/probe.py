@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from steelman.attacks.attack import Access
 from steelman.data.dataset import Dataset
 from steelman.naming import call
 from steelman.types import Images, Labels, Model, PerImage
@@ -18,6 +19,8 @@ class Probe(ABC):
     attack, on the image that the attack returned. Where it is not measured, the column holds NaN.
     """
 
+    access: ClassVar[Access] = "decisions"
+    """What it needs of a model."""
     of_clean: ClassVar[bool] = False
 
     def begin(self, training_images: Callable[[], Dataset]) -> "Probe":
