@@ -108,6 +108,8 @@ class Rows:
     attacks: dict[str, Attacked]
 
     def __getitem__(self, name: str) -> Attacked:
+        if name == CLEAN:
+            return self.clean
         if name not in self.attacks:
             raise ValueError(f"no rows of attack {name!r}; {nearest(name, self.attacks)}")
         return self.attacks[name]
