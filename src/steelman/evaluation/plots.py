@@ -93,6 +93,8 @@ def draw_curves(curves: Mapping[str, Curve], unit: str = "pixels") -> "matplotli
     if len(norms) != 1:
         raise ValueError(f"one picture shows one norm; got {sorted(repr(norm) for norm in norms)}")
     axes = _axes()
+    figure = axes.get_figure(root=True)
+    assert figure is not None
     reach = max((_reach(found) for found in curves.values()), default=1.0)
     for (name, found), look in zip(curves.items(), _looks(), strict=False):
         points = sorted(((eps, share) for _, eps, share in found.points), key=lambda point: (point[0], -point[1]))

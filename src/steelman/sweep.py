@@ -1,0 +1,248 @@
+"""A recipe trained once for each value of a setting: `steelman sweep`."""
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from steelman import config
+from steelman.evaluation import default_measure, measures, named_measure
+from steelman.evaluation.assess import attacked, battery_of
+from steelman.evaluation.robustness import CLEAN_ACCURACY
+from steelman.evaluation.subject import Subject
+from steelman.recipe import Recipe, build, find_recipe, load_recipe, parts_of
+from steelman.runs import refuse_other, train_named, train_recipe
+from steelman.swept import Judging, Outcome, Swept
+from steelman.training.play import Diverged
+from steelman.training.processes import processes
+from steelman.workers import each as worked
+from steelman.workers import workers
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A recipe with one value for each of the settings that vary; `changes` make it of the recipe at `path`."""
+
+    path: Path
+    changes: tuple[str, ...]
+    values: dict[str, str]
+    recipe: Recipe
+
+    @property
+    def folder(self) -> str:
+        told = ",".join(f"{path}={value}" for path, value in self.values.items())
+        plain = re.sub(r"[^\w.=,+-]+", "_", told)[:100]
+        return plain if plain == told else f"{plain}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+
+
+def sweep(
+    name: str,
+    vary: Sequence[str],
+    runs: Path,
+    data: Path | None = None,
+    *,
+    changes: Sequence[str] = (),
+    called: str | None = None,
+    judging: Judging | None = None,
+    measure: str = "",
+    count: int = 1,
+    say: Callable[[str], None] = print,
+) -> Swept:
+    """Train a recipe for every value, attack each network with one battery, and draw its robustness curve.
+
+    name     the recipe
+    vary     settings and their values, such as "defence.c=5,10,20"; a network is trained for each combination. Along
+             the first setting goes a curve, and there is one for each combination of the others. Values are TOML, or
+             bare words, with commas between them: "network.hidden=[32],[64, 64]"
+    runs     the sweep's folder is `runs`/`called` (default: the recipe's name and "-sweep"), in which each has its run
+    changes  of the recipe, common to all, such as "training.epochs=5"
+    judging  how each is evaluated; default: as in the call before, at first by the recipe's own attacks
+    measure  of robustness, by its name or beginning; default: that of the call before, at first `default_measure`
+    count    how many are trained at once, each by a process of its own
+    say      is told of each network that is done
+
+    Called again, it goes on: what is trained and attacked is left as it is, and other values are added. A training that
+    diverges is told, costs no other one, and goes on from its last checkpoint in the next call.
+
+    Cost: that of training and attacking each network.
+
+    Raises:
+        FileNotFoundError, ValueError: before any training, for: no such recipe, setting or battery; values with which
+            the recipe cannot be; a single value; a folder in which other settings vary, or were other. After the first
+            network, for: no such measure. At the end, where not one could be trained.
+    """
+    if processes().world > 1:
+        raise ValueError("a sweep starts processes of its own (workers): call it without torchrun")
+    path = find_recipe(name)
+    folder = runs / (called or f"{path.stem}-sweep")
+    before = Swept.load(folder) if (folder / Swept.FILE).is_file() else None
+    variants = _variants(path, list(vary), list(changes), before)
+    judging = judging or (before.judging if before else Judging())
+    _check(variants, folder, data, judging)
+    known = {} if before is None else {each.run: each for each in before.outcomes}
+    outcomes = {each.folder: known.get(each.folder, Outcome(each.folder, each.values)) for each in variants}
+    swept = _with(Swept(folder, path.stem, judging, before.measure if before else "", ()), outcomes, measure)
+    swept.save()
+    for variant in variants:  # here, and once: two of the others could begin to train the same one
+        train_named(variant.recipe, path, runs, data)
+    called, alone = folder.name, count == 1  # several bars in one terminal would be none
+    jobs = [_Job(each, runs, f"{called}/{each.folder}", data, judging, alone) for each in variants]
+    with workers(min(count, len(jobs))) or nullcontext() as executor:
+        for outcome in worked(_done, jobs, executor):
+            outcomes[outcome.run] = outcome
+            swept = _with(swept, outcomes, measure)
+            swept.save()
+            say(_told(outcome, swept.measure))
+    swept.write()
+    if not any(outcome.measures for outcome in swept.outcomes):
+        raise ValueError(f"not one network of {folder} could be trained and evaluated: {swept.outcomes[0].failed}")
+    return swept
+
+
+def _with(swept: Swept, outcomes: dict[str, Outcome], measure: str) -> Swept:
+    """With these outcomes, and with a measure once one of them has some."""
+    ordered = tuple(sorted(outcomes.values(), key=lambda outcome: outcome.order))
+    measured = {outcome.run: outcome.measures for outcome in ordered if outcome.measures}
+    chosen = measure or swept.measure
+    if measured:
+        some = dict([next(iter(measured.items()))])
+        chosen = named_measure(some, chosen) if chosen else default_measure(some) or ""
+    return replace(swept, measure=chosen, outcomes=ordered)
+
+
+@dataclass(frozen=True)
+class _Job:
+    variant: Variant
+    runs: Path
+    called: str
+    data: Path | None
+    judging: Judging
+    progress: bool
+
+
+def _done(job: _Job) -> Outcome:
+    """Train and evaluate one variant."""
+    variant, judging = job.variant, job.judging
+    outcome = Outcome(variant.folder, variant.values)
+    try:
+        run = train_recipe(variant.recipe, variant.path, job.runs, job.called, job.data, job.progress)
+        outcome = replace(outcome, seconds=sum(line.get("seconds", 0.0) for line in run.log))
+        subject = run.subject(job.data)
+        battery = battery_of(subject, judging.battery, judging.norm, judging.eps, judging.columns)
+        table = attacked(subject, battery, folder=run.results, images=judging.images, progress=job.progress)
+        found = measures(table)
+    except (Diverged, ValueError, RuntimeError) as error:  # of memory, too
+        return replace(outcome, failed=str(error))
+    return replace(outcome, measures=found)
+
+
+def _told(outcome: Outcome, measure: str) -> str:
+    values = ", ".join(f"{path}={value}" for path, value in outcome.values.items())
+    if not outcome.measures:
+        return f"{values} failed: {outcome.failed}"
+    shown = (f"{name} {outcome.measures.get(name, 'not measured')}" for name in (CLEAN_ACCURACY, measure) if name)
+    return f"{values}: {', '.join(shown)}"
+
+
+def _variants(path: Path, vary: list[str], changes: list[str], before: Swept | None) -> list[Variant]:
+    """Those that are asked for, and those that were there before."""
+    asked = [_values(text) for text in vary]
+    paths = [setting for setting, _ in asked]
+    for setting in paths:
+        if paths.count(setting) > 1:
+            raise ValueError(f"--vary {setting}: it is given twice; put all of its values into one")
+        if any(change.partition("=")[0].strip() == setting for change in changes):
+            raise ValueError(f"{setting} is given by --vary and by --set: leave one out")
+        if parts_of(setting)[0] == "evaluation":
+            raise ValueError(f"--vary {setting}: a sweep varies what is trained, and this is how it is evaluated")
+    if before is not None and list(before.varied) != paths:
+        there, here = ", ".join(before.varied), ", ".join(paths)
+        raise ValueError(f"{before.folder} is a sweep over {there}: give one over {here} another --name")
+    found: dict[str, Variant] = {}
+    for texts in product(*(values for _, values in asked)):
+        variant = _variant(path, changes, dict(zip(paths, texts, strict=True)))
+        if variant.folder in found:
+            raise ValueError(f"{variant.folder} is given twice")
+        found[variant.folder] = variant
+    for outcome in before.outcomes if before else ():
+        variant = _variant(path, changes, dict(outcome.values))
+        found.setdefault(variant.folder, variant)
+    if len(found) < 2:
+        raise ValueError(f"--vary {vary[0]}: a sweep needs two values at least, with commas between them")
+    return list(found.values())
+
+
+def _values(vary: str) -> tuple[str, list[str]]:
+    """A setting and the texts of its values.
+
+    Commas inside of a TOML value (a list, a table, a string) do not part it: of the pieces between commas, so many are
+    put together again as it takes to be TOML. What is no TOML however many are taken is a bare word.
+    """
+    path, _, text = vary.partition("=")
+    path = path.strip()
+    if not parts_of(path) or not text.strip():
+        raise ValueError(f"--vary needs path=value,value, such as defence.c=5,10,20; got {vary!r}")
+    pieces, values = text.split(","), []
+    while pieces:
+        taken = next((n for n in range(1, len(pieces) + 1) if _is_toml(",".join(pieces[:n]))), 1)
+        values.append(",".join(pieces[:taken]).strip())
+        pieces = pieces[taken:]
+    if "" in values:
+        raise ValueError(f"--vary {vary}: there is nothing between two of the commas")
+    return path, values
+
+
+def _is_toml(text: str) -> bool:
+    try:
+        tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return False
+    return True
+
+
+def _variant(path: Path, changes: list[str], texts: dict[str, str]) -> Variant:
+    """The recipe with these values; a number is called by what the recipe makes of it, so that 5 and 5.0 are one."""
+    all_changes = (*changes, *(f"{each}={text}" for each, text in texts.items()))
+    recipe = load_recipe(path, list(all_changes))
+    written = config.write(recipe)
+    values = {each: _number(written, parts_of(each)) or text for each, text in texts.items()}
+    return Variant(path, all_changes, values, recipe)
+
+
+def _number(written: Any, parts: list[str]) -> str:
+    for part in parts:
+        written = written.get(part) if isinstance(written, dict) else None
+    if isinstance(written, bool) or not isinstance(written, int | float):
+        return ""
+    return repr(written).removesuffix(".0")
+
+
+def _check(variants: list[Variant], folder: Path, data: Path | None, judging: Judging) -> None:
+    """Raises what would be wrong with any of them, before the first is trained."""
+    images: dict[str, Any] = {}
+    for variant in variants:
+        recipe = variant.recipe
+        refuse_other(recipe, folder / variant.folder)
+        source = str(recipe.data)
+        if source not in images:
+            images[source] = recipe.data.load("train", data)
+        try:
+            build(recipe, images[source], fitted=False)
+        except ValueError as error:
+            raise ValueError(f"{variant.folder}: {error}") from error
+    like = images[str(variants[0].recipe.data)]
+    own = variants[0].recipe.evaluation
+    battery_of(
+        Subject("", nn.Identity(), like, lambda: like, folder, battery=own, generator=lambda adversary: nn.Identity()),
+        judging.battery,
+        judging.norm,
+        judging.eps,
+        judging.columns,
+    )
