@@ -120,11 +120,9 @@ def _batch(dataset: Data, images: Sequence[int]) -> Batch:
     return next(dataset.batches([torch.tensor([place[image] for image in images])]))
 
 
-def amplification(galleries: Sequence[Gallery]) -> int:
-    """The whole number, one for all galleries so that differences may be compared by eye, that brings all but the
-    largest hundredth of the changes within full contrast."""
-    changes = np.concatenate([(each.x_adv - each.x).abs().flatten().numpy() for each in galleries])
-    large = float(np.quantile(changes, 0.99)) if len(changes) else 0.0
+def amplification(change: Tensor) -> int:
+    """The whole number that brings the largest change of a pixel near full contrast around grey, at least 1."""
+    large = float(change.abs().max())
     return max(1, int(0.5 / large)) if large else 1
 
 

@@ -51,8 +51,10 @@ def waterfall(evaluation: Evaluation, norm: Norm, eps: float) -> Waterfall:
         at = np.searchsorted(images, rows["image"])
         met, hit = np.zeros(len(images), bool), np.zeros(len(images), bool)
         met[at] = True
-        hit[at] = (rows["prediction"] != rows["label"]) & (rows[repr(norm).lower()] <= eps * ROUNDING)
-        own = rows["norm"][0] == repr(norm) and rows["eps"][0] == eps
+        bounded = rows["norm"][0] == repr(norm) and rows["eps"][0] <= eps
+        near = rows[repr(norm).lower()] <= eps * ROUNDING
+        hit[at] = (rows["prediction"] != rows["label"]) & (bounded | near)
+        own = bounded and rows["eps"][0] == eps
         if own and (standing & ~met).any():
             raise ValueError(
                 f"{int((standing & ~met).sum())} images stand before {name} and did not meet it, so nobody knows "

@@ -1,76 +1,195 @@
-"""The first sentence of a report."""
+"""What a report says first: what was found, what was tried, and how sure it is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steelman.evaluation.entry import Entry, comparable
-from steelman.evaluation.measures import Measure, clean_accuracy, threats, worst_case
+from steelman.evaluation.measures import Measure, Paired, clean_accuracy, paired, robust_accuracy, threats
+from steelman.evaluation.signs import signs
 from steelman.evaluation.table import Evaluation
+from steelman.norms import L0, L1, L2, Linf
+
+LEVEL = 0.05
+NORMS = {repr(norm): norm for norm in (Linf, L2, L1, L0)}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The strongest attack that all models met, the models' standing under it, best first, and a sentence about it."""
+    """The strongest threat that all models met, and the models' standing under it, best first; all of it in sentences.
+
+    sentence  what was found
+    attack    the threat, a norm and a radius; empty where there is none
+    standing  by model, the share of images for which nothing in its table lies within that radius
+    against   the best against each other model on the same images, at this threat; empty where these are not the same
+    tried     what the models met
+    sure      what the numbers do not say, and what speaks against them
+    """
 
     sentence: str
     attack: str
     standing: tuple[tuple[str, Measure], ...]
+    against: tuple[tuple[str, Paired], ...]
+    tried: tuple[str, ...]
+    sure: tuple[str, ...]
 
 
 def verdict(entries: Sequence[Entry]) -> Verdict:
-    """Who stands best under the strongest bounded attack that all entries met.
+    """Who stands best under the strongest bounded threat that all entries met.
 
-    An attack here is a threat, a norm and a radius, with the per-image worst case over the attacks of that threat. The
-    strongest is the one that leaves the fewest images right on average, among those that leave any model any.
+    A threat is a norm and a radius at which some attack was bounded; an image withstands it when nothing in the table
+    lies within, whatever attack found it (`robust_accuracy`). Where the models met different attacks, those count that
+    all met. The strongest threat is the one that leaves the fewest images right on average, among those that leave any
+    model any.
     """
     entries = comparable(entries)
+    tried, sure = _tried(entries), _sure(entries)
     found = _strongest(entries)
     if found is None:
-        return Verdict("No bounded attack was run on all of these models, so none can be called robust.", "", ())
-    attack, standing = found
-    clean = {entry.name: clean_accuracy(_pixels(entry)) for entry in entries}
+        sentence = "No bounded attack was run on all of these models, so none can be called robust."
+        if len(entries) == 1:
+            sentence = "No bounded attack was run, so nothing can be said of robustness within a radius."
+        return Verdict(sentence, "", (), (), tried, sure)
+    (norm, eps), standing = found
+    threat = threat_name(norm, eps)
+    against = _against(entries, norm, eps, [each for each, _ in standing])
+    clean = {entry.name: clean_accuracy(pixels(entry.evaluation)) for entry in entries}
     (name, best), *others = standing
     if best.value == 0:
-        whom = name if len(entries) == 1 else "No model"
-        keeps = "keeps no image right" if len(entries) == 1 else "keeps a single image right"
-        return Verdict(f"{whom} {keeps} under {attack}.", attack, standing)
-    first = "" if not others else "stands best: it "
+        whom, keeps = (
+            (name, "keeps no image right") if len(entries) == 1 else ("No model", "keeps a single image right")
+        )
+        unattacked = ", ".join(f"{_share(clean[each])}" + (f" ({each})" if others else "") for each, _ in standing)
+        return Verdict(
+            f"{whom} {keeps} within {threat}; unattacked: {unattacked}.", threat, standing, against, tried, sure
+        )
+    first = "stands best: it " if others else ""
     sentence = (
-        f"{name} {first}keeps {_share(best)} of the images right under the strongest attack, {attack}, "
-        f"with {_share(clean[name])} right unattacked."
+        f"{name} {first}keeps {_share(best)} of the images right within {threat}, "
+        f"and has {_share(clean[name])} right unattacked."
     )
     if others:
-        rest = [f"{other} keeps {_share(value)} (unattacked {_share(clean[other])})" for other, value in others]
-        sentence += f" {_listed(rest)}."
-        if others[0][1].high >= best.low:
-            sentence += f" The 95 % intervals of {name} and {others[0][0]} overlap, so their order is not settled."
-    return Verdict(sentence, attack, standing)
+        named, more = (others, []) if len(others) < 5 else (others[:3], others[3:])
+        rest = [f"{other} keeps {_share(value)} (unattacked {_share(clean[other])})" for other, value in named]
+        if more:
+            rest.append(f"{len(more)} more between {_share(more[-1][1])} and {_share(more[0][1])}")
+        sentence += f" {listed(rest)}."
+        sentence += _unsettled(name, *others[0], best, dict(against).get(others[0][0]))
+    return Verdict(sentence, threat, standing, against, tried, sure)
 
 
-def _strongest(entries: Sequence[Entry]) -> tuple[str, tuple[tuple[str, Measure], ...]] | None:
-    """The threat that all entries met and that leaves the fewest images right, and the models' standing, best first."""
-    met = [threats(_pixels(entry)) for entry in entries]
-    found = []
-    for threat in met[0]:
-        names = sorted(set.intersection(*(set(each.get(threat, ())) for each in met)))
-        if not names:
+def shared_threats(entries: Sequence[Entry]) -> dict[tuple[str, float], dict[str, Measure]]:
+    """By norm and radius that all entries met, each model's share of images that stand; attacks that all met count."""
+    tables = [pixels(entry.evaluation) for entry in entries]
+    met = [threats(table) for table in tables]
+    shared = [name for name in tables[0].attacks if all(name in table.attacks for table in tables)]
+    same = all(set(table.attacks) == set(shared) for table in tables)
+    found = {}
+    for norm, eps in met[0]:
+        if not all(set(each.get((norm, eps), ())) & set(shared) for each in met):
             continue
-        shares = {entry.name: worst_case(_pixels(entry), names) for entry in entries}
+        try:
+            found[norm, eps] = {
+                entry.name: robust_accuracy(table, NORMS[norm], eps, None if same else shared)
+                for entry, table in zip(entries, tables, strict=True)
+            }
+        except ValueError:  # images that only another attack's rows would tell of
+            continue
+    return found
+
+
+def threat_name(norm: str, eps: float) -> str:
+    return f"{norm} {eps:.4g}"
+
+
+def _against(entries: Sequence[Entry], norm: str, eps: float, ranked: Sequence[str]) -> tuple[tuple[str, Paired], ...]:
+    tables = {entry.name: pixels(entry.evaluation) for entry in entries}
+    best, *others = ranked
+    try:
+        return tuple((name, paired(tables[best], tables[name], (NORMS[norm], eps))) for name in others)
+    except ValueError:  # of other images
+        return ()
+
+
+def _unsettled(name: str, other: str, theirs: Measure, best: Measure, compared: Paired | None) -> str:
+    """A sentence where the order of the first two may be chance."""
+    if compared is not None:
+        if compared.p_value < LEVEL:
+            return ""
+        return (
+            f" Image by image, {name} and {other} differ no more than by chance "
+            f"(exact McNemar p = {compared.p_value:.2g}), so their order is not settled."
+        )
+    if theirs.high < best.low:
+        return ""
+    return f" The 95 % intervals of {name} and {other} overlap, so their order is not settled."
+
+
+def _strongest(entries: Sequence[Entry]) -> tuple[tuple[str, float], tuple[tuple[str, Measure], ...]] | None:
+    """The threat that leaves the fewest images right, and the models' standing under it, best first."""
+    found = []
+    for threat, shares in shared_threats(entries).items():
         standing = tuple(sorted(shares.items(), key=lambda item: -item[1].value))
         mean = sum(measure.value for measure in shares.values()) / len(shares)
-        label = names[0] if len(names) == 1 else f"the worst of {_listed(names)}"
-        found.append((standing[0][1].value == 0, mean, label, standing))
+        found.append((standing[0][1].value == 0, mean, threat, standing))
     return min(found, key=lambda each: each[:2])[2:] if found else None
 
 
-def _pixels(entry: Entry) -> Evaluation:
-    spaces = entry.evaluation.spaces
-    return entry.evaluation.only(space="pixels" if "pixels" in spaces else spaces[0])
+def _tried(entries: Sequence[Entry]) -> tuple[str, ...]:
+    images = sorted({entry.evaluation.images for entry in entries})
+    kinds: dict[str, tuple[bool, bool]] = {}
+    for entry in entries:
+        for name in entry.evaluation.attacks:
+            rows = entry.evaluation.only(name)
+            bounded, gradients = kinds.get(name, (False, False))
+            kinds[name] = (bounded or bool((rows["eps"] >= 0).any()), gradients or bool(rows["gradients"].any()))
+    if not kinds:
+        return (f"{_counted(images[-1], 'image')}, unattacked.",)
+    bounded = sum(bounded for bounded, _ in kinds.values())
+    white = sum(gradients for _, gradients in kinds.values())
+    numbers = " and ".join(f"{each:,}" for each in images)
+    parts = [f"{numbers} image{'s' if images != [1] else ''}, {_counted(len(kinds), 'attack')}."]
+    within = sorted({threat for entry in entries for threat in threats(pixels(entry.evaluation))})
+    if bounded:
+        parts.append(f"{bounded} within a radius: {listed([threat_name(*each) for each in within])}.")
+    if bounded < len(kinds):
+        parts.append(f"{len(kinds) - bounded} without, for the smallest perturbation.")
+    box = {
+        len(kinds): "All used the model's gradients (white box).",
+        0: "All saw the model's answers alone (black box).",
+    }
+    mixed = f"{white} used the model's gradients (white box), {len(kinds) - white} its answers alone (black box)."
+    parts.append(box.get(white, mixed))
+    return tuple(parts)
+
+
+def _sure(entries: Sequence[Entry]) -> tuple[str, ...]:
+    parts = [
+        "These are upper bounds: a better attack can only lower them.",
+        "Intervals (95 %) speak of drawing other images, not of training again.",
+    ]
+    for entry in entries:
+        whose = f"{entry.name}: " if len(entries) > 1 else ""
+        there = [sign.question for sign in signs(entry.evaluation) if sign.found]
+        if there:
+            parts.append(f"{whose}{_counted(len(there), 'sign')} of masked gradients, so distrust the numbers.")
+        warned = 0 if entry.checkup is None else sum(each.level == "warning" for each in entry.checkup.findings)
+        if warned:
+            parts.append(f"{whose}{_counted(warned, 'warning')} of the check-up.")
+    return tuple(parts)
+
+
+def pixels(evaluation: Evaluation) -> Evaluation:
+    """The rows in pixels, or in the only other space that there is."""
+    return evaluation.only(space="pixels" if "pixels" in evaluation.spaces else evaluation.spaces[0])
+
+
+def listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _share(measure: Measure) -> str:
     return f"{100 * measure.value:.1f} %"
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
