@@ -1,15 +1,18 @@
 """Evaluation: a table of attacked images, and the measures, curves and reports that are read from it."""
 
+from steelman.evaluation.black_box import black_box_table, transfer_table
 from steelman.evaluation.block import FromPrediction
+from steelman.evaluation.compared import Duel, compared
 from steelman.evaluation.curves import Curve, against, by_time, convergence, curve, success_rates
 from steelman.evaluation.draws import DrawnAccuracy, StepCurve, accuracy_over_draws, step_curve
 from steelman.evaluation.entry import Entry
 from steelman.evaluation.evaluate import evaluate
-from steelman.evaluation.export import csv_table, json_table, terminal_table, write
+from steelman.evaluation.export import csv_table, write
 from steelman.evaluation.gallery import Gallery
 from steelman.evaluation.line import Axis, Comparison, Line, Point, at_equal
 from steelman.evaluation.measures import (
     Measure,
+    Paired,
     Unmeasured,
     accuracy,
     average_accuracy,
@@ -21,6 +24,9 @@ from steelman.evaluation.measures import (
     measures,
     median_norm,
     minimum,
+    paired,
+    paired_norms,
+    probed,
     rho_2,
     rho_cw,
     rho_inf,
@@ -28,31 +34,43 @@ from steelman.evaluation.measures import (
     smallest_norms,
     success_rate,
     summary,
+    training_set_distance,
     unmeasured,
     worst_case,
 )
+from steelman.evaluation.paper_table import Column, PaperTable
+from steelman.evaluation.papers import measures_table, paper_table
 from steelman.evaluation.plots import draw_convergence, draw_curves, draw_lines, draw_robustness, figures, save_figure
-from steelman.evaluation.probes import Probe
+from steelman.evaluation.probes import CLEVER, PASS, LossSensitivity, Probe, TrainingSetDistance
 from steelman.evaluation.reference import reference_attacks, reference_epsilon
 from steelman.evaluation.report import verdict, write_report
+from steelman.evaluation.results import results
 from steelman.evaluation.robustness import default_measure, named_measure, robustness_curve
 from steelman.evaluation.table import Evaluation
 from steelman.evaluation.transfer import Transfer, transfer
 
 __all__ = [
+    "CLEVER",
+    "PASS",
     "Axis",
+    "Column",
     "Comparison",
     "Curve",
     "DrawnAccuracy",
+    "Duel",
     "Entry",
     "Evaluation",
     "FromPrediction",
     "Gallery",
     "Line",
+    "LossSensitivity",
     "Measure",
+    "Paired",
+    "PaperTable",
     "Point",
     "Probe",
     "StepCurve",
+    "TrainingSetDistance",
     "Transfer",
     "Unmeasured",
     "accuracy",
@@ -60,8 +78,10 @@ __all__ = [
     "against",
     "at_equal",
     "average_accuracy",
+    "black_box_table",
     "by_time",
     "clean_accuracy",
+    "compared",
     "convergence",
     "csv_table",
     "curve",
@@ -73,16 +93,21 @@ __all__ = [
     "empirical_robustness",
     "evaluate",
     "figures",
-    "json_table",
     "l_2",
     "mean_margin",
     "mean_norm",
     "measures",
+    "measures_table",
     "median_norm",
     "minimum",
     "named_measure",
+    "paired",
+    "paired_norms",
+    "paper_table",
+    "probed",
     "reference_attacks",
     "reference_epsilon",
+    "results",
     "rho_2",
     "rho_cw",
     "rho_inf",
@@ -94,8 +119,9 @@ __all__ = [
     "success_rate",
     "success_rates",
     "summary",
-    "terminal_table",
+    "training_set_distance",
     "transfer",
+    "transfer_table",
     "unmeasured",
     "verdict",
     "worst_case",
