@@ -27,10 +27,13 @@ from steelman.evaluation.measures.distances import (
     smallest_norms,
 )
 from steelman.evaluation.measures.measure import Measure, Unmeasured, bootstrap, plain, share
+from steelman.evaluation.measures.paired import Paired, paired, paired_norms, same_images
+from steelman.evaluation.measures.probed import probed, training_set_distance
 from steelman.evaluation.measures.summary import measures, summary, unmeasured
 
 __all__ = [
     "Measure",
+    "Paired",
     "Unmeasured",
     "accuracy",
     "average_accuracy",
@@ -43,17 +46,22 @@ __all__ = [
     "measures",
     "median_norm",
     "minimum",
+    "paired",
+    "paired_norms",
     "plain",
+    "probed",
     "rho_2",
     "rho_cw",
     "rho_inf",
     "robust_accuracy",
+    "same_images",
     "share",
     "smallest_norms",
     "standing",
     "success_rate",
     "summary",
     "threats",
+    "training_set_distance",
     "unmeasured",
     "worst_case",
 ]

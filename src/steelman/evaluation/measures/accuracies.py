@@ -26,7 +26,7 @@ def accuracy(evaluation: Evaluation, attack: str) -> Measure:
     Raises:
         Unmeasured: the attack was spared images that are right unattacked.
     """
-    return share(_right(rows(evaluation)[attack].whole()))
+    return share(right(rows(evaluation)[attack].whole()))
 
 
 def success_rate(evaluation: Evaluation, attack: str) -> Measure:
@@ -37,7 +37,7 @@ def success_rate(evaluation: Evaluation, attack: str) -> Measure:
     Raises:
         Unmeasured: the attack was spared images that are right unattacked.
     """
-    return share(~_right(rows(evaluation)[attack].whole()))
+    return share(~right(rows(evaluation)[attack].whole()))
 
 
 def worst_case(evaluation: Evaluation, attacks: Sequence[str] | None = None) -> Measure:
@@ -53,7 +53,7 @@ def worst_case(evaluation: Evaluation, attacks: Sequence[str] | None = None) -> 
     chosen = found.chosen(_bounded(evaluation) if attacks is None else attacks)
     if not chosen:
         raise Unmeasured("a worst case needs at least one bounded attack; there is none")
-    return share(np.all([_right(attack) & ~attack.spared for attack in chosen], axis=0))
+    return share(np.all([right(attack) & ~attack.spared for attack in chosen], axis=0))
 
 
 def minimum(evaluation: Evaluation, attacks: Sequence[str] | None = None) -> Measure:
@@ -133,7 +133,8 @@ def standing(evaluation: Evaluation, norm: Norm, eps: float, attacks: Sequence[s
     return ~(fallen | (spared & found.fallen(repr(norm), eps, found.attacks.values())))
 
 
-def _right(attack: Attacked) -> np.ndarray:
+def right(attack: Attacked) -> np.ndarray:
+    """The images, in order, that are right before the attack and, where they met it, after it."""
     return ~attack.wrong & ~attack.found
 
 

@@ -78,7 +78,7 @@ def empirical_robustness(evaluation: Evaluation, attack: str, form: Form = "pape
         Unmeasured: the attack was not run on all images, changed no prediction ("code"), or has an L1 norm ("code"),
             which the table does not have of unattacked images.
     """
-    _check_form(form)
+    check_form(form)
     found = rows(evaluation)[attack].whole()
     if found.bounded and not found.met.all():
         raise Unmeasured(f"{attack} was run on {int(found.met.sum())} of {len(found.met)} images, and this is of all")
@@ -90,7 +90,7 @@ def empirical_robustness(evaluation: Evaluation, attack: str, form: Form = "pape
     if not changed.any():
         raise Unmeasured(f"{attack} changed no prediction, so there is nothing to average over")
     ratios = _ratio(evaluation, found, "Linf" if found.norm == "Linf" else "L2")
-    return _with_failures(bootstrap(ratios[changed], kind="ratio"), ~changed)
+    return bootstrap(ratios[changed], kind="ratio").over(~changed)
 
 
 def mean_norm(evaluation: Evaluation, attack: str, norm: Norm | None = None) -> Measure:
@@ -126,14 +126,15 @@ def rho_cw(evaluation: Evaluation, attack: str | None = None, statistic: Literal
     The paper says "successful examples"; that natural errors are among them is read in its code, and makes the mean the
     area under the curve of accuracy against norm, where nothing failed.
 
-    Reference: PGN, the Perturbation Generating Network of `PGN`'s card.
+    Reference: Hyeungill Lee, Sungyeob Han and Jungwoo Lee, "Adversarial training with perturbation generator networks",
+    OpenReview 2019, equation 6.
 
     Raises:
         Unmeasured: there is no such attack, or none or several to choose from; sizes are not finite.
     """
     found = rows(evaluation)
     if attack is None:
-        attack = _only(
+        attack = only(
             [name for name, each in found.attacks.items() if is_carlini_wagner(each)], "rho_cw is of CarliniWagner()"
         )
     attacked = found[attack].whole()
@@ -176,12 +177,12 @@ def is_carlini_wagner(attack: Attacked) -> bool:
     return attack.parameters.startswith("CarliniWagner(") and attack.leaves_label
 
 
-def _check_form(form: str) -> None:
+def check_form(form: str) -> None:
     if form not in ("paper", "code"):
         raise ValueError(f'form is "paper" or "code"; got {form!r}')
 
 
-def _only(names: list[str], what: str) -> str:
+def only(names: list[str], what: str) -> str:
     if len(names) != 1:
         raise Unmeasured(f"{what}; " + (f"name one of {', '.join(names)}" if names else "the table has none"))
     return names[0]
@@ -192,7 +193,7 @@ def _from_prediction(evaluation: Evaluation, attack: str | None, norm: str) -> A
     if attack is None:
         own = [name for name, each in found.attacks.items() if not each.leaves_label and each.norm == norm]
         what = {"L2": "rho_2 and l_2 are of DeepFool()", "Linf": "rho_inf is of MinimalFGSM()"}[norm]
-        attack = _only(own, f"{what}, run as FromPrediction so that it leaves the prediction")
+        attack = only(own, f"{what}, run as FromPrediction so that it leaves the prediction")
     if found[attack].leaves_label:
         raise Unmeasured(f"{attack} left the label; rho_2, l_2 and rho_inf need FromPrediction({attack})")
     if not found[attack].met.all():
@@ -235,11 +236,7 @@ def _failures(attack: Attacked) -> int:
 def _mean_of_successes(attack: str, sizes: np.ndarray, success: np.ndarray) -> Measure:
     if not success.any():
         raise Unmeasured(f"{attack} succeeded on none of {len(sizes)} images, so its successes have no mean")
-    return _with_failures(bootstrap(sizes[success]), ~success)
-
-
-def _with_failures(found: Measure, failed: np.ndarray) -> Measure:
-    return Measure(found.value, found.low, found.high, len(failed), found.kind, int(failed.sum()))
+    return bootstrap(sizes[success]).over(~success)
 
 
 def _median(sizes: np.ndarray, success: np.ndarray) -> Measure:

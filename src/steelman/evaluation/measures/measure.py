@@ -1,6 +1,6 @@
 """A number with its interval, and the two ways to come by one."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
@@ -27,6 +27,10 @@ class Measure:
     count: int
     kind: Kind = "share"
     failures: int = 0
+
+    def over(self, failed: np.ndarray) -> "Measure":
+        """The same number over those that it is of and the ones that `failed` to have one."""
+        return replace(self, count=len(failed), failures=int(failed.sum()))
 
     def __str__(self) -> str:
         if self.kind == "share":

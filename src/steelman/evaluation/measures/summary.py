@@ -13,6 +13,7 @@ from steelman.evaluation.measures.accuracies import (
     threats,
 )
 from steelman.evaluation.measures.distances import (
+    empirical_robustness,
     is_carlini_wagner,
     l_2,
     mean_norm,
@@ -22,8 +23,9 @@ from steelman.evaluation.measures.distances import (
     rho_inf,
 )
 from steelman.evaluation.measures.measure import Measure, Unmeasured, plain
+from steelman.evaluation.measures.probed import measured_by, probed
 from steelman.evaluation.measures.rows import Attacked, rows
-from steelman.evaluation.table import Evaluation
+from steelman.evaluation.table import CLEAN, Evaluation
 from steelman.norms import L0, L1, L2, Linf
 
 NORMS = {repr(norm): norm for norm in (Linf, L2, L1, L0)}
@@ -80,10 +82,16 @@ def _candidates(table: Evaluation) -> Iterator[tuple[str, Callable[[], Measure]]
     for attack in attacks.values():
         if not attack.bounded:
             yield from _of_minimal(table, attack)
+    for probe in table.probes:
+        for name in measured_by(table, probe):
+            label = probe.removesuffix("()") + ("" if name == CLEAN else f", {name}")
+            yield label, lambda probe=probe, name=name: probed(table, probe, name)
 
 
 def _of_minimal(table: Evaluation, attack: Attacked) -> Iterator[tuple[str, Callable[[], Measure]]]:
     name, norm = attack.name, attack.norm or "L2"
+    if attack.leaves_label or norm != "L2":  # else it is rho_2
+        yield f"empirical robustness, {name}", lambda: empirical_robustness(table, name)
     if attack.leaves_label:
         yield f"mean {norm}, {name}", lambda: mean_norm(table, name)
         yield f"median {norm}, {name}", lambda: median_norm(table, name)

@@ -1,0 +1,94 @@
+"""Tables made up by chance, for the tests of measures: rows as mappings, so that a naive loop can read them."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from steelman.evaluation import Evaluation
+
+ATTACKS = {  # name: (norm, eps, what it leaves)
+    "clean": (None, 0.0, "label"),
+    "weak": ("Linf", 0.1, "label"),
+    "strong": ("Linf", 0.1, "label"),
+    "small": ("Linf", 0.05, "label"),
+    "nearest": ("L2", math.nan, "label"),
+    "away": ("L2", math.nan, "prediction"),
+    "grid": ("Linf", math.nan, "prediction"),
+}
+PARAMETERS = {"nearest": "CarliniWagner(steps=10)", "grid": "MinimalFGSM(norm=Linf, eps_max=1.5, grid=None)"}
+
+Row = dict[str, Any]
+
+
+def made_up(count: int = 41, seed: int = 0, attacks=tuple(ATTACKS), space: str = "pixels") -> list[Row]:
+    """Rows with wrong images, failures and attacks that break different images, in no order."""
+    rng = np.random.default_rng(seed)
+    label, clean = rng.integers(3, size=count), rng.integers(3, size=count)
+    clean = np.where(rng.random(count) < 0.6, label, clean)
+    x_l2 = 1 + rng.random(count)
+    rows = []
+    for name in attacks:
+        norm, eps, away_from = ATTACKS[name]
+        for image in range(count):
+            leave = label[image] if away_from == "label" else clean[image]
+            broken = name != "clean" and rng.random() < 0.6
+            prediction = (leave + 1) % 3 if broken else clean[image]
+            size = 0.0 if name == "clean" else rng.random()
+            if math.isnan(eps) and away_from == "label" and clean[image] != label[image]:
+                prediction, size = clean[image], 0.0
+            linf = size / 2 if math.isnan(eps) else size * eps
+            rows.append(
+                {"image": image, "attack": name, "space": space, "parameters": PARAMETERS.get(name, f"{name}()")}
+                | {"away_from": away_from, "norm": norm, "eps": eps, "label": label[image]}
+                | {"clean_prediction": clean[image], "prediction": prediction, "success": bool(prediction != leave)}
+                | {
+                    "l0": 5.0,
+                    "l1": 3 * size,
+                    "l2": size,
+                    "linf": linf,
+                    "x_l2": x_l2[image],
+                    "x_linf": 0.5 * x_l2[image],
+                }
+                | {"loss": 1.0, "forwards": 1, "gradients": 1, "seconds": 0.1}
+            )
+    rng.shuffle(rows)
+    return rows
+
+
+def table_of(rows: list[Row]) -> Evaluation:
+    return Evaluation.from_columns({name: [row[name] for row in rows] for name in rows[0]})
+
+
+def of(rows: list[Row], attack: str) -> list[Row]:
+    """One attack's rows in order of the images."""
+    return sorted((row for row in rows if row["attack"] == attack), key=lambda row: row["image"])
+
+
+def right(row: Row) -> bool:
+    return bool(row["clean_prediction"] == row["label"] == row["prediction"])
+
+
+def changed(rows: list[Row], attack: str | None = None, **columns: Any) -> list[Row]:
+    """The rows with other values in some columns; each a value, or a function of the row."""
+    new = {name: value if callable(value) else (lambda row, value=value: value) for name, value in columns.items()}
+    return [
+        row | {name: value(row) for name, value in new.items()} if attack in (None, row["attack"]) else row
+        for row in rows
+    ]
+
+
+def cascade(rows: list[Row], order: list[str]) -> list[Row]:
+    """What is left of the rows where a natural error is not attacked by what leaves the label, and a bounded attack
+    meets only what nothing before it in `order` has felled within its norm and radius."""
+    kept = of(rows, "clean")
+    for name in order:
+        for row in of(rows, name):
+            before = [other for other in kept if other["image"] == row["image"]]
+            size = str(row["norm"]).lower()
+            fallen = not math.isnan(row["eps"]) and any(
+                other["prediction"] != other["label"] and other[size] <= row["eps"] * (1 + 1e-5) for other in before
+            )
+            if row["away_from"] == "prediction" or not (fallen or row["clean_prediction"] != row["label"]):
+                kept.append(row)
+    return kept
