@@ -11,9 +11,10 @@ import torch
 from steelman import FGSM, L2LDA, PGD, AttackTraining, Plain
 from steelman.adversaries import Adversary
 from steelman.data import CIFAR10, CIFAR100, Digits, InMemory
+from steelman.evaluation.assess import attacked, battery_of
 from steelman.networks import MLP, BoundedReLU, Ensemble, Preprocessed, StandardiseImage, SubtractMean
 from steelman.recipe import SHIPPED, Battery, Recipe, build, find_recipe, load_recipe, to_toml
-from steelman.runs import Run, evaluate_run, train
+from steelman.runs import Run, train
 from steelman.training import Adam, Cosine
 
 ALL = sorted(path for folder in SHIPPED for path in folder.glob("*.toml"))
@@ -54,8 +55,9 @@ def test_every_shipped_recipe_reads_writes_and_builds(path: Path, tmp_path: Path
         part.load_state_dict(build(start, images).state_dict())
     players = recipe.defence.players(images)
     assert isinstance(recipe.defence, Adversary | AttackTraining) == bool(players)
+    game = recipe.defence.adversary if isinstance(recipe.defence, AttackTraining) else recipe.defence
     for attack in recipe.evaluation.attacks.values():
-        if isinstance(attack, Adversary):  # it is handed the generator that the recipe trains
+        if isinstance(attack, Adversary) and isinstance(game, type(attack)):  # it has the generator that is trained
             quick = replace(attack, samples=1) if isinstance(attack, L2LDA) else attack
             one = next(images.in_order(1))
             quick.with_generator(players["generator"].network)(network.eval(), one.x, one.y)
@@ -176,7 +178,7 @@ def test_a_written_recipe_tells_every_setting(tiny: Path):
     assert written["training"]["optimiser"] == {
         "kind": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "nesterov": False,
     }  # fmt: skip
-    assert set(written["evaluation"]) == {"attacks", "images", "deep_defense"}
+    assert set(written["evaluation"]) == {"attacks", "black_box", "images", "deep_defense", "columns", "probes"}
     assert isinstance(load_recipe(tiny), Recipe)
     assert load_recipe(tiny).evaluation == Battery({"FGSM .1": FGSM(eps=0.1)})
 
@@ -196,7 +198,8 @@ def test_an_ensemble_is_a_recipe_whose_members_are_trained_first(tiny: Path, tmp
     members = [Run.open(tmp_path / "runs" / name).network(test) for name in ("tiny", "other")]
     x = next(test.in_order(20)).x
     torch.testing.assert_close(ensemble(x), Ensemble(members)(x))
-    assert evaluate_run(run, None, images=20, progress=False).images == 20
+    subject = run.subject(None)
+    assert attacked(subject, battery_of(subject), images=20, progress=False).images == 20
     for change in ("start=tiny.toml", "network.members=3", "network.hidden=[3]", "network.members=[{kind='LeNot'}]"):
         with pytest.raises(ValueError, match=r"start: 1 recipes for 2|Ensemble has members|members\[0\]: there is no"):
             train(str(both), tmp_path / "runs", None, [change], "wrong")
