@@ -1,14 +1,15 @@
 """The signs of masked gradients, read from the table."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
 from steelman.attacks import FGSM, PGD, Attack, UniformNoise
-from steelman.evaluation.rows import Rows, percent, rows_of
-from steelman.evaluation.table import Evaluation
+from steelman.evaluation.kinds import Kind, kind_of
+from steelman.evaluation.measures.rows import Attacked, rows
+from steelman.evaluation.table import ROUNDING, Evaluation
 from steelman.evaluation.transfer import Transfer
 from steelman.norms import Linf, Norm
 
@@ -63,8 +64,8 @@ def signs(evaluation: Evaluation, transfer: Transfer | None = None, *, name: str
     Raises:
         ValueError: `transfer` has several targets, and no `name` says which is meant.
     """
-    runs = rows_of(evaluation.only(space="pixels") if len(evaluation.spaces) > 1 else evaluation)
-    if runs and not len(runs[0].met):
+    runs = _runs(evaluation.only(space="pixels") if len(evaluation.spaces) > 1 else evaluation)
+    if runs and runs[0].rows.wrong.all():
         return tuple(Sign(question, "not asked: no image is right unattacked", None) for question in QUESTIONS)
     found = (_one_step(runs), _black_box(runs, transfer, name), _unbounded(runs), _chance(runs), _radii(runs))
     return tuple(Sign(question, *each) for question, each in zip(QUESTIONS, found, strict=True))
@@ -92,10 +93,68 @@ _UNBOUNDED = {"ALMA", "CarliniWagner", "DDN", "DeepFool", "FMN"}
 """Minimal attacks that find something wherever there is a gradient to follow."""
 
 
+@dataclass(frozen=True)
+class _Run:
+    """One attack, its kind and its rows. Arrays are over all images, in order; none that is wrong unattacked falls."""
+
+    rows: Attacked
+    kind: Kind
+    norm: str | None
+    eps: float
+    fell: np.ndarray
+    sizes: np.ndarray
+
+    @property
+    def name(self) -> str:
+        return self.rows.name
+
+    @property
+    def images(self) -> int:
+        return len(self.fell)
+
+    @property
+    def met(self) -> np.ndarray:
+        """Images that it met, or had not to."""
+        return ~self.rows.spared
+
+    @property
+    def whole(self) -> bool:
+        return bool(self.met.all())
+
+    @property
+    def minimal(self) -> bool:
+        return bool(np.isnan(self.eps))
+
+    def within(self, eps: float) -> np.ndarray:
+        """Who fell within a radius."""
+        return self.fell & ((self.eps <= eps) | (self.sizes <= eps * ROUNDING))
+
+    def left(self, eps: float = np.inf) -> int:
+        return int((~self.rows.wrong & ~self.within(eps)).sum())
+
+    def told(self, eps: float = np.inf) -> str:
+        return f"{self.name} leaves {_percent(self.left(eps) / self.images)}"
+
+
+def _runs(evaluation: Evaluation, black: Sequence[str] = ()) -> list[_Run]:
+    """Every attack of the table; those of the names `black` are black boxes, whatever they were on their source."""
+    found = []
+    for name, attacked in rows(evaluation).attacks.items():
+        kind = kind_of(attacked.parameters or name)
+        kind = replace(kind, how="black") if name in black else kind
+        sizes = attacked.size(attacked.norm or "L2")
+        found.append(_Run(attacked, kind, attacked.norm, attacked.eps, attacked.found & ~attacked.wrong, sizes))
+    return found
+
+
 _Answer = tuple[str, bool | None]
 
 
-def _threats(runs: Iterable[Rows]) -> list[tuple[str, float]]:
+def _percent(part: float) -> str:
+    return f"{100 * part:.1f} %"
+
+
+def _threats(runs: Iterable[_Run]) -> list[tuple[str, float]]:
     """The norms and radii of bounded attacks; in norms that have minimal ones alone, the median of what these found."""
     runs = [run for run in runs if run.norm is not None]
     found = {(str(run.norm), run.eps) for run in runs if not run.minimal}
@@ -106,16 +165,16 @@ def _threats(runs: Iterable[Rows]) -> list[tuple[str, float]]:
     return sorted(found)
 
 
-def _at(runs: Iterable[Rows], how: str, norm: str, eps: float) -> list[Rows]:
+def _at(runs: Iterable[_Run], how: str, norm: str, eps: float) -> list[_Run]:
     """The attacks of a kind that speak of a norm and radius: bounded by it, or minimal."""
-    return [run for run in runs if run.how == how and run.norm == norm and (run.minimal or run.eps == eps)]
+    return [run for run in runs if run.kind.how == how and run.norm == norm and (run.minimal or run.eps == eps)]
 
 
-def _strongest(runs: Iterable[Rows], eps: float = np.inf) -> Rows:
+def _strongest(runs: Iterable[_Run], eps: float = np.inf) -> _Run:
     return max(runs, key=lambda run: int(run.within(eps).sum()))
 
 
-def _beats(run: Rows, other: Rows, eps: float = np.inf) -> tuple[float, bool]:
+def _beats(run: _Run, other: _Run, eps: float = np.inf) -> tuple[float, bool]:
     """By how much accuracy is lower under the first, and whether that is more than tau and than chance."""
     from scipy.stats import binomtest
 
@@ -126,7 +185,7 @@ def _beats(run: Rows, other: Rows, eps: float = np.inf) -> tuple[float, bool]:
     return lower, bool(sure)
 
 
-def _alone(runs: Sequence[Rows], others: Sequence[Rows], eps: float) -> tuple[int, int]:
+def _alone(runs: Sequence[_Run], others: Sequence[_Run], eps: float) -> tuple[int, int]:
     """How many fell to `runs` and to none of `others`; and how many may have, whom not all of these have met."""
     alone = np.logical_or.reduce([run.within(eps) for run in runs])
     alone &= ~np.logical_or.reduce([run.within(eps) for run in others])
@@ -141,17 +200,19 @@ def _worst(answers: Iterable[tuple[float, _Answer]]) -> _Answer | None:
     return None if best is None else best[1]
 
 
-def _compared(run: Rows, other: Rows, norm: str, eps: float) -> tuple[float, _Answer]:
+def _compared(run: _Run, other: _Run, norm: str, eps: float) -> tuple[float, _Answer]:
     lower, sure = _beats(run, other, eps)
     chance = "; with so few images that may be chance" if lower > TAU and not sure else ""
     return lower, (f"{run.told(eps)}, {other.told(eps)} ({norm} {eps:.4g}){chance}", sure)
 
 
-def _one_step(runs: list[Rows]) -> _Answer:
+def _one_step(runs: list[_Run]) -> _Answer:
     ones = [
-        run for run in runs if run.kind in ("FGSM", "RandomFGSM") or (run.kind in ("PGD", "MIM") and run.steps == 1)
+        run
+        for run in runs
+        if run.kind.name in ("FGSM", "RandomFGSM") or (run.kind.name in ("PGD", "MIM") and run.kind.steps == 1)
     ]
-    many = [run for run in runs if run.kind in ("APGD", "MIM", "PGD") and run.steps > 1]
+    many = [run for run in runs if run.kind.name in ("APGD", "MIM", "PGD") and run.kind.steps > 1]
     answers = []
     for norm, eps in _threats(runs):
         first, second = (_at((run for run in some if run.whole), "white", norm, eps) for some in (ones, many))
@@ -163,7 +224,7 @@ def _one_step(runs: list[Rows]) -> _Answer:
     )
 
 
-def _black_box(runs: list[Rows], transfer: Transfer | None, name: str | None) -> _Answer:
+def _black_box(runs: list[_Run], transfer: Transfer | None, name: str | None) -> _Answer:
     answers = _black_beats_white(runs)
     if transfer is not None:
         if name is None and len(transfer.targets) > 1:
@@ -171,7 +232,7 @@ def _black_box(runs: list[Rows], transfer: Transfer | None, name: str | None) ->
         target = transfer.targets[0] if name is None else name
         if target in transfer.targets:
             black = [transfer.from_source(source) for source in transfer.black(target)]
-            answers += _black_beats_white(rows_of(transfer.tables[target], black))
+            answers += _black_beats_white(_runs(transfer.tables[target], black))
     return _worst(answers) or (
         "not asked: it needs a black-box attack (Square, HopSkipJump, Surrogate, or a transfer from other models) and "
         "a white-box one of the same norm and radius",
@@ -179,9 +240,9 @@ def _black_box(runs: list[Rows], transfer: Transfer | None, name: str | None) ->
     )
 
 
-def _black_beats_white(runs: list[Rows]) -> list[tuple[float, _Answer]]:
+def _black_beats_white(runs: list[_Run]) -> list[tuple[float, _Answer]]:
     answers = []
-    for norm, eps in _threats(run for run in runs if run.how in ("white", "black")):
+    for norm, eps in _threats(run for run in runs if run.kind.how in ("white", "black")):
         black, white = (_at(runs, how, norm, eps) for how in ("black", "white"))
         whole = [[run for run in some if run.whole] for some in (black, white)]
         if all(whole):
@@ -191,7 +252,7 @@ def _black_beats_white(runs: list[Rows]) -> list[tuple[float, _Answer]]:
     return answers
 
 
-def _only(runs: Sequence[Rows], others: Sequence[Rows], norm: str, eps: float) -> tuple[float, _Answer]:
+def _only(runs: Sequence[_Run], others: Sequence[_Run], norm: str, eps: float) -> tuple[float, _Answer]:
     """Whether more than tau of the images fell to some attacks alone."""
     alone, perhaps = _alone(runs, others, eps)
     images = runs[0].images
@@ -203,23 +264,28 @@ def _only(runs: Sequence[Rows], others: Sequence[Rows], norm: str, eps: float) -
     return alone / images, (numbers, found)
 
 
-def _unbounded(runs: list[Rows]) -> _Answer:
+def _unbounded(runs: list[_Run]) -> _Answer:
     free = [
         run
         for run in runs
-        if run.how == "white"
-        and ((run.kind in _UNBOUNDED and run.steps >= 20) if run.minimal else (run.norm == "Linf" and run.eps >= 1))
+        if run.kind.how == "white"
+        and (
+            (run.kind.name in _UNBOUNDED and run.kind.steps >= 20)
+            if run.minimal
+            else (run.norm == "Linf" and run.eps >= 1)
+        )
     ]
     if not free:
         return "not asked: it needs PGD(eps=1, random_start=False), or a minimal attack such as FMN", None
     fell = np.logical_or.reduce([run.fell for run in free])
-    left = int((np.logical_and.reduce([run.met for run in free]) & ~fell).sum()) / free[0].images
-    return f"{', '.join(run.name for run in free)} leave{'s' * (len(free) == 1)} {percent(left)}", left > TAU
+    met = np.logical_and.reduce([run.met for run in free]) & ~free[0].rows.wrong
+    left = int((met & ~fell).sum()) / free[0].images
+    return f"{', '.join(run.name for run in free)} leave{'s' * (len(free) == 1)} {_percent(left)}", left > TAU
 
 
-def _chance(runs: list[Rows]) -> _Answer:
+def _chance(runs: list[_Run]) -> _Answer:
     answers = []
-    for norm, eps in _threats(run for run in runs if run.how == "chance"):
+    for norm, eps in _threats(run for run in runs if run.kind.how == "chance"):
         random, white = (_at(runs, how, norm, eps) for how in ("chance", "white"))
         if random and white:
             answers.append(_only(random, white, norm, eps))
@@ -229,21 +295,21 @@ def _chance(runs: list[Rows]) -> _Answer:
     )
 
 
-def _radii(runs: list[Rows]) -> _Answer:
-    families: dict[tuple[str, str | None], list[Rows]] = {}
+def _radii(runs: list[_Run]) -> _Answer:
+    families: dict[tuple[str, str | None], list[_Run]] = {}
     for run in runs:
-        if run.how == "white" and not run.minimal and run.whole and run.norm is not None:
-            families.setdefault((run.family, run.norm), []).append(run)
+        if run.kind.how == "white" and not run.minimal and run.whole and run.norm is not None:
+            families.setdefault((run.kind.family, run.norm), []).append(run)
     answers = [_along(sorted(family, key=lambda run: run.eps)) for family in families.values() if len(family) > 1]
     return _worst(answers) or ("not asked: it needs one attack at several radii, on every image", None)
 
 
-def _along(runs: list[Rows]) -> tuple[float, _Answer]:
+def _along(runs: list[_Run]) -> tuple[float, _Answer]:
     """One attack along its radii."""
     last, images = runs[-1], runs[-1].images
-    left = [len(run.fell) - int(run.fell.sum()) for run in runs]
+    left = [run.left() for run in runs]
     numbers = (
-        f"{runs[0].kind} leaves {', '.join(f'{100 * each / images:.1f}' for each in left)} % at {last.norm} "
+        f"{runs[0].kind.name} leaves {', '.join(f'{100 * each / images:.1f}' for each in left)} % at {last.norm} "
         f"{', '.join(f'{run.eps:.4g}' for run in runs)}"
     )
     rises = [_beats(small, large) for small, large in pairwise(runs)]
