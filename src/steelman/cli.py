@@ -261,7 +261,7 @@ def sweep(
     images: Annotated[int | None, typer.Option(min=1, help="Only the first so many test images.")] = None,
     measure: Annotated[
         str,
-        typer.Option(help="Of robustness, by its name in measures.json or the beginning of it; default: a worst case."),
+        typer.Option(help="Of robustness, by its name in results.json or the beginning of it; default: a worst case."),
     ] = "",
     against: Annotated[
         Path | None, typer.Option(help="Another sweep's folder, to be compared with at equal clean accuracy.")
@@ -357,10 +357,10 @@ def _say(text: str) -> None:
 def _show(entries: list[Any], written: list[Path]) -> None:
     from rich.console import Console
 
-    from steelman.evaluation.export import terminal_table
+    from steelman.evaluation.papers import measures_table
 
     console = Console()
-    console.print(terminal_table(entries))
+    console.print(measures_table(entries))
     console.print(f"report: {written[-1]}", soft_wrap=True, highlight=False)
 
 

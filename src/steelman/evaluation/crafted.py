@@ -32,7 +32,7 @@ class Piece:
     rows     the name and parameters under which the targets' rows stand
     before   the targets' predictions of the unattacked images
     crafted  what was kept of an earlier time
-    device   where the models stand; the batch may have been sent from elsewhere
+    device   where the work is done; None: where models and images are
     """
 
     source: str
@@ -46,13 +46,15 @@ class Piece:
     rows: tuple[str, str]
     before: Mapping[str, np.ndarray]
     crafted: Crafted | None
-    device: str
+    device: str | None
 
-    def work(self) -> "tuple[Piece, Crafted, dict[str, pyarrow.Table]]":
-        """The images, and each target's rows."""
-        batch = replace(self.batch, x=self.batch.x.to(self.device), y=self.batch.y.to(self.device))
+    def work(self) -> "tuple[tuple[str, int], Crafted, dict[str, pyarrow.Table]]":
+        """The source and place, the images, and each target's rows."""
+        batch = self.batch
+        if self.device is not None:
+            batch = replace(batch, x=batch.x.to(self.device), y=batch.y.to(self.device))
         crafted = self._craft(batch) if self.crafted is None else self.crafted
-        crafted = {name: value.to(self.device) for name, value in crafted.items()}
+        crafted = {name: value.to(batch.x.device) for name, value in crafted.items()}
         norm, eps = getattr(self.attack, "norm", None), getattr(self.attack, "eps", None)
         kind = {
             "attack": self.rows[0],
@@ -64,7 +66,7 @@ class Piece:
             name: _rows(placed(model, self.device), batch, crafted["x_adv"], kind, crafted, self.before[name])
             for name, model in self.targets.items()
         }
-        return self, {name: value.cpu() for name, value in crafted.items()}, tables
+        return (self.source, self.place), {name: value.cpu() for name, value in crafted.items()}, tables
 
     def _craft(self, batch: Batch) -> Crafted:
         seeds = seeds_of(self.seed, self.name, batch.index)
@@ -110,11 +112,13 @@ class Kept:
 
     folder: Path
 
-    def read(self, key: Sequence[str]) -> Crafted | None:
+    def has(self, key: Sequence[str]) -> bool:
+        return self._path(key).is_file()
+
+    def read(self, key: Sequence[str]) -> Crafted:
         from safetensors.torch import load_file
 
-        path = self._path(key)
-        return load_file(path) if path.is_file() else None
+        return load_file(self._path(key))
 
     def write(self, key: Sequence[str], parts: Sequence[Crafted]) -> None:
         """All batches of one source, in order; whole or not at all."""

@@ -1,14 +1,15 @@
 """One model among those that a report, a table or a picture shows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from steelman.evaluation.checkup import Checkup
+from steelman.evaluation.curves import _settings as settings
 from steelman.evaluation.gallery import Gallery
-from steelman.evaluation.measures import Measure, measures
-from steelman.evaluation.table import Evaluation
+from steelman.evaluation.measures import Measure, measures, same_images
+from steelman.evaluation.table import CLEAN, Evaluation
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ class Entry:
 def comparable(entries: Sequence[Entry]) -> list[Entry]:
     """The entries as they may stand side by side.
 
-    Where models met different attacks under one name (FGSM at each one's own eps_ref, say), the name is followed by the
-    attack's parameters, so that their numbers stand in different rows.
+    Where models met different attacks under one name (FGSM at each one's own eps_ref, say), the name is followed by
+    what differs in the attacks' parameters, so that their numbers stand in different rows.
 
     Raises:
-        ValueError: there are none, or two of one name.
+        ValueError: there are none, two of one name, or models that were evaluated on different images.
     """
     if not entries:
         raise ValueError("a report needs at least one model")
@@ -53,15 +54,17 @@ def comparable(entries: Sequence[Entry]) -> list[Entry]:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"two models are called {name}; give them different names")
+    for entry in entries[1:]:
+        _refuse_other_images(entries[0], entry)
     meant: dict[tuple[str, str], set[str]] = {}
     for entry in entries:
         for cell, parameters in entry.evaluation.parameters.items():
             meant.setdefault(cell, set()).add(parameters)
     new = {
-        (cell, parameters): f"{cell[0]}: {parameters}"
+        (cell, parameters): f"{cell[0]}: {different}"
         for cell, found in meant.items()
         if len(found) > 1
-        for parameters in found
+        for parameters, different in _different(found).items()
     }
 
     def told_apart(entry: Entry) -> Entry:
@@ -69,6 +72,44 @@ def comparable(entries: Sequence[Entry]) -> list[Entry]:
         return replace(entry, evaluation=entry.evaluation.renamed(names)) if names else entry
 
     return [told_apart(entry) for entry in entries]
+
+
+def _different(calls: Collection[str]) -> dict[str, str]:
+    """By call, those of its settings that not all have; the whole call where that does not tell them apart."""
+    parts = {call: settings(call) for call in calls}
+    shown = {
+        call: ", ".join(
+            f"{name}={_short(value)}"
+            for name, value in own.items()
+            if any(other.get(name) != value for _, other in parts.values())
+        )
+        for call, (_, own) in parts.items()
+    }
+    kinds = {kind for kind, _ in parts.values()}
+    return shown if len(kinds) == 1 and len(set(shown.values())) == len(shown) else {call: call for call in calls}
+
+
+def _short(value: str) -> str:
+    try:
+        return f"{float(value):.4g}"
+    except ValueError:
+        return value
+
+
+def _refuse_other_images(first: Entry, other: Entry) -> None:
+    """Raises ValueError where two models were not evaluated on the same images."""
+    spaces = [space for space in first.evaluation.spaces if space in other.evaluation.spaces]
+    if not spaces:
+        raise ValueError(
+            f"{first.name} was evaluated in {first.evaluation.spaces[0]} and {other.name} in "
+            f"{other.evaluation.spaces[0]}: numbers of two spaces cannot be compared"
+        )
+    space = "pixels" if "pixels" in spaces else spaces[0]
+    ours, theirs = (each.evaluation.only(CLEAN, space) for each in (first, other))
+    try:
+        same_images(ours, theirs)
+    except ValueError as error:
+        raise ValueError(f"{first.name} and {other.name} cannot stand side by side: {error}") from error
 
 
 def measured(entries: Sequence[Entry]) -> list[str]:

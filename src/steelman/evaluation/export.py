@@ -1,36 +1,18 @@
-"""The measures of one or several models, for the terminal, for spreadsheets and for programs."""
+"""What is left of an evaluation: tables, reports and pictures, for readers, spreadsheets and programs."""
 
 import csv
 import io
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from steelman.evaluation.entry import Entry, comparable, measured
-from steelman.evaluation.measures import plain
+from steelman.evaluation.entry import Entry, comparable
+from steelman.evaluation.markdown import report_markdown
+from steelman.evaluation.papers import Shape, paper_table
 from steelman.evaluation.plots import figures, save_figure
 from steelman.evaluation.report.page import write_report
-
-if TYPE_CHECKING:
-    import rich.table
-
-
-def terminal_table(entries: Sequence[Entry]) -> "rich.table.Table":
-    """Measures by models, each with its 95 % interval; print it with `rich.print`."""
-    from rich.table import Table
-    from rich.text import Text
-
-    entries = comparable(entries)
-    table = Table(title=f"{entries[0].evaluation.images} images, 95 % intervals", title_justify="left")
-    table.add_column("", overflow="fold")
-    for entry in entries:
-        table.add_column(Text(entry.name), justify="right")
-    for name in measured(entries):
-        cells = (str(entry.measures.get(name, "")).replace(" [", "\n[") for entry in entries)
-        table.add_row(Text(name), *map(Text, cells))
-    return table
+from steelman.evaluation.results import results_text
+from steelman.evaluation.transfer import Transfer
 
 
 def csv_table(entries: Sequence[Entry]) -> str:
@@ -47,38 +29,51 @@ def csv_table(entries: Sequence[Entry]) -> str:
     return text.getvalue()
 
 
-def json_table(entries: Sequence[Entry]) -> dict[str, Any]:
-    """Per model: how many images, what is known of it, and its measures."""
-    entries = comparable(entries)
-    return {
-        entry.name: {
-            "images": entry.evaluation.images,
-            "info": dict(entry.info),
-            "measures": plain(entry.measures),
-        }
-        for entry in entries
-    }
+def write(
+    folder: str | Path,
+    entries: Sequence[Entry],
+    *,
+    transfer: Sequence[Transfer] = (),
+    shape: Shape = "auto",
+    title: str = "",
+    classes: Sequence[str] = (),
+    on: str = "",
+) -> list[Path]:
+    """Everything that is left of an evaluation, in one folder; returns what was written, `report.html` last.
 
+    For one model `table.parquet`; for several `table-<number>-<name>.parquet`, and `table.md`, `table.tex` and
+    `table.csv`, which are `paper_table(entries, shape)`. `results.json` (see `results`), `measures.csv`, pictures as
+    PNG and SVG, `report.md`, and `report.html`, to which title, classes and date go.
 
-def write(folder: str | Path, entries: Sequence[Entry], **page: Any) -> list[Path]:
-    """Everything that is left of an evaluation, in one folder; returns what was written.
-
-    For one model `table.parquet`, for several `table-<number>-<name>.parquet`; `measures.json`, `measures.csv`,
-    `curve-<norm>.png` and `.svg`, `convergence-<key>.png` and `.svg`, and `report.html`. `page` goes to `write_report`.
+    Raises:
+        ValueError: no entries, models that cannot be compared, or a shape of which they have no number.
     """
     entries = comparable(entries)
+    side_by_side = paper_table(entries, shape, transfer=transfer) if len(entries) > 1 else None
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for number, entry in enumerate(entries, 1):
         slug = re.sub(r"[^\w.]+", "-", entry.name)
-        path = folder / ("table.parquet" if len(entries) == 1 else f"table-{number}-{slug}.parquet")
-        entry.evaluation.save(path)
-        written.append(path)
-    written += [folder / "measures.json", folder / "measures.csv"]
-    written[-2].write_text(json.dumps(json_table(entries), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    written[-1].write_text(csv_table(entries), encoding="utf-8")
+        written.append(folder / ("table.parquet" if len(entries) == 1 else f"table-{number}-{slug}.parquet"))
+        entry.evaluation.save(written[-1])
+    shown = {}
     for stem, figure in figures(entries).items():
         save_figure(figure, folder / stem)
+        shown[f"{stem}.svg"] = str(figure.get_label()) or stem
         written += [folder / f"{stem}.png", folder / f"{stem}.svg"]
-    return [*written, write_report(folder, entries, **page)]
+    texts = {
+        "results.json": results_text(entries, transfer=transfer, on=on),
+        "measures.csv": csv_table(entries),
+        "report.md": report_markdown(entries, title=title, on=on, transfer=transfer, pictures=shown, shape=shape),
+    }
+    if side_by_side is not None:
+        texts |= {
+            "table.md": side_by_side.markdown(),
+            "table.tex": side_by_side.latex(),
+            "table.csv": side_by_side.csv(),
+        }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+        written.append(folder / name)
+    return [*written, write_report(folder, entries, transfer=transfer, title=title, classes=classes, on=on)]

@@ -1,0 +1,299 @@
+"""Results in the shape of the papers' tables."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from steelman.evaluation.entry import Entry, comparable, measured
+from steelman.evaluation.measures import (
+    Measure,
+    Unmeasured,
+    accuracy,
+    average_accuracy,
+    clean_accuracy,
+    empirical_robustness,
+    l_2,
+    mean_norm,
+    minimum,
+    rho_2,
+    rho_cw,
+    rho_inf,
+    robust_accuracy,
+    worst_case,
+)
+from steelman.evaluation.paper_table import Cell, Column, PaperTable
+from steelman.evaluation.table import CLEAN, Evaluation
+from steelman.evaluation.transfer import Transfer
+from steelman.norms import L0, L1, L2, Linf
+
+Shape: TypeAlias = Literal[
+    "auto", "all", "deep-defense", "deep-defense-2", "efficient-defenses", "l2l-da", "pgn", "mma"
+]
+SHAPES: tuple[Shape, ...] = (
+    "auto",
+    "all",
+    "deep-defense",
+    "deep-defense-2",
+    "efficient-defenses",
+    "l2l-da",
+    "pgn",
+    "mma",
+)
+
+NORMS = {repr(norm): norm for norm in (Linf, L2, L1, L0)}
+NEITHER = ("PASS", "LossSensitivity", "TrainingSetDistance", "CLEVER")
+"""Probes' labels: of what they measure, nobody can say that more of it is better."""
+
+
+@dataclass(frozen=True)
+class Met:
+    """An attack that models met."""
+
+    name: str
+    space: str
+    norm: str
+    eps: float
+    away_from: str
+    parameters: str
+
+    @property
+    def bounded(self) -> bool:
+        return self.eps == self.eps
+
+    def is_a(self, kind: str) -> bool:
+        return self.parameters.startswith(f"{kind}(")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a shape has to choose from: attacks, measures by name, and transfers."""
+
+    met: Sequence[Met]
+    names: Sequence[str]
+    transfer: Sequence[Transfer]
+
+    def columns(self, label: str, of: str = "") -> "Iterator[Filled]":
+        """Columns of measures of this label, of one attack or of all images; of none is more known to be better."""
+        for name in self.names:
+            own, _, attack = name.partition(", ")
+            if re.match(rf"{label}\b", own) and attack == of:
+                yield Column(own, of, None), _called(name)
+
+
+Filled: TypeAlias = tuple[Column, Callable[[Entry], Cell]]
+"""A column, and what stands in it for a model."""
+
+
+def paper_table(entries: Sequence[Entry], shape: Shape = "auto", *, transfer: Sequence[Transfer] = ()) -> PaperTable:
+    """Models by numbers, as a paper prints them, as far as the models' tables have them.
+
+    shape  "deep-defense", "deep-defense-2": Deep Defense's tables 1 (accuracy, rho_2, accuracies at .2, .5 and 1 of
+           eps_ref) and 2 (l_2 of DeepFool, rho_inf, mean L2 of Carlini and Wagner's attack, accuracy under PGD, PASS).
+           "efficient-defenses": its tables 2 and 3 (accuracy under minimal attacks, empirical robustness, distance to
+           the training set, loss sensitivity).
+           "l2l-da": its table 2 (clean accuracy, one per bounded attack, Min), with the worst case by image beside Min,
+           which is never above it. "pgn": its table 2 (accuracies, or mean and median norms, black-box accuracies where
+           there is a transfer of the attack, clean accuracy, seconds per epoch). "mma": its tables (clean accuracy,
+           AvgAcc, AvgRobAcc, robust accuracy at each radius). "all": every measure. "auto" (default): the first of
+           mma, deep-defense, pgn and l2l-da that finds what it is known for
+
+    Reference: the papers in the cards of `DeepDefense`, `GaussianNoise`'s defence, `L2LDA`, `PGN` and `MMA`.
+
+    Raises:
+        ValueError: no entries, or models that cannot be compared; a shape of which the tables have no number.
+    """
+    entries = comparable(entries)
+    met = _met(entries)
+    if shape == "auto":
+        shape = _fitting(met)
+    columns = list(_all(entries) if shape == "all" else SHAPED[shape](Seen(met, measured(entries), transfer)))
+    cells = [[_cell(entry, fill) for _, fill in columns] for entry in entries]
+    there = [place for place in range(len(columns)) if any(row[place] is not None for row in cells)]
+    if not there:
+        raise ValueError(f"these models were not measured by what a table of {shape} holds; take another shape")
+    return PaperTable(
+        f"{entries[0].evaluation.images} images.",
+        "Model",
+        tuple(columns[place][0] for place in there),
+        tuple(entry.name for entry in entries),
+        tuple(tuple(row[place] for place in there) for row in cells),
+    )
+
+
+def measures_table(entries: Sequence[Entry]) -> PaperTable:
+    """Every measure in a row, and the models in the columns."""
+    return paper_table(entries, "all").transposed("Measure")
+
+
+def _cell(entry: Entry, fill: Callable[[Entry], Cell]) -> Cell:
+    try:
+        return fill(entry)
+    except Unmeasured:
+        return None
+
+
+def _met(entries: Sequence[Entry]) -> list[Met]:
+    """The attacks that any of the models met, in the order in which they first come up."""
+    found: dict[tuple[str, str], Met] = {}
+    for entry in entries:
+        kinds = entry.evaluation.table.group_by(
+            ["attack", "space", "norm", "eps", "away_from", "parameters"], use_threads=False
+        ).aggregate([])
+        for kind in kinds.to_pylist():
+            if kind["attack"] != CLEAN:
+                each = Met(
+                    *(kind[name] for name in ("attack", "space")),
+                    kind["norm"] or "",
+                    *(kind[name] for name in ("eps", "away_from", "parameters")),
+                )
+                found.setdefault((each.name, each.space), each)
+    return list(found.values())
+
+
+def _of(met: Met, measure: Callable[[Evaluation, str], Measure]) -> Callable[[Entry], Cell]:
+    """What a measure says of an attack; nothing of a model that did not meet it."""
+
+    def fill(entry: Entry) -> Cell:
+        if (met.name, met.space) not in entry.evaluation.parameters:
+            return None
+        return measure(entry.evaluation.only(space=met.space), met.name)
+
+    return fill
+
+
+def _in(space: str, measure: Callable[[Evaluation], Measure]) -> Callable[[Entry], Cell]:
+    return lambda entry: measure(entry.evaluation.only(space=space)) if space in entry.evaluation.spaces else None
+
+
+def _fitting(met: Sequence[Met]) -> Shape:
+    bounded = [each for each in met if each.bounded]
+    if len({each.eps for each in bounded if each.space == "pixels"}) >= 4:
+        return "mma"
+    if any(each.away_from == "prediction" for each in met) and any("eps_ref" in each.name for each in met):
+        return "deep-defense"
+    if any(not each.bounded and each.away_from == "label" for each in met):
+        return "pgn"
+    return "l2l-da" if bounded else "all"
+
+
+def _deep_defense(seen: Seen) -> Iterator[Filled]:
+    own = [each for each in seen.met if each.away_from == "prediction" and each.norm == "L2"]
+    space = own[0].space if own else "pixels"
+    yield Column("Acc."), _in(space, clean_accuracy)
+    for each in own:
+        yield Column("rho_2", each.name if len(own) > 1 else ""), _of(each, rho_2)
+    for each in seen.met:
+        share = re.search(r"([\d.]+) eps_ref\)?(.*)", each.name, re.DOTALL)
+        if share and each.bounded:
+            yield Column(f"{share[1]} eps_ref{share[2]}", "Acc. at"), _of(each, accuracy)
+
+
+def _deep_defense_2(seen: Seen) -> Iterator[Filled]:
+    for each in seen.met:
+        if each.away_from == "prediction" and each.norm == "L2":
+            yield Column("l_2", each.name), _of(each, l_2)
+        elif each.away_from == "prediction" and each.norm == "Linf":
+            yield Column("rho_inf", each.name), _of(each, rho_inf)
+        elif each.is_a("CarliniWagner") and each.norm == "L2":
+            yield Column("mean L2", each.name), _of(each, mean_norm)
+        elif each.is_a("PGD"):
+            yield Column("Acc.", each.name), _of(each, accuracy)
+        yield from seen.columns("PASS", each.name)
+
+
+def _efficient_defenses(seen: Seen) -> Iterator[Filled]:
+    for each in seen.met:
+        if not each.bounded:
+            yield Column("Acc.", each.name), _of(each, accuracy)
+            yield Column("robustness", each.name), _of(each, empirical_robustness)
+        yield from seen.columns("TrainingSetDistance", each.name)
+    yield from seen.columns("LossSensitivity")
+
+
+def _l2lda(seen: Seen) -> Iterator[Filled]:
+    bounded = [each for each in seen.met if each.bounded and each.space == "pixels"]
+    yield Column("Natural"), _in("pixels", clean_accuracy)
+    for each in bounded:
+        yield Column(each.name), _of(each, accuracy)
+    threats: dict[tuple[str, float], list[str]] = {}
+    for each in bounded:
+        threats.setdefault((each.norm, each.eps), []).append(each.name)
+    for (norm, eps), names in threats.items():
+        if len(names) > 1:
+            where = f"{norm} {eps:.4g}" if len(threats) > 1 else ""
+            yield Column("Min", where), _all_of(names, minimum)
+            yield Column("Worst case", where), _all_of(names, worst_case)
+
+
+def _all_of(names: Sequence[str], measure: Callable[[Evaluation, Sequence[str]], Measure]) -> Callable[[Entry], Cell]:
+    def fill(entry: Entry) -> Cell:
+        table = entry.evaluation.only(space="pixels") if "pixels" in entry.evaluation.spaces else None
+        return measure(table, names) if table is not None and set(names) <= set(table.attacks) else None
+
+    return fill
+
+
+def _pgn(seen: Seen) -> Iterator[Filled]:
+    for each in seen.met:
+        if each.space != "pixels" or each.away_from != "label":
+            continue
+        if each.bounded:
+            yield Column("Acc.", each.name), _of(each, accuracy)
+        else:
+            yield Column("mean", each.name), _of(each, _mean)
+            yield Column("median", each.name), _of(each, lambda table, name: rho_cw(table, name, "median"))
+        for matrix in (matrix for matrix in seen.transfer if matrix.attack == each.name):
+            worst = dict(zip(matrix.targets, matrix.worst, strict=True))
+            yield Column("black box", each.name), lambda entry, worst=worst: worst.get(entry.name)
+    yield Column("Benign"), _in("pixels", clean_accuracy)
+    yield Column("s/epoch", "", "lower"), _seconds
+
+
+def _mean(table: Evaluation, name: str) -> Measure:
+    return rho_cw(table, name)
+
+
+def _seconds(entry: Entry) -> Cell:
+    """The mean over the epochs; without an interval, and of this machine."""
+    seconds = [float(line["seconds"]) for line in entry.log if line.get("epoch") and line.get("seconds")]
+    return sum(seconds) / len(seconds) if seconds else None
+
+
+def _mma(seen: Seen) -> Iterator[Filled]:
+    yield Column("Cln"), _in("pixels", clean_accuracy)
+    radii: dict[str, set[float]] = {}
+    for each in seen.met:
+        if each.bounded and each.space == "pixels" and each.norm in NORMS:
+            radii.setdefault(each.norm, set()).add(each.eps)
+    for name, found in radii.items():
+        norm, chosen = NORMS[name], sorted(found)
+        if len(chosen) > 1:
+            yield Column("AvgAcc", name), _in("pixels", lambda t, n=norm, r=chosen: average_accuracy(t, n, r))
+            yield (
+                Column("AvgRobAcc", name),
+                _in("pixels", lambda t, n=norm, r=chosen: average_accuracy(t, n, r, clean=False)),
+            )
+        for eps in chosen:
+            yield Column(f"{eps:.4g}", name), _in("pixels", lambda t, n=norm, e=eps: robust_accuracy(t, n, e))
+
+
+def _all(entries: Sequence[Entry]) -> Iterator[Filled]:
+    for name in measured(entries):
+        label, _, of = name.partition(", ")
+        better = None if label.startswith(NEITHER) else "higher"
+        yield Column(of or label, label if of else "", better), _called(name)
+
+
+def _called(name: str) -> Callable[[Entry], Cell]:
+    return lambda entry: entry.measures.get(name)
+
+
+SHAPED: dict[str, Callable[[Seen], Iterator[Filled]]] = {
+    "deep-defense": _deep_defense,
+    "deep-defense-2": _deep_defense_2,
+    "efficient-defenses": _efficient_defenses,
+    "l2l-da": _l2lda,
+    "pgn": _pgn,
+    "mma": _mma,
+}

@@ -1,0 +1,139 @@
+"""Everything that a report says, as one document for programs; `results.schema.json` describes it."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steelman.evaluation.compared import compared
+from steelman.evaluation.curves import attacked_norms, curve
+from steelman.evaluation.entry import Entry, comparable
+from steelman.evaluation.measures import unmeasured
+from steelman.evaluation.report.sections import sign_table
+from steelman.evaluation.report.verdict import verdict
+from steelman.evaluation.table import Evaluation
+from steelman.evaluation.transfer import Transfer
+
+VERSION = 1
+"""Of the schema; raised where a reader of an older document would read a newer one wrongly."""
+
+SCHEMA = Path(__file__).with_name("results.schema.json")
+POINTS = 200
+"""At most so many points of a curve; the table has them all."""
+
+
+def results(entries: Sequence[Entry], *, transfer: Sequence[Transfer] = (), on: str = "") -> dict[str, Any]:
+    """The models with their measures, attacks, curves, check-up and signs, and what they are beside each other.
+
+    on  the date that is written down, today by default
+
+    A number that is infinite, or none, is None. The schema is `SCHEMA`, a JSON Schema (draft 2020-12).
+
+    Raises:
+        ValueError: no entries, or models that cannot be compared.
+    """
+    entries = comparable(entries)
+    found = verdict(entries)
+    models = {entry.name: _model(entry, transfer) for entry in entries}
+    return _plain(
+        {
+            "schema": VERSION,
+            "steelman": version("steelman"),
+            "date": on or date.today().isoformat(),
+            "verdict": {
+                "sentence": found.sentence,
+                "attack": found.attack,
+                "standing": [{"model": name, **asdict(each)} for name, each in found.standing],
+                "against": [{"model": name, "paired": asdict(each)} for name, each in found.against],
+                "tried": found.tried,
+                "sure": found.sure,
+            },
+            "models": models,
+            "comparisons": [asdict(duel) for duel in compared(entries)],
+            "transfer": list(map(_transfer, transfer)),
+        }
+    )
+
+
+def results_text(entries: Sequence[Entry], *, transfer: Sequence[Transfer] = (), on: str = "") -> str:
+    found = results(entries, transfer=transfer, on=on)
+    return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _model(entry: Entry, transfer: Sequence[Transfer]) -> dict[str, Any]:
+    spaces = [(space, entry.evaluation.only(space=space)) for space in entry.evaluation.spaces]
+    return {
+        "images": entry.evaluation.images,
+        "info": dict(entry.info),
+        "about": entry.evaluation.about,
+        "recipe": entry.recipe or None,
+        "measures": {name: asdict(measure) for name, measure in entry.measures.items()},
+        "unmeasured": unmeasured(entry.evaluation),
+        "attacks": [_attack(table, name, space) for space, table in spaces for name in table.attacks],
+        "curves": [each for space, table in spaces for each in _curves(table, space)],
+        "checkup": None if entry.checkup is None else entry.checkup.plain(),
+        "training": [dict(line) for line in entry.log],
+        "signs": [asdict(sign) for (sign,) in (row["signs"] for row in sign_table([entry], transfer))],
+    }
+
+
+def _attack(table: Evaluation, name: str, space: str) -> dict[str, Any]:
+    rows = table.only(name)
+    return {
+        "name": name,
+        "space": space,
+        "parameters": rows["parameters"][0],
+        "away_from": rows["away_from"][0],
+        "norm": rows["norm"][0],
+        "eps": float(rows["eps"][0]),
+        "images": len(rows),
+        "forwards": float(rows["forwards"].mean()),
+        "gradients": float(rows["gradients"].mean()),
+        "seconds": float(rows["seconds"].sum()),
+    }
+
+
+def _curves(table: Evaluation, space: str) -> list[dict[str, Any]]:
+    found = []
+    for norm in attacked_norms(table):
+        line = curve(table, norm)
+        which = np.unique(np.linspace(0, len(line.radius) - 1, POINTS).round().astype(int))
+        found.append(
+            {
+                "norm": repr(norm),
+                "space": space,
+                "radius": line.radius[which].tolist(),
+                "accuracy": line.accuracy[which].tolist(),
+                "points": [dict(zip(("attack", "eps", "accuracy"), point, strict=True)) for point in line.points],
+            }
+        )
+    return found
+
+
+def _transfer(found: Transfer) -> dict[str, Any]:
+    return {
+        "attack": found.attack,
+        "sources": list(found.sources),
+        "targets": list(found.targets),
+        "white": [list(pair) for pair in sorted(found.white)],
+        "clean": [asdict(each) for each in found.clean],
+        "accuracy": [[asdict(each) for each in row] for row in found.accuracy],
+        "worst": [None if each is None else asdict(each) for each in found.worst],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """As JSON can hold it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
