@@ -14,7 +14,6 @@ from steelman.evaluation import (
     accuracy,
     average_accuracy,
     clean_accuracy,
-    curve,
     mean_norm,
     measures,
     median_norm,
@@ -168,24 +167,6 @@ def naive_smallest(norm: str, names: list[str]) -> list[float]:
         found = [row[norm] for row in rows if row["prediction"] != row["label"]]
         smallest.append(0.0 if not right(clean) else min(found, default=math.inf))
     return smallest
-
-
-def test_a_curve_is_the_share_that_stands_at_every_radius():
-    found = curve(TABLE, L2)
-    smallest = naive_smallest("l2", ["nearest", "away"])
-    for radius in [0.0, 1e-9, 0.1, *smallest[:20], 0.99, 5.0]:
-        if radius < math.inf:
-            assert found.at(radius) == pytest.approx(sum(size > radius for size in smallest) / 41)
-    assert found.at(0.0) == pytest.approx(clean_accuracy(TABLE).value)
-    assert found.points == ()
-    assert (np.diff(found.accuracy) < 0).all()
-
-
-def test_without_minimal_attacks_a_curve_is_points():
-    found = curve(table_of([row for row in ROWS if row["attack"] in ("clean", *BOUNDED)]), Linf)
-    assert (found.radius.tolist(), found.accuracy.tolist()) == ([0.0], [clean_accuracy(TABLE).value])
-    expected = [(name, ATTACKS[name][1], accuracy(TABLE, name).value) for name in BOUNDED]
-    assert sorted(found.points) == sorted(expected)
 
 
 @pytest.mark.parametrize(("won", "count"), [(0, 7), (7, 7), (3, 10), (4981, 10_000)])

@@ -16,6 +16,7 @@ from steelman import config
 from steelman.evaluation import default_measure, measures, named_measure
 from steelman.evaluation.assess import attacked, battery_of
 from steelman.evaluation.robustness import CLEAN_ACCURACY
+from steelman.evaluation.store import TABLE
 from steelman.evaluation.subject import Subject
 from steelman.recipe import Recipe, build, find_recipe, load_recipe, parts_of
 from steelman.runs import refuse_other, train_named, train_recipe
@@ -86,15 +87,22 @@ def sweep(
     variants = _variants(path, list(vary), list(changes), before)
     judging = judging or (before.judging if before else Judging())
     _check(variants, folder, data, judging)
-    known = {} if before is None else {each.run: each for each in before.outcomes}
-    outcomes = {each.folder: known.get(each.folder, Outcome(each.folder, each.values)) for each in variants}
+    same = before is not None and before.judging == judging and not (judging.battery or "").endswith(".toml")
+    known = {each.run: each for each in before.outcomes} if before is not None and same else {}
+    outcomes = {
+        each.folder: known[each.folder]
+        if each.folder in known and _finished(each, known[each.folder], folder)
+        else Outcome(each.folder, each.values)
+        for each in variants
+    }
     swept = _with(Swept(folder, path.stem, judging, before.measure if before else "", ()), outcomes, measure)
     swept.save()
-    for variant in variants:  # here, and once: two of the others could begin to train the same one
+    left = [each for each in variants if not outcomes[each.folder].measures]
+    for variant in left:  # here, and once: two of the others could begin to train the same one
         train_named(variant.recipe, path, runs, data)
     called, alone = folder.name, count == 1  # several bars in one terminal would be none
-    jobs = [_Job(each, runs, f"{called}/{each.folder}", data, judging, alone) for each in variants]
-    with workers(min(count, len(jobs))) or nullcontext() as executor:
+    jobs = [_Job(each, runs, f"{called}/{each.folder}", data, judging, alone) for each in left]
+    with workers(max(1, min(count, len(jobs)))) or nullcontext() as executor:
         for outcome in worked(_done, jobs, executor):
             outcomes[outcome.run] = outcome
             swept = _with(swept, outcomes, measure)
@@ -115,6 +123,15 @@ def _with(swept: Swept, outcomes: dict[str, Outcome], measure: str) -> Swept:
         some = dict([next(iter(measured.items()))])
         chosen = named_measure(some, chosen) if chosen else default_measure(some) or ""
     return replace(swept, measure=chosen, outcomes=ordered)
+
+
+def _finished(variant: Variant, outcome: Outcome, folder: Path) -> bool:
+    """Whether a variant is trained and evaluated, both as its recipe has it now."""
+    run = folder / variant.folder
+    there = (run / name for name in ("recipe.toml", "best.safetensors", f"evaluation/{TABLE}"))
+    if not outcome.measures or not all(path.is_file() for path in there):
+        return False
+    return config.write(load_recipe(run / "recipe.toml")) == config.write(variant.recipe)
 
 
 @dataclass(frozen=True)
