@@ -9,6 +9,7 @@ from made_up import Row, changed, made_up, of, right, table_of
 from steelman.evaluation import (
     accuracy,
     clean_accuracy,
+    clever,
     empirical_robustness,
     l_2,
     mean_margin,
@@ -27,6 +28,7 @@ from steelman.evaluation import (
 from steelman.norms import L2, Linf
 
 ROWS = made_up()
+CLEVER = "CLEVER(norm=Linf)"
 TABLE = table_of(ROWS)
 
 
@@ -200,11 +202,10 @@ def test_sizes_that_are_not_finite_are_said_and_not_averaged(size):
 @pytest.fixture(scope="module")
 def with_probes() -> list[Row]:
     rng = np.random.default_rng(4)
-    blank = {"TrainingSetDistance()": math.nan, "LossSensitivity()": math.nan}
+    columns = {"TrainingSetDistance()": "nearest", "LossSensitivity()": "clean", CLEVER: "clean"}
 
     def measured(row: Row) -> Row:
-        name = {"clean": "LossSensitivity()", "nearest": "TrainingSetDistance()"}.get(row["attack"])
-        return row | blank | ({name: rng.random()} if name else {})
+        return row | {name: rng.random() if row["attack"] == of else math.nan for name, of in columns.items()}
 
     return [measured(row) for row in ROWS]
 
@@ -216,14 +217,19 @@ def test_probes_are_averaged_where_they_measured(with_probes):
     assert probed(table, "LossSensitivity").value == probed(table, "LossSensitivity()").value == pytest.approx(steep)
     assert probed(table, "TrainingSetDistance()", "nearest").value == pytest.approx(away)
     found = measures(table)
-    assert set(found) - set(measures(TABLE)) == {"LossSensitivity", "TrainingSetDistance, nearest"}
+    assert set(found) - set(measures(TABLE)) == {"LossSensitivity", "TrainingSetDistance, nearest", CLEVER}
+    sure = [row[CLEVER] for row in of(with_probes, "clean") if right(row)]
+    assert found[CLEVER].value == clever(table).value == pytest.approx(mean(sure))
+    assert clever(table).count == len(sure) < 41
+    none = changed(with_probes, clean_prediction=lambda row: (row["label"] + 1) % 3)
+    assert "has no number of these images of clean" in unmeasured(table_of(none))[CLEVER]
     assert found["LossSensitivity"] == probed(table, "LossSensitivity")
     some = table_of(
         changed(with_probes, "clean", **{"LossSensitivity()": lambda row: [math.nan, 2.0][row["image"] % 2]})
     )
     assert (probed(some, "LossSensitivity").value, probed(some, "LossSensitivity").count) == (2.0, 20)
     with pytest.raises(
-        ValueError, match=r"TrainingSetDistance\(\) was not measured on .* clean, but on those of nearest"
+        ValueError, match=r"TrainingSetDistance\(\) has no number of .* clean; it was measured on those of nearest"
     ):
         probed(table, "TrainingSetDistance")
     with pytest.raises(ValueError, match=r"no column of probe 'PASS'; the table has TrainingSetDistance\(\), Loss"):

@@ -28,7 +28,7 @@ from steelman.evaluation.measures.distances import (
 )
 from steelman.evaluation.measures.measure import Measure, Unmeasured, bootstrap, plain, share
 from steelman.evaluation.measures.paired import Paired, paired, paired_norms, same_images
-from steelman.evaluation.measures.probed import probed, training_set_distance
+from steelman.evaluation.measures.probed import clever, probed, training_set_distance
 from steelman.evaluation.measures.summary import measures, summary, unmeasured
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "average_accuracy",
     "bootstrap",
     "clean_accuracy",
+    "clever",
     "empirical_robustness",
     "l_2",
     "mean_margin",

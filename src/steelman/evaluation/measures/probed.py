@@ -4,7 +4,7 @@ import numpy as np
 
 from steelman.evaluation.measures.distances import GUARD, Form, check_form, only
 from steelman.evaluation.measures.measure import Measure, Unmeasured, bootstrap
-from steelman.evaluation.measures.rows import Attacked, rows
+from steelman.evaluation.measures.rows import rows
 from steelman.evaluation.table import CLEAN, Evaluation
 
 
@@ -18,7 +18,9 @@ def probed(evaluation: Evaluation, probe: str, attack: str = CLEAN) -> Measure:
         ValueError: there is no such column or attack.
         Unmeasured: the probe measured none of these images, or not finite numbers; the attack was spared some.
     """
-    return bootstrap(_values(evaluation, _column(evaluation, probe), _of(evaluation, attack)), kind="ratio")
+    column = _column(evaluation, probe)
+    values = rows(evaluation)[attack].whole().column(column, np.nan)
+    return bootstrap(_measured(evaluation, column, attack, values), kind="ratio")
 
 
 def training_set_distance(
@@ -39,17 +41,35 @@ def training_set_distance(
     """
     check_form(form)
     if probe is None:
-        own = [name for name in evaluation.probes if name.startswith("TrainingSetDistance(")]
-        probe = only(own, "this is of the probe TrainingSetDistance()")
-    column, attacked = _column(evaluation, probe), _of(evaluation, attack)
-    distances = _values(evaluation, column, attacked)
+        probe = _own(evaluation, "TrainingSetDistance")
+    column, attacked = _column(evaluation, probe), rows(evaluation)[attack].whole()
+    values = attacked.column(column, np.nan)
+    distances = _measured(evaluation, column, attack, values)
     if form == "paper":
         return bootstrap(distances)
-    measured = ~np.isnan(attacked.column(column, np.nan))
-    changed, x_l2 = attacked.changed[measured], rows(evaluation).x_l2[measured]
+    changed, x_l2 = (each[~np.isnan(values)] for each in (attacked.changed, rows(evaluation).x_l2))
     if not changed.any():
         raise Unmeasured(f"{attack} changed no prediction, so there is nothing to average over")
     return bootstrap((distances**2 / (x_l2 + GUARD))[changed]).over(~changed)
+
+
+def clever(evaluation: Evaluation, probe: str | None = None) -> Measure:
+    """The mean CLEVER score over the images that are right, from the column of `CLEVER`.
+
+    A wrong image's score is its distance to another prediction, which says nothing of its distance to an error.
+
+    probe  the column; by default the table's only one of `CLEVER`
+
+    Reference: Tsui-Wei Weng, Huan Zhang, Pin-Yu Chen, Jinfeng Yi, Dong Su, Yupeng Gao, Cho-Jui Hsieh and Luca Daniel,
+    "Evaluating the robustness of neural networks: an extreme value theory approach", ICLR 2018.
+
+    Raises:
+        ValueError: there is no such column.
+        Unmeasured: as for `probed`; no image is right.
+    """
+    column = _own(evaluation, "CLEVER") if probe is None else _column(evaluation, probe)
+    scores = np.where(rows(evaluation).wrong, np.nan, rows(evaluation).clean.column(column, np.nan))
+    return bootstrap(_measured(evaluation, column, CLEAN, scores))
 
 
 def measured_by(evaluation: Evaluation, probe: str) -> list[str]:
@@ -66,16 +86,15 @@ def _column(evaluation: Evaluation, probe: str) -> str:
     return names[probe.removesuffix("()")]
 
 
-def _of(evaluation: Evaluation, attack: str) -> Attacked:
-    return rows(evaluation).clean if attack == CLEAN else rows(evaluation)[attack].whole()
+def _own(evaluation: Evaluation, kind: str) -> str:
+    return only([name for name in evaluation.probes if name.startswith(f"{kind}(")], f"this is of the probe {kind}()")
 
 
-def _values(evaluation: Evaluation, column: str, attack: Attacked) -> np.ndarray:
-    values = attack.column(column, np.nan)
+def _measured(evaluation: Evaluation, column: str, attack: str, values: np.ndarray) -> np.ndarray:
     values = values[~np.isnan(values)]
     if len(values) == 0:
         others = ", ".join(measured_by(evaluation, column)) or "nothing"
-        raise Unmeasured(f"{column} was not measured on the images of {attack.name}, but on those of {others}")
+        raise Unmeasured(f"{column} has no number of these images of {attack}; it was measured on those of {others}")
     if not np.isfinite(values).all():
-        raise Unmeasured(f"{column} is infinite for {int((~np.isfinite(values)).sum())} images of {attack.name}")
+        raise Unmeasured(f"{column} is infinite for {int((~np.isfinite(values)).sum())} images of {attack}")
     return values

@@ -23,7 +23,7 @@ from steelman.evaluation.measures.distances import (
     rho_inf,
 )
 from steelman.evaluation.measures.measure import Measure, Unmeasured, plain
-from steelman.evaluation.measures.probed import measured_by, probed
+from steelman.evaluation.measures.probed import clever, measured_by, probed, training_set_distance
 from steelman.evaluation.measures.rows import Attacked, rows
 from steelman.evaluation.table import CLEAN, Evaluation
 from steelman.norms import L0, L1, L2, Linf
@@ -85,7 +85,12 @@ def _candidates(table: Evaluation) -> Iterator[tuple[str, Callable[[], Measure]]
     for probe in table.probes:
         for name in measured_by(table, probe):
             label = probe.removesuffix("()") + ("" if name == CLEAN else f", {name}")
-            yield label, lambda probe=probe, name=name: probed(table, probe, name)
+            if probe.startswith("CLEVER("):
+                yield label, lambda probe=probe: clever(table, probe)
+            elif probe.startswith("TrainingSetDistance("):
+                yield label, lambda probe=probe, name=name: training_set_distance(table, name, probe=probe)
+            else:
+                yield label, lambda probe=probe, name=name: probed(table, probe, name)
 
 
 def _of_minimal(table: Evaluation, attack: Attacked) -> Iterator[tuple[str, Callable[[], Measure]]]:
