@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from steelman.evaluation.table import CLEAN, ROUNDING, Evaluation
+from steelman.evaluation.measures.rows import rows
+from steelman.evaluation.table import ROUNDING, Evaluation
 from steelman.norms import Norm
 
 
@@ -31,37 +30,17 @@ def waterfall(evaluation: Evaluation, norm: Norm, eps: float) -> Waterfall:
     radius. Those of this norm and radius are listed even where they fell nobody, the others only where they did.
 
     Raises:
-        ValueError: a negative radius, a table of two spaces, or an image that still stands where an attack of this norm
-            and radius comes, and has no row of it.
+        Unmeasured: as for `robust_accuracy`.
+        ValueError: a negative radius, or a table of two spaces.
     """
     if not eps >= 0:
         raise ValueError(f"eps is a radius, at least 0; got {eps}")
-    if len(evaluation.spaces) > 1:
-        raise ValueError(
-            f"the table has two spaces, {' and '.join(evaluation.spaces)}; take evaluation.only(space=...) first"
-        )
-    clean = evaluation.only(CLEAN)
-    order = np.argsort(clean["image"])
-    images = clean["image"][order]
-    standing = (clean["prediction"] == clean["label"])[order]
-    natural_errors = int((~standing).sum())
+    seen = rows(evaluation)
+    standing = ~seen.wrong
     fell = {}
-    for name in evaluation.attacks:
-        rows = evaluation.only(name)
-        at = np.searchsorted(images, rows["image"])
-        met, hit = np.zeros(len(images), bool), np.zeros(len(images), bool)
-        met[at] = True
-        bounded = rows["norm"][0] == repr(norm) and rows["eps"][0] <= eps
-        near = rows[repr(norm).lower()] <= eps * ROUNDING
-        hit[at] = (rows["prediction"] != rows["label"]) & (bounded | near)
-        own = bounded and rows["eps"][0] == eps
-        if own and (standing & ~met).any():
-            raise ValueError(
-                f"{int((standing & ~met).sum())} images stand before {name} and did not meet it, so nobody knows "
-                f"whether they stand after it; evaluate them too"
-            )
-        first = standing & hit
-        if own or first.any():
-            fell[name] = int(first.sum())
+    for attack in seen.chosen(None):
+        first = standing & attack.found & (attack.size(repr(norm)) <= eps * ROUNDING)
+        if first.any() or (attack.norm, attack.eps) == (repr(norm), eps):
+            fell[attack.name] = int(first.sum())
         standing = standing & ~first
-    return Waterfall(norm, eps, len(images), natural_errors, fell, int(standing.sum()))
+    return Waterfall(norm, eps, len(seen.images), int(seen.wrong.sum()), fell, int(standing.sum()))

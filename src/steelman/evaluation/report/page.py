@@ -58,7 +58,7 @@ def write_report(
     environment.filters["as"] = lambda value, form: form % value
     environment.filters["unbroken"] = lambda text: text.replace(" %", "\u00a0%")
     text = environment.get_template("report.html.jinja").render(
-        title=title or f"How robust {'is' if len(entries) == 1 else 'are'} {listed([e.name for e in entries])}?",
+        title=title or _title([entry.name for entry in entries]),
         verdict=verdict(entries),
         entries=entries,
         glance=_glance(entries),
@@ -84,6 +84,11 @@ def write_report(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def _title(names: Sequence[str]) -> str:
+    whom = listed(names) if len(names) < 4 else f"these {len(names)} models"
+    return f"How robust {'is' if len(names) == 1 else 'are'} {whom}?"
 
 
 def _glance(entries: Sequence[Entry]) -> dict[str, Any]:
@@ -122,7 +127,7 @@ def _groups(entries: Sequence[Entry]) -> list[dict[str, Any]]:
             label = label.replace(plain, symbol)
         groups[list(groups)[place]].append(
             {
-                "label": label if probed or not label.isascii() else label[:1].upper() + label[1:],
+                "label": label if probed or not label[:1].isascii() else label[:1].upper() + label[1:],
                 "attack": attack,
                 "cells": [measure and _cell(measure, measure.value == best) for measure in found],
             }

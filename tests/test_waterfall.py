@@ -1,0 +1,78 @@
+"""The waterfall against a loop over the rows, one image at a time."""
+
+import math
+
+import pytest
+
+from made_up import ATTACKS, cascade, made_up, of, table_of
+from steelman.evaluation import Unmeasured, robust_accuracy
+from steelman.evaluation.waterfall import waterfall
+from steelman.norms import L2, Linf, Norm
+
+ORDER = ["nearest", "weak", "small", "away", "grid", "strong"]
+
+
+def in_order(rows: list[dict]) -> list[dict]:
+    return [row for name in ("clean", *ORDER) for row in of(rows, name)]
+
+
+def naive(rows: list[dict], norm: str, eps: float) -> dict[str, int]:
+    """By step, how many images fall at it; the rows are in the order of the attacks."""
+    found: dict[str, int] = {}
+    for image in {row["image"] for row in rows}:
+        felled = "standing"
+        for row in rows:
+            if row["image"] != image:
+                continue
+            if row["clean_prediction"] != row["label"]:
+                felled = "wrong"
+                break
+            if row["attack"] != "clean" and row["prediction"] != row["label"] and row[norm] <= eps * (1 + 1e-5):
+                felled = row["attack"]
+                break
+        found[felled] = found.get(felled, 0) + 1
+    return found
+
+
+@pytest.mark.parametrize(("norm", "eps"), [(Linf, 0.1), (Linf, 0.05), (L2, 0.3), (Linf, 0.0), (L2, 9.0)])
+def test_each_image_falls_to_the_first_attack_that_comes_within_the_radius(norm: Norm, eps: float):
+    rows = in_order(made_up())
+    found, wanted = waterfall(table_of(rows), norm, eps), naive(rows, repr(norm).lower(), eps)
+    assert found.natural_errors == wanted.pop("wrong")
+    assert found.standing == wanted.pop("standing", 0)
+    assert {name: count for name, count in found.fell.items() if count} == wanted
+    assert list(found.fell) == [name for name in ORDER if name in found.fell]
+    assert found.natural_errors + sum(found.fell.values()) + found.standing == found.images == 41
+    assert found.standing == round(41 * robust_accuracy(table_of(rows), norm, eps).value)
+    bounded = [name for name in ORDER if ATTACKS[name][:2] == (repr(norm), eps)]
+    assert set(bounded) <= set(found.fell), "an attack of this radius is listed though it felled nobody"
+
+
+def test_more_than_one_attack_takes_part():
+    assert sum(count > 0 for count in waterfall(table_of(in_order(made_up())), Linf, 0.1).fell.values()) > 3
+
+
+def test_rows_that_a_cascade_left_out_change_nothing():
+    rows = in_order(made_up())
+    fewer = in_order(cascade(rows, ORDER))
+    assert len(fewer) < len(rows)
+    for norm, eps in ((Linf, 0.1), (Linf, 0.05)):
+        assert waterfall(table_of(fewer), norm, eps) == waterfall(table_of(rows), norm, eps)
+
+
+def test_a_table_that_was_cut_off_is_refused():
+    rows = in_order(made_up(attacks=("clean", "weak", "strong")))
+    fallen = {row["image"] for row in rows if row["prediction"] != row["label"]}
+    standing = min({row["image"] for row in rows} - fallen)
+    cut = [row for row in rows if (row["attack"], row["image"]) != ("strong", standing)]
+    with pytest.raises(Unmeasured, match="strong was not run on 1 images"):
+        waterfall(table_of(cut), Linf, 0.1)
+
+
+def test_bad_input_is_refused():
+    rows = made_up()
+    for eps in (-0.1, math.nan):
+        with pytest.raises(ValueError, match="radius, at least 0"):
+            waterfall(table_of(rows), Linf, eps)
+    with pytest.raises(ValueError, match="two spaces"):
+        waterfall(table_of(rows + made_up(space="preprocessed")), Linf, 0.1)
