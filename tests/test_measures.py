@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from made_up import ATTACKS, cascade, changed, made_up, of, right, table_of
+from made_up import cascade, changed, made_up, of, right, table_of
 from steelman.evaluation import (
     accuracy,
     average_accuracy,

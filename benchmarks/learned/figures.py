@@ -65,10 +65,13 @@ def main() -> None:
     torch.set_num_threads(1)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    if options.page:
+        write_page(found, options.out)
+        return
     networks = Networks(
         MNIST().load("train", options.data_dir), options.folder, options.iterations, options.generator_iterations
     )
-    for figure, key, make in [] if options.page else missing(found, networks, options):
+    for figure, key, make in missing(found, networks, options):
         found.setdefault(figure, {})[key] = make()
         found.setdefault("told", {})[figure] = {
             "hardware": options.hardware,

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learned import networks
-from benchmarks.learned.strength import EPS, against
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from benchmarks.learned.strength import EPS, against, line
 
-from steelman.evaluation import save_figure
-from steelman.evaluation.plots import MARKERS, PALETTE
+from steelman.evaluation import Axis, Line, Measure, Point, draw_lines, draw_robustness, robustness_curve, save_figure
+from steelman.evaluation.draws import STEP
+from steelman.evaluation.plots import panels
 
 BEGIN, END = "<!-- written by `make learned-figures` -->", "<!-- end -->"
+RHO_CW = "rho_cw, mean L2 norm of C&W"
 TITLES = {"l2lda": "L2L-DA training", "pgd-10": "PGD-10 training"}
 
 
@@ -26,13 +26,11 @@ def write_page(found: dict[str, Any], out: Path) -> None:
 
 def strength_part(found: dict[str, Any], folder: Path) -> str:
     victims: dict[str, Any] = found["strength"]
-    figure, all_axes = _panels(len(victims))
+    all_axes = panels(len(victims))
     lines = ["| classifier | c of PGN | mean norm | PGN | FGM there | PGD there |", "|---|---:|---:|---:|---:|---:|"]
     for axes, (victim, methods) in zip(all_axes, victims.items(), strict=True):
-        for look, (method, points) in zip(_looks(), methods.items(), strict=False):
-            ordered = sorted(points, key=lambda each: each["norm"])
-            axes.plot([p["norm"] for p in ordered], [100 * p["accuracy"] for p in ordered], **look, label=method)
-        _label(axes, f"{victim}-trained", "mean L2 norm of the perturbation", "accuracy, %")
+        figure = draw_lines({method: line(points) for method, points in methods.items()}, axes=axes)
+        axes.set_title(f"{victim}-trained")
         for each in against(methods):
             others = " | ".join("" if each[m] is None else f"{100 * each[m]:.1f}" for m in ("FGM", "PGD"))
             lines.append(f"| {victim} | {each['c']:g} | {each['norm']:.2f} | {100 * each['accuracy']:.1f} | {others} |")
@@ -54,26 +52,22 @@ def strength_part(found: dict[str, Any], folder: Path) -> str:
 
 def curve_part(found: dict[str, Any], folder: Path) -> str:
     points: list[dict[str, Any]] = list(found["curve"].values())
-    figure, (axes,) = _panels(1)
     lines = ["| training | clean | rho_cw | median | not found |", "|---|---:|---:|---:|---:|"]
-    for look, method in zip(_looks(), dict.fromkeys(each["method"] for each in points), strict=False):
-        own = sorted((each for each in points if each["method"] == method), key=lambda each: each["rho_cw"])
-        axes.plot([p["rho_cw"] for p in own], [100 * p["clean"] for p in own], **look, label=method)
-        for each in own:
-            axes.annotate(
-                f"{each['strength']:g}",
-                (each["rho_cw"], 100 * each["clean"]),
-                fontsize=7,
-                xytext=(3, 3),
-                textcoords="offset points",
-            )
-            low, high = each["rho_cw interval"]
-            lines.append(
-                f"| {each['name']} | {100 * each['clean']:.1f} | {each['rho_cw']:.2f} [{low:.2f}, {high:.2f}] | "
-                f"{each['median']:.2f} | {each['failures']} of {each['images']} |"
-            )
-    _label(axes, None, "rho_cw, mean L2 norm of C&W", "clean accuracy, %")
-    save_figure(figure, folder / "learned-curve.png")
+    models: dict[str, dict[str, dict[str, Measure]]] = {}
+    methods = list(dict.fromkeys(each["method"] for each in points))
+    for each in sorted(points, key=lambda each: (methods.index(each["method"]), each["clean"])):
+        low, high = each["rho_cw interval"]
+        measures = {
+            "clean accuracy": Measure(each["clean"], *each["clean interval"], each["images"]),
+            RHO_CW: Measure(each["rho_cw"], low, high, each["images"], "length", each["failures"]),
+        }
+        models.setdefault(each["method"], {})[f"{each['strength']:g}"] = measures
+        lines.append(
+            f"| {each['name']} | {100 * each['clean']:.1f} | {each['rho_cw']:.2f} [{low:.2f}, {high:.2f}] | "
+            f"{each['median']:.2f} | {each['failures']} of {each['images']} |"
+        )
+    curves = {method: robustness_curve(found, RHO_CW) for method, found in models.items()}
+    save_figure(draw_robustness(curves), folder / "learned-curve.png")
     told = found["told"]["curve"]
     return (
         "## Robustness curve (PGN's figures 5 and 7)\n\n"
@@ -82,28 +76,27 @@ def curve_part(found: dict[str, Any], folder: Path) -> str:
         "mean L2 norm of Carlini and Wagner's attack (100 steps, 5 search steps) over those of a few test images that "
         "it moved to a wrong class, natural errors counting as 0 as in PGN's code. Settings are those of the figure "
         "above.\n\n"
-        "![clean accuracy against rho_cw](learned-curve.svg)\n\n" + "\n".join(lines) + _signed(told)
+        "![rho_cw against clean accuracy](learned-curve.svg)\n\n" + "\n".join(lines) + _signed(told)
     )
 
 
 def steps_part(found: dict[str, Any], folder: Path) -> str:
     classifiers: dict[str, Any] = found["steps"]
-    figure, all_axes = _panels(len(classifiers))
+    all_axes = panels(len(classifiers))
     lines = [
         "| classifier | attack | largest loss at the end | deviation | accuracy: best, mean, worst draw | all draws |",
         "|---|---|---:|---:|---:|---:|",
     ]
     for axes, (classifier, attacks) in zip(all_axes, classifiers.items(), strict=True):
         title = TITLES.get(classifier.removeprefix("learned_mnist_"), classifier)
-        for look, (attack, each) in zip(_looks(), attacks.items(), strict=False):
-            places = range(len(each["largest"]))
-            axes.errorbar(places, each["largest"], each["deviation"], **look, label=attack, capsize=2)
+        figure = draw_lines({attack: _losses(each) for attack, each in attacks.items()}, axes=axes)
+        axes.set_title(title)
+        for attack, each in attacks.items():
             shares = ", ".join(f"{100 * each[key]:.1f}" for key in ("best", "mean accuracy", "worst"))
             lines.append(
                 f"| {title} | {attack} | {each['largest'][-1]:.3f} | {each['deviation'][-1]:.3f} | {shares} | "
                 f"{100 * each['worst case']:.1f} |"
             )
-        _label(axes, title, "step", "cross-entropy")
     save_figure(figure, folder / "learned-steps.png")
     one = next(iter(next(iter(classifiers.values())).values()))
     return (
@@ -119,21 +112,11 @@ def steps_part(found: dict[str, Any], folder: Path) -> str:
 PARTS = {"strength": strength_part, "curve": curve_part, "steps": steps_part}
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(4.6 * count, 3.4), layout="constrained")
-    return figure, [figure.add_subplot(1, count, place + 1) for place in range(count)]
-
-
-def _looks() -> list[dict[str, Any]]:
-    pairs = zip(PALETTE, MARKERS, strict=True)
-    return [{"color": color, "marker": marker, "markersize": 4, "linewidth": 1.6} for color, marker in pairs]
-
-
-def _label(axes: Axes, title: str | None, x: str, y: str) -> None:
-    axes.set(xlabel=x, ylabel=y, title=title or "")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.3, linewidth=0.6)
-    axes.legend(frameon=False)
+def _losses(each: dict[str, Any]) -> Line:
+    """The mean of the largest losses at each step, with the deviation."""
+    pairs = enumerate(zip(each["largest"], each["deviation"], strict=True))
+    points = (Point(float(step), loss, loss - by, loss + by) for step, (loss, by) in pairs)
+    return Line(tuple(points), STEP, Axis("cross-entropy"))
 
 
 def _signed(told: dict[str, Any]) -> str:

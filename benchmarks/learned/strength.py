@@ -1,6 +1,5 @@
 """PGN's figure 3: accuracy against the mean norm of FGM, PGD and PGN attacks, on two frozen classifiers."""
 
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -8,6 +7,7 @@ from benchmarks.learned.networks import Networks, fgm, name, pgd
 
 from steelman.attacks import Attack
 from steelman.data.dataset import Dataset
+from steelman.evaluation import Axis, Line, Point
 from steelman.types import Model
 
 EPS = 1.0
@@ -16,6 +16,7 @@ RADII = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
 PRICES = (0.5, 0.3, 0.2, 0.15, 0.1)
 """c of PGN's attacks. At .05 the loss is worth any norm: the generator turns the whole image round."""
 VICTIMS = ("FGM", "PGD")
+NORM, ACCURACY = Axis("mean L2 norm of the perturbation"), Axis("accuracy", share=True)
 
 
 def point(model: Model, test: Dataset, attack: Attack) -> dict[str, float]:
@@ -40,17 +41,19 @@ def strengths(networks: Networks, test: Dataset, victim: str) -> dict[str, list[
     return found
 
 
-def at(points: list[dict[str, float]], norm: float) -> float | None:
-    """The accuracy at a norm, on the straight line between two points."""
-    ordered = sorted(points, key=lambda each: each["norm"])
-    for before, after in pairwise(ordered):
-        if before["norm"] <= norm <= after["norm"] and before["norm"] < after["norm"]:
-            part = (norm - before["norm"]) / (after["norm"] - before["norm"])
-            return before["accuracy"] + part * (after["accuracy"] - before["accuracy"])
-    return None
+def line(points: list[dict[str, float]]) -> Line:
+    """Accuracy against the mean norm."""
+    return Line(tuple(Point(each["norm"], each["accuracy"]) for each in points), NORM, ACCURACY)
 
 
 def against(found: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
-    """PGN's points beside the others at the same mean norm."""
-    rivals = [method for method in found if method != "PGN"]
-    return [each | {method: at(found[method], each["norm"]) for method in rivals} for each in found["PGN"]]
+    """PGN's points beside the others' accuracy at the same mean norm; None outside of theirs."""
+    rivals = {method: line(points) for method, points in found.items() if method != "PGN"}
+    return [each | {method: _there(rival, each["norm"]) for method, rival in rivals.items()} for each in found["PGN"]]
+
+
+def _there(rival: Line, norm: float) -> float | None:
+    try:
+        return rival.at(norm)
+    except ValueError:
+        return None

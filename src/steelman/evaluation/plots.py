@@ -92,7 +92,7 @@ def draw_curves(curves: Mapping[str, Curve], unit: str = "pixels") -> "matplotli
     norms = {found.norm for found in curves.values()}
     if len(norms) != 1:
         raise ValueError(f"one picture shows one norm; got {sorted(repr(norm) for norm in norms)}")
-    axes = _axes()
+    (axes,) = panels()
     figure = axes.get_figure(root=True)
     assert figure is not None
     reach = max((_reach(found) for found in curves.values()), default=1.0)
@@ -121,7 +121,7 @@ def draw_lines(
 
     lines  by name; a model without a line keeps its colour, so that the others have theirs in every picture
     of     what the lines are of, for the caption
-    axes   where to draw; default a new figure
+    axes   where to draw; default: `panels()`
 
     Raises:
         ValueError: no lines, or of different quantities.
@@ -134,7 +134,7 @@ def draw_lines(
         told = sorted(f"{up.label} against {across.label}" for across, up in kinds)
         raise ValueError(f"one picture shows one pair of quantities; got {' and '.join(told) or 'none'}")
     ((across, up),) = kinds
-    axes = _axes() if axes is None else axes
+    axes = panels()[0] if axes is None else axes
     for (name, line), look in zip(lines.items(), _looks(), strict=False):
         if line is None:
             continue
@@ -217,16 +217,21 @@ def svg(figure: "matplotlib.figure.Figure", salt: str, *, transparent: bool = Fa
     return text.getvalue()
 
 
-def _axes() -> "matplotlib.axes.Axes":
+def panels(count: int = 1) -> "list[matplotlib.axes.Axes]":
+    """Empty axes side by side in one figure."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(5.2 * count, 3.6), layout="constrained")
+    return [_styled(figure.add_subplot(1, count, place + 1)) for place in range(count)]
+
+
+def _styled(axes: "matplotlib.axes.Axes") -> "matplotlib.axes.Axes":
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(RULE)
     axes.tick_params(colors=INK, labelsize=10, length=3)
     axes.xaxis.label.set(color=INK, size=10.5)
     axes.yaxis.label.set(color=INK, size=10.5)
+    axes.title.set(color=INK, size=11)
     axes.grid(color=RULE, alpha=0.3, linewidth=0.6)
     axes.set_axisbelow(True)
     return axes
