@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench carlini-tables survey yopo learned learned-cost learned-figures docs clean
+.PHONY: help setup demo test check format bench evaluate carlini-tables survey yopo learned learned-cost learned-figures docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | awk -F '\t' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ format: .venv/.ready  ## put format and simple lint right
 bench: .venv-bench/.ready  ## our attacks beside peers', into docs/benchmarks.md; DATA=folder has mnist/, cifar10/
 	@OMP_NUM_THREADS=1 $(BENCH_BIN)/python -m benchmarks.battery $(if $(DATA),--data-dir "$(DATA)") \
 		--markdown docs/benchmarks.md $(ARGS)
+
+evaluate: .venv-bench/.ready  ## the standard battery beside AutoAttack's own code on MNIST, into docs/results/
+	@OMP_NUM_THREADS=1 $(BENCH_BIN)/python -m benchmarks.evaluate $(if $(DATA),--data-dir "$(DATA)") $(ARGS)
 
 carlini-tables: .venv/.ready  ## Carlini and Wagner's tables III and IV on MNIST, an hour or two, into docs/results/
 	@$(BIN)/steelman train plain_mnist_carlini $(if $(DATA),--data-dir "$(DATA)")

@@ -1,0 +1,144 @@
+"""The standard battery beside AutoAttack's own code: who leaves fewer images standing, and in what time.
+
+`make evaluate DATA=folder`: two LeNets on MNIST, plain and PGD-trained, Linf .3, the first 1,000 test images. Both
+sides get the same network, the same images and one thread; they are run one after the other in one process, and time is
+that thread's own. Every returned image is judged here, in a fresh forward pass, inside box and ball. AutoAttack's code asks
+for the worst case alone, so the battery does too (`columns=False`). It gathers what still stands over all images before
+it cuts batches of 250, its default; the battery gets all images as one block.
+"""
+
+import argparse
+import json
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from steelman.evaluation import Evaluation, clean_accuracy, evaluate, robust_accuracy
+from steelman.evaluation.battery import named_battery
+from steelman.evaluation.measures import standing
+from steelman.evaluation.waterfall import waterfall
+from steelman.norms import Linf
+from steelman.runs import train
+
+NETWORKS = {"plain LeNet": "reference_mnist_lenet", "PGD-trained LeNet": "evaluate_mnist_pgd"}
+EPS, BATCH = 0.3, 250
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the two networks are, or are trained")
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/results/evaluate-mnist", help="without a suffix")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = {}
+    for name, recipe in NETWORKS.items():
+        run = train(recipe, chosen.runs, chosen.data_dir)
+        test = run.data("test", chosen.data_dir)
+        test = test.subset(torch.arange(chosen.images))
+        model = run.network(test)
+        (batch,) = test.batches([torch.arange(len(test))])
+        table, ours = timed(lambda model=model, test=test: _ours(model, test))
+        x_adv, theirs = timed(lambda model=model, batch=batch: _theirs(model, batch.x, batch.y))
+        rows[name] = _row(table, ours, theirs, _standing(model, batch.x, batch.y, x_adv))
+        print(name, json.dumps(rows[name], indent=1), flush=True)
+    found = {
+        "command": f"python -m benchmarks.evaluate --data-dir DATA --images {chosen.images}",
+        "date": date.today().isoformat(),
+        "hardware": "one core of an x86-64 machine",
+        "torch": torch.__version__,
+        "images": chosen.images,
+        "networks": rows,
+    }
+    chosen.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    chosen.out.with_suffix(".md").write_text(page(found))
+
+
+def timed(work: Any) -> tuple[Any, float]:
+    """What came of it, and the seconds of this thread."""
+    start = time.process_time()
+    result = work()
+    return result, time.process_time() - start
+
+
+def _ours(model: nn.Module, test: Any) -> Evaluation:
+    attacks = named_battery("standard", norm=Linf, eps=EPS).attacks
+    return evaluate(model, test, attacks, columns=False, batch_size=len(test), progress=False)
+
+
+def _theirs(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    from pyautoattack import AutoAttack  # pyright: ignore
+
+    attack = AutoAttack(model, norm="Linf", eps=EPS, version="standard", seed=0, device="cpu")
+    return attack.run_standard_evaluation(x, y, batch_size=BATCH)[0]
+
+
+def _standing(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> np.ndarray:
+    """Which images are still right; raises where one has left the box or the ball."""
+    if x_adv.min() < 0 or x_adv.max() > 1 or float((x_adv.double() - x.double()).abs().max()) > EPS * (1 + 1e-6):
+        raise RuntimeError("AutoAttack's own code has left the box or the ball")
+    with torch.no_grad():
+        return ((model(x).argmax(1) == y) & (model(x_adv).argmax(1) == y)).numpy()
+
+
+def _row(table: Evaluation, ours: float, theirs: float, left: np.ndarray) -> dict[str, Any]:
+    worst, mine = robust_accuracy(table, Linf, EPS), standing(table, Linf, EPS)
+    cascade = waterfall(table, Linf, EPS)
+    return {
+        "clean": clean_accuracy(table).value,
+        "ours": {"worst case": worst.value, "low": worst.low, "high": worst.high, "seconds": ours},
+        "theirs": {"worst case": float(left.mean()), "seconds": theirs},
+        "fell to theirs only": int((mine & ~left).sum()),
+        "fell to ours only": int((~mine & left).sum()),
+        "met": {name: len(table.only(name)) for name in table.attacks},
+        "felled": {name: cascade.fell.get(name, 0) for name in table.attacks},
+        "seconds": {name: float(table.only(name)["seconds"].sum()) for name in table.attacks},
+    }
+
+
+def page(found: dict[str, Any]) -> str:
+    """The figures as a page."""
+    lines = [
+        "# The standard battery beside AutoAttack's own code",
+        "",
+        f"{found['date']}, `{found['command']}` (`make evaluate`): {found['hardware']}, one thread, PyTorch "
+        f"{found['torch']}. The first {found['images']:,} test images of MNIST, Linf {EPS}. Plain: Deep Defense's "
+        "LeNet; PGD-trained: the same network, trained on from there with PGD of 10 steps (recipe `evaluate_mnist_pgd`). "
+        "AutoAttack's code is pyautoattack's 0.2.0, version `standard`. Both were asked for the "
+        "worst case alone, in one process; seconds are the thread's own.",
+        "",
+        "| network | clean | worst case, ours | theirs | time, ours : theirs | fell to ours only | to theirs only |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in found["networks"].items():
+        ours, theirs = row["ours"], row["theirs"]
+        lines.append(
+            f"| {name} | {100 * row['clean']:.1f} % | {100 * ours['worst case']:.1f} % "
+            f"[{100 * ours['low']:.1f}, {100 * ours['high']:.1f}] | {100 * theirs['worst case']:.1f} % "
+            f"| 1 : {theirs['seconds'] / ours['seconds']:.2f} | {row['fell to ours only']} "
+            f"| {row['fell to theirs only']} |"
+        )
+    lines += [
+        "",
+        "Which attack met how many images, felled how many within the radius, and took which share of the time:",
+        "",
+    ]
+    lines += ["| network | attack | met | felled | time |", "|---|---|---|---|---|"]
+    for name, row in found["networks"].items():
+        whole = sum(row["seconds"].values())
+        lines += [
+            f"| {name} | {attack} | {met} | {row['felled'][attack]} | {100 * row['seconds'][attack] / whole:.0f} % |"
+            for attack, met in row["met"].items()
+        ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
