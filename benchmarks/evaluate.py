@@ -2,9 +2,9 @@
 
 `make evaluate DATA=folder`: two LeNets on MNIST, plain and PGD-trained, Linf .3, the first 1,000 test images. Both
 sides get the same network, the same images and one thread; they are run one after the other in one process, and time is
-that thread's own. Every returned image is judged here, in a fresh forward pass, inside box and ball. AutoAttack's code asks
-for the worst case alone, so the battery does too (`columns=False`). It gathers what still stands over all images before
-it cuts batches of 250, its default; the battery gets all images as one block.
+that thread's own. Every returned image is judged here, in a fresh forward pass, inside box and ball. AutoAttack's code
+asks for the worst case alone, so the battery does too (`columns=False`). It gathers what still stands over all images
+before it cuts batches of 250, its default; the battery gets all images as one block.
 """
 
 import argparse
@@ -110,7 +110,7 @@ def page(found: dict[str, Any]) -> str:
         "",
         f"{found['date']}, `{found['command']}` (`make evaluate`): {found['hardware']}, one thread, PyTorch "
         f"{found['torch']}. The first {found['images']:,} test images of MNIST, Linf {EPS}. Plain: Deep Defense's "
-        "LeNet; PGD-trained: the same network, trained on from there with PGD of 10 steps (recipe `evaluate_mnist_pgd`). "
+        "LeNet; PGD-trained: the same network, trained on from there with PGD of 10 steps (`evaluate_mnist_pgd`). "
         "AutoAttack's code is pyautoattack's 0.2.0, version `standard`. Both were asked for the "
         "worst case alone, in one process; seconds are the thread's own.",
         "",
