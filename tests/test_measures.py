@@ -18,6 +18,7 @@ from steelman.evaluation import (
     measures,
     median_norm,
     minimum,
+    paired,
     rho_2,
     rho_cw,
     robust_accuracy,
@@ -27,7 +28,8 @@ from steelman.evaluation import (
     unmeasured,
     worst_case,
 )
-from steelman.evaluation.measures import bootstrap, share, standing, threats
+from steelman.evaluation.measures import bootstrap, met, share, standing, threats
+from steelman.evaluation.table import said_of_unmet
 from steelman.norms import L2, Linf
 
 ROWS = made_up()
@@ -133,6 +135,26 @@ def test_a_table_without_the_rows_of_the_fallen_gives_the_same_worst_case():
         assert measure(table, "nearest") == measure(TABLE, "nearest")
     assert rho_cw(table, "nearest", "median") == rho_cw(TABLE, "nearest", "median")
     assert rho_2(table) == rho_2(TABLE)
+
+
+def test_attacks_that_found_no_image_left_are_counted_with_those_that_did():
+    """Of a model that fell to the first attack, the later ones have no row at all: it stands at 0, not nowhere."""
+    rows = cascade(changed(ROWS, "nearest", prediction=lambda row: (row["label"] + 1) % 3, linf=0.01), ORDER)
+    assert {row["attack"] for row in rows} == {"clean", "nearest", "away", "grid"}
+    threat = {("weak", "pixels"): ("Linf", 0.1), ("strong", "pixels"): ("Linf", 0.1)}
+    table = table_of(rows).with_about(said_of_unmet(threat))
+    assert table.unmet == threat
+    assert threats(table) == {("Linf", 0.1): ["weak", "strong"]}
+    assert met(table) == ["nearest", "away", "grid", "weak", "strong"]
+    assert measures(table)["robust accuracy, Linf 0.1"].value == worst_case(table).value == 0.0
+    assert "run on 0 of the" in unmeasured(table)["accuracy, weak"]
+    found = paired(TABLE, table, (Linf, 0.1))
+    assert (found.ours, found.theirs.value) == (robust_accuracy(TABLE, Linf, 0.1, [*ORDER[:2], *ORDER[3:]]), 0.0)
+    assert table.only("nearest").unmet == {}
+    known = (table + table_of(of(ROWS, "clean") + of(ROWS, "weak"))).unmet
+    assert known == {("strong", "pixels"): ("Linf", 0.1)}
+    with pytest.raises(ValueError, match="strong was not run on"):
+        robust_accuracy(table_of(cascade(ROWS, ["nearest"])).with_about(said_of_unmet(threat)), Linf, 0.1, ["strong"])
 
 
 def test_an_image_without_a_row_must_have_fallen():

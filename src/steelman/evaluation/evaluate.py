@@ -15,7 +15,7 @@ from steelman.attacks.attack import check_images, check_labels
 from steelman.data.dataset import Dataset
 from steelman.evaluation.block import Block, Crafter, FromPrediction, Space, method_of, space_of
 from steelman.evaluation.probes.probe import Probe
-from steelman.evaluation.store import Shelf, about_of, merged, refuse_other
+from steelman.evaluation.store import Shelf, about_of, merged, refuse_other, unmet_of
 from steelman.evaluation.table import CLEAN, Evaluation
 from steelman.types import Batch, Model
 from steelman.workers import each
@@ -90,7 +90,8 @@ def evaluate(
     if known is not None:
         refuse_other(known, about, named, space)
         if not about["model"]:
-            known = known.with_about(about)  # nothing but its answers tells this model, so they are asked for again
+            # nothing but its answers tells this model, so they are asked for again
+            known = known.with_about(known.about | about)
 
     sent = deepcopy(model).cpu() if executor is not None and isinstance(model, nn.Module) else model
 
@@ -113,7 +114,8 @@ def evaluate(
             if executor is not None or not named:
                 images = len(set(table["image"].to_pylist()))
                 advance(CLEAN, images * max(len(named), 1))
-    evaluation = merged(known, made, [CLEAN, *named], space).with_about(about)
+    evaluation = merged(known, made, [CLEAN, *named], space)
+    evaluation = evaluation.with_about(about | unmet_of(evaluation, named, space))
     whole = evaluation.of_space(space)
     if known is None and whole.images < count:
         raise ValueError(f"the data set holds {count} images but only {whole.images} indices: some stand in it twice")

@@ -15,7 +15,7 @@ from torch import nn
 
 from steelman.data.dataset import Dataset
 from steelman.evaluation.block import Crafter, FromPrediction, Space, method_of
-from steelman.evaluation.table import CLEAN, Evaluation
+from steelman.evaluation.table import CLEAN, Evaluation, said_of_unmet
 from steelman.types import Model
 
 if TYPE_CHECKING:
@@ -116,6 +116,16 @@ def about_of(model: Model, dataset: object, seed: int) -> dict[str, str]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "date": date.today().isoformat(),
     }
+
+
+def unmet_of(evaluation: Evaluation, named: Mapping[str, Crafter], space: Space) -> dict[str, str]:
+    """What a table says of the bounded attacks among `named` that had no image left to meet, beside those it knew."""
+    found, there = evaluation.unmet, evaluation.parameters
+    for name, attack in named.items():
+        norm, eps = getattr(method_of(attack), "norm", None), getattr(method_of(attack), "eps", None)
+        if norm is not None and eps is not None and (name, space) not in there:
+            found[name, space] = repr(norm), float(eps)
+    return said_of_unmet(found)
 
 
 def fingerprint(model: Model) -> str:

@@ -41,6 +41,8 @@ COLUMNS = {
 ABOUT = b"steelman"
 """Where the table's Parquet file says what it is of."""
 
+UNMET = "unmet"
+"""Under what it says which attacks had no image left to meet."""
 
 ROUNDING = 1 + 1e-5
 """Distances are differences of float32 images: one of exactly eps may read so much longer, 1/255 say."""
@@ -164,7 +166,8 @@ class Evaluation:
                     "images or spaces, or give the attacks other names"
                 )
         new = pyarrow.array([cell not in shared for cell in theirs])
-        return Evaluation.joined([self.table, other.table.filter(new)])
+        joined = Evaluation.joined([self.table, other.table.filter(new)])
+        return joined.with_about(joined.about | said_of_unmet(self.unmet | other.unmet)) if other.unmet else joined
 
     def cells(self) -> dict[tuple[int, str, str], tuple[int, int]]:
         """The label and unattacked prediction of every row, under what makes the row unique."""
@@ -189,6 +192,13 @@ class Evaluation:
     def probes(self) -> tuple[str, ...]:
         """The columns of probes."""
         return tuple(name for name in self.table.column_names if name not in COLUMNS)
+
+    @property
+    def unmet(self) -> dict[tuple[str, str], tuple[str, float]]:
+        """Norm and radius, by attack and space, of the bounded attacks that found no image left to meet: no rows."""
+        said = {(name, space): (norm, eps) for name, space, norm, eps in json.loads(self.about.get(UNMET, "[]"))}
+        there = self.parameters if said else {}
+        return {cell: threat for cell, threat in said.items() if cell not in there}
 
     def whole(self, attack: str) -> bool:
         """Whether the attack met every image."""
@@ -243,6 +253,8 @@ class Evaluation:
                 if name != CLEAN and name not in self.attacks:
                     raise ValueError(f"no rows of attack {name!r}; the table has {', '.join((CLEAN, *self.attacks))}")
             kept = kept.filter(compute.field("attack").isin(pyarrow.array(names, pyarrow.string())))
+            about = {key: said for key, said in self.about.items() if key != UNMET}
+            return Evaluation(kept) if about == self.about else Evaluation(kept).with_about(about)
         return Evaluation(kept)
 
     def of_space(self, space: str) -> "Evaluation":
@@ -294,3 +306,8 @@ class Evaluation:
         )
         head = "<tr><th>attack</th><th>space</th><th>accuracy</th></tr>"
         return f"<table><caption>{self.images} images</caption>{head}{rows}</table>"
+
+
+def said_of_unmet(unmet: Mapping[tuple[str, str], tuple[str, float]]) -> dict[str, str]:
+    """`Evaluation.unmet` as a part of what a table says of itself."""
+    return {UNMET: json.dumps([[*cell, *threat] for cell, threat in unmet.items()])} if unmet else {}

@@ -114,6 +114,11 @@ def radii_of(evaluation: Evaluation, norm: Norm) -> list[float]:
     return sorted(eps for name, eps in threats(evaluation) if name == repr(norm))
 
 
+def met(evaluation: Evaluation) -> list[str]:
+    """The attacks that the images met, and those that had none left to meet (`Evaluation.unmet`)."""
+    return list(rows(evaluation).attacks)
+
+
 def threats(evaluation: Evaluation) -> dict[tuple[str, float], list[str]]:
     """The bounded attacks, by what they were allowed: (norm, eps)."""
     found: dict[tuple[str, float], list[str]] = {}

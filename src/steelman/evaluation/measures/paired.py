@@ -6,7 +6,7 @@ from math import sqrt
 
 import numpy as np
 
-from steelman.evaluation.measures.accuracies import right, standing
+from steelman.evaluation.measures.accuracies import met, right, standing
 from steelman.evaluation.measures.distances import smallest_norms
 from steelman.evaluation.measures.measure import Measure, Unmeasured, bootstrap, share
 from steelman.evaluation.measures.rows import rows
@@ -150,14 +150,15 @@ def _standing(ours: Evaluation, theirs: Evaluation, norm: Norm, eps: float) -> t
 
 
 def _common(ours: Evaluation, theirs: Evaluation) -> list[str]:
-    names = [name for name in rows(ours).attacks if name in rows(theirs).attacks]
+    names = [name for name in met(ours) if name in met(theirs)]
     if not names:
         raise Unmeasured("the two models met no attack in common, so only their clean accuracies can be compared")
     return names
 
 
 def _same_attack(ours: Evaluation, theirs: Evaluation, name: str) -> None:
-    said = {(each.parameters, each.leaves_label) for each in (rows(ours)[name], rows(theirs)[name])}
+    both = (rows(ours)[name], rows(theirs)[name])
+    said = {(each.parameters, each.leaves_label) for each in both if each.unmet is None}
     if len(said) > 1:
         raise ValueError(f"{name} is not the same attack in both tables: {' and '.join(each for each, _ in said)}")
 

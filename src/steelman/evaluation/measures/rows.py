@@ -1,13 +1,14 @@
 """The table as measures read it: image by image, with what is known of an image that an attack did not meet.
 
 An attack may lack rows (`evaluate(columns=False)`): those of natural errors, which had not to be attacked, and, where
-it is bounded, those of images that had fallen to something else within its norm and radius. It was *spared* these.
+it is bounded, those of images that had fallen to something else within its norm and radius. It was *spared* these. One
+that was spared all images has no row (`Evaluation.unmet`).
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -22,13 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Attacked:
-    """One attack's rows; `row` is the place in the table of each image's, in order of the images, -1 where none is."""
+    """One attack's rows; `row` is the place in the table of each image's, in order of the images, -1 where none is.
+
+    `unmet` is the norm and radius of an attack that had no image left to meet.
+    """
 
     table: "pyarrow.Table"
     name: str
     row: np.ndarray
     label: np.ndarray
     wrong: np.ndarray
+    unmet: tuple[str, float] | None = None
 
     @cached_property
     def met(self) -> np.ndarray:
@@ -57,24 +62,25 @@ class Attacked:
         """The size of each image's perturbation; 0 where there was none."""
         return self.column(norm.lower(), 0.0)
 
-    def _first(self, column: str) -> str | None:
+    def _first(self, column: str) -> Any:
         return self.table[column][int(self.row.max())].as_py()
 
     @cached_property
     def norm(self) -> str | None:
-        return self._first("norm")
-
-    @cached_property
-    def parameters(self) -> str:
-        return self._first("parameters") or ""
-
-    @cached_property
-    def leaves_label(self) -> bool:
-        return self._first("away_from") == "label"
+        return self.unmet[0] if self.unmet else self._first("norm")
 
     @cached_property
     def eps(self) -> float:
-        return self.table["eps"][int(self.row.max())].as_py()
+        return self.unmet[1] if self.unmet else self._first("eps")
+
+    @cached_property
+    def parameters(self) -> str:
+        """The attack with all of its fields, or nothing where it had no image left to meet."""
+        return "" if self.unmet else self._first("parameters")
+
+    @cached_property
+    def leaves_label(self) -> bool:
+        return self.unmet is not None or self._first("away_from") == "label"
 
     @property
     def bounded(self) -> bool:
@@ -179,5 +185,9 @@ def _sorted(evaluation: Evaluation) -> Rows:
         name: attacked(name, np.flatnonzero(numbers == number))
         for number, name in enumerate(codes.dictionary.to_pylist())
     }
-    clean = found.pop(CLEAN, None) or attacked(CLEAN, np.zeros(0, int))
+    nobody = np.zeros(0, int)
+    for (name, space), threat in evaluation.unmet.items():
+        if space in evaluation.spaces:
+            found[name] = replace(attacked(name, nobody), unmet=threat)
+    clean = found.pop(CLEAN, None) or attacked(CLEAN, nobody)
     return Rows(images, label, wrong, evaluation["x_l2"][first], evaluation["x_linf"][first], clean, found)
