@@ -311,19 +311,59 @@ def sweep(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: steelman compare runs/reference_mnist_lenet runs/deep-defense_mnist_lenet")
+@app.command(epilog="Example: steelman compare runs/plain_digits_mlp runs/pgd_digits_mlp --transfer PGD --paper l2l-da")
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of evaluated runs, of the same data.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of evaluated runs or evaluations, of the same data.")],
+    paper: Annotated[
+        str,
+        typer.Option(
+            metavar="SHAPE",
+            help="Whose table: deep-defense, deep-defense-2, efficient-defenses, l2l-da, pgn, mma, all; default: the "
+            "one that fits.",
+        ),
+    ] = "auto",
+    transfer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ATTACK",
+            help="Also test each model on images made on the others, by an attack of the runs' recipes, a kind such as "
+            "PGD, or a TOML table; as often as you like.",
+        ),
+    ] = None,
+    surrogate: Annotated[
+        list[Path] | None, typer.Option(help="Make them on this run instead, as often as you like.")
+    ] = None,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Make them on the mean of all these models' logits too.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that make them.")] = 1,
     data_dir: DataDir = None,
     folder: Annotated[Path, typer.Option(help="Where the common report goes.")] = Path("runs/comparison"),
 ) -> None:
-    """One table and one report over several evaluated runs."""
-    from steelman.evaluation.export import write
-    from steelman.runs import Run, entries
+    """One table in the shape of a paper's, and one report, over several evaluated models.
 
-    found = [Run.open(run) for run in runs]
-    together = entries(found, data_dir)
-    _show(together, write(folder, together, classes=found[0].data("test", data_dir).classes))
+    The tables are also written as Markdown, LaTeX and CSV. The first model is compared with each other one image by
+    image. Called again with more runs, it makes only the images that are not there.
+    """
+    from rich.console import Console
+
+    from steelman.compare import compare, shape_of
+
+    found = compare(
+        runs,
+        data_dir,
+        folder,
+        shape=shape_of(paper),
+        attacks=transfer or (),
+        surrogates=surrogate or (),
+        ensemble=ensemble,
+        count=workers,
+    )
+    console = Console()
+    for each in found.shown:
+        console.print(each, highlight=False)
+        console.print()
+    console.print(f"report: {found.written[-1]}", soft_wrap=True, highlight=False)
 
 
 @app.command(epilog="Example: steelman cite PGD DeepDefense")

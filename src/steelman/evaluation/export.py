@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from steelman.evaluation.black_box import black_box_table, transfer_table
 from steelman.evaluation.entry import Entry, comparable
 from steelman.evaluation.markdown import report_markdown
 from steelman.evaluation.papers import Shape, paper_table
@@ -29,6 +30,11 @@ def csv_table(entries: Sequence[Entry]) -> str:
     return text.getvalue()
 
 
+def slug(name: str) -> str:
+    """A name as part of a file's."""
+    return re.sub(r"[^\w.]+", "-", name)
+
+
 def write(
     folder: str | Path,
     entries: Sequence[Entry],
@@ -42,8 +48,9 @@ def write(
     """Everything that is left of an evaluation, in one folder; returns what was written, `report.html` last.
 
     For one model `table.parquet`; for several `table-<number>-<name>.parquet`, and `table.md`, `table.tex` and
-    `table.csv`, which are `paper_table(entries, shape)`. `results.json` (see `results`), `measures.csv`, pictures as
-    PNG and SVG, `report.md`, and `report.html`, to which title, classes and date go.
+    `table.csv`, which are `paper_table(entries, shape)`. Of transfers, `transfer-<attack>` and `black-box` in the same
+    three forms, which are `transfer_table` and `black_box_table`. `results.json` (see `results`), `measures.csv`,
+    pictures as PNG and SVG, `report.md`, and `report.html`, to which title, classes and date go.
 
     Raises:
         ValueError: no entries, models that cannot be compared, or a shape of which they have no number.
@@ -54,8 +61,9 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for number, entry in enumerate(entries, 1):
-        slug = re.sub(r"[^\w.]+", "-", entry.name)
-        written.append(folder / ("table.parquet" if len(entries) == 1 else f"table-{number}-{slug}.parquet"))
+        written.append(
+            folder / ("table.parquet" if len(entries) == 1 else f"table-{number}-{slug(entry.name)}.parquet")
+        )
         entry.evaluation.save(written[-1])
     shown = {}
     for stem, figure in figures(entries).items():
@@ -67,12 +75,11 @@ def write(
         "measures.csv": csv_table(entries),
         "report.md": report_markdown(entries, title=title, on=on, transfer=transfer, pictures=shown, shape=shape),
     }
-    if side_by_side is not None:
-        texts |= {
-            "table.md": side_by_side.markdown(),
-            "table.tex": side_by_side.latex(),
-            "table.csv": side_by_side.csv(),
-        }
+    tables = {} if side_by_side is None else {"table": side_by_side}
+    tables |= {f"transfer-{slug(each.attack)}": transfer_table(each) for each in transfer}
+    tables |= {"black-box": black_box_table(transfer)} if transfer else {}
+    for stem, table in tables.items():
+        texts |= {f"{stem}.md": table.markdown(), f"{stem}.tex": table.latex(), f"{stem}.csv": table.csv()}
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
         written.append(folder / name)

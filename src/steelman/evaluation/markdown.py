@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from typing import Any
 
-from steelman.evaluation.black_box import transfer_table
+from steelman.evaluation.black_box import black_box_table, transfer_table
 from steelman.evaluation.compared import chosen, compared
 from steelman.evaluation.entry import Entry, comparable
 from steelman.evaluation.measures import unmeasured
@@ -107,6 +107,7 @@ def _checkups(entries: Sequence[Entry]) -> Iterator[str]:
 def _transfers(transfer: Sequence[Transfer]) -> Iterator[str]:
     if transfer:
         yield "## Transfer"
+        yield black_box_table(transfer).markdown()
     yield from (transfer_table(each).markdown() for each in transfer)
 
 

@@ -22,6 +22,7 @@ from steelman.evaluation.measures import (
     robust_accuracy,
     worst_case,
 )
+from steelman.evaluation.measures.summary import FEWEST_RADII
 from steelman.evaluation.paper_table import Cell, Column, PaperTable
 from steelman.evaluation.table import CLEAN, Evaluation
 from steelman.evaluation.transfer import Transfer
@@ -96,7 +97,7 @@ def paper_table(entries: Sequence[Entry], shape: Shape = "auto", *, transfer: Se
            which is never above it. "pgn": its table 2 (accuracies, or mean and median norms, black-box accuracies where
            there is a transfer of the attack, clean accuracy, seconds per epoch). "mma": its tables (clean accuracy,
            AvgAcc, AvgRobAcc, robust accuracy at each radius). "all": every measure. "auto" (default): the first of
-           mma, deep-defense, pgn and l2l-da that finds what it is known for
+           deep-defense, mma, pgn and l2l-da that finds what it is known for
 
     Reference: the papers in the cards of `DeepDefense`, `GaussianNoise`'s defence, `L2LDA`, `PGN` and `MMA`.
 
@@ -168,10 +169,10 @@ def _in(space: str, measure: Callable[[Evaluation], Measure]) -> Callable[[Entry
 
 def _fitting(met: Sequence[Met]) -> Shape:
     bounded = [each for each in met if each.bounded]
-    if len({each.eps for each in bounded if each.space == "pixels"}) >= 4:
-        return "mma"
-    if any(each.away_from == "prediction" for each in met) and any("eps_ref" in each.name for each in met):
+    if any(each.away_from == "prediction" for each in met) and any("eps_ref" in each.name for each in bounded):
         return "deep-defense"
+    if len({each.eps for each in bounded if each.space == "pixels"}) >= FEWEST_RADII:
+        return "mma"
     if any(not each.bounded and each.away_from == "label" for each in met):
         return "pgn"
     return "l2l-da" if bounded else "all"

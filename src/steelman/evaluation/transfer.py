@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -142,7 +142,7 @@ def transfer(
     sources: Mapping[str, Source],
     targets: Mapping[str, Model],
     dataset: Data,
-    attack: Attack,
+    attack: Attack | Mapping[str, Attack],
     *,
     name: str = "",
     batch_size: int = 250,
@@ -159,7 +159,8 @@ def transfer(
                 those of `evaluate`, to the last image
     dataset     a `Dataset`, or images and labels as a pair of tensors; models are attacked in pixels
     attack      any attack. One that stops at its first success on the source (`early_leave`, and every minimal attack)
-                transfers less than it could
+                transfers less than it could. A mapping has one for each source: learned adversaries have a generator
+                that was trained on it
     name        what the attack is called, which seeds its noise; default: the call that makes it
     batch_size, seed   as for `evaluate`
     executor    where batches are worked on; default: here
@@ -174,11 +175,16 @@ def transfer(
         ValueError: no sources or targets, two different models under one name, models that cannot take the images or
             answer for other classes, a known transfer of another attack, model or data.
     """
-    name = name or str(attack)
     if not sources or not targets:
         raise ValueError("a transfer needs at least one source and one target")
+    attacks = attack if isinstance(attack, Mapping) else dict.fromkeys(sources, attack)
+    if lacking := [source for source in sources if source not in attacks]:
+        raise ValueError(f"there is no attack for the source {lacking[0]}; a mapping has one for each")
+    name = name or str(attacks[next(iter(sources))])
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+    if isinstance(executor, ThreadPoolExecutor):
+        raise ValueError("threads would change the models' modes under each other; give an executor of processes")
     models = {source: one if callable(one) else MeanLogits(one) for source, one in sources.items()}
     _check(models, targets, next(batches_of(dataset, 2)[0]))
     there = {} if known is None else known.tables
@@ -189,12 +195,14 @@ def transfer(
     hashes = {source: _told(model) for source, model in models.items()}
     white = {(s, t) for s, model in models.items() for t, other in targets.items() if _knows(model, other)}
     found = Transfer(name, tuple(sources), begun, frozenset(white))
-    said = {source: f"{attack!r} from {source} {hashes[source]}".strip() for source in sources}
+    said = {source: f"{attacks[source]!r} from {source} {hashes[source]}".strip() for source in sources}
     missing = {source: _missing(found, source, said[source], targets) for source in sources}
     clean = {target: _predictions(table) for target, table in begun.items()}
     kept = None if folder is None else Kept(Path(folder))
     data = "" if kept is None else hashed(batches_of(dataset, batch_size)[0])
-    keys = {source: (hashes[source], repr(attack), name, str(seed), data) for source in sources if hashes[source]}
+    keys = {
+        source: (hashes[source], repr(attacks[source]), name, str(seed), data) for source in sources if hashes[source]
+    }
 
     sent, away = (models, targets) if executor is None else (_on_cpu(models), _on_cpu(targets))
 
@@ -207,7 +215,7 @@ def transfer(
                 which = slice(place * batch_size, (place + 1) * batch_size)
                 crafted = None if there is None else {each: value[which] for each, value in there.items()}
                 before = {t: np.array([clean[t][image] for image in batch.index.tolist()]) for t in missing[source]}
-                method, device, tested = (sent[source], attack, name, seed), None, missing[source]
+                method, device, tested = (sent[source], attacks[source], name, seed), None, missing[source]
                 if executor is not None:  # memory of a GPU is not sent
                     device, batch = batch.x.device.type, replace(batch, x=batch.x.cpu(), y=batch.y.cpu())
                     tested = {target: away[target] for target in tested}
@@ -261,6 +269,8 @@ def _missing(found: Transfer, source: str, said: str, targets: Mapping[str, Mode
         there = table.parameters.get((name, "pixels"))
         if there is None:
             missing[target] = targets[target]
+        elif not table.whole(name):
+            raise ValueError(f"the transfer that is to be extended has {name} of fewer images: begin a new one")
         elif there != said:
             raise ValueError(
                 f"the transfer that is to be extended has {name} of another attack or model ({there}, now {said}): "
