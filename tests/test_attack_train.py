@@ -15,10 +15,11 @@ from steelman import FGSM, L2LDA, PGD, AttackTraining, Training, evaluate
 from steelman.attack_train import attack_train
 from steelman.cards import methods
 from steelman.data import Digits
-from steelman.evaluation import accuracy
+from steelman.evaluation import Evaluation, accuracy
+from steelman.evaluation.assess import attacked, battery_of
 from steelman.networks import MLP
 from steelman.recipe import load_recipe
-from steelman.runs import Run, evaluate_run, train
+from steelman.runs import Run, train
 from steelman.training import Adam, checkpoint, play, trained_weights
 
 CLASSIFIER = """
@@ -108,7 +109,7 @@ def test_its_run_is_evaluated_with_its_own_generator(root: Path, call):
     run = Run.open(folder)
     test = run.data("test", None).subset(torch.arange(60))
     adversary = learned(run)
-    table = evaluate_run(run, None, progress=False)
+    table = table_of(run)
     attack = adversary.with_generator(run.player("generator", test))
     ours = evaluate(run.network(test), test, {"L2LDA": attack}, progress=False)
     assert accuracy(table, "L2LDA").value == accuracy(ours, "L2LDA").value < accuracy(table, "clean").value
@@ -124,6 +125,11 @@ def test_its_run_is_evaluated_with_its_own_generator(root: Path, call):
     assert f"begun from: {run.recipe.start}" in page
 
 
+def table_of(run: Run) -> Evaluation:
+    subject = run.subject(None)
+    return attacked(subject, battery_of(subject), progress=False)
+
+
 def test_another_run_is_attacked_by_a_generators_path(root: Path, tmp_path: Path):
     folder = root / "runs" / "L2LDA-on-plain"
     battery = f"""
@@ -135,7 +141,7 @@ images = 60
 """
     (tmp_path / "other.toml").write_text(CLASSIFIER.replace("epochs = 4", "epochs = 4, seed = 1") + battery)
     run = train(str(tmp_path / "other.toml"), tmp_path, None)
-    table = evaluate_run(run, None, progress=False)
+    table = table_of(run)
     test = run.data("test", None).subset(torch.arange(60))
     generator = Run.open(folder).player("generator", test)
     attack = L2LDA(eps=0.2, steps=2, generator=generator)

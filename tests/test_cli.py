@@ -28,7 +28,7 @@ deep_defense = true
 [evaluation.attacks]
 "FGSM .1" = { kind = "FGSM", eps = 0.1 }
 """
-VERBS = ("demo", "train", "attack-train", "evaluate", "compare", "cite")
+VERBS = ("demo", "train", "attack-train", "evaluate", "sweep", "compare", "cite")
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +51,22 @@ def test_a_run_holds_what_was_promised(root: Path):
         "recipe.toml", "last.safetensors", "best.safetensors", "log.jsonl", "evaluation",
     }  # fmt: skip
     written = {path.name for path in (run / "evaluation").iterdir()}
-    assert {"table.parquet", "measures.json", "measures.csv", "report.html"} <= written
+    assert {"table.parquet", "results.json", "measures.csv", "report.html", "report.md"} <= written
+    assert "parts" not in written
     assert any(re.fullmatch(r"curve-.*\.png", name) for name in written)
     assert any(re.fullmatch(r"curve-.*\.svg", name) for name in written)
-    told = json.loads((run / "evaluation" / "measures.json").read_text())
+    told = results(run / "evaluation")
     assert set(told) == {"tiny"}
     assert told["tiny"]["images"] == 40
+    assert told["tiny"]["info"]["command"] == f"steelman evaluate {run}"
+    assert {"model", "seed", "versions", "date"} <= set(told["tiny"]["about"])
+    assert told["tiny"]["checkup"]["access"] == "gradients"
+    assert "epochs = 2" in told["tiny"]["recipe"]
     assert len((run / "log.jsonl").read_text().splitlines()) == 3
+
+
+def results(folder: Path) -> dict[str, dict]:
+    return json.loads((folder / "results.json").read_text())["models"]
 
 
 def test_a_finished_run_is_left_as_it_is(root: Path, call):
@@ -84,7 +93,7 @@ def test_runs_are_compared_and_told_apart(root: Path, tmp_path: Path, call):
     assert (code, err) == (0, "")
     assert "runs/tiny" in out
     assert "other/tiny" in out
-    assert set(json.loads((tmp_path / "both" / "measures.json").read_text())) == {"runs/tiny", "other/tiny"}
+    assert set(results(tmp_path / "both")) == {"runs/tiny", "other/tiny"}
     assert (tmp_path / "both" / "report.html").is_file()
 
 
@@ -98,7 +107,10 @@ def test_what_cannot_be_compared_is_refused(root: Path, tmp_path: Path, call):
     assert "other is of MNIST" in err
     assert "only runs of the same data can be compared" in err
     (other / "recipe.toml").write_text(recipe)
-    assert call("evaluate", other, "--images", 20)[0] == 0
+    code, _, err = call("evaluate", other, "--images", 20)
+    assert code == 2
+    assert "table.parquet holds 40 images, and 20 are to be evaluated: give more --images, another --folder" in err
+    assert call("evaluate", other, "--images", 20, "--fresh")[0] == 0
     code, _, err = call("compare", run, other)
     assert code == 2
     assert "other was evaluated on 20 images" in err
@@ -115,7 +127,7 @@ def test_the_last_checkpoint_is_evaluated_when_it_is_named(root: Path, tmp_path:
     run = tmp_path / "run"
     shutil.copytree(root / "runs" / "tiny", run)
     assert call("evaluate", run / "last.safetensors", "--images", 20, "--eps-ref-of", run)[0] == 0
-    assert set(json.loads((run / "evaluation-last" / "measures.json").read_text())) == {"run (last)"}
+    assert set(results(run / "evaluation-last")) == {"run (last)"}
 
 
 def test_a_recipe_begins_where_another_ends(root: Path, tmp_path: Path, call):
@@ -146,6 +158,18 @@ def test_a_recipe_begins_where_another_ends(root: Path, tmp_path: Path, call):
         (["train", "TINY", "--set", "training.seed=1.5"], r"training\.seed: "),
         (["evaluate", "NOWHERE"], r"NOWHERE is no run: .*recipe\.toml.*steelman train"),
         (["evaluate", "RUN/other.safetensors"], r"a run's checkpoints are best\.safetensors and last\.safetensors"),
+        (
+            ["evaluate", "RUN", "--data", "MNIST"],
+            r"tiny is a run, which has its own data and network: leave out --data",
+        ),
+        (["evaluate", "RUN", "--battery", "qiuck"], r"there is no battery qiuck; did you mean quick\?"),
+        (
+            ["evaluate", "RUN", "--eps", "0.1"],
+            r"tiny has attacks of its own, with their norms and radii: give --battery",
+        ),
+        (["evaluate", "RUN", "--norm", "L9"], r"--norm L9: there is no such norm; there are L0, L1, L2, Linf"),
+        (["evaluate", "RUN", "--access", "score"], r"--access score: did you mean scores\?"),
+        (["evaluate", "m:f", "--data", "Digits", "--mean", "a,b"], r"--mean needs numbers with commas .*; got a,b"),
         (["compare", "RUN", "NOWHERE"], r"NOWHERE is no run"),
         (["cite", "DeepFoul"], r"no method is called DeepFoul: did you mean DeepFool\?"),
     ],

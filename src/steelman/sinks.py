@@ -138,4 +138,4 @@ class Sinks:
 
 def _plain(name: str) -> str:
     """A name as both accept it."""
-    return re.sub(r"[^\w\-./ ]+", " ", name).strip()
+    return re.sub(r"[^\w\-./]+", " ", name).strip()
