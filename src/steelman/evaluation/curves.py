@@ -16,6 +16,7 @@ from steelman.evaluation.measures import (
     Unmeasured,
     accuracy,
     clean_accuracy,
+    met,
     robust_accuracy,
     share,
     smallest_norms,
@@ -86,7 +87,7 @@ def _standing(evaluation: Evaluation, attack: str, norm: Norm, eps: float) -> fl
     try:
         return accuracy(evaluation, attack).value
     except Unmeasured:
-        names = evaluation.attacks
+        names = met(evaluation)
         return robust_accuracy(evaluation, norm, eps, names[: names.index(attack) + 1]).value
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steelman.evaluation.entry import Entry, comparable
-from steelman.evaluation.measures import Measure, Paired, clean_accuracy, paired, robust_accuracy, threats
+from steelman.evaluation.measures import Measure, Paired, clean_accuracy, met, paired, robust_accuracy, threats
 from steelman.evaluation.signs import signs
 from steelman.evaluation.table import Evaluation
 from steelman.norms import L0, L1, L2, Linf
@@ -80,12 +80,12 @@ def verdict(entries: Sequence[Entry]) -> Verdict:
 def shared_threats(entries: Sequence[Entry]) -> dict[tuple[str, float], dict[str, Measure]]:
     """By norm and radius that all entries met, each model's share of images that stand; attacks that all met count."""
     tables = [pixels(entry.evaluation) for entry in entries]
-    met = [threats(table) for table in tables]
-    shared = [name for name in tables[0].attacks if all(name in table.attacks for table in tables)]
-    same = all(set(table.attacks) == set(shared) for table in tables)
+    allowed, attacks = [threats(table) for table in tables], [met(table) for table in tables]
+    shared = [name for name in attacks[0] if all(name in each for each in attacks)]
+    same = all(set(each) == set(shared) for each in attacks)
     found = {}
-    for norm, eps in met[0]:
-        if not all(set(each.get((norm, eps), ())) & set(shared) for each in met):
+    for norm, eps in allowed[0]:
+        if not all(set(each.get((norm, eps), ())) & set(shared) for each in allowed):
             continue
         try:
             found[norm, eps] = {
