@@ -52,6 +52,11 @@ class Loss(ABC):
         """The same loss with a gradient whose direction is not lost in rounding, where there is one."""
         return None
 
+    @property
+    def order(self) -> "Loss":
+        """A loss by which images of one goal stand in the same order, also where this one is flat by rounding."""
+        return self
+
     @abstractmethod
     def __call__(self, logits: Logits, goal: Goal) -> PerImage: ...
 
@@ -64,6 +69,10 @@ class CrossEntropy(Loss):
     @property
     def scale_free(self) -> "Loss":
         return _Precise()
+
+    @property
+    def order(self) -> "Loss":
+        return SoftMargin()  # CE = log(1 + exp s), and -log(1 + exp -s) when targeted: both grow with s
 
     def __call__(self, logits: Logits, goal: Goal) -> PerImage:
         if goal.target is None:

@@ -137,6 +137,8 @@ class APGD(Attack):
             else:
                 logits = oracle.logits(now.x, which[now.place])
                 loss, slope = self.loss(logits, now.towards), now.slope
+            if oracle.samples == 1 and self.loss.order is not self.loss:  # a loss is asked for its order alone
+                loss = self.loss.order(logits, now.towards)
             success = now.goal.reached(logits)
             found.take(now.place, Best(now.x, success, Margin()(logits, now.goal) if self.targets else loss))
             if leave and bool(success.any()):

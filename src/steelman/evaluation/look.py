@@ -34,7 +34,8 @@ class Look:
 
     def ask(self, x: Images, size: int | None = None) -> Tensor:
         with torch.no_grad():
-            return torch.cat([self.model(part) for part in x.split(size or self.size)])
+            said = [self.model(part) for part in x.split(size or self.size)]
+            return said[0] if len(said) == 1 else torch.cat(said)
 
     def go(self) -> Access:
         self._images()
@@ -42,7 +43,8 @@ class Look:
         with evaluation_mode(self.model):
             try:
                 answer = self.ask(self.x)
-                check_answer(torch.zeros_like(answer), len(self.x), int(self.y.max()))
+                shape = torch.zeros_like(answer) if isinstance(answer, Tensor) else answer  # what it holds comes later
+                check_answer(shape, len(self.x), int(self.y.max()))
             except Exception as error:
                 self.say(
                     "answer", _told(error), "warning", "The model has to take these images and answer for these labels"
