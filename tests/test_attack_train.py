@@ -119,10 +119,10 @@ def test_its_run_is_evaluated_with_its_own_generator(root: Path, call):
     for name in ("generated", "generator-loss", "clean"):
         assert (folder / "evaluation" / f"convergence-{name}.svg").is_file()
     page = (folder / "evaluation" / "report.html").read_text()
-    assert "Accuracy under the generator, held-out images, by epoch" in page
-    assert "Training loss of the generator, by epoch" in page
-    assert "defence: AttackTraining(adversary=L2LDA(" in page
-    assert f"begun from: {run.recipe.start}" in page
+    for said in ("Accuracy under the generator, held-out images by epoch", "Training loss of the generator by epoch"):
+        assert said in page
+    assert "AttackTraining(adversary=L2LDA(" in page
+    assert str(run.recipe.start) in page
 
 
 def table_of(run: Run) -> Evaluation:
