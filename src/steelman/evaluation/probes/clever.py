@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steelman.attacks.attack import Access
 from steelman.attacks.oracle import Oracle
 from steelman.evaluation.probes.probe import Probe
 from steelman.losses import Goal
@@ -58,6 +59,7 @@ class CLEVER(Probe):
             without gradients, or whose gradients are not finite.
     """
 
+    access: ClassVar[Access] = "gradients"
     of_clean: ClassVar[bool] = True
 
     norm: Norm = L2

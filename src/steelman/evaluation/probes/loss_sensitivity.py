@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, final
 
 import torch
 
+from steelman.attacks.attack import Access
 from steelman.attacks.oracle import Oracle
 from steelman.evaluation.probes.probe import Probe
 from steelman.losses import Goal
@@ -37,6 +38,7 @@ class LossSensitivity(Probe):
         ValueError: the form is not known, the model has no gradients or they are not finite.
     """
 
+    access: ClassVar[Access] = "gradients"
     of_clean: ClassVar[bool] = True
 
     form: Literal["paper", "code2017"] = "paper"
