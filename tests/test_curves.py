@@ -29,6 +29,7 @@ from steelman.evaluation import (
     evaluate,
     figures,
     named_measure,
+    reference_epsilon,
     robustness_curve,
     success_rates,
 )
@@ -309,6 +310,22 @@ def test_names_of_points_hide_neither_each_other_nor_leave_the_picture():
     assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in boxes)
 
 
+def test_a_legend_of_many_or_long_names_stands_below_the_picture():
+    few, many = ({f"model {place}": line([(0.7, place / 10)]) for place in range(count)} for count in (3, 11))
+    long = {"a model the name of which is rather long, and then some more of it, to no end": line([(0.7, 0.5)])}
+    assert not draw_lines(few).legends
+    for lines in (many, long):
+        figure = draw_lines(lines)
+        figure.draw_without_rendering()
+        (legend,), (axes,) = figure.legends, figure.axes
+        box, frame = legend.get_window_extent(), figure.bbox
+        assert box.y1 < axes.xaxis.label.get_window_extent().y0
+        assert frame.x0 <= box.x0
+        assert box.x1 <= frame.x1
+        looks = {(each.get_color(), each.get_marker()) for each in axes.get_lines()}
+        assert len(looks) == len(lines)
+
+
 def test_losses_by_step_are_drawn_with_their_deviation():
     losses = np.array([0.5, 1.0, 1.25])
     found = StepCurve(losses, losses - 0.1, np.array([0.0, 0.25, 0.5]), np.array([0.9, 0.5, 0.4]), np.zeros(3))
@@ -352,3 +369,10 @@ def test_a_model_that_is_attacked_by_several_step_counts_has_its_curve():
         reach = min(attack.steps * 0.01, 0.05)
         assert point.y >= (model.nearest(Linf) > reach).double().mean() - 1e-9, "these cannot have fallen"
     assert found.points[0].y > found.points[-1].y
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1.0, math.nan])
+def test_a_tolerance_that_bisection_cannot_reach_is_refused(tolerance: float):
+    model = affine(0, images=2)
+    with pytest.raises(ValueError, match=f"at least 1e-9; got {tolerance}"):
+        reference_epsilon(model, (model.x, model.y), tolerance=tolerance)

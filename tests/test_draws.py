@@ -99,20 +99,27 @@ def stopped(attack, steps):
     ],
     ids=_name,
 )
-def test_the_loss_at_a_step_is_that_of_the_attack_stopped_there(network, images, attack):
+def test_loss_and_accuracy_at_a_step_are_those_of_the_attack_stopped_there(network, images, attack):
     x, y = images
     losses = np.zeros((DRAWS, attack.steps + 1, len(x)))
+    rights = np.zeros(losses.shape, bool)
+    clean = (network(x).argmax(1) == y).numpy()
     for draw in range(DRAWS):
         numbers = torch.cat([seeds(i, draw) for i in range(len(x))])
         for step in range(attack.steps + 1):
             until = stopped(attack, step)
             x_t = x if until is None else until(network, x, y, generator=numbers)
-            losses[draw, step] = cross_entropy(network(x_t), y, reduction="none").detach()
+            logits = network(x_t).detach()
+            losses[draw, step] = cross_entropy(logits, y, reduction="none")
+            rights[draw, step] = (logits.argmax(1) == y).numpy() & clean
     found = step_curve(network, images, attack, DRAWS, batch_size=7)
     assert found.largest == pytest.approx(losses.max(0).mean(1), rel=1e-5)
     assert found.mean == pytest.approx(losses.mean(0).mean(1), rel=1e-5)
     assert found.deviation == pytest.approx(losses.std(0).mean(1), rel=1e-4, abs=1e-6)
+    assert found.accuracy == pytest.approx(rights.mean((0, 2)))
+    assert found.worst_case == pytest.approx(rights.all(0).mean(1))
     assert found.largest[-1] > found.largest[0]
+    assert 0 < found.accuracy[-1] < 1
     assert bool((found.deviation[1:] > 0).all()) is not isinstance(attack, MIM)
 
 

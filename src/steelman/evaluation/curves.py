@@ -169,7 +169,7 @@ def convergence(log: Sequence[Mapping[str, Any]], key: str) -> Line | None:
     log  one mapping per epoch, with "epoch"; `Run.log` and `History.log` are such
     key  any of `LOGGED`
     """
-    points = [Point(float(line["epoch"]), float(line[key])) for line in log if line.get(key) is not None]
+    points = [Point(float(line["epoch"]), float(line[key])) for line in log if _finite(line.get(key))]
     return Line(tuple(points), Axis("epoch"), _logged(key)) if points else None
 
 
@@ -184,9 +184,14 @@ def by_time(log: Sequence[Mapping[str, Any]], key: str) -> Line | None:
         if line["epoch"] and line.get("seconds") is None:
             return None
         spent += line.get("seconds") or 0.0
-        if line.get(key) is not None:
+        if _finite(line.get(key)):
             points.append(Point(spent, float(line[key]), name=f"epoch {line['epoch']}"))
     return Line(tuple(points), Axis("training time, s"), _logged(key)) if len(points) > 1 else None
+
+
+def _finite(value: float | None) -> bool:
+    """Whether it was logged, and can be drawn: the loss of a training that ran away cannot."""
+    return value is not None and bool(np.isfinite(value))
 
 
 def _logged(key: str) -> Axis:

@@ -1,8 +1,8 @@
 """Pictures of curves and of training, with matplotlib's object interface: nothing global is touched."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from itertools import cycle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,13 +115,18 @@ def draw_curves(curves: Mapping[str, Curve], unit: str = "pixels") -> "matplotli
 
 
 def draw_lines(
-    lines: Mapping[str, Line | None], *, of: str = "", axes: "matplotlib.axes.Axes | None" = None
+    lines: Mapping[str, Line | None],
+    *,
+    of: str = "",
+    axes: "matplotlib.axes.Axes | None" = None,
+    legend: bool = True,
 ) -> "matplotlib.figure.Figure":
     """Lines of the same quantities, one per model, with an error bar where a point has an interval.
 
-    lines  by name; a model without a line keeps its colour, so that the others have theirs in every picture
-    of     what the lines are of, for the caption
-    axes   where to draw; default: `panels()`
+    lines   by name; a model without a line keeps its colour, so that the others have theirs in every picture
+    of      what the lines are of, for the caption
+    axes    where to draw; default: `panels()`
+    legend  say which line is whose
 
     Raises:
         ValueError: no lines, or of different quantities.
@@ -156,7 +161,8 @@ def draw_lines(
         axes.xaxis.set_major_locator(MaxNLocator(5))
     elif all(point.y >= 0 for line in drawn for point in line.points):
         axes.set_ylim(bottom=0)
-    _legend(axes)
+    if legend:
+        _legend(axes)
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.set_label(f"{up.label[0].upper()}{up.label[1:]} by {across.label}{f', {of}' if of else ''}")
@@ -166,20 +172,16 @@ def draw_lines(
 def draw_robustness(
     curves: Mapping[str, Line], *, axes: "matplotlib.axes.Axes | None" = None
 ) -> "matplotlib.figure.Figure":
-    """Robustness curves, every point with its name: further up and to the right is better.
+    """Robustness curves, every point with its name unless that is the curve's: further up and to the right is better.
 
     Raises:
         ValueError: no curves, or of different measures.
     """
-    alone = all(len(line.points) == 1 for line in curves.values())
-    figure = draw_lines(curves, axes=axes)
+    figure = draw_lines(curves, axes=axes, legend=len(curves) > 1)
     axes = figure.axes[0] if axes is None else axes
     axes.margins(0.08)
-    if alone or len(curves) == 1:
-        legend = axes.get_legend()
-        if legend is not None:
-            legend.remove()
-    place_names(axes, [(point.x, point.y, _named(point.name)) for line in curves.values() for point in line.points])
+    names = [(point, name) for name, line in curves.items() for point in line.points if point.name != name]
+    place_names(axes, [(point.x, point.y, _named(_short(point.name, 24))) for point, _ in names])
     return figure
 
 
@@ -237,12 +239,12 @@ def _styled(axes: "matplotlib.axes.Axes") -> "matplotlib.axes.Axes":
     return axes
 
 
-def _looks() -> "cycle[dict[str, Any]]":
-    looks = [
-        {"color": color, "linestyle": dash, "marker": marker, "linewidth": 1.8}
-        for color, dash, marker in zip(PALETTE, DASHES, MARKERS, strict=True)
-    ]
-    return cycle([dict(look) for look in looks])
+def _looks() -> "Iterator[dict[str, Any]]":
+    """A colour, a dash and a marker per model; past as many as there are, the same colours with other markers."""
+    for place in count():
+        turn, kind = divmod(place, len(PALETTE))
+        other = (kind + turn) % len(PALETTE)
+        yield {"color": PALETTE[kind], "linestyle": DASHES[other], "marker": MARKERS[other], "linewidth": 1.8}
 
 
 def _named(name: str) -> str:
@@ -278,4 +280,23 @@ def _percent(axis: "matplotlib.axis.Axis") -> None:
 
 
 def _legend(axes: "matplotlib.axes.Axes") -> None:
-    axes.legend(frameon=False, fontsize=10, labelcolor=INK, handlelength=3)
+    """In the picture where it is small, else below it."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    handles, names = axes.get_legend_handles_labels()
+    look: dict[str, Any] = {"frameon": False, "fontsize": 10, "labelcolor": INK, "handlelength": 3}
+    longest = max(map(len, names), default=0)
+    if len(figure.axes) > 1 or (len(names) <= 4 and longest <= 24):
+        axes.legend(**look)
+        return
+    columns = max(1, min(3, 60 // (longest + 8)))
+    rows = -(-len(names) // columns)
+    width, _ = figure.get_size_inches()
+    figure.set_size_inches(width, 3.6 + 0.22 * rows)
+    shown = [_short(name, 56) for name in names]
+    figure.legend(handles, shown, loc="outside lower center", ncols=columns, columnspacing=1.5, **look)
+
+
+def _short(name: str, most: int) -> str:
+    """A name without its middle, where it is longer than so many letters."""
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most - most // 2 - 1) :]}"

@@ -23,12 +23,15 @@ def reference_epsilon(
     one of the crossings.
 
     Cost: one gradient pass, and about 25 forward passes.
-    Reference: Yan, Guo and Zhang, "Deep Defense: training DNNs with improved adversarial robustness", NeurIPS 2018,
-    table 1.
+    Reference: Ziang Yan, Yiwen Guo and Changshui Zhang, "Deep Defense: training DNNs with improved adversarial
+    robustness", NeurIPS 2018, table 1.
 
     Raises:
-        ValueError: half of the images are wrong without any attack, or fewer under the longest step there is.
+        ValueError: half of the images are wrong without any attack, or fewer under the longest step there is; a
+            tolerance below 1e-9, which bisection in double precision might never reach.
     """
+    if not tolerance >= 1e-9:
+        raise ValueError(f"tolerance is relative, and at least 1e-9; got {tolerance}")
     box = (0.0, 1.0) if space == "pixels" else None
     with space_of(model, space) as (preprocess, network):
         held, count = [], 0
