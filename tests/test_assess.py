@@ -180,7 +180,7 @@ def test_deep_defenses_measures_go_into_the_same_table(subject: Subject, network
     battery = Battery({"FGSM": FGSM(eps=0.1)}, images=20, deep_defense=True)
     assert attacked(normalised, battery, progress=False).spaces == ("pixels", "preprocessed")
     table = attacked(subject, battery, folder=subject.results, progress=False)
-    names = {"FGSM", "DeepFool 5", "DeepFool 50", *(f"FGSM({share} eps_ref)" for share in ("0.2", "0.5", "1.0"))}
+    names = {"FGSM", "DeepFool 5", "DeepFool 50", "minimal FGSM", *(f"FGSM({share} eps_ref)" for share in ("0.2", "0.5", "1.0"))}
     assert set(table.attacks) == names
     given = attacked(subject, battery, eps_ref=0.5, progress=False)
     assert set(given.only("FGSM(0.5 eps_ref)")["eps"]) == {0.25}

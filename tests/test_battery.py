@@ -10,7 +10,19 @@ from torch import Tensor, nn
 
 from steelman import config
 from steelman.adversaries import PGN
-from steelman.attacks import APGD, FAB, FGSM, PGD, Attack, AutoAttack, DeepFool, HopSkipJump, Square, Within
+from steelman.attacks import (
+    APGD,
+    FAB,
+    FGSM,
+    PGD,
+    Attack,
+    AutoAttack,
+    DeepFool,
+    HopSkipJump,
+    MinimalFGSM,
+    Square,
+    Within,
+)
 from steelman.data import Digits
 from steelman.evaluation import FromPrediction, evaluate, robust_accuracy
 from steelman.evaluation.battery import Battery, battery_names, default_radius, load_battery, named_battery
@@ -122,11 +134,12 @@ def test_a_papers_battery_has_its_settings(paper: str, data: str) -> None:
 
 
 def test_papers_that_measure_more_have_their_probes() -> None:
-    assert named_battery("paper:efficient-defenses", data="MNIST").probes == (LossSensitivity(), TrainingSetDistance())
+    efficient = named_battery("paper:efficient-defenses", data="MNIST")
+    assert efficient.probes == (LossSensitivity(), TrainingSetDistance())
+    assert efficient.attacks["Minimal FGSM"] == FromPrediction(MinimalFGSM(grid=0.05))
     deep = named_battery("paper:deep-defense", data="MNIST")
     assert deep.deep_defense
     assert deep.probes == (PASS(),)
-    assert isinstance(deep.attacks["Minimal FGSM"], FromPrediction)
     assert isinstance(named_battery("paper:pgn", data="CIFAR100").attacks["PGN"], PGN)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from steelman.attacks.attack import Access
 from steelman.attacks.deepfool import DeepFool
+from steelman.attacks.minimal_fgsm import MinimalFGSM
 from steelman.attacks.mode import evaluation_mode
 from steelman.attacks.oracle import are_probabilities
 from steelman.data.dataset import Dataset
@@ -183,6 +184,7 @@ def _of_deep_defense(subject: Subject, test: Dataset, eps_ref: float | None) -> 
     own: dict[str, Crafter] = {
         f"DeepFool {steps}": FromPrediction(DeepFool(steps=steps, box=None)) for steps in (5, 50)
     }
+    own["minimal FGSM"] = FromPrediction(MinimalFGSM(box=None))
     try:
         eps = eps_ref or reference_epsilon(subject.model, test, space=subject.space)
     except ValueError as error:

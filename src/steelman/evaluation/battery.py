@@ -48,7 +48,8 @@ class Battery:
     black_box     attacks that are run after these, but only on models that do not give gradients
     images        the first so many test images; default all
     deep_defense  also the Deep Defense paper's measures, in the preprocessed space where there is one: rho_2 and l_2 of
-                  DeepFool with 5 and 50 steps, unclipped, and accuracies at .2, .5 and 1 of eps_ref. Default False
+                  DeepFool with 5 and 50 steps and rho_inf of the minimal FGSM, unclipped, and accuracies at .2, .5 and
+                  1 of eps_ref. Default False
     columns       True (default): every attack meets every image, so that each has an accuracy of its own. False: a
                   bounded attack meets only the images that are still right under what came before in its norm and
                   radius, which is all that the worst case needs
