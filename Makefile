@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench evaluate carlini-tables survey yopo learned learned-cost learned-figures docs clean
+.PHONY: help setup demo test check format bench bench-measures evaluate carlini-tables survey yopo learned learned-cost learned-figures docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | awk -F '\t' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -36,6 +36,10 @@ bench: .venv-bench/.ready  ## our attacks beside peers', into docs/benchmarks.md
 
 evaluate: .venv-bench/.ready  ## the standard battery beside AutoAttack's own code on MNIST, into docs/results/
 	@OMP_NUM_THREADS=1 $(BENCH_BIN)/python -m benchmarks.evaluate $(if $(DATA),--data-dir "$(DATA)") $(ARGS)
+
+bench-measures: .venv-bench/.ready  ## our measures beside ART's on MNIST, some minutes, into docs/results/
+	@$(BENCH_BIN)/steelman train reference_mnist_lenet $(if $(DATA),--data-dir "$(DATA)")
+	@OMP_NUM_THREADS=1 $(BENCH_BIN)/python -m benchmarks.measures $(if $(DATA),--data-dir "$(DATA)") $(ARGS)
 
 carlini-tables: .venv/.ready  ## Carlini and Wagner's tables III and IV on MNIST, an hour or two, into docs/results/
 	@$(BIN)/steelman train plain_mnist_carlini $(if $(DATA),--data-dir "$(DATA)")
@@ -74,7 +78,7 @@ endef
 	$(python_is_new_enough)
 	@echo "Setting up .venv (once, a few minutes: PyTorch is large)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev,tensorboard,perceptual]'
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev,tensorboard,perceptual,onnx]'
 	@touch $@
 
 # Constraints as variables reach the builds of source packages too: a dependency of adv-lib needs an older setuptools.

@@ -7,6 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from steelman.evaluation.table import COLUMNS, Evaluation
 from steelman.sinks import MLflow, Sinks, TensorBoard
 from steelman.training import Training
 from steelman.training.fingerprint import FREE
@@ -71,7 +72,7 @@ def test_mlflow_keeps_training_and_evaluation_in_one_run(mlflow: dict[str, Simpl
         for sink in sinks:
             sink.line({"epoch": 2, "clean": 0.7})
             assert mlflow["id0"].status == "RUNNING"
-            sink.results({"accuracy, PGD(eps=0.1)": 0.4}, [folder / "report.html"])
+            sink.results({"accuracy, PGD(eps=0.1)": 0.4, "median": float("inf")}, [folder / "report.html"])
     (run,) = mlflow.values()
     assert (run.name, run.experiment, run.status) == ("mine", "steelman", "FINISHED")
     assert run.metrics == [
@@ -115,3 +116,15 @@ def test_they_are_chosen_in_settings_that_change_nothing_else():
     assert Training().sinks == []
     assert Training(tensorboard=True, mlflow=True).sinks == ["tensorboard", "mlflow"]
     assert {"tensorboard", "mlflow"} <= set(FREE)
+
+
+def test_a_table_is_handed_over_to_frames(monkeypatch: pytest.MonkeyPatch):
+    table = Evaluation.from_columns({name: [] for name in COLUMNS})
+    polars = ModuleType("polars")
+    polars.from_arrow = lambda given: given is table.table  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "polars", polars)
+    assert table.to_polars() is True
+    for name in ("polars", "pandas"):
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(ImportError, match=rf"pip install steelman\[{name}\]"):
+            getattr(table, f"to_{name}")()

@@ -5,6 +5,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Any, final
@@ -95,7 +96,11 @@ class MLflow(Sink):
     def _log(self, values: Mapping[str, float], step: int) -> None:
         self._run = self._run or self._begun()
         now = int(1000 * time.time())
-        metrics = [self._metric(_plain(name), float(value), now, step) for name, value in values.items()]
+        metrics = [
+            self._metric(_plain(name), float(value), now, step)
+            for name, value in values.items()
+            if isfinite(value)  # of infinity it would make the largest number
+        ]
         self._client.log_batch(self._run, metrics)
 
     def _begun(self) -> str:

@@ -276,7 +276,22 @@ class Evaluation:
         Raises:
             ImportError: pandas is not installed.
         """
-        return self.table.to_pandas()
+        try:
+            return self.table.to_pandas()
+        except ImportError as error:
+            raise ImportError("pandas is not installed: pip install steelman[pandas]") from error
+
+    def to_polars(self) -> Any:
+        """A polars DataFrame.
+
+        Raises:
+            ImportError: polars is not installed.
+        """
+        try:
+            import polars  # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise ImportError("polars is not installed: pip install steelman[polars]") from error
+        return polars.from_arrow(self.table)
 
     def _lines(self) -> list[tuple[str, str, float]]:
         """Space, attack and accuracy of all that met every image, for a short look."""
