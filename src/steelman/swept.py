@@ -254,4 +254,5 @@ def _rank(value: str) -> tuple[float, str]:
 
 
 def _measure(found: dict[str, Any]) -> Measure:
-    return Measure(**{key: inf if value is None else value for key, value in found.items()})
+    ends: dict[str, Any] = {key: inf if value is None else value for key, value in found.items()}
+    return Measure(**ends)

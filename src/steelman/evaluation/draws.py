@@ -63,8 +63,8 @@ class StepCurve:
     @property
     def losses(self) -> Line:
         """The largest losses by step; the interval is their deviation to both sides, as in L2L-DA's figure 2."""
-        triples = zip(self.largest, self.largest - self.deviation, self.largest + self.deviation, strict=True)
-        points = (Point(float(step), *map(float, values)) for step, values in enumerate(triples))
+        pairs = enumerate(zip(self.largest.tolist(), self.deviation.tolist(), strict=True))
+        points = (Point(float(step), loss, loss - by, loss + by) for step, (loss, by) in pairs)
         return Line(tuple(points), STEP, Axis("cross-entropy"))
 
     @property

@@ -27,7 +27,7 @@ def place_names(axes: "matplotlib.axes.Axes", names: Sequence[tuple[float, float
     bars = [path.vertices for each in axes.collections for path in each.get_paths()]
     shown = [np.asarray(points, float) for points in (*(line.get_xydata() for line in axes.get_lines()), *bars)]
     taken = np.concatenate([_along(axes.transData.transform(points)) for points in shown])
-    frame = axes.get_window_extent().extents
+    frame = np.array(axes.get_window_extent().extents)
     dots = figure.dpi / 72
     boxes: list[tuple[float, float, float, float]] = []
     for x, y, text in names:

@@ -147,7 +147,8 @@ def draw_lines(
         axes.plot(*line.knots, **look, markersize=size, label=_named(name))
         below = [(point.x, point.y) for point in line.points if point.y < line.at(point.x)]
         if below:  # points of an x at which another one stands higher
-            axes.plot(*zip(*below, strict=True), **look | {"linestyle": ""}, markersize=size, label=f"_{name}")
+            alone: dict[str, Any] = look | {"linestyle": "", "label": f"_{name}"}
+            axes.plot(*zip(*below, strict=True), markersize=size, **alone)
         for point in line.points:
             if point.low is not None and point.high is not None:
                 axes.vlines(point.x, point.low, point.high, color=look["color"], alpha=0.35, linewidth=1.2)

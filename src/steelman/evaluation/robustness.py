@@ -28,13 +28,14 @@ def robustness_curve(models: Mapping[str, Mapping[str, Measure]], measure: str) 
     """
     if not models:
         raise ValueError("a robustness curve needs at least one model")
-    points = []
+    points, share = [], False
     for name, found in models.items():
         if measure not in found:
             raise ValueError(f"{name} has no measure {measure!r}; all of the models have {', '.join(_shared(models))}")
         clean, robust = found[CLEAN_ACCURACY], found[measure]
+        share = robust.kind == "share"
         points.append(Point(clean.value, robust.value, robust.low, robust.high, name))
-    return Line(tuple(points), Axis(CLEAN_ACCURACY, share=True), Axis(measure, share=found[measure].kind == "share"))
+    return Line(tuple(points), Axis(CLEAN_ACCURACY, share=True), Axis(measure, share=share))
 
 
 def default_measure(models: Mapping[str, Mapping[str, Measure]]) -> str | None:
