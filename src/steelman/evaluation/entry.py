@@ -35,6 +35,11 @@ class Entry:
     recipe: str = ""
 
     @cached_property
+    def spaces(self) -> dict[str, Evaluation]:
+        """The table's rows by space, sorted once for all who read them."""
+        return {space: self.evaluation.only(space=space) for space in self.evaluation.spaces}
+
+    @cached_property
     def measures(self) -> dict[str, Measure]:
         return measures(self.evaluation)
 

@@ -140,7 +140,9 @@ def _again(entries: Sequence[Entry]) -> Iterator[str]:
     for entry in entries:
         said: dict[str, Any] = sections.about(entry)
         yield f"### {md(entry.name)}"
-        yield _list([f"{key}: {value}" for key, value in (said["trained"] | said["evaluated"]).items()])
+        yield _list(
+            [f"{key}: {value}" for key, value in (said["trained"] | said["evaluated"]).items() if key != "unmet"]
+        )
         if entry.recipe:
             yield f"```toml\n{entry.recipe.strip()}\n```"
     cited = sections.cited(entries)

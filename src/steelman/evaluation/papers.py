@@ -1,7 +1,7 @@
 """Results in the shape of the papers' tables."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -20,8 +20,10 @@ from steelman.evaluation.measures import (
     rho_cw,
     rho_inf,
     robust_accuracy,
+    threats,
     worst_case,
 )
+from steelman.evaluation.measures import met as attacks_met
 from steelman.evaluation.measures.summary import FEWEST_RADII
 from steelman.evaluation.paper_table import Cell, Column, PaperTable
 from steelman.evaluation.table import CLEAN, Evaluation
@@ -68,10 +70,11 @@ class Met:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a shape has to choose from: attacks, measures by name, and transfers."""
+    """What a shape has to choose from: attacks, measures by name, attacks in pixels by norm and radius, transfers."""
 
     met: Sequence[Met]
     names: Sequence[str]
+    threats: Mapping[tuple[str, float], Sequence[str]]
     transfer: Sequence[Transfer]
 
     def columns(self, label: str, of: str = "") -> "Iterator[Filled]":
@@ -99,7 +102,7 @@ def paper_table(entries: Sequence[Entry], shape: Shape = "auto", *, transfer: Se
            AvgAcc, AvgRobAcc, robust accuracy at each radius). "all": every measure. "auto" (default): the first of
            deep-defense, mma, pgn and l2l-da that finds what it is known for
 
-    Reference: the papers in the cards of `DeepDefense`, `GaussianNoise`'s defence, `L2LDA`, `PGN` and `MMA`.
+    Reference: the papers in the cards of `DeepDefense`, `GaussianAugmentation`, `L2LDA`, `PGN` and `MMA`.
 
     Raises:
         ValueError: no entries, or models that cannot be compared; a shape of which the tables have no number.
@@ -108,7 +111,9 @@ def paper_table(entries: Sequence[Entry], shape: Shape = "auto", *, transfer: Se
     met = _met(entries)
     if shape == "auto":
         shape = _fitting(met)
-    columns = list(_all(entries) if shape == "all" else SHAPED[shape](Seen(met, measured(entries), transfer)))
+    columns = list(
+        _all(entries) if shape == "all" else SHAPED[shape](Seen(met, measured(entries), _threats(entries), transfer))
+    )
     cells = [[_cell(entry, fill) for _, fill in columns] for entry in entries]
     there = [place for place in range(len(columns)) if any(row[place] is not None for row in cells)]
     if not there:
@@ -152,19 +157,30 @@ def _met(entries: Sequence[Entry]) -> list[Met]:
     return list(found.values())
 
 
+def _threats(entries: Sequence[Entry]) -> dict[tuple[str, float], list[str]]:
+    """In pixels, the attacks that any of the models met, by norm and radius."""
+    found: dict[tuple[str, float], list[str]] = {}
+    for entry in entries:
+        if "pixels" in entry.spaces:
+            for threat, names in threats(entry.spaces["pixels"]).items():
+                there = found.setdefault(threat, [])
+                there += [name for name in names if name not in there]
+    return found
+
+
 def _of(met: Met, measure: Callable[[Evaluation, str], Measure]) -> Callable[[Entry], Cell]:
     """What a measure says of an attack; nothing of a model that did not meet it."""
 
     def fill(entry: Entry) -> Cell:
         if (met.name, met.space) not in entry.evaluation.parameters:
             return None
-        return measure(entry.evaluation.only(space=met.space), met.name)
+        return measure(entry.spaces[met.space], met.name)
 
     return fill
 
 
 def _in(space: str, measure: Callable[[Evaluation], Measure]) -> Callable[[Entry], Cell]:
-    return lambda entry: measure(entry.evaluation.only(space=space)) if space in entry.evaluation.spaces else None
+    return lambda entry: measure(entry.spaces[space]) if space in entry.spaces else None
 
 
 def _fitting(met: Sequence[Met]) -> Shape:
@@ -184,10 +200,9 @@ def _deep_defense(seen: Seen) -> Iterator[Filled]:
     yield Column("Acc."), _in(space, clean_accuracy)
     for each in own:
         yield Column("rho_2", each.name if len(own) > 1 else ""), _of(each, rho_2)
-    for each in seen.met:
-        share = re.search(r"([\d.]+) eps_ref\)?(.*)", each.name, re.DOTALL)
-        if share and each.bounded:
-            yield Column(f"{share[1]} eps_ref{share[2]}", "Acc. at"), _of(each, accuracy)
+    shares = [(re.search(r"([\d.]+) eps_ref\)?(.*)", each.name, re.DOTALL), each) for each in seen.met if each.bounded]
+    for share, each in sorted(((s, each) for s, each in shares if s), key=lambda pair: float(pair[0][1])):
+        yield Column(f"{share[1]} eps_ref{share[2]}", "Acc. at"), _of(each, accuracy)
 
 
 def _deep_defense_2(seen: Seen) -> Iterator[Filled]:
@@ -217,20 +232,17 @@ def _l2lda(seen: Seen) -> Iterator[Filled]:
     yield Column("Natural"), _in("pixels", clean_accuracy)
     for each in bounded:
         yield Column(each.name), _of(each, accuracy)
-    threats: dict[tuple[str, float], list[str]] = {}
-    for each in bounded:
-        threats.setdefault((each.norm, each.eps), []).append(each.name)
-    for (norm, eps), names in threats.items():
+    for (norm, eps), names in seen.threats.items():
         if len(names) > 1:
-            where = f"{norm} {eps:.4g}" if len(threats) > 1 else ""
+            where = f"{norm} {eps:.4g}" if len(seen.threats) > 1 else ""
             yield Column("Min", where), _all_of(names, minimum)
             yield Column("Worst case", where), _all_of(names, worst_case)
 
 
 def _all_of(names: Sequence[str], measure: Callable[[Evaluation, Sequence[str]], Measure]) -> Callable[[Entry], Cell]:
     def fill(entry: Entry) -> Cell:
-        table = entry.evaluation.only(space="pixels") if "pixels" in entry.evaluation.spaces else None
-        return measure(table, names) if table is not None and set(names) <= set(table.attacks) else None
+        table = entry.spaces.get("pixels")
+        return measure(table, names) if table is not None and set(names) <= set(attacks_met(table)) else None
 
     return fill
 
@@ -263,12 +275,11 @@ def _seconds(entry: Entry) -> Cell:
 
 def _mma(seen: Seen) -> Iterator[Filled]:
     yield Column("Cln"), _in("pixels", clean_accuracy)
-    radii: dict[str, set[float]] = {}
-    for each in seen.met:
-        if each.bounded and each.space == "pixels" and each.norm in NORMS:
-            radii.setdefault(each.norm, set()).add(each.eps)
-    for name, found in radii.items():
-        norm, chosen = NORMS[name], sorted(found)
+    radii: dict[str, list[float]] = {}
+    for norm, eps in sorted(seen.threats, key=lambda threat: threat[1]):
+        radii.setdefault(norm, []).append(eps)
+    for name, chosen in radii.items():
+        norm = NORMS[name]
         if len(chosen) > 1:
             yield Column("AvgAcc", name), _in("pixels", lambda t, n=norm, r=chosen: average_accuracy(t, n, r))
             yield (

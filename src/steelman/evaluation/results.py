@@ -67,7 +67,6 @@ def results_text(entries: Sequence[Entry], *, transfer: Sequence[Transfer] = (),
 
 
 def _model(entry: Entry, transfer: Sequence[Transfer]) -> dict[str, Any]:
-    spaces = [(space, entry.evaluation.only(space=space)) for space in entry.evaluation.spaces]
     return {
         "images": entry.evaluation.images,
         "info": dict(entry.info),
@@ -75,8 +74,8 @@ def _model(entry: Entry, transfer: Sequence[Transfer]) -> dict[str, Any]:
         "recipe": entry.recipe or None,
         "measures": {name: asdict(measure) for name, measure in entry.measures.items()},
         "unmeasured": unmeasured(entry.evaluation),
-        "attacks": [_attack(table, name, space) for space, table in spaces for name in table.attacks],
-        "curves": [each for space, table in spaces for each in _curves(table, space)],
+        "attacks": [_attack(table, name, space) for space, table in entry.spaces.items() for name in table.attacks],
+        "curves": [each for space, table in entry.spaces.items() for each in _curves(table, space)],
         "checkup": None if entry.checkup is None else entry.checkup.plain(),
         "training": [dict(line) for line in entry.log],
         "signs": [asdict(sign) for (sign,) in (row["signs"] for row in sign_table([entry], transfer))],
