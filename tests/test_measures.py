@@ -262,5 +262,7 @@ def test_measures_refuse_what_they_cannot_mean():
         minimum(table_of(made_up(attacks=("clean", "away"))))
     with pytest.raises(ValueError, match=r"no rows of attack 'strnog'; did you mean strong\?"):
         accuracy(TABLE, "strnog")
+    with pytest.raises(ValueError, match=r"eps is a radius, at least 0; got -0\.1"):
+        robust_accuracy(TABLE, L2, -0.1)
     with pytest.raises(ValueError, match="at least one image"):
         share(np.zeros(0, dtype=bool))

@@ -154,6 +154,10 @@ def test_distances_refuse_attacks_that_they_are_not_of():
         rho_cw(TABLE, "away")
     with pytest.raises(ValueError, match=r"rho_cw is of CarliniWagner\(\); the table has none"):
         rho_cw(table_of(changed(ROWS, "nearest", parameters="DDN()")))
+    with pytest.raises(ValueError, match="cap is a size of perturbations, above 0; got 0"):
+        rho_inf(TABLE, cap=0.0)
+    with pytest.raises(ValueError, match="at_most is the largest distance that counts, above 0; got nan"):
+        mean_margin(TABLE, L2, math.nan)
     again = [row | {"attack": "again"} for row in of(ROWS, "away")]
     with pytest.raises(ValueError, match=r"name one of away, again|name one of again, away"):
         rho_2(table_of(ROWS + again))

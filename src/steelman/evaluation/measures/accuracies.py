@@ -77,6 +77,7 @@ def robust_accuracy(evaluation: Evaluation, norm: Norm, eps: float, attacks: Seq
     by a smaller radius, one without a radius.
 
     Raises:
+        ValueError: a negative radius.
         Unmeasured: no images; an image that nothing felled has no row of one of the attacks.
     """
     return share(standing(evaluation, norm, eps, attacks))
@@ -131,6 +132,8 @@ def threats(evaluation: Evaluation) -> dict[tuple[str, float], list[str]]:
 
 def standing(evaluation: Evaluation, norm: Norm, eps: float, attacks: Sequence[str] | None = None) -> np.ndarray:
     """The images, in order, for which nothing in the table lies within `eps`; see `robust_accuracy`."""
+    if not eps >= 0:
+        raise ValueError(f"eps is a radius, at least 0; got {eps}")
     found = rows(evaluation)
     chosen = found.chosen(attacks)
     fallen = found.fallen(repr(norm), eps, chosen)

@@ -51,8 +51,11 @@ def rho_inf(evaluation: Evaluation, attack: str | None = None, *, cap: float | N
     Reference: as for `rho_2`; the paper leaves the search for the radius and its end open.
 
     Raises:
+        ValueError: a cap not above 0.
         Unmeasured: there is no such attack, it failed and has no `eps_max`, or sizes are not finite.
     """
+    if cap is not None and not cap > 0:
+        raise ValueError(f"cap is a size of perturbations, above 0; got {cap}")
     found = _from_prediction(evaluation, attack, "Linf")
     if _failures(found) and cap is None:
         said = re.search(r"\beps_max=([-+.\de]+)", found.parameters)
@@ -130,8 +133,11 @@ def rho_cw(evaluation: Evaluation, attack: str | None = None, statistic: Literal
     OpenReview 2019, equation 6.
 
     Raises:
+        ValueError: the statistic is not known.
         Unmeasured: there is no such attack, or none or several to choose from; sizes are not finite.
     """
+    if statistic not in ("mean", "median"):
+        raise ValueError(f'statistic is "mean" or "median"; got {statistic!r}')
     found = rows(evaluation)
     if attack is None:
         attack = only(
@@ -168,7 +174,13 @@ def mean_margin(evaluation: Evaluation, norm: Norm, at_most: float, attacks: Seq
     """The mean of `smallest_norms`, none above `at_most`: on held-out images, by what MMA training chooses its epoch.
 
     Infinite distances count as `at_most`, as do those of bounded attacks that failed; `failures` are these.
+
+    Raises:
+        ValueError: at_most not above 0.
+        Unmeasured: as for `smallest_norms`.
     """
+    if not at_most > 0:
+        raise ValueError(f"at_most is the largest distance that counts, above 0; got {at_most}")
     smallest = smallest_norms(evaluation, norm, attacks)
     return bootstrap(np.minimum(smallest, at_most), failures=int((~np.isfinite(smallest)).sum()))
 

@@ -100,9 +100,12 @@ def paired_norms(
     The interval is the bootstrap over images of the mean difference.
 
     Raises:
-        ValueError: the tables are of different images, or of two spaces; an attack was not the same in both.
+        ValueError: the tables are of different images, or of two spaces; an attack was not the same in both; at_most
+            not above 0.
         Unmeasured: no attack that both met; nothing was found for an image, and there is no `at_most`.
     """
+    if not at_most > 0:
+        raise ValueError(f"at_most is the largest distance that counts, above 0; got {at_most}")
     same_images(ours, theirs)
     names = _common(ours, theirs) if attacks is None else list(attacks)
     for name in names:
