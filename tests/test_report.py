@@ -1,338 +1,250 @@
-"""The report: what it says, and that a real browser shows it without a script, an error or a request."""
+"""What the report says, without a browser: its verdict, its numbers, and that it needs nothing but itself."""
 
-import csv
-import io
-import json
 import re
-import shutil
-import subprocess
+from base64 import b64encode
 from dataclasses import replace
+from hashlib import sha256
 from html import escape, unescape
-from pathlib import Path
+from html.parser import HTMLParser
+from itertools import pairwise
+from math import inf, nan
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import nn
 
-from steelman.attacks import FGSM, PGD, DeepFool
-from steelman.data import Digits
-from steelman.evaluation import (
-    Entry,
-    Evaluation,
-    FromPrediction,
-    Gallery,
-    accuracy,
-    csv_table,
-    evaluate,
-    figures,
-    json_table,
-    measures,
-    save_figure,
-    terminal_table,
-    verdict,
-    write,
-    write_report,
-)
-from steelman.evaluation.gallery import amplification, png
+from made_up import changed, made_up, of, right, table_of
+from reported import ATTACKS, RECIPE, entries, transferred
+from reported import page as written
+from steelman.evaluation import Entry, verdict, write_report
+from steelman.evaluation.report.pictures import pictures
+from steelman.evaluation.report.sections import gallery
+from steelman.evaluation.report.verdict import shared_threats
+from steelman.evaluation.waterfall import waterfall
+from steelman.norms import Linf
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open the report in")
+BEST = "PGD training"
 
 
-def trained(attack: PGD | None) -> nn.Sequential:
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
-    (train,) = Digits().load("train").batches([torch.arange(600)])
-    optimiser = torch.optim.Adam(network.parameters(), 1e-2)
-    for _ in range(40):
-        x = train.x if attack is None else attack(network, train.x, train.y)
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(network(x), train.y).backward()
-        optimiser.step()
-    return network
+pytestmark = pytest.mark.xdist_group("report")  # its models are trained and its page is written once
 
 
 @pytest.fixture(scope="module")
-def entries():
-    test = Digits().load("test").subset(torch.arange(100))
-    (some,) = test.batches([torch.arange(5)])
-    attacks = [FGSM(eps=0.1), PGD(eps=0.1, steps=5), DeepFool(), FromPrediction(DeepFool(steps=5))]
-    found = []
-    for name, attack in (("Plain <b>", None), ("PGD training", PGD(eps=0.1, steps=3))):
-        network = trained(attack)
-        log = [{"epoch": e, "clean": 0.1 + 0.2 * e, "robust": 0.05 * e, "loss": 2.0 / (e + 1)} for e in range(4)]
-        gallery = Gallery.of(network, some.x, some.y, DeepFool())
-        found.append(Entry(name, evaluate(network, test, attacks), log, gallery, {"data": "digits", "seed": "0"}))
-    return found
+def page():
+    text = written()
+    assert len(text) < 400_000
+    return text
 
 
 @pytest.fixture(scope="module")
-def folder(entries, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    write(folder, entries, on="2020-02-02")
-    return folder
+def drawn():
+    return pictures(entries())
 
 
-@pytest.fixture(scope="module")
-def page(folder):
-    return (folder / "report.html").read_text(encoding="utf-8")
+class Seen(HTMLParser):
+    """Every element with its attributes, and the headings."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
 
 
-def open_page(path: Path, profile: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """What Chromium makes of a page: its DOM on stdout, its console among stderr."""
-    return subprocess.run(
-        [
-            str(CHROMIUM),
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--no-first-run",
-            "--hide-scrollbars",
-            "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
-            "--enable-logging=stderr",
-            "--v=0",
-            f"--user-data-dir={profile}",
-            *more,
-            "--dump-dom",
-            path.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+def test_the_verdict_names_the_best_within_the_strongest_threat():
+    found = verdict(entries())
+    stands = {}
+    for entry in entries():
+        rows = [row for row in entry.evaluation.table.to_pylist() if row["space"] == "pixels"]
+        images = {row["image"] for row in rows}
+        fallen = {
+            row["image"]
+            for row in rows
+            if row["prediction"] != row["label"] and (row["attack"] == "clean" or row["linf"] <= 0.1 * (1 + 1e-6))
+        }
+        stands[entry.name] = 1 - len(fallen) / len(images)
+    assert found.attack == "Linf 0.1"
+    assert {name: share.value for name, share in found.standing} == pytest.approx(stands)
+    assert found.standing[0][0] == BEST
+    assert found.sentence.startswith(f"{BEST} stands best: it keeps {100 * stands[BEST]:.1f} % of the images right")
+    ((name, pair),) = found.against
+    assert name == "Plain <b>"
+    assert pair.difference.value == pytest.approx(stands[BEST] - stands[name])
+    assert "60 images, 4 attacks." in found.tried
+    assert any("upper bounds" in line for line in found.sure)
+    assert f"{BEST}: 1 warning of the check-up." in found.sure
 
 
-def console(run: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line for line in run.stderr.splitlines() if "CONSOLE" in line]
-
-
-def requests(log: Path) -> list[str]:
-    """What the page asked for, from Chromium's network log; what the browser asks for itself has no origin."""
-    found = json.loads(log.read_text(encoding="utf-8"))
-    start = found["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
-    begun = [event["params"] for event in found["events"] if event["type"] == start and "url" in event["params"]]
-    return [each["url"] for each in begun if each["initiator"] != "not an origin"]
-
-
-def test_everything_is_written(folder, entries):
-    names = {path.name for path in folder.iterdir()}
-    assert names == {
-        "table-1-Plain-b-.parquet",
-        "table-2-PGD-training.parquet",
-        "measures.json",
-        "measures.csv",
-        "report.html",
-        *(f"{stem}.{kind}" for stem in figures(entries) for kind in ("png", "svg")),
-    }
-    assert set(figures(entries)) == {
-        "curve-linf",
-        "curve-l2",
-        "convergence-clean",
-        "convergence-robust",
-        "convergence-loss",
-    }
-    loaded = Evaluation.load(folder / "table-2-PGD-training.parquet")
-    assert measures(loaded) == entries[1].measures
-
-
-def test_one_model_has_one_table(entries, tmp_path):
-    written = write(tmp_path, [replace(entries[1], log=())])
-    assert tmp_path / "table.parquet" in written
-    assert all(path.is_file() for path in written)
-
-
-def test_json_and_csv_hold_every_measure_with_its_interval(folder, entries):
-    found = json.loads((folder / "measures.json").read_text())
-    assert found == json_table(entries)
-    lines = list(csv.DictReader(io.StringIO(csv_table(entries))))
-    assert len(lines) == sum(len(entry.measures) for entry in entries)
-    for line in lines:
-        entry = next(entry for entry in entries if entry.name == line["model"])
-        measure = entry.measures[line["measure"]]
-        assert (float(line["value"]), float(line["low"]), float(line["high"])) == (
-            measure.value,
-            measure.low,
-            measure.high,
-        )
-        assert found[entry.name]["measures"][line["measure"]]["value"] == measure.value
-
-
-def test_the_terminal_table_shows_every_number(entries):
-    from rich.console import Console
-
-    stream = io.StringIO()
-    Console(file=stream, width=200).print(terminal_table(entries))
-    text = stream.getvalue()
-    for entry in entries:
-        assert entry.name in text
-        for name, measure in entry.measures.items():
-            assert name in text
-            assert str(measure).split(" [")[0] in text
-
-
-def test_pictures_are_pictures(folder, entries):
-    with Image.open(folder / "curve-l2.png") as picture:
-        assert len(np.unique(np.asarray(picture.convert("L")))) > 10
-    assert (folder / "curve-l2.svg").read_text().count("<path") > 10
-
-
-def test_pictures_are_the_same_every_time(entries, tmp_path):
-    for name in ("one", "two"):
-        save_figure(figures(entries)["curve-l2"], tmp_path / name / "curve")
-    assert (tmp_path / "one" / "curve.svg").read_bytes() == (tmp_path / "two" / "curve.svg").read_bytes()
-
-
-def test_the_verdict_names_the_best_under_the_strongest_attack(entries):
-    found = verdict(entries)
-    both = ["FGSM(eps=0.1)", "PGD(eps=0.1, steps=5)"]
-    right = {}
-    for entry in entries:
-        rows = [entry.evaluation.only(name) for name in both]
-        right[entry.name] = np.mean([(row["success"] == 0) for row in rows], axis=0) == 1
-    assert found.attack == f"the worst of {' and '.join(both)}"
-    assert [name for name, _ in found.standing] == sorted(right, key=lambda name: -right[name].mean())
-    assert found.sentence.startswith("PGD training stands best: it keeps ")
-    assert f"{100 * right['PGD training'].mean():.1f} %" in found.sentence
-
-
-def test_the_verdict_owns_up_to_overlapping_intervals_and_to_having_nothing_to_say(entries):
-    same = [entries[1], replace(entries[1], name="Twin")]
-    assert "overlap, so their order is not settled" in verdict(same).sentence
-    minimal = replace(entries[0], evaluation=entries[0].evaluation.only(["clean", "DeepFool()"]))
+def test_the_verdict_owns_up_to_chance_and_to_having_nothing_to_say():
+    second = entries()[1]
+    same = verdict([second, replace(second, name="Twin")])
+    assert "differ no more than by chance (exact McNemar p = 1), so their order is not settled" in same.sentence
+    minimal = replace(second, evaluation=second.evaluation.only(["clean", "DeepFool()"]))
     assert verdict([minimal]).sentence.startswith("No bounded attack was run")
-    assert "stands best" not in verdict(entries[:1]).sentence
+    assert verdict([minimal]).standing == verdict([minimal]).against == ()
+    assert "stands best" not in verdict([second]).sentence
 
 
-def test_attacks_that_share_only_a_name_stand_in_different_rows(tmp_path):
-    test = Digits().load("test").subset(torch.arange(20))
-    network = trained(None)
-    radii = {"one": 0.1, "two": 0.2}
-    both = [
-        Entry(name, evaluate(network, test, {"FGSM(eps_ref)": FGSM(eps=eps), "PGD": PGD(eps=0.1, steps=2)}))
-        for name, eps in radii.items()
-    ]
-    found = json_table(both)
-    for entry, (name, eps) in zip(both, radii.items(), strict=True):
-        row = f"accuracy, FGSM(eps_ref): {FGSM(eps=eps)!r}"
-        assert found[name]["measures"][row]["value"] == accuracy(entry.evaluation, "FGSM(eps_ref)").value
-        assert "accuracy, PGD" in found[name]["measures"]
-        assert [other for other in radii if row in found[other]["measures"]] == [name]
-    assert write_report(tmp_path, both).read_text().count("not measured") >= 2
-    assert verdict(both).attack == "PGD"
+def test_only_attacks_that_all_models_met_decide_between_them():
+    first, second = entries()
+    fewer = replace(first, evaluation=first.evaluation.only(["clean", "FGSM(eps=0.1)"]))
+    shares = shared_threats([fewer, second])["Linf", 0.1]
+    assert shares[fewer.name].value == waterfall(fewer.evaluation, Linf, 0.1).standing / 60
+    alone = second.evaluation.only(["clean", "FGSM(eps=0.1)"])
+    assert shares[second.name].value == waterfall(alone, Linf, 0.1).standing / 60
+    assert shares[second.name].value > shared_threats(entries())["Linf", 0.1][second.name].value
 
 
-def test_names_are_refused_when_they_cannot_be_told_apart(entries, tmp_path):
-    with pytest.raises(ValueError, match="two models are called PGD training"):
-        write(tmp_path, [entries[1], entries[1]])
-    with pytest.raises(ValueError, match="at least one model"):
-        write_report(tmp_path, [])
-    other = replace(entries[0].gallery, x=1 - entries[0].gallery.x)
-    with pytest.raises(ValueError, match="are of different images"):
-        write(tmp_path, [replace(entries[0], gallery=other), entries[1]])
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_page_says_what_was_attacked_with_what(page, entries):
+def test_the_page_has_every_number(page):
     text = unescape(page.replace("<wbr>", ""))
     assert "2020-02-02" in text
-    assert escape(verdict(entries).sentence).replace(" %", "\u00a0%") in page
-    for entry in entries:
-        assert escape(entry.name) in page
+    assert escape(verdict(entries()).sentence).replace(" %", "\u00a0%") in page
+    for entry in entries():
         for name, measure in entry.measures.items():
             value = f"{100 * measure.value:.1f}\u00a0%" if measure.kind == "share" else f"{measure.value:#.3g}"
-            assert f'<span class="value">{value}</span>' in page, name
-    for attack in (FGSM(eps=0.1), PGD(eps=0.1, steps=5), DeepFool(steps=5)):
-        assert repr(attack) in text
+            assert re.search(
+                rf'<span class="value">(<span class="dot"[^>]*></span>)?{re.escape(value)}</span>', page
+            ), name
+    for attack in ATTACKS:
+        assert attack in text
     assert f"PyTorch {torch.__version__}" in text
-    assert "seed: 0" in text
+    for row in transferred().accuracy:
+        for measure in row:
+            assert f'<span class="value">{100 * measure.value:.1f}</span>' in page
+    found = waterfall(entries()[0].evaluation, Linf, 0.1)
+    for count in (found.natural_errors, *found.fell.values(), found.standing):
+        assert f'<span class="count">{count}<span' in page
 
 
-def test_the_page_has_nothing_to_fetch_and_no_script(page):
-    assert "<script" not in page
-    addresses = re.findall(r"""(?:src|href|srcset|action|data)\s*=\s*["']([^"']*)""", page)
-    addresses += re.findall(r"url\(\s*[\"']?([^\"')]*)", page)
-    assert addresses
-    assert all(address.startswith(("data:", "#")) for address in addresses)
+def test_the_page_says_how_to_do_it_again_and_whom_to_cite(page):
+    text = unescape(page)
+    assert RECIPE in text
+    assert entries()[0].evaluation.about["model"] in text
+    assert "@software{steelman" in text
+    for key in ("madry2018", "moosavidezfooli2016"):
+        assert re.search(rf"@inproceedings\{{{key}", text), key
+    assert "use a loss &lt;without&gt; scale" in page
+
+
+def test_the_page_has_nothing_to_fetch_and_one_script_that_its_policy_names(page):
+    policy = next(made["content"] for tag, made in Seen(page).elements if made.get("http-equiv"))
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    for tag, made in Seen(page).elements:
+        assert not any(name.startswith("on") for name in made), tag
+        for name in ("src", "href", "srcset", "action", "data", "xlink:href"):
+            assert (made.get(name) or "#").startswith(("data:", "#")), (tag, made)
     assert "@import" not in page
+    assert not re.search(r"url\(\s*[\"']?(?!#|data:)", page)
 
 
-def test_every_picture_is_described_and_every_scrolling_box_can_be_reached(page):
-    assert all('alt="' in tag and 'alt=""' not in tag for tag in re.findall(r"<img[^>]*>", page))
-    assert len(re.findall(r"<svg[^>]*>", page)) == 5
-    assert all('role="img" aria-label="' in tag for tag in re.findall(r"<svg[^>]*>", page))
-    assert all('tabindex="0"' in tag for tag in re.findall(r'<div class="scroll"[^>]*>', page))
-    identities = re.findall(r'\bid="([^"]+)"', page)
-    assert len(identities) == len(set(identities))
-    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(identities)
-
-
-def test_the_gallery_shows_the_images_to_the_last_level(entries):
-    gallery = entries[0].gallery
-    with Image.open(io.BytesIO(png(gallery.x_adv[0]))) as picture:
-        levels = np.asarray(picture)
-    np.testing.assert_allclose(levels / 255, gallery.x_adv[0, 0], atol=0.51 / 255)
-    colour = torch.rand(3, 5, 4)
-    with Image.open(io.BytesIO(png(colour))) as picture:
-        np.testing.assert_allclose(np.asarray(picture) / 255, colour.permute(1, 2, 0), atol=0.51 / 255)
-    with pytest.raises(ValueError, match="1 or 3 channels"):
-        png(torch.rand(2, 5, 4))
-
-
-def test_differences_are_amplified_by_one_factor_for_all(entries):
-    small = replace(entries[0].gallery, x_adv=(entries[0].gallery.x + 0.01).clamp(0, 1.01))
-    assert amplification([small]) == 49 or amplification([small]) == 50
-    assert amplification([small, entries[0].gallery]) < 49
-
-
-@browser
-def test_a_browser_opens_it_without_an_error_or_a_request(folder, tmp_path):
-    log = tmp_path / "net.json"
-    run = open_page(folder / "report.html", tmp_path / "profile", f"--log-net-log={log}")
-    assert "<h1>How robust are Plain &lt;b&gt; and PGD training?</h1>" in run.stdout
-    assert console(run) == []
-    assert requests(log) == []
-
-
-@browser
-def test_the_browser_test_would_notice(folder, page, tmp_path):
-    """An error and a request that are put into a copy do show, so that their absence says something."""
-    broken = page.replace("default-src 'none'", "default-src *; script-src 'unsafe-inline'").replace(
-        "</body>", "<script>console.error('oh')</script><img src='http://127.0.0.1:9/x.png'></body>"
+def test_every_picture_is_described_and_every_place_can_be_reached(page, drawn):
+    elements = Seen(page).elements
+    images = [made for tag, made in elements if tag == "img"]
+    assert len(images) == 3 * sum(len(entry.gallery.index) for entry in entries())
+    assert all(made.get("alt") for made in images)
+    shown = [made for tag, made in elements if tag == "svg"]
+    assert len(shown) == sum(map(len, drawn.values())) > 4
+    assert all(made["role"] == "img" and BEST in made["aria-label"] for made in shown)
+    assert all(
+        made.get("tabindex") == "0" and made["aria-label" if "aria-label" in made else "aria-labelledby"]
+        for _, made in elements
+        if made.get("class") == "scroll"
     )
-    (tmp_path / "broken.html").write_text(broken.replace("img-src data:", "img-src *"), encoding="utf-8")
-    log = tmp_path / "net.json"
-    run = open_page(tmp_path / "broken.html", tmp_path / "profile", f"--log-net-log={log}")
-    assert any('"oh"' in line for line in console(run))
-    assert requests(log) == ["http://127.0.0.1:9/x.png"]
+    names = [made["id"] for _, made in elements if "id" in made]
+    assert len(names) == len(set(names))
+    assert {made["href"][1:] for tag, made in elements if tag == "a"} <= set(names)
+    levels = [int(tag[1]) for tag, _ in elements if re.fullmatch("h[1-6]", tag)]
+    assert levels.count(1) == 1
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
 
 
-@browser
-@pytest.mark.parametrize("width", [390, 320])
-def test_it_fits_a_phone(page, tmp_path, width):
-    """In a frame of a phone's width, since a headless window is at least 500 wide: only boxes scroll, not the page."""
-    probe = f"""<!doctype html><iframe width="{width}" height="800" style="border:0" srcdoc="{escape(page)}"></iframe>
-    <script>addEventListener("load", () => {{
-      const inner = document.querySelector("iframe").contentDocument;
-      const boxes = [...inner.querySelectorAll(".scroll")];
-      document.title = [inner.documentElement.clientWidth, inner.documentElement.scrollWidth, inner.body.scrollWidth,
-        boxes.filter(box => box.scrollWidth > box.clientWidth).length,
-        Math.min(...[...inner.querySelectorAll("p, td, li")].map(e => parseFloat(getComputedStyle(e).fontSize)))
-      ].join(" ");
-    }});</script>"""
-    # The page forbids scripts, and so the frame; the probe reads it from outside.
-    (tmp_path / "probe.html").write_text(probe, encoding="utf-8")
-    run = open_page(tmp_path / "probe.html", tmp_path / "profile")
-    found = re.search(r"<title>([^<]*)</title>", run.stdout)
-    assert found, run.stdout[:300]
-    client, document, body, scrolling, smallest = (float(number) for number in found[1].split())
-    assert client == width
-    assert document <= width
-    assert body <= width
-    assert scrolling >= 1, "the wide tables scroll in their own boxes"
-    assert smallest >= 12
+def test_what_can_be_read_off_a_curve_is_the_curve(drawn):
+    """Each point is the share of images whose smallest perturbation is longer, at the place where it is drawn."""
+    linf = next(picture for picture in drawn["curves"] if "Linf radius" in picture["about"])
+    assert [mark["name"] for mark in linf["read"]["marks"]] == ["FGSM(eps=0.1)", "PGD(eps=0.1, steps=5)"] * 2
+    l2 = next(picture for picture in drawn["curves"] if "L2 radius" in picture["about"])
+    left, top, right_, bottom = l2["read"]["box"]
+    for entry, line in zip(entries(), l2["read"]["lines"], strict=True):
+        assert line["name"] == entry.name
+        assert line["step"]
+        rows = entry.evaluation.table.to_pylist()
+        near = {row["image"]: inf for row in rows}
+        for row in rows:
+            if row["clean_prediction"] != row["label"]:
+                near[row["image"]] = 0.0
+            elif row["norm"] == "L2" and row["prediction"] != row["label"]:
+                near[row["image"]] = min(near[row["image"]], row["l2"])
+        sizes = np.array(list(near.values()))
+        for x, y, px, py in zip(*(line[key] for key in ("x", "y", "px", "py")), strict=True):
+            assert any(y == pytest.approx(np.mean(sizes > x + shift), abs=1e-4) for shift in (-1e-4, 0, 1e-4))
+            assert py == pytest.approx(bottom - y * (bottom - top), abs=0.2)
+            assert left - 0.1 <= px <= right_ + 0.1
+
+
+MANY = [row | {"attack": f"{row['attack']} {k}"} for k in range(15) for row in made_up(attacks=("weak", "small"))]
+ALONE = {
+    "nothing but unattacked images": of(made_up(), "clean"),
+    "no bounded attack": of(made_up(), "clean") + of(made_up(), "nearest"),
+    "no image right": changed(
+        made_up(), prediction=lambda row: (row["label"] + 1) % 3, clean_prediction=lambda row: (row["label"] + 1) % 3
+    ),
+    "nothing felled": changed(
+        made_up(), clean_prediction=lambda row: row["label"], prediction=lambda row: row["label"], success=False
+    ),
+    "only behind preprocessing": made_up(space="preprocessed"),
+    "thirty attacks": of(made_up(), "clean") + MANY,
+}
+
+
+@pytest.mark.parametrize("case", ALONE)
+def test_a_page_is_written_of_whatever_there_is(case, tmp_path):
+    log = [{"epoch": 0, "clean": nan, "loss": inf}, {"epoch": 1, "clean": 0.5, "loss": nan}]
+    entry = Entry("a_name_" * 30, table_of(ALONE[case]), log)
+    text = write_report(tmp_path, [entry]).read_text(encoding="utf-8")
+    json = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
+    assert all("NaN" not in each and "Infinity" not in each for each in json)
+    sentence = {
+        "nothing but unattacked images": "No bounded attack was run",
+        "no bounded attack": "No bounded attack was run",
+        "no image right": "keeps no image right",
+        "nothing felled": "keeps 100.0\u00a0% of the images right",
+    }
+    assert sentence.get(case, "of the images right") in text
+    assert '<section id="gallery"' not in text
+    assert ('<section id="waterfall"' in text) == (case not in ("nothing but unattacked images", "no bounded attack"))
+
+
+def test_ten_models_fit_on_one_page(tmp_path):
+    table = table_of(made_up(attacks=("clean", "weak", "small")))
+    ten = [Entry(f"model {k} $x$ & <i>", table) for k in range(10)]
+    text = write_report(tmp_path, ten).read_text(encoding="utf-8")
+    assert "How robust are these 10 models?" in text
+    assert "&lt;i&gt;" in text
+    assert "<i>" not in text.replace('<i style="', "")
+    assert "more between" in verdict(ten).sentence
+
+
+def test_large_images_are_shrunk_and_strange_ones_left_out():
+    entry = entries()[0]
+    large = replace(entry.gallery, x=torch.rand(12, 3, 300, 200), x_adv=torch.rand(12, 3, 300, 200))
+    shown = gallery([replace(entry, gallery=large)], [f"class {k}" for k in range(10)])
+    assert shown is not None
+    assert [card["label"] for card in shown["cards"]] == [f"class {k}" for k in large.label.tolist()]
+    assert sum(len(card[key]) for card in shown["cards"] for key in ("x", "x_adv", "difference")) < 1_000_000
+    strange = replace(entry.gallery, x=torch.rand(12, 2, 8, 8), x_adv=torch.rand(12, 2, 8, 8))
+    assert gallery([replace(entry, gallery=strange)], []) is None
+    assert len(gallery([replace(entry, name=str(k)) for k in range(10)], [])["cards"]) == 60
+
+
+def test_no_models_and_two_of_one_name_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="at least one model"):
+        write_report(tmp_path, [])
+    with pytest.raises(ValueError, match="two models are called"):
+        write_report(tmp_path, [entries()[1], entries()[1]])
+    assert list(tmp_path.iterdir()) == []
+    assert all(right(row) for row in ALONE["nothing felled"])

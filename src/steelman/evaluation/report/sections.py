@@ -143,7 +143,7 @@ def _shrunk(image: Tensor) -> Tensor:
 
 
 def heat_map(transfer: Transfer) -> dict[str, Any]:
-    """Sources by targets, then the worst over foreign sources."""
+    """Sources by targets, above them the unattacked images, below them the worst over black boxes."""
 
     def cell(measure: Any, own: bool = False) -> dict[str, Any] | None:
         if measure is None:
@@ -157,10 +157,14 @@ def heat_map(transfer: Transfer) -> dict[str, Any]:
 
     rows = [{"name": "unattacked", "kind": "clean", "cells": [cell(each) for each in transfer.clean]}]
     for source, found in zip(transfer.sources, transfer.accuracy, strict=True):
-        cells = [cell(each, source == target) for each, target in zip(found, transfer.targets, strict=True)]
+        cells = [
+            cell(each, (source, target) in transfer.white) for each, target in zip(found, transfer.targets, strict=True)
+        ]
         rows.append({"name": source, "kind": "source", "cells": cells})
-    if len(transfer.sources) > 1:
-        rows.append({"name": "worst of the others", "kind": "worst", "cells": [cell(each) for each in transfer.worst]})
+    if any(each is not None for each in transfer.worst):
+        rows.append(
+            {"name": "worst of the black boxes", "kind": "worst", "cells": [cell(each) for each in transfer.worst]}
+        )
     return {"attack": transfer.attack, "targets": transfer.targets, "rows": rows}
 
 
