@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -177,6 +178,7 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the attacks' noise.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes; each has a GPU of its own where there are GPUs.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images that are attacked at once.")] = 250,
     folder: Annotated[
         Path | None,
         typer.Option(help="Where results go; default: RUN/evaluation, evaluations/NAME for what is no run."),
@@ -219,18 +221,12 @@ def evaluate(
         opened, found = look(opened, access_of(access))
         Console().print(found)
         eps_ref = None if eps_ref_of is None else reference_of(Run.open(eps_ref_of).subject(data_dir), images)
-        with several(workers) or nullcontext() as executor:
-            entry = assess(
-                opened,
-                chosen,
-                found,
-                folder=results,
-                images=images,
-                eps_ref=eps_ref,
-                seed=seed,
-                executor=executor,
-                fresh=fresh,
-            )
+        how = {"folder": results, "images": images, "eps_ref": eps_ref, "seed": seed, "batch_size": batch_size}
+        try:
+            with several(workers) or nullcontext() as executor:
+                entry = assess(opened, chosen, found, executor=executor, fresh=fresh, **how)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt("evaluation was interrupted; the same call goes on with what is left") from error
         entry = replace(entry, info={**entry.info, "command": shlex.join(["steelman", *sys.argv[1:]])})
         written = write(results, [entry], classes=opened.test.classes)
         for sink in sinks:
@@ -261,7 +257,10 @@ def sweep(
     images: Annotated[int | None, typer.Option(min=1, help="Only the first so many test images.")] = None,
     measure: Annotated[
         str,
-        typer.Option(help="Of robustness, by its name in results.json or the beginning of it; default: a worst case."),
+        typer.Option(
+            help="Of robustness, by its name in results.json or the beginning of it; default: robust accuracy within "
+            "the first radius."
+        ),
     ] = "",
     against: Annotated[
         Path | None, typer.Option(help="Another sweep's folder, to be compared with at equal clean accuracy.")
@@ -415,6 +414,8 @@ def main() -> None:
     """
     from steelman.training.play import Diverged
 
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"steelman: {message}\n"
     try:
         app()
     except (ValueError, OSError, ImportError, Diverged, KeyboardInterrupt) as error:
@@ -422,3 +423,5 @@ def main() -> None:
             raise
         _complain(error)
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1 if isinstance(error, Diverged) else 2)
+    finally:
+        warnings.formatwarning = before

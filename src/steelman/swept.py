@@ -162,7 +162,7 @@ class Swept:
         for name in (*self.varied, CLEAN_ACCURACY, self.measure, "training"):
             table.add_column(Text(name), justify="right", overflow="fold")
         for each in self.outcomes:
-            missing = "not measured" if each.measures else each.failed or "not yet"
+            missing = "not measured" if each.measures else "failed" if each.failed else "not yet"
             shown = (str(each.measures.get(name, missing)) for name in (CLEAN_ACCURACY, self.measure))
             table.add_row(*map(Text, (*each.values.values(), *shown, f"{each.seconds:.3g} s")))
         return table
