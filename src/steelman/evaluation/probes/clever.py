@@ -33,7 +33,7 @@ class CLEVER(Probe):
     end, fitted by maximum likelihood, is L_k. The score is no bound: gradients that are masked make it too large.
 
     norm        of the distance; L2 (default), Linf or L1
-    radius      R (default 5)
+    radius      R (default 5; the authors' code has 3 for L2, 30 for L1 and .1 for Linf)
     batches     maxima per class (default 500: authors' code)
     batch_size  points per maximum (default 1024: authors' code)
     pool        None (default: paper): every batch has points of its own. Otherwise the gradients are taken at
@@ -47,8 +47,7 @@ class CLEVER(Probe):
     The fit is the authors': maxima scaled to [-1, 0], several initial shapes, .01 times the scale squared added to the
     negative log-likelihood against divergence, the best by a Kolmogorov-Smirnov test. Where none reaches p = .001 with
     an end above the maxima, the largest of these is taken, as where all gradients around the image are the same. Their
-    code's points have lengths about uniform in [0, 3] for L2, and lie in a cube of half-width .1 for Linf; ours are the
-    paper's.
+    code's points have lengths about uniform in [0, R]; ours are uniform in the ball, as the paper's.
 
     Cost: batches * batch_size, or pool * batch_size, forward passes, and as many gradient passes per class.
     Reference: Tsui-Wei Weng, Huan Zhang, Pin-Yu Chen, Jinfeng Yi, Dong Su, Yupeng Gao, Cho-Jui Hsieh and Luca Daniel,
@@ -135,18 +134,18 @@ class CLEVER(Probe):
             theirs = Draws(combine(draws.seeds.expand(len(points)), points))
             at = around + self.norm.sample(around, self.radius, theirs)
             at = at if self.box is None else at.clamp(*self.box)
-            slopes = _slopes(model, at, own, rivals)
-            yield points, torch.stack([DUAL[self.norm].size(slope.double()) for slope in slopes], 1)
+            yield points, _steepness(model, at, own, rivals, DUAL[self.norm])
 
 
-def _slopes(model: Model, at: Images, own: int, rivals: list[int]) -> list[Images]:
-    """The gradients of Z_own - Z_k at these points, for each rival k."""
+def _steepness(model: Model, at: Images, own: int, rivals: list[int], norm: Norm) -> Tensor:
+    """The norms of the gradients of Z_own - Z_k at these points, of shape (points, rivals k)."""
     labels = torch.full((len(at),), own, device=at.device)
     with Oracle(model, Goal(labels)) as oracle, torch.enable_grad():
         at = at.requires_grad_()
         logits = oracle.logits(at)
         gaps = [logits[:, own] - logits[:, rival] for rival in rivals]
-        return [oracle.backward(gap, at, keep=gap is not gaps[-1]) for gap in gaps]
+        # One after the other: of a thousand classes, a thousand gradients would fill the memory.
+        return torch.stack([norm.size(oracle.backward(gap, at, keep=gap is not gaps[-1]).double()) for gap in gaps], 1)
 
 
 def upper_end(maxima: np.ndarray) -> float:
