@@ -1,10 +1,14 @@
 """A number with its interval, and the two ways to come by one."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+
+DRAWN_AT_ONCE = 2**16
+"""Values in memory; more is not faster."""
 
 Kind: TypeAlias = Literal["share", "length", "ratio"]
 
@@ -70,8 +74,7 @@ def bootstrap(
     """
     _some(values)
     if statistic == "mean":
-        draws = np.random.default_rng(0)
-        found = [values[draws.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
+        found = np.concatenate([values[drawn].mean(axis=1) for drawn in _drawn(len(values), resamples)])
         value = values.mean()
     else:
         ordered = np.sort(values)
@@ -85,8 +88,15 @@ def bootstrap(
 def _median_ranks(count: int, resamples: int) -> np.ndarray:
     """For each resample, the two ranks between which its median lies: they depend on how many values there are, not on
     which."""
-    draws, middle = np.random.default_rng(0), [(count - 1) // 2, count // 2]
-    return np.stack([np.partition(draws.integers(count, size=count), middle)[middle] for _ in range(resamples)])
+    middle = [(count - 1) // 2, count // 2]
+    return np.concatenate([np.partition(drawn, middle, axis=1)[:, middle] for drawn in _drawn(count, resamples)])
+
+
+def _drawn(count: int, resamples: int) -> Iterator[np.ndarray]:
+    """Which values each resample takes: always the same, several resamples at a time where they are small."""
+    draws, several = np.random.default_rng(0), max(1, DRAWN_AT_ONCE // count)
+    for start in range(0, resamples, several):
+        yield draws.integers(count, size=(min(several, resamples - start), count))
 
 
 def plain(found: dict[str, Measure]) -> dict[str, dict[str, Any]]:
