@@ -149,6 +149,7 @@ LOG = [
     {"epoch": 1, "clean": 0.6, "seconds": 2.0, "loss": 1.5},
     {"epoch": 2, "seconds": 3.0, "loss": 1.25},
     {"epoch": 3, "clean": 0.8, "seconds": 2.5, "loss": 1.0},
+    {"epoch": 4, "clean": math.nan, "seconds": 2.5, "loss": math.inf},
 ]
 
 
