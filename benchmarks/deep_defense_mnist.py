@@ -45,7 +45,8 @@ def main() -> None:
     lines = [f"| run | | {head} |", f"|---|---|{'---|' * len(COLUMNS)}"]
     times = []
     for run, printed in PAPER.items():
-        (found,) = json.loads((options.runs / run / "evaluation" / "measures.json").read_text()).values()
+        (model,) = json.loads((options.runs / run / "evaluation" / "results.json").read_text())["models"].values()
+        found = {key: model[key] for key in ("images", "info", "measures")}
         log = [json.loads(line) for line in (options.runs / run / "log.jsonl").read_text().splitlines()]
         record = {
             "run": run,

@@ -97,6 +97,55 @@ def test_runs_are_compared_and_told_apart(root: Path, tmp_path: Path, call):
     assert (tmp_path / "both" / "report.html").is_file()
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without pictures, which take most of their time."""
+    for place in ("export", "report.pictures"):
+        monkeypatch.setattr(f"steelman.evaluation.{place}.figures", lambda entries: {})
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_images_made_on_one_run_are_tested_on_the_others(root: Path, tmp_path: Path, call):
+    run, both = root / "runs" / "tiny", tmp_path / "both"
+    shutil.copytree(run, tmp_path / "twin")
+    zero = ("train", root / "tiny.toml", "--runs", tmp_path, "--name", "zero", "--set", "training.epochs=0")
+    assert call(*zero)[0] == 0
+    words = ("compare", run, tmp_path / "twin", "--transfer", "FGSM .1", "--paper", "l2l-da", "--folder", both)
+    code, out, err = call(*words)
+    assert (code, err) == (0, "")
+    assert "FGSM .1, crafted on the rows" in out
+    found = json.loads((both / "results.json").read_text())
+    (matrix,) = found["transfer"]
+    assert len(matrix["white"]) == 4, "twins know each other"
+    accuracy = found["models"]["tiny"]["measures"]["accuracy, FGSM .1"]
+    assert matrix["accuracy"] == [[accuracy] * 2] * 2
+    assert (both / "table.tex").read_text().count("FGSM .1") == 1
+    images = {path: path.stat().st_mtime_ns for path in (both / "crafted").iterdir()}
+    assert len(images) == 1, "what was made on one twin is what was made on the other"
+    code, out, err = call(
+        *words, "--transfer", "FGSM", "--surrogate", tmp_path / "zero", "--surrogate", run, "--ensemble"
+    )
+    assert (code, err) == (0, "")
+    assert {path: path.stat().st_mtime_ns for path in (both / "crafted").iterdir()}.items() > images.items()
+    first, second = json.loads((both / "results.json").read_text())["transfer"]
+    assert first["sources"] == ["zero", "tiny", "mean of 2"]
+    assert first["accuracy"][1][0] == accuracy
+    assert second["attack"] == "FGSM()"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_an_evaluation_left_is_compared_without_its_model(root: Path, tmp_path: Path, call):
+    run = root / "runs" / "tiny"
+    shutil.copytree(run / "evaluation", tmp_path / "left")
+    shutil.copytree(run, tmp_path / "twin")
+    words = ("compare", tmp_path / "left", tmp_path / "twin", "--folder", tmp_path / "both")
+    assert call(*words)[0] == 0
+    assert results(tmp_path / "both")["tiny"]["checkup"] == results(run / "evaluation")["tiny"]["checkup"]
+    code, _, err = call(*words, "--transfer", "FGSM .1")
+    assert code == 2
+    assert "left is no run, so its model is not at hand: only runs have transfers" in err
+
+
 def test_what_cannot_be_compared_is_refused(root: Path, tmp_path: Path, call):
     run, other = root / "runs" / "tiny", tmp_path / "other"
     shutil.copytree(run, other)
@@ -171,6 +220,10 @@ def test_a_recipe_begins_where_another_ends(root: Path, tmp_path: Path, call):
         (["evaluate", "RUN", "--access", "score"], r"--access score: did you mean scores\?"),
         (["evaluate", "m:f", "--data", "Digits", "--mean", "a,b"], r"--mean needs numbers with commas .*; got a,b"),
         (["compare", "RUN", "NOWHERE"], r"NOWHERE is no run"),
+        (["compare", "RUN", "--paper", "l2lda"], r"--paper l2lda: there is no such shape; did you mean l2l-da\?"),
+        (["compare", "RUN", "--surrogate", "RUN"], r"surrogates are for a transfer: name its attack too"),
+        (["compare", "RUN", "--transfer", "FGSM .2"], r"no run has an attack of this name.*did you mean FGSM \.1\?"),
+        (["compare", "RUN", "--transfer", "FGSM", "--ensemble"], r"an ensemble needs two sources and more"),
         (["cite", "DeepFoul"], r"no method is called DeepFoul: did you mean DeepFool\?"),
     ],
 )

@@ -79,6 +79,9 @@ def compare(
         FileNotFoundError: one has not been evaluated.
         ValueError: one is given twice; other data, images, or names; a transfer of what is no run.
     """
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise ValueError(f"{folder} is given twice")
     runs = {folder: Run.open(folder) for folder in folders if _is_run(folder)}
     there = dict(zip(runs, entries(list(runs.values()), data), strict=True)) if runs else {}
     shown = comparable([_with_checkup(there[each], runs[each]) if each in runs else _left(each) for each in folders])
