@@ -12,6 +12,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from steelman.options import (
+    AccessName,
+    BatteryName,
+    Changes,
+    Columns,
+    DataDir,
+    DataName,
+    Eps,
+    EpsRefOf,
+    Images,
+    Mean,
+    NetworkName,
+    NormName,
+    Results,
+    Runs,
+    Std,
+    SubjectName,
+    Workers,
+)
+
 if TYPE_CHECKING:
     from steelman.runs import Run
 
@@ -60,21 +80,6 @@ app = typer.Typer(
     "Begin with [bold]steelman demo[/bold]: embedded data, about two minutes, a table and a report.",
     rich_markup_mode="rich",
 )
-
-DataDir = Annotated[
-    Path | None,
-    typer.Option("--data-dir", envvar="STEELMAN_DATA", help="Where data sets lie; otherwise they are downloaded."),
-]
-Runs = Annotated[Path, typer.Option(help="The folder in which runs have their folders.")]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="PATH=VALUE",
-        help="Change a setting, as often as you like. Values are TOML, or a bare word: training.epochs=5, "
-        "defence.attack.eps=0.1, training.schedule=Cosine.",
-    ),
-]
 
 
 @app.command(epilog="Example: steelman demo --runs /tmp/runs")
@@ -134,55 +139,23 @@ def attack_train(
 
 @app.command(epilog="Example: steelman evaluate my_module:my_model --data CIFAR10 --battery standard --images 1000")
 def evaluate(
-    subject: Annotated[
-        str,
-        typer.Argument(
-            help="A run's folder or a checkpoint in it; module:function, which is a model, returns one, or takes "
-            "images; a state dict (.safetensors, .pt, .pth) with --network; an .onnx file; robustbench:NAME."
-        ),
-    ],
-    battery: Annotated[
-        str | None,
-        typer.Option(
-            help="quick, standard, paper:NAME, or a TOML file; default: the recipe's attacks, otherwise quick."
-        ),
-    ] = None,
-    norm: Annotated[str | None, typer.Option(help="Of a named battery: Linf, L2, L1 or L0; default Linf.")] = None,
-    eps: Annotated[float | None, typer.Option(help="Radius of a named battery, in [0, 1] units.")] = None,
-    columns: Annotated[
-        bool | None,
-        typer.Option(
-            "--columns/--worst-case",
-            help="Every attack on every image, or only on those that still stand; default: as the battery says.",
-        ),
-    ] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="Only the first so many test images.")] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="A data set's name, an .npz file, a folder of pictures, module:function, or a TOML table."),
-    ] = None,
+    subject: SubjectName,
+    battery: BatteryName = None,
+    norm: NormName = None,
+    eps: Eps = None,
+    columns: Columns = None,
+    images: Images = None,
+    data: DataName = None,
     data_dir: DataDir = None,
-    network: Annotated[
-        str | None, typer.Option(help="Of a state dict: a network's name, module:function, or a TOML table.")
-    ] = None,
-    mean: Annotated[
-        str | None, typer.Option(metavar="NUMBERS", help="Normalise first, such as .49,.48,.45; with --std.")
-    ] = None,
-    std: Annotated[str | None, typer.Option(metavar="NUMBERS", help="Such as .25,.24,.26; with --mean.")] = None,
-    access: Annotated[
-        str | None,
-        typer.Option(help="What attacks may ask: gradients, scores or decisions; default: all that the model gives."),
-    ] = None,
-    eps_ref_of: Annotated[
-        Path | None, typer.Option(help="Take Deep Defense's eps_ref from this run's model, not from its own.")
-    ] = None,
+    network: NetworkName = None,
+    mean: Mean = None,
+    std: Std = None,
+    access: AccessName = None,
+    eps_ref_of: EpsRefOf = None,
     seed: Annotated[int, typer.Option(help="Of the attacks' noise.")] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; each has a GPU of its own where there are GPUs.")] = 1,
+    workers: Workers = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that are attacked at once.")] = 250,
-    folder: Annotated[
-        Path | None,
-        typer.Option(help="Where results go; default: RUN/evaluation, evaluations/NAME for what is no run."),
-    ] = None,
+    folder: Results = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Put away the table that is there.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write measures for TensorBoard.")] = False,
     mlflow: Annotated[bool, typer.Option("--mlflow", help="Also log measures and report to MLflow.")] = False,
@@ -245,16 +218,11 @@ def sweep(
             "combinations are trained; curves go along the first.",
         ),
     ],
-    battery: Annotated[
-        str | None, typer.Option(help="quick, standard, paper:NAME, or a TOML file; default: the recipe's attacks.")
-    ] = None,
-    norm: Annotated[str | None, typer.Option(help="Of a named battery: Linf, L2, L1 or L0; default Linf.")] = None,
-    eps: Annotated[float | None, typer.Option(help="Radius of a named battery, in [0, 1] units.")] = None,
-    columns: Annotated[
-        bool | None,
-        typer.Option("--columns/--worst-case", help="Every attack on every image, or only on those that still stand."),
-    ] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="Only the first so many test images.")] = None,
+    battery: BatteryName = None,
+    norm: NormName = None,
+    eps: Eps = None,
+    columns: Columns = None,
+    images: Images = None,
     measure: Annotated[
         str,
         typer.Option(

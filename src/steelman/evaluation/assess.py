@@ -102,6 +102,7 @@ def attacked(
     images: int | None = None,
     eps_ref: float | None = None,
     seed: int = 0,
+    batch_size: int = 250,
     executor: Executor | None = None,
     fresh: bool = False,
     progress: bool = True,
@@ -112,6 +113,7 @@ def attacked(
     images    only the first so many test images; default: the battery's number
     eps_ref   that of the model with which Deep Defense's measures are compared; default: the model's own
     seed      of the attacks' noise
+    batch_size  images in a block, which are attacked at once; a block that is done is kept
     executor  where blocks of images are attacked
     fresh     put away the table that is there, and what is left of an unfinished one
 
@@ -123,7 +125,8 @@ def attacked(
         if fresh:
             _put_away(folder)
         _refuse_more(folder, test)
-    common: dict[str, Any] = {"seed": seed, "folder": folder, "executor": executor, "progress": progress}
+    common: dict[str, Any] = {"folder": folder, "executor": executor, "progress": progress}
+    common |= {"seed": seed, "batch_size": batch_size}
     probes = [probe.begin(subject.training) for probe in battery.probes]
     table = evaluate(subject.model, test, battery.attacks, columns=battery.columns, probes=probes, **common)
     if battery.deep_defense:

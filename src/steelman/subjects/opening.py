@@ -74,7 +74,7 @@ def open_subject(
     if loaded:
         model = _filled(path, network, test)
     elif path.suffix == ".onnx":
-        model = Onnx(path, test.shape)
+        model = Onnx(path, test.shape).eval()
     elif what.startswith(f"{ZOO}:"):
         model = robustbench(what.removeprefix(f"{ZOO}:"), images, norm)
     else:
@@ -117,7 +117,7 @@ def _found(path: str, like: Dataset) -> nn.Module:
     parameters = _parameters(found)
     needed = [name for name, default in parameters.items() if default is inspect.Parameter.empty and name not in known]
     if len(needed) == 1 and not inspect.isclass(found):
-        return BlackBox(found)
+        return BlackBox(found).eval()
     if needed:
         raise ValueError(
             f"{path} needs {', '.join(needed)}: give a function without such arguments that returns the model, or one "
@@ -127,7 +127,7 @@ def _found(path: str, like: Dataset) -> nn.Module:
     if isinstance(made, nn.Module):
         return made
     if callable(made):
-        return BlackBox(made)
+        return BlackBox(made).eval()
     raise ValueError(f"{path} made a {type(made).__name__}, neither a model nor a function of images")
 
 
