@@ -17,7 +17,6 @@ from affine import affine
 from steelman.attacks import (
     APGD,
     DDN,
-    FAB,
     FGSM,
     FMN,
     MIM,
@@ -29,6 +28,7 @@ from steelman.attacks import (
     MinimalFGSM,
 )
 from steelman.data import Digits
+from steelman.evaluation import evaluate, measures, signs
 from steelman.evaluation.checkup import Checkup, Finding, checkup
 from steelman.evaluation.slopes import Slopes
 from steelman.filters import BPDA, BitDepth
@@ -174,7 +174,7 @@ def test_labels_of_one_class_and_no_images() -> None:
 
 
 def test_train_mode_is_told_and_kept() -> None:
-    model = trained().train()
+    model = copy.deepcopy(NET).train()
     before = copy.deepcopy(model.state_dict())
     finding = look(model)["mode"]
     assert finding.level == "note"
@@ -186,7 +186,7 @@ def test_train_mode_is_told_and_kept() -> None:
 
 
 def test_batch_normalisation_in_train_mode_behind_a_function_is_found() -> None:
-    model = trained().train()
+    model = copy.deepcopy(NET).train()
     model[5].eval()  # the dropout
     found = look(lambda x: model(x))
     assert "depends on the others in its batch" in found["neighbours"].found
@@ -218,10 +218,9 @@ SURE: list[Attack] = [
     APGD(eps=0.15, steps=10),
     MinimalFGSM(),
     DeepFool(),
-    FAB(steps=8),
-    FMN(steps=20),
-    DDN(steps=20),
-    CarliniWagner(steps=25, search_steps=2, c=2.0, step_size=0.15),
+    FMN(steps=15),
+    DDN(steps=15),
+    CarliniWagner(steps=20, search_steps=2, c=2.0, step_size=0.15),
 ]
 
 
@@ -335,3 +334,44 @@ def test_it_is_told_in_words_and_read_again() -> None:
         Checkup((Finding("x", "[odd] names", "warning", "Do"),), "scores")
     )
     assert text.getvalue().split() == ["warning", "x", "[odd]", "names", "Do"]
+
+
+# What evaluation makes of models that are not as they should be
+
+
+def wrong(x: Tensor) -> Tensor:
+    return -NET(x)
+
+
+def constant(x: Tensor) -> Tensor:
+    return NET(x) * 0 + 1
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient")
+@pytest.mark.parametrize("columns", [True, False])
+@pytest.mark.parametrize(("model", "labels"), [(wrong, None), (constant, None), (NET, 3)])
+def test_zero_right_images_a_constant_model_and_one_class_are_evaluated(
+    model: Callable[[Tensor], Tensor], labels: int | None, columns: bool
+) -> None:
+    batch = next(TEST.batches([torch.arange(60)]))
+    batch = batch[torch.where(batch.y == labels)[0] if labels is not None else torch.arange(15)]
+    attacks = [PGD(eps=0.1, steps=3), DeepFool(steps=3), CarliniWagner(steps=2, search_steps=1)]
+    table = evaluate(model, (batch.x, batch.y), attacks, columns=columns)
+    with torch.no_grad():
+        right = (model(batch.x).argmax(1) == batch.y).float().mean()
+    assert measures(table)["clean accuracy"].value == pytest.approx(float(right))
+    assert all(0 <= found.value <= 1 for found in measures(table).values() if found.kind == "share")
+    assert len(signs(table)) == 5
+
+
+def nan_off_the_grid(x: Tensor) -> Tensor:
+    """Finite on the pictures as they are, in sixteenths."""
+    off = (x * 16 != (x * 16).round()).flatten(1).any(1, keepdim=True)
+    return NET(x) + torch.where(off, torch.nan, 0.0)
+
+
+@pytest.mark.parametrize("model", [nan_where_bright, nan_off_the_grid])
+@pytest.mark.parametrize("attack", [FGSM(eps=0.1), DeepFool()], ids=str)
+def test_logits_that_are_not_finite_are_refused_by_name(model: Callable[[Tensor], Tensor], attack: Attack) -> None:
+    with pytest.raises(ValueError, match="NaN or infinite logits"):
+        evaluate(model, TEST.subset(torch.arange(10)), [attack])

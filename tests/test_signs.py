@@ -38,7 +38,7 @@ class Table:
         image = np.asarray(met)
         before = np.where(image >= self.images - self.wrong, 0, 1)
         after = np.where(np.isin(image, fell), 0, before)
-        values = dict.fromkeys(COLUMNS, 0.0) | dict.fromkeys(("forwards", "gradients"), 0)
+        values: dict[str, Any] = dict.fromkeys(COLUMNS, 0.0) | dict.fromkeys(("forwards", "gradients"), 0)
         values |= {
             "attack": name,
             "space": "pixels",
@@ -288,11 +288,11 @@ def network(eps: float = 0.0) -> nn.Module:
     return net
 
 
-ATTACKS: dict[str, Attack] = {**sign_attacks(eps=0.15, draws=20), "Square": Square(eps=0.15, queries=100)}
+ATTACKS: dict[str, Attack] = {**sign_attacks(eps=0.15, steps=8, draws=10), "Square": Square(eps=0.15, queries=60)}
 
 
 def asked(model: nn.Module) -> list[bool | None]:
-    return [sign.found for sign in signs(evaluate(model, Digits().load("test").subset(torch.arange(50)), ATTACKS))]
+    return [sign.found for sign in signs(evaluate(model, Digits().load("test").subset(torch.arange(40)), ATTACKS))]
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.1])
@@ -341,4 +341,4 @@ def test_the_attacks_answer_in_every_norm() -> None:
         assert sum(isinstance(attack, PGD) and attack.norm is norm for attack in found.values()) >= 4
         assert any(isinstance(attack, PGD) and attack.eps == 1 and attack.norm is Linf for attack in found.values())
     assert not any(isinstance(attack, HopSkipJump | Square) for attack in sign_attacks().values())
-    assert np.isclose(sorted(attack.eps for attack in sign_attacks(Linf, 0.3).values())[-1], 1)
+    assert max(attack.eps for attack in sign_attacks(Linf, 0.3).values() if isinstance(attack, PGD)) == 1

@@ -111,6 +111,8 @@ class Oracle:
         for which in torch.arange(len(x), device=x.device).split(max(self.fits, 1)):
             answer = self._answer(x[which])
             hard = not answer.is_floating_point()
+            if not hard and not bool(answer.isfinite().all()):  # the highest of NaN would pass for a class
+                raise ValueError("the model returns NaN or infinite logits on images that the attack returned")
             predictions.append(answer.to(torch.int64) if hard else answer.argmax(1))
             labels = self.goal.labels[which]
             losses.append(

@@ -1,13 +1,16 @@
 """Evaluation: a table of attacked images, and the measures, curves and reports that are read from it."""
 
+from steelman.evaluation.battery import Battery, battery_names, default_radius, load_battery, named_battery
 from steelman.evaluation.black_box import black_box_table, transfer_table
 from steelman.evaluation.block import FromPrediction
+from steelman.evaluation.checkup import Checkup, checkup
 from steelman.evaluation.compared import Duel, compared
 from steelman.evaluation.curves import Curve, against, by_time, convergence, curve, success_rates
 from steelman.evaluation.draws import DrawnAccuracy, StepCurve, accuracy_over_draws, step_curve
 from steelman.evaluation.entry import Entry
 from steelman.evaluation.evaluate import evaluate
 from steelman.evaluation.export import csv_table, write
+from steelman.evaluation.finding import Finding
 from steelman.evaluation.gallery import Gallery
 from steelman.evaluation.line import Axis, Comparison, Line, Point, at_equal
 from steelman.evaluation.measures import (
@@ -47,13 +50,17 @@ from steelman.evaluation.reference import reference_attacks, reference_epsilon
 from steelman.evaluation.report import verdict, write_report
 from steelman.evaluation.results import results
 from steelman.evaluation.robustness import default_measure, named_measure, robustness_curve
+from steelman.evaluation.signs import Sign, sign_attacks, signs
 from steelman.evaluation.table import Evaluation
 from steelman.evaluation.transfer import Transfer, transfer
+from steelman.evaluation.waterfall import Waterfall, waterfall
 
 __all__ = [
     "CLEVER",
     "PASS",
     "Axis",
+    "Battery",
+    "Checkup",
     "Column",
     "Comparison",
     "Curve",
@@ -61,6 +68,7 @@ __all__ = [
     "Duel",
     "Entry",
     "Evaluation",
+    "Finding",
     "FromPrediction",
     "Gallery",
     "Line",
@@ -70,17 +78,21 @@ __all__ = [
     "PaperTable",
     "Point",
     "Probe",
+    "Sign",
     "StepCurve",
     "TrainingSetDistance",
     "Transfer",
     "Unmeasured",
+    "Waterfall",
     "accuracy",
     "accuracy_over_draws",
     "against",
     "at_equal",
     "average_accuracy",
+    "battery_names",
     "black_box_table",
     "by_time",
+    "checkup",
     "clean_accuracy",
     "clever",
     "compared",
@@ -88,6 +100,7 @@ __all__ = [
     "csv_table",
     "curve",
     "default_measure",
+    "default_radius",
     "draw_convergence",
     "draw_curves",
     "draw_lines",
@@ -96,12 +109,14 @@ __all__ = [
     "evaluate",
     "figures",
     "l_2",
+    "load_battery",
     "mean_margin",
     "mean_norm",
     "measures",
     "measures_table",
     "median_norm",
     "minimum",
+    "named_battery",
     "named_measure",
     "paired",
     "paired_norms",
@@ -116,6 +131,8 @@ __all__ = [
     "robust_accuracy",
     "robustness_curve",
     "save_figure",
+    "sign_attacks",
+    "signs",
     "smallest_norms",
     "step_curve",
     "success_rate",
@@ -126,6 +143,7 @@ __all__ = [
     "transfer_table",
     "unmeasured",
     "verdict",
+    "waterfall",
     "worst_case",
     "write",
     "write_report",
