@@ -3,10 +3,13 @@
 import math
 
 import pytest
+import torch
+from torch import nn
 
 from made_up import ATTACKS, cascade, made_up, of, table_of
-from steelman.evaluation import Unmeasured, robust_accuracy
-from steelman.evaluation.waterfall import waterfall
+from steelman.attacks import FGSM, PGD
+from steelman.evaluation import Unmeasured, evaluate, robust_accuracy
+from steelman.evaluation.waterfall import Waterfall, waterfall
 from steelman.norms import L2, Linf, Norm
 
 ORDER = ["nearest", "weak", "small", "away", "grid", "strong"]
@@ -58,6 +61,16 @@ def test_rows_that_a_cascade_left_out_change_nothing():
     assert len(fewer) < len(rows)
     for norm, eps in ((Linf, 0.1), (Linf, 0.05)):
         assert waterfall(table_of(fewer), norm, eps) == waterfall(table_of(rows), norm, eps)
+
+
+def test_an_attack_that_had_no_image_left_to_meet_is_listed():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.rand(6, 1, 2, 2)
+    y = model(x).argmax(1)
+    attacks = {"first": FGSM(eps=0.9), "second": PGD(eps=0.9, steps=2)}
+    table = evaluate(model, (x, y), attacks, columns=False)
+    assert table.attacks == ("first",), "all six fall to the first"
+    assert waterfall(table, Linf, 0.9) == Waterfall(Linf, 0.9, 6, 0, {"first": 6, "second": 0}, 0)
 
 
 def test_a_table_that_was_cut_off_is_refused():

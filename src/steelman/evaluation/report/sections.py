@@ -10,9 +10,10 @@ from torch import Tensor
 
 from steelman.evaluation.entry import Entry
 from steelman.evaluation.gallery import amplification, data_uri
-from steelman.evaluation.measures import threats, unmeasured
+from steelman.evaluation.measures import met, threats, unmeasured
 from steelman.evaluation.report.verdict import NORMS, listed, threat_name
 from steelman.evaluation.signs import signs
+from steelman.evaluation.table import UNMET
 from steelman.evaluation.transfer import Transfer
 from steelman.evaluation.waterfall import waterfall
 
@@ -50,7 +51,7 @@ def waterfalls(entries: Sequence[Entry]) -> list[dict[str, Any]]:
                 columns.append([None] * len(steps))
                 continue
             left, cells = drops.images, []
-            ran = entry.evaluation.only(space=space).attacks
+            ran = met(entry.evaluation.only(space=space))
             fell = [drops.fell.get(name, 0 if name in ran else None) for name in names]
             for count in (drops.natural_errors, *fell):
                 left -= count or 0
@@ -201,7 +202,7 @@ def about(entry: Entry) -> dict[str, Any]:
     return {
         "name": entry.name,
         "trained": {key: value for key, value in entry.info.items() if value},
-        "evaluated": {key: value for key, value in entry.evaluation.about.items() if value},
+        "evaluated": {key: value for key, value in entry.evaluation.about.items() if value and key != UNMET},
         "recipe": entry.recipe,
     }
 

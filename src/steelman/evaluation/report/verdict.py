@@ -142,6 +142,7 @@ def _tried(entries: Sequence[Entry]) -> tuple[str, ...]:
             rows = entry.evaluation.only(name)
             bounded, gradients = kinds.get(name, (False, False))
             kinds[name] = (bounded or bool((rows["eps"] >= 0).any()), gradients or bool(rows["gradients"].any()))
+    spared = {name for entry in entries for name, _ in entry.evaluation.unmet} - set(kinds)
     if not kinds:
         return (f"{_counted(images[-1], 'image')}, unattacked.",)
     bounded = sum(bounded for bounded, _ in kinds.values())
@@ -159,6 +160,8 @@ def _tried(entries: Sequence[Entry]) -> tuple[str, ...]:
     }
     mixed = f"{white} used the model's gradients (white box), {len(kinds) - white} its answers alone (black box)."
     parts.append(box.get(white, mixed))
+    if spared:
+        parts.append(f"{_counted(len(spared), 'more attack')} had no image left to meet.")
     return tuple(parts)
 
 
