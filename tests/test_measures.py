@@ -137,6 +137,21 @@ def test_a_table_without_the_rows_of_the_fallen_gives_the_same_worst_case():
     assert rho_2(table) == rho_2(TABLE)
 
 
+def test_what_an_attack_was_spared_counts_with_what_felled_it():
+    rows = cascade(ROWS, ORDER)
+    table, met_and_right = table_of(rows), sum(right(row) for row in of(rows, "strong")) / 41
+    assert worst_case(table, ["strong"]).value == robust_accuracy(table, Linf, 0.1, ["strong"]).value == met_and_right
+    met_by_strong = {row["image"]: row for row in of(rows, "strong")}
+    expected = []
+    for clean in of(rows, "clean"):
+        mine = [row for row in rows if row["image"] == clean["image"] and row["attack"] != "clean"]
+        if right(clean) and clean["image"] in met_by_strong:
+            mine = [met_by_strong[clean["image"]]]
+        found = [row["linf"] for row in mine if row["prediction"] != row["label"]]
+        expected.append(min(found, default=math.inf) if right(clean) else 0.0)
+    np.testing.assert_array_equal(smallest_norms(table, Linf, ["strong"]), expected)
+
+
 def test_attacks_that_found_no_image_left_are_counted_with_those_that_did():
     """Of a model that fell to the first attack, the later ones have no row at all: it stands at 0, not nowhere."""
     rows = cascade(changed(ROWS, "nearest", prediction=lambda row: (row["label"] + 1) % 3, linf=0.01), ORDER)
