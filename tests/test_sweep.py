@@ -146,6 +146,7 @@ def test_along_the_first_setting_goes_a_curve_for_each_combination_of_the_others
     [
         (["--vary", f"{VARY}=0.1"], r"a sweep needs two values at least"),
         (["--vary", f"{VARY}=5,5.0"], r"lr=5 is given twice"),
+        (["--vary", "network.hidden=[8, 4],[8,4]"], r"network\.hidden=_8,_4_-[0-9a-f]+ is given twice"),
         (["--vary", "training.epoch=1,2"], r"training\.epoch: .*did you mean epochs\?"),
         (["--vary", "network.hidden=[8],[a]"], r"network"),
         (["--vary", "network.width=8,9"], r"network\.width=8: network: .*width"),

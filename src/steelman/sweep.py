@@ -1,6 +1,7 @@
 """A recipe trained once for each value of a setting: `steelman sweep`."""
 
 import hashlib
+import json
 import re
 import tomllib
 from collections.abc import Callable, Sequence
@@ -225,20 +226,26 @@ def _is_toml(text: str) -> bool:
 
 
 def _variant(path: Path, changes: list[str], texts: dict[str, str]) -> Variant:
-    """The recipe with these values; a number is called by what the recipe makes of it, so that 5 and 5.0 are one."""
+    """The recipe with these values, each as the recipe spells it, so that 5 and 5.0 are one."""
     all_changes = (*changes, *(f"{each}={text}" for each, text in texts.items()))
     recipe = load_recipe(path, list(all_changes))
     written = config.write(recipe)
-    values = {each: _number(written, parts_of(each)) or text for each, text in texts.items()}
+    values = {each: _spelt(written, parts_of(each)) or text for each, text in texts.items()}
     return Variant(path, all_changes, values, recipe)
 
 
-def _number(written: Any, parts: list[str]) -> str:
+def _spelt(written: Any, parts: list[str]) -> str:
+    """A setting's value in a recipe as written; "" for a table, which can be written in many ways."""
     for part in parts:
         written = written.get(part) if isinstance(written, dict) else None
-    if isinstance(written, bool) or not isinstance(written, int | float):
-        return ""
-    return repr(written).removesuffix(".0")
+    match written:
+        case str():
+            return json.dumps(written) if _is_toml(written) else written
+        case float():
+            return repr(written).removesuffix(".0")
+        case bool() | int() | list():
+            return json.dumps(written)
+    return ""
 
 
 def _check(variants: list[Variant], folder: Path, data: Path | None, judging: Judging) -> None:
