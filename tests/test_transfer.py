@@ -1,7 +1,8 @@
 """Transfer: matrices against a plain loop over the models, and brute-force transfer of one target against another."""
 
 import pickle
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from affine import Another, images, small_net
 from steelman.attacks import FGSM, PGD, Surrogate, WorstOf
 from steelman.data.memory import InMemory
-from steelman.evaluation import Transfer, evaluate, transfer
+from steelman.evaluation import Evaluation, Transfer, evaluate, transfer, worst_case
 from steelman.evaluation.block import seeds_of
 from steelman.norms import Linf
 
@@ -101,6 +102,14 @@ def test_white_boxes_are_told_apart_and_equal_evaluate(matrix: Transfer):
         np.testing.assert_allclose(ours["loss"], white["loss"], rtol=1e-5)
 
 
+def test_a_targets_own_table_takes_the_transfer_in(matrix: Transfer):
+    own = evaluate(NETS["C"], DATA, [ATTACK])
+    both = own + matrix.tables["C"]
+    white, black = by_hand(NETS["C"], NETS["C"]), [by_hand(NETS[name], NETS["C"]) for name in "AB"]
+    names = [str(ATTACK), matrix.from_source("A"), matrix.from_source("B")]
+    assert worst_case(both, names).value == np.all([white, *black], axis=0).mean()
+
+
 def test_a_saved_matrix_is_extended_and_no_image_is_crafted_twice(matrix: Transfer, tmp_path: Path, monkeypatch):
     a, b, c, d = NETS.values()
     crafted = []
@@ -130,6 +139,9 @@ def test_a_saved_matrix_is_extended_and_no_image_is_crafted_twice(matrix: Transf
         transfer({"A": a}, {"C": c}, DATA, PGD(eps=0.2, steps=3), name=str(ATTACK), known=more)
     with pytest.raises(ValueError, match="is of another model"):
         transfer({"A": a}, {"C": d}, DATA, ATTACK, known=more)
+    fewer = {"C": Evaluation(small.tables["C"].table.slice(0, 2 * len(X) - 1))}
+    with pytest.raises(ValueError, match="of fewer images"):
+        transfer({"A": a}, {"C": c}, DATA, ATTACK, known=replace(small, tables=fewer))
 
 
 class Elsewhere(Executor):
@@ -157,8 +169,22 @@ def test_other_workers_and_a_part_of_a_data_set_change_nothing():
         assert plain.tables["C"][column].tolist() == other.tables["C"][column].tolist()
 
 
+def test_each_source_may_have_an_attack_of_its_own():
+    a, b, c, _ = NETS.values()
+    other = FGSM(eps=0.1)
+    found = transfer({"A": a, "B": b}, {"C": c}, DATA, {"A": ATTACK, "B": other}, name=str(ATTACK))
+    assert found.tables["C"].parameters[f"{ATTACK} from B", "pixels"].startswith("FGSM(")
+    x_adv = other(b, *DATA)
+    fallen = (c(DATA[0]).argmax(1) == Y) & (c(x_adv).argmax(1) == Y)
+    assert found.accuracy[1][0].value == float(fallen.double().mean())
+    with pytest.raises(ValueError, match="no attack for the source B"):
+        transfer({"A": a, "B": b}, {"C": c}, DATA, {"A": ATTACK})
+
+
 def test_what_makes_no_sense_is_refused():
     a, b = NETS["A"], NETS["B"]
+    with pytest.raises(ValueError, match="threads would change"):
+        transfer({"A": a}, {"B": b}, DATA, ATTACK, executor=ThreadPoolExecutor(1))
     with pytest.raises(ValueError, match="at least one source and one target"):
         transfer({}, {"A": a}, DATA, ATTACK)
     with pytest.raises(ValueError, match="source and the target called A are different models"):

@@ -111,7 +111,7 @@ def against(
     """
     lines: dict[Told, list[Point]] = {}
     for name, attack in rows(evaluation).attacks.items():
-        kind, settings = _settings(attack.parameters)
+        kind, settings = call_settings(attack.parameters)
         value = _number(settings.pop(setting, ""))
         if value is None or not attack.bounded:
             continue
@@ -138,7 +138,7 @@ def success_rates(evaluation: Evaluation) -> dict[str, Line]:
     return {name: replace(line, points=(start, *line.points)) for name, line in found.items()}
 
 
-def _settings(parameters: str) -> tuple[str, dict[str, str]]:
+def call_settings(parameters: str) -> tuple[str, dict[str, str]]:
     """An attack's kind and settings, as the table has them in one string; none where that is no call."""
     try:
         call = ast.parse(parameters, mode="eval").body

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from steelman.evaluation.checkup import Checkup
-from steelman.evaluation.curves import _settings as settings
+from steelman.evaluation.curves import call_settings
 from steelman.evaluation.gallery import Gallery
 from steelman.evaluation.measures import Measure, measures, same_images
 from steelman.evaluation.table import CLEAN, Evaluation
@@ -81,7 +81,7 @@ def comparable(entries: Sequence[Entry]) -> list[Entry]:
 
 def _different(calls: Collection[str]) -> dict[str, str]:
     """By call, those of its settings that not all have; the whole call where that does not tell them apart."""
-    parts = {call: settings(call) for call in calls}
+    parts = {call: call_settings(call) for call in calls}
     shown = {
         call: ", ".join(
             f"{name}={_short(value)}"
