@@ -121,7 +121,7 @@ def named_battery(name: str, *, norm: Norm | None = None, eps: float | None = No
     """A battery by its name, with the attacks ordered from cheap to strong.
 
     "quick"     FGSM, the minimal-norm attack with ten steps, APGD with twenty, Square with 100 queries
-    "standard"  the best minimal-norm attack of fifty steps, and AutoAttack's four, each with rows of its own; in L0
+    "standard"  the best minimal-norm attack of 30 steps (Linf) or 50, and AutoAttack's four, each with rows of its own; in L0
                 minimal-norm attacks only
     "paper:..." a source's own list and settings; docs/batteries.md says which
     a path      a TOML file with the keys of `[evaluation]`
@@ -243,7 +243,7 @@ def _built(name: str, norm: Norm, eps: float | None, data: str | None) -> Batter
         if norm is not L1:
             attacks[f"Square {at}"] = Square(eps, norm, queries=100, rescale=False)
     else:
-        minimal = DDN(steps=50) if norm is L2 else FMN(norm, steps=50)
+        minimal = DDN(steps=50) if norm is L2 else FMN(norm, steps=30 if norm is Linf else 50)
         parts = zip(("APGD-CE", "APGD-T", "FAB-T", "Square"), AutoAttack(eps, norm).attacks, strict=False)
         attacks = {f"{type(minimal).__name__} {norm}": minimal, **{f"{part} {at}": attack for part, attack in parts}}
     return Battery(attacks, _decisions(name, norm, eps, at), columns=False)
