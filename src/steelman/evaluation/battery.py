@@ -121,8 +121,8 @@ def named_battery(name: str, *, norm: Norm | None = None, eps: float | None = No
     """A battery by its name, with the attacks ordered from cheap to strong.
 
     "quick"     FGSM, the minimal-norm attack with ten steps, APGD with twenty, Square with 100 queries
-    "standard"  the best minimal-norm attack of 30 steps (Linf) or 50, and AutoAttack's four, each with rows of its own; in L0
-                minimal-norm attacks only
+    "standard"  the best minimal-norm attack of 30 steps (Linf) or 50, and AutoAttack's four, each with rows of its own;
+                in L0 minimal-norm attacks only
     "paper:..." a source's own list and settings; docs/batteries.md says which
     a path      a TOML file with the keys of `[evaluation]`
 
