@@ -5,15 +5,19 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from made_up import cascade, changed, made_up, of, right, table_of
+from steelman.attacks import FGSM, DeepFool
 from steelman.evaluation import (
+    Evaluation,
     accuracy,
     average_accuracy,
     clean_accuracy,
+    evaluate,
     mean_norm,
     measures,
     median_norm,
@@ -170,6 +174,22 @@ def test_attacks_that_found_no_image_left_are_counted_with_those_that_did():
     assert known == {("strong", "pixels"): ("Linf", 0.1)}
     with pytest.raises(ValueError, match="strong was not run on"):
         robust_accuracy(table_of(cascade(ROWS, ["nearest"])).with_about(said_of_unmet(threat)), Linf, 0.1, ["strong"])
+
+
+def test_a_table_says_which_attacks_found_no_image_left(tmp_path):
+    x = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    model = torch.nn.Flatten()
+    data, first = (x, model(x).argmax(1)), {"DeepFool": DeepFool(), "FGSM": FGSM(eps=1.0)}
+    table = evaluate(model, data, first, columns=False, progress=False)
+    assert table.attacks == ("DeepFool",)
+    table.save(tmp_path / "table.parquet")
+    loaded = Evaluation.load(tmp_path / "table.parquet")
+    assert loaded.unmet == {("FGSM", "pixels"): ("Linf", 1.0)}
+    assert measures(loaded)["robust accuracy, Linf 1"].value == 0.0
+    further = evaluate(model, data, {"more": FGSM(eps=0.9)}, columns=False, progress=False, known=loaded)
+    assert set(further.unmet) == {("FGSM", "pixels"), ("more", "pixels")}
+    whole = evaluate(model, data, {"FGSM": FGSM(eps=1.0)}, progress=False, known=further)
+    assert (set(whole.unmet), accuracy(whole, "FGSM").count) == ({("more", "pixels")}, 6)
 
 
 def test_an_image_without_a_row_must_have_fallen():
