@@ -5,6 +5,16 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+
+def fraction(text: str) -> float:
+    """A number, or one over another, as radii of bytes are told: 8/255."""
+    above, over, below = text.partition("/")
+    try:
+        return float(above) / float(below) if over else float(above)
+    except (ValueError, ZeroDivisionError) as error:
+        raise typer.BadParameter(f"{text!r} is not a number such as .3 or 8/255") from error
+
+
 DataDir: TypeAlias = Annotated[
     Path | None,
     typer.Option("--data-dir", envvar="STEELMAN_DATA", help="Where data sets lie; otherwise they are downloaded."),
@@ -31,7 +41,10 @@ BatteryName: TypeAlias = Annotated[
     typer.Option(help="quick, standard, paper:NAME, or a TOML file; default: the recipe's attacks, otherwise quick."),
 ]
 NormName: TypeAlias = Annotated[str | None, typer.Option(help="Of a named battery: Linf, L2, L1 or L0; default Linf.")]
-Eps: TypeAlias = Annotated[float | None, typer.Option(help="Radius of a named battery, in [0, 1] units.")]
+Eps: TypeAlias = Annotated[
+    float | None,
+    typer.Option(parser=fraction, metavar="NUMBER", help="Radius of a named battery, in [0, 1] units, such as 8/255."),
+]
 Columns: TypeAlias = Annotated[
     bool | None,
     typer.Option(

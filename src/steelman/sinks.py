@@ -4,7 +4,7 @@ import os
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
@@ -118,7 +118,7 @@ class MLflow(Sink):
         return run
 
 
-KINDS: dict[str, type[Sink]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
+KINDS: dict[str, Callable[[Path], Sink]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
 
 
 @final

@@ -64,7 +64,7 @@ class Onnx(nn.Module):
                 f"{self.path} takes images of shape ({told}), and these data are (batch, "
                 f"{', '.join(map(str, shape))}): export it for such images, channels first, or give other --data"
             )
-        self.input, self.type = inputs[0].name, inputs[0].type
+        self.input, self.kind = inputs[0].name, TYPES[inputs[0].type]
         self.batch = takes[0] if isinstance(takes[0], int) else None
         scores = [each.name for each in outputs if each.type in TYPES]
         classes = [each.name for each in outputs if each.type in CLASSES]
@@ -73,7 +73,7 @@ class Onnx(nn.Module):
         self.output = (scores or classes)[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        images = x.detach().cpu().numpy().astype(TYPES[self.type])
+        images = x.detach().cpu().numpy().astype(self.kind)
         size = self.batch or max(len(images), 1)
         said = [self._ask(images[start : start + size]) for start in range(0, len(images), size)]
         answer = torch.from_numpy(np.concatenate(said)).to(x.device)
