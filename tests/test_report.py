@@ -16,6 +16,7 @@ import torch
 from made_up import changed, made_up, of, right, table_of
 from reported import ATTACKS, RECIPE, entries, transferred
 from reported import page as written
+from steelman.data import Digits
 from steelman.evaluation import Entry, verdict, write_report
 from steelman.evaluation.report.pictures import pictures
 from steelman.evaluation.report.sections import gallery
@@ -72,7 +73,7 @@ def test_the_verdict_names_the_best_within_the_strongest_threat():
     ((name, pair),) = found.against
     assert name == "Plain <b>"
     assert pair.difference.value == pytest.approx(stands[BEST] - stands[name])
-    assert "60 images, 4 attacks." in found.tried
+    assert f"60 images of {Digits().load('test').name}, 4 attacks." in found.tried
     assert any("upper bounds" in line for line in found.sure)
     assert f"{BEST}: 1 warning of the check-up." in found.sure
 
@@ -100,7 +101,7 @@ def test_only_attacks_that_all_models_met_decide_between_them():
 def test_the_page_has_every_number(page):
     text = unescape(page.replace("<wbr>", ""))
     assert "2020-02-02" in text
-    assert escape(verdict(entries()).sentence).replace(" %", "\u00a0%") in page
+    assert escape(verdict(entries(), [transferred()]).sentence).replace(" %", "\u00a0%") in page
     for entry in entries():
         for name, measure in entry.measures.items():
             value = f"{100 * measure.value:.1f}\u00a0%" if measure.kind == "share" else f"{measure.value:#.3g}"

@@ -59,7 +59,7 @@ def write_report(
     environment.filters["unbroken"] = lambda text: text.replace(" %", "\u00a0%")
     text = environment.get_template("report.html.jinja").render(
         title=title or _title([entry.name for entry in entries]),
-        verdict=verdict(entries),
+        verdict=verdict(entries, transfer),
         entries=entries,
         glance=_glance(entries),
         groups=_groups(entries),

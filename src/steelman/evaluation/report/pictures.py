@@ -15,6 +15,7 @@ from steelman.evaluation.report.verdict import NORMS, listed
 
 if TYPE_CHECKING:
     import matplotlib.axes
+    import matplotlib.axis
     import matplotlib.figure
     import matplotlib.lines
 
@@ -43,7 +44,8 @@ def pictures(entries: Sequence[Entry]) -> dict[str, list[dict[str, Any]]]:
                 "read": {
                     "box": _box(figure, axes),
                     "x": axes.get_xlabel(),
-                    "percent": _is_percent(axes),
+                    "percent": _is_percent(axes.yaxis),
+                    "across": _is_percent(axes.xaxis),
                     "lines": lines,
                     "marks": marks,
                 },
@@ -142,14 +144,14 @@ def _numbers(axes: "matplotlib.axes.Axes") -> dict[str, Any] | None:
             else:
                 same = np.flatnonzero(np.isclose(x, tick))
                 cells.append(y[same[0]] if len(same) else math.nan)
-        shown = [_shown(float(cell), _is_percent(axes)) for cell in cells]
+        shown = [_shown(float(cell), _is_percent(axes.yaxis)) for cell in cells]
         rows.append({"name": str(line.get_label()).lstrip("\u200b").replace(r"\$", "$"), "cells": shown})
     kept = [place for place in range(len(ticks)) if any(row["cells"][place] for row in rows)]
     if not kept:
         return None
     for row in rows:
         row["cells"] = [row["cells"][place] for place in kept]
-    return {"ticks": [f"{ticks[place]:g}" for place in kept], "rows": rows}
+    return {"ticks": [_shown(ticks[place], _is_percent(axes.xaxis)) for place in kept], "rows": rows}
 
 
 def _shown(value: float, percent: bool) -> str:
@@ -158,10 +160,10 @@ def _shown(value: float, percent: bool) -> str:
     return f"{100 * value:.1f}\u00a0%" if percent else f"{value:.4g}"
 
 
-def _is_percent(axes: "matplotlib.axes.Axes") -> bool:
+def _is_percent(axis: "matplotlib.axis.Axis") -> bool:
     from matplotlib.ticker import PercentFormatter
 
-    return isinstance(axes.yaxis.get_major_formatter(), PercentFormatter)
+    return isinstance(axis.get_major_formatter(), PercentFormatter)
 
 
 def _colour(colour: Any) -> int:

@@ -167,7 +167,7 @@
       for (const mark of data.marks) {
         if (Math.abs(mark.px - point.px) < 0.5) add(mark, `${mark.of}: ${mark.name}`, mark.y, mark.py, mark === point.mark);
       }
-      tip.replaceChildren(make("p", {}, `${data.x} ${Number(point.x.toPrecision(3))}`), make("table", {}, make("tbody", {}, ...rows)));
+      tip.replaceChildren(make("p", {}, `${data.x} ${data.across ? shown(point.x, true) : Number(point.x.toPrecision(3))}`), make("table", {}, make("tbody", {}, ...rows)));
       over.replaceChildren(...dots);
       tip.hidden = false;
       const wide = plot.clientWidth;

@@ -11,8 +11,7 @@ from torch import Tensor
 from steelman.evaluation.entry import Entry
 from steelman.evaluation.gallery import amplification, data_uri
 from steelman.evaluation.measures import met, threats, unmeasured
-from steelman.evaluation.report.verdict import NORMS, listed, threat_name
-from steelman.evaluation.signs import signs
+from steelman.evaluation.report.verdict import NORMS, listed, signs_of, threat_name
 from steelman.evaluation.table import UNMET
 from steelman.evaluation.transfer import Transfer
 from steelman.evaluation.waterfall import waterfall
@@ -90,10 +89,7 @@ def missing(entries: Sequence[Entry]) -> list[str]:
 
 def sign_table(entries: Sequence[Entry], transfer: Sequence[Transfer]) -> list[dict[str, Any]]:
     """The questions, and each model's answer."""
-    asked = []
-    for entry in entries:
-        told = next((each for each in transfer if entry.name in each.targets), None)
-        asked.append(signs(entry.evaluation, told, name=None if told is None else entry.name))
+    asked = [signs_of(entry, transfer) for entry in entries]
     rows = zip(*asked, strict=True)
     return [{"question": row[0].question, "signs": row[:1] if len(set(row)) == 1 else row} for row in rows]
 

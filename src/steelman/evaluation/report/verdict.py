@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from steelman.evaluation.entry import Entry, comparable
 from steelman.evaluation.measures import Measure, Paired, clean_accuracy, met, paired, robust_accuracy, threats
-from steelman.evaluation.signs import signs
+from steelman.evaluation.signs import Sign, signs
 from steelman.evaluation.table import Evaluation
+from steelman.evaluation.transfer import Transfer
 from steelman.norms import L0, L1, L2, Linf
 
 LEVEL = 0.05
@@ -33,16 +34,16 @@ class Verdict:
     sure: tuple[str, ...]
 
 
-def verdict(entries: Sequence[Entry]) -> Verdict:
+def verdict(entries: Sequence[Entry], transfer: Sequence[Transfer] = ()) -> Verdict:
     """Who stands best under the strongest bounded threat that all entries met.
 
     A threat is a norm and a radius at which some attack was bounded; an image withstands it when nothing in the table
     lies within, whatever attack found it (`robust_accuracy`). Where the models met different attacks, those count that
     all met. The strongest threat is the one that leaves the fewest images right on average, among those that leave any
-    model any.
+    model any. `transfer`, what images made on one model do to others, may show a sign of masked gradients.
     """
     entries = comparable(entries)
-    tried, sure = _tried(entries), _sure(entries)
+    tried, sure = _tried(entries), _sure(entries, transfer)
     found = _strongest(entries)
     if found is None:
         sentence = "No bounded attack was run on all of these models, so none can be called robust."
@@ -147,8 +148,10 @@ def _tried(entries: Sequence[Entry]) -> tuple[str, ...]:
         return (f"{_counted(images[-1], 'image')}, unattacked.",)
     bounded = sum(bounded for bounded, _ in kinds.values())
     white = sum(gradients for _, gradients in kinds.values())
-    numbers = " and ".join(f"{each:,}" for each in images)
-    parts = [f"{numbers} image{'s' if images != [1] else ''}, {_counted(len(kinds), 'attack')}."]
+    numbers = " and ".join(f"{each:,}" for each in images) + (" image" if images == [1] else " images")
+    data = {entry.evaluation.about.get("data", "") for entry in entries}
+    whose = f" of {data.pop()}" if len(data) == 1 and all(data) else ""
+    parts = [f"{numbers}{whose}, {_counted(len(kinds), 'attack')}."]
     within = sorted({threat for entry in entries for threat in threats(pixels(entry.evaluation))})
     if bounded:
         parts.append(f"{bounded} within a radius: {listed([threat_name(*each) for each in within])}.")
@@ -165,20 +168,26 @@ def _tried(entries: Sequence[Entry]) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def _sure(entries: Sequence[Entry]) -> tuple[str, ...]:
+def _sure(entries: Sequence[Entry], transfer: Sequence[Transfer]) -> tuple[str, ...]:
     parts = [
         "These are upper bounds: a better attack can only lower them.",
         "Intervals (95 %) speak of drawing other images, not of training again.",
     ]
     for entry in entries:
         whose = f"{entry.name}: " if len(entries) > 1 else ""
-        there = [sign.question for sign in signs(entry.evaluation) if sign.found]
+        there = [sign for sign in signs_of(entry, transfer) if sign.found]
         if there:
             parts.append(f"{whose}{_counted(len(there), 'sign')} of masked gradients, so distrust the numbers.")
         warned = 0 if entry.checkup is None else sum(each.level == "warning" for each in entry.checkup.findings)
         if warned:
             parts.append(f"{whose}{_counted(warned, 'warning')} of the check-up.")
     return tuple(parts)
+
+
+def signs_of(entry: Entry, transfer: Sequence[Transfer]) -> tuple[Sign, ...]:
+    """The signs of masked gradients, with what images made on other models do to this one, where that is known."""
+    told = next((each for each in transfer if entry.name in each.targets), None)
+    return signs(entry.evaluation, told, name=None if told is None else entry.name)
 
 
 def pixels(evaluation: Evaluation) -> Evaluation:
