@@ -158,7 +158,7 @@ class Swept:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=f"{self.recipe}: 95 % intervals", title_justify="left")
+        table = Table(title=f"{self.name}: 95 % intervals", title_justify="left")
         for name in (*self.varied, CLEAN_ACCURACY, self.measure, "training"):
             table.add_column(Text(name), justify="right", overflow="fold")
         for each in self.outcomes:
