@@ -149,18 +149,19 @@ def _transfers(
     evaluated = torch.from_numpy(np.unique(shown[0].evaluation["image"]))
     images = whole.subset(torch.where(torch.isin(whole.index.cpu(), evaluated))[0])
     models = {name: run.network(whole) for name, run in (named | crafted_on).items()}
-    sources: dict[str, Source] = {name: models[name] for name in crafted_on}
+    members = [models[name] for name in crafted_on]
+    sources: dict[str, Source] = dict(zip(crafted_on, members, strict=True))
     if ensemble:
         if len(sources) < 2:
             raise ValueError("an ensemble needs two sources and more: give more --surrogate")
-        sources[f"mean of {len(sources)}"] = list(sources.values())
+        sources[f"mean of {len(members)}"] = members
     targets = {name: models[name] for name in named}
     for entry in shown:
         _refuse_newer(entry, models[entry.name])
     found = []
     with workers(count) or nullcontext() as executor:
         for asked in attacks:
-            name, attack = _attack(asked, named | crafted_on)
+            name, attack = _attack(asked, {**named, **crafted_on})
             path = into / f"transfer-{slug(name)}.parquet"
             found.append(
                 transfer(
@@ -191,7 +192,7 @@ def _sources(named: Mapping[str, Run], surrogates: Sequence[Path]) -> dict[str, 
                 "same data can be compared"
             )
         same = [name for name, other in named.items() if _place(other) == _place(run)]
-        name = same[0] if same else run.name if run.name not in (named | found) else str(run.checkpoint)
+        name = same[0] if same else run.name if run.name not in {**named, **found} else str(run.checkpoint)
         found[name] = run
     return found
 
@@ -213,7 +214,7 @@ def _attack(asked: str, runs: Mapping[str, Run]) -> tuple[str, Attack]:
     else:
         raise ValueError(
             f"--transfer {asked}: no run has an attack of this name, and there is no such kind; "
-            f"{nearest(asked, known | set(config.concrete(Attack)))}"
+            f"{nearest(asked, {*known, *config.concrete(Attack)})}"
         )
     return str(attack), attack
 

@@ -18,7 +18,8 @@ def transfer_table(transfer: Transfer) -> PaperTable:
     Reference: the shape is that of Valentina Zantedeschi, Maria-Irina Nicolae and Ambrish Rawat, "Efficient defenses
     against adversarial attacks", AISec 2017, table 1.
     """
-    rows = [*zip(transfer.sources, transfer.accuracy, strict=True), (UNATTACKED, transfer.clean)]
+    rows: list[tuple[str, Sequence[Cell]]] = [*zip(transfer.sources, transfer.accuracy, strict=True)]
+    rows.append((UNATTACKED, transfer.clean))
     if any(transfer.worst):
         rows.append((WORST, transfer.worst))
     white = [f"{source} on {target}" for source, target in sorted(transfer.white)]

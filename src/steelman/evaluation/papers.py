@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from steelman.evaluation.entry import Entry, comparable, measured
 from steelman.evaluation.measures import (
@@ -33,16 +33,7 @@ from steelman.norms import L0, L1, L2, Linf
 Shape: TypeAlias = Literal[
     "auto", "all", "deep-defense", "deep-defense-2", "efficient-defenses", "l2l-da", "pgn", "mma"
 ]
-SHAPES: tuple[Shape, ...] = (
-    "auto",
-    "all",
-    "deep-defense",
-    "deep-defense-2",
-    "efficient-defenses",
-    "l2l-da",
-    "pgn",
-    "mma",
-)
+SHAPES: tuple[Shape, ...] = get_args(Shape)
 
 NORMS = {repr(norm): norm for norm in (Linf, L2, L1, L0)}
 NEITHER = ("PASS", "LossSensitivity", "TrainingSetDistance", "CLEVER")
@@ -55,7 +46,7 @@ class Met:
 
     name: str
     space: str
-    norm: str
+    norm: str | None
     eps: float
     away_from: str
     parameters: str
@@ -70,16 +61,16 @@ class Met:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a shape has to choose from: attacks, measures by name, attacks in pixels by norm and radius, transfers."""
+    """What a shape has to choose from: models, attacks, attacks in pixels by norm and radius, transfers."""
 
+    entries: Sequence[Entry]
     met: Sequence[Met]
-    names: Sequence[str]
     threats: Mapping[tuple[str, float], Sequence[str]]
     transfer: Sequence[Transfer]
 
     def columns(self, label: str, of: str = "") -> "Iterator[Filled]":
         """Columns of measures of this label, of one attack or of all images; of none is more known to be better."""
-        for name in self.names:
+        for name in measured(self.entries):
             own, _, attack = name.partition(", ")
             if re.match(rf"{label}\b", own) and attack == of:
                 yield Column(own, of, None), _called(name)
@@ -111,9 +102,8 @@ def paper_table(entries: Sequence[Entry], shape: Shape = "auto", *, transfer: Se
     met = _met(entries)
     if shape == "auto":
         shape = _fitting(met)
-    columns = list(
-        _all(entries) if shape == "all" else SHAPED[shape](Seen(met, measured(entries), _threats(entries), transfer))
-    )
+    seen = Seen(entries, met, _threats(entries), transfer)
+    columns = list(_all(entries) if shape == "all" else SHAPED[shape](seen))
     cells = [[_cell(entry, fill) for _, fill in columns] for entry in entries]
     there = [place for place in range(len(columns)) if any(row[place] is not None for row in cells)]
     if not there:
@@ -148,11 +138,7 @@ def _met(entries: Sequence[Entry]) -> list[Met]:
         ).aggregate([])
         for kind in kinds.to_pylist():
             if kind["attack"] != CLEAN:
-                each = Met(
-                    *(kind[name] for name in ("attack", "space")),
-                    kind["norm"] or "",
-                    *(kind[name] for name in ("eps", "away_from", "parameters")),
-                )
+                each = Met(**{("name" if name == "attack" else name): value for name, value in kind.items()})
                 found.setdefault((each.name, each.space), each)
     return list(found.values())
 

@@ -287,7 +287,7 @@ def _check(sources: Mapping[str, Model], targets: Mapping[str, Model], batch: Ba
             if here != there or not here:
                 raise ValueError(f"the source and the target called {name} are different models: give one another name")
     classes: dict[int, str] = {}
-    for name, model in (sources | targets).items():
+    for name, model in {**sources, **targets}.items():
         try:
             with evaluation_mode(model), torch.no_grad():
                 answer = model(batch.x)
