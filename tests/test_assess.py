@@ -65,6 +65,7 @@ def test_attacks_ask_no_more_than_the_check_up_found(subject: Subject, network: 
     entry = assess(seen, BATTERY, found, progress=False)
     assert entry.evaluation.attacks == ("HopSkipJump",)
     assert found.access == "decisions"
+    assert found.findings[-1].found == "attacks see decisions alone, as was asked for"
     x = next(subject.test.in_order(9)).x
     assert torch.equal(seen.model(x), network(x).argmax(1))
     seen, _ = look(subject, "scores")
@@ -82,6 +83,7 @@ def test_probabilities_are_attacked_through_their_logs(subject: Subject, network
         seen, battery, found = _looked(of(subject, model))
         inner = seen.model.network if isinstance(seen.model, Preprocessed) else seen.model
         assert isinstance(inner, LogOfProbabilities)
+        assert found.findings[-1].found == "log p of its probabilities p is what attacks see"
         assert seen.space == ("preprocessed" if isinstance(before, Normalise) else "pixels")
         table = assess(seen, battery, found, progress=False).evaluation
         assert (table["prediction"] == plain["prediction"]).all()
@@ -180,7 +182,13 @@ def test_deep_defenses_measures_go_into_the_same_table(subject: Subject, network
     battery = Battery({"FGSM": FGSM(eps=0.1)}, images=20, deep_defense=True)
     assert attacked(normalised, battery, progress=False).spaces == ("pixels", "preprocessed")
     table = attacked(subject, battery, folder=subject.results, progress=False)
-    names = {"FGSM", "DeepFool 5", "DeepFool 50", "minimal FGSM", *(f"FGSM({share} eps_ref)" for share in ("0.2", "0.5", "1.0"))}
+    names = {
+        "FGSM",
+        "DeepFool 5",
+        "DeepFool 50",
+        "minimal FGSM",
+        *(f"FGSM({share} eps_ref)" for share in ("0.2", "0.5", "1.0")),
+    }
     assert set(table.attacks) == names
     given = attacked(subject, battery, eps_ref=0.5, progress=False)
     assert set(given.only("FGSM(0.5 eps_ref)")["eps"]) == {0.25}
@@ -213,4 +221,6 @@ def test_any_model_goes_from_the_command_to_a_report(tmp_path: Path, monkeypatch
     assert told["info"]["command"] == f"steelman evaluate {name}:linear {' '.join(words)}"
     code, _, err = call("evaluate", f"{name}:linear", *words[:4], "--folder", "evaluations/linear")
     assert code == 2
-    assert re.search(r"steelman: the table that is to be extended is of another model .*\(--fresh\)", err)
+    assert re.search(
+        r"steelman: the table that is to be extended is of another model .*\(--fresh, or another --folder\)", err
+    )

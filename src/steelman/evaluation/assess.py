@@ -22,6 +22,7 @@ from steelman.evaluation.block import Crafter, FromPrediction
 from steelman.evaluation.checkup import Checkup, checkup
 from steelman.evaluation.entry import Entry
 from steelman.evaluation.evaluate import evaluate
+from steelman.evaluation.finding import Finding
 from steelman.evaluation.gallery import Gallery
 from steelman.evaluation.reference import reference_attacks, reference_epsilon
 from steelman.evaluation.store import PARTS, TABLE
@@ -49,10 +50,11 @@ def look(subject: Subject, access: Access | None = None) -> tuple[Subject, Check
             f"--access {access}: the check-up found that {subject.name} gives {found.access} and no more; leave it out"
         )
     model, wanted, training = subject.model, access or found.access, subject.model.training
-    answer = _answer(subject)
+    answer, more = _answer(subject), []
     if wanted == "decisions":
         model = BlackBox(model, "decisions") if answer.is_floating_point() else model
     elif answer.ndim == 2 and are_probabilities(answer):
+        more.append(Finding("logits", "log p of its probabilities p is what attacks see", "note"))
         # Inside the preprocessing, so that the preprocessed space is still there.
         if isinstance(model, Preprocessed):
             model = Preprocessed(model.preprocess, LogOfProbabilities(model.network))
@@ -60,7 +62,9 @@ def look(subject: Subject, access: Access | None = None) -> tuple[Subject, Check
             model = LogOfProbabilities(model)
     if wanted == "scores" and found.access == "gradients":
         model = BlackBox(model)
-    return replace(subject, model=model.train(training)), replace(found, access=wanted)
+    if wanted != found.access:
+        more.append(Finding("access", f"attacks see {wanted} alone, as was asked for", "note"))
+    return replace(subject, model=model.train(training)), Checkup((*found.findings, *more), wanted)
 
 
 def _answer(subject: Subject) -> Tensor:

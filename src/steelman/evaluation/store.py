@@ -92,7 +92,8 @@ def refuse_other(known: Evaluation, about: Mapping[str, str], named: Mapping[str
         theirs = known.about.get(key)
         if theirs and about[key] and theirs != about[key]:
             raise ValueError(
-                f"the table that is to be extended is of {what} ({theirs}, now {about[key]}): begin a new one (--fresh)"
+                f"the table that is to be extended is of {what} ({theirs}, now {about[key]}): begin a new one "
+                "(--fresh, or another --folder)"
             )
     there = known.parameters
     for name, attack in named.items():

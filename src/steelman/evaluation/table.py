@@ -277,9 +277,10 @@ class Evaluation:
             ImportError: pandas is not installed.
         """
         try:
-            return self.table.to_pandas()
+            import pandas  # pyright: ignore[reportMissingImports]  # noqa: F401
         except ImportError as error:
             raise ImportError("pandas is not installed: pip install steelman[pandas]") from error
+        return self.table.to_pandas()
 
     def to_polars(self) -> Any:
         """A polars DataFrame.
