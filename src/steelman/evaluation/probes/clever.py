@@ -19,7 +19,7 @@ from steelman.types import Box, Images, Indices, Labels, Model, PerImage, Seeds
 
 DUAL = {L2: L2, Linf: L1, L1: Linf}
 STARTS = (1.0, 5.0, 20.0)
-"""Shapes from which the fit sets out. The authors' code has .1, 10, 50 and 100 too, which found no other end when tried."""
+"""Shapes from which the fit sets out. The authors' code has four more, which found no other end when tried."""
 
 
 @final
