@@ -35,7 +35,7 @@ def kind_of(text: str) -> Kind:
     family = re.sub(r"\b(eps|radius|step_size)=[^,)]*", "", text)
     classes = {each: getattr(rooms, each, None) for each in re.findall(r"\b([A-Z]\w*)\(", text)}
     classes = {each: found for each, found in classes.items() if isinstance(found, type) and issubclass(found, Attack)}
-    while around := re.match(r"(EOT|Within)\(.*?attack=(?=[A-Z]\w*\()", text):
+    while around := re.match(r"(EOT|FromPrediction|Within)\(.*?attack=(?=[A-Z]\w*\()", text):
         text = text[around.end() :]
     kind = re.split(r"\W", text, maxsplit=1)[0]
     access = {found.access for found in classes.values() if isinstance(found.access, str)}
