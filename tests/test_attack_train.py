@@ -274,7 +274,7 @@ def test_a_recipe_without_a_classifier_is_refused(tmp_path: Path):
 def test_a_run_without_a_generator_says_so(root: Path, tmp_path: Path, call):
     shutil.copytree(root / "runs" / "plain", tmp_path / "plain")
     with (tmp_path / "plain" / "recipe.toml").open("a") as file:
-        file.write('"L2L-DA" = { kind = "L2LDA" }\n')
+        file.write('[evaluation.attacks."L2L-DA"]\nkind = "L2LDA"\n')
     code, _, err = call("evaluate", tmp_path / "plain")
     assert code == 2
     assert re.search(
