@@ -12,12 +12,14 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from typer import BadParameter
 
 from steelman.data import Arrays, Digits, External, ImageFolder
 from steelman.evaluation.store import fingerprint
 from steelman.evaluation.subject import Subject
 from steelman.networks import MLP, BlackBox, LogOfProbabilities, Normalise, Preprocessed
 from steelman.norms import L1, L2
+from steelman.options import fraction
 from steelman.subjects import Onnx, fill, open_subject, read_state, source
 from steelman.training import checkpoint
 
@@ -246,6 +248,13 @@ def test_images_by_what_they_are_called(tmp_path: Path):
         source("Digit")
     with pytest.raises(ValueError, match=r"--data\.fil: Arrays has no such setting; did you mean file\?"):
         source('{ kind = "Arrays", fil = "a.npz" }')
+
+
+def test_radii_are_told_as_numbers_or_as_fractions():
+    assert (fraction("8/255"), fraction(".3")) == (8 / 255, 0.3)
+    for wrong in ("8/x", "1/0", "much"):
+        with pytest.raises(BadParameter, match=r"is not a number such as \.3 or 8/255"):
+            fraction(wrong)
 
 
 def test_logs_of_probabilities_are_their_logits(images: Tensor, network: MLP):

@@ -40,6 +40,13 @@ class Checkup:
     def __str__(self) -> str:
         return "\n".join(map(str, self.findings))
 
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        lines = ((each.level, each.name, each.found, each.advice) for each in self.findings)
+        rows = ("".join(f"<td>{escape(said)}</td>" for said in line) for line in lines)
+        return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+
     def __rich__(self) -> "RenderableType":
         from rich.table import Table
 

@@ -43,6 +43,15 @@ class Entry:
     def measures(self) -> dict[str, Measure]:
         return measures(self.evaluation)
 
+    def __repr__(self) -> str:
+        return f"Entry({self.name!r}, {self.evaluation!r})"
+
+    def _repr_markdown_(self) -> str:
+        """All measures, for notebooks."""
+        from steelman.evaluation.papers import measures_table
+
+        return measures_table([self]).markdown()
+
 
 def comparable(entries: Sequence[Entry]) -> list[Entry]:
     """The entries as they may stand side by side.

@@ -82,6 +82,12 @@ class Transfer:
         """The sources that do not know a target."""
         return tuple(source for source in self.sources if (source, target) not in self.white)
 
+    def _repr_markdown_(self) -> str:
+        """The matrix, for notebooks."""
+        from steelman.evaluation.black_box import transfer_table
+
+        return transfer_table(self).markdown()
+
     def save(self, path: str | Path) -> None:
         """Write one Parquet file: the tables one under the other, with a column `target`; whole or not at all."""
         import pyarrow
