@@ -1,5 +1,6 @@
 """Some images and everything that is measured of them: the piece of work that evaluation is cut into."""
 
+import math
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -84,6 +85,8 @@ class Block:
     columns: bool
     seed: int
     known: Evaluation | None
+    at_once: int
+    """Images in one call of an attack."""
     device: str | None = None
     """Where the work is done; None: where model and images are. The first of its kind, or a worker's own."""
 
@@ -100,8 +103,8 @@ class Block:
             prediction = self._clean(rows, network, batch, x)
             for name, attack in self.attacks.items():
                 which = torch.where(torch.from_numpy(rows.to_meet(name, attack)))[0].to(x.device)
-                if len(which):
-                    self._attack(rows, network, batch[which], x[which], prediction[which], name, attack)
+                for part in which.chunk(math.ceil(len(which) / self.at_once)) if len(which) else ():
+                    self._attack(rows, network, batch[part], x[part], prediction[part], name, attack)
                 advance(name, len(batch))
         return rows.table()
 
@@ -111,7 +114,10 @@ class Block:
             rows.check(x)
             return torch.from_numpy(rows.first).to(x.device)
         start = time.perf_counter()
-        prediction, loss = answers(network, x, batch.y)
+        cut = (each.split(self.at_once) for each in (x, batch.y))
+        prediction, loss = map(
+            torch.cat, zip(*(answers(network, *part) for part in zip(*cut, strict=True)), strict=True)
+        )
         kind = {"attack": CLEAN, "parameters": "", "away_from": "label", "norm": None, "eps": 0.0}
         cost = {"gradients": 0, "forwards": 1, "seconds": (time.perf_counter() - start) / len(batch)}
         sizes = dict.fromkeys(("l0", "l1", "l2", "linf"), 0.0)

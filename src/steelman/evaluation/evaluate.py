@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 Data: TypeAlias = Dataset | tuple[Tensor, Tensor]
 
+GATHERED = 4
+"""Where attacks meet only what stands, so many batches are looked at together: few images are slow, one by one."""
+
 
 def evaluate(
     model: Model,
@@ -83,7 +86,8 @@ def evaluate(
         named = {name: _unboxed(name, attack) for name, attack in named.items()}
     with space_of(model, space):
         pass  # refuses what has no such space before anything is read
-    batches, count = batches_of(dataset, batch_size)
+    gathered = 1 if columns or executor is not None else GATHERED
+    batches, count = batches_of(dataset, gathered * batch_size)
     shelf = None if folder is None else Shelf(Path(folder))
     about = about_of(model, dataset, seed)
     known = known if shelf is None else shelf.read(about)
@@ -102,7 +106,7 @@ def evaluate(
             if executor is not None:  # memory of a GPU is not sent
                 device, batch = batch.x.device.type, replace(batch, x=batch.x.cpu(), y=batch.y.cpu())
             rows = None if there is None or batch.index is None else there.of_images(batch.index.tolist())
-            yield Block(sent, batch, space, named, tuple(probes), columns, seed, rows, device)
+            yield Block(sent, batch, space, named, tuple(probes), columns, seed, rows, batch_size, device)
 
     made = []
     with bar(progress, count * max(len(named), 1)) as advance:
