@@ -205,7 +205,7 @@ ALONE = {
 @pytest.mark.parametrize("case", ALONE)
 def test_a_page_is_written_of_whatever_there_is(case, tmp_path):
     log = [{"epoch": 0, "clean": nan, "loss": inf}, {"epoch": 1, "clean": 0.5, "loss": nan}]
-    entry = Entry("a_name_" * 30, table_of(ALONE[case]), log)
+    entry = Entry("a_name_" * 30, table_of(ALONE[case]), log if "unattacked" in case else ())
     text = write_report(tmp_path, [entry]).read_text(encoding="utf-8")
     json = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
     assert all("NaN" not in each and "Infinity" not in each for each in json)
@@ -221,7 +221,7 @@ def test_a_page_is_written_of_whatever_there_is(case, tmp_path):
 
 
 def test_ten_models_fit_on_one_page(tmp_path):
-    table = table_of(made_up(attacks=("clean", "weak", "small")))
+    table = table_of(made_up(attacks=("clean", "weak")))
     ten = [Entry(f"model {k} $x$ & <i>", table) for k in range(10)]
     text = write_report(tmp_path, ten).read_text(encoding="utf-8")
     assert "How robust are these 10 models?" in text

@@ -72,7 +72,8 @@ class Gallery:
         if not found:
             return None
         *columns, names = zip(*sorted(found, key=lambda one: float(one[5])), strict=True)
-        return Gallery(*(torch.stack(column) for column in columns), names)
+        index, x, x_adv, label, prediction, size = (torch.stack(column) for column in columns)
+        return Gallery(index, x, x_adv, label, prediction, size, names)
 
 
 def _shared(evaluation: Evaluation, attacks: Mapping[str, Crafter]) -> Evaluation:

@@ -58,7 +58,9 @@ def pictures(entries: Sequence[Entry]) -> dict[str, list[dict[str, Any]]]:
 
 def _curves_lines(axes: "matplotlib.axes.Axes") -> "Iterator[matplotlib.lines.Line2D]":
     """The lines that belong to a model; what else is drawn has a label that begins with an underscore."""
-    return (line for line in axes.get_lines() if not str(line.get_label()).startswith("_") and len(line.get_xdata()))
+    return (
+        line for line in axes.get_lines() if not str(line.get_label()).startswith("_") and np.size(line.get_xdata())
+    )
 
 
 def _lines(figure: "matplotlib.figure.Figure", axes: "matplotlib.axes.Axes") -> list[dict[str, Any]]:
