@@ -57,7 +57,11 @@ def test_every_shipped_recipe_reads_writes_and_builds(path: Path, tmp_path: Path
     assert isinstance(recipe.defence, Adversary | AttackTraining) == bool(players)
     game = recipe.defence.adversary if isinstance(recipe.defence, AttackTraining) else recipe.defence
     for attack in recipe.evaluation.attacks.values():
-        if isinstance(attack, Adversary) and isinstance(game, type(attack)):  # it has the generator that is trained
+        if (
+            isinstance(attack, Adversary)
+            and isinstance(game, type(attack))
+            and all(getattr(attack, name) == getattr(game, name) for name in attack.sees)
+        ):  # it has the generator that is trained
             quick = replace(attack, samples=1) if isinstance(attack, L2LDA) else attack
             one = next(images.in_order(1))
             quick.with_generator(players["generator"].network)(network.eval(), one.x, one.y)
