@@ -38,7 +38,7 @@ def report_markdown(
     entries = comparable(entries)
     names = listed([md(entry.name) for entry in entries])
     are = "is" if len(entries) == 1 else "are"
-    found = verdict(entries)
+    found = verdict(entries, transfer)
     parts = [
         f"# {title or f'How robust {are} {names}?'}",
         f"**{md(found.sentence)}**",

@@ -39,7 +39,7 @@ def results(entries: Sequence[Entry], *, transfer: Sequence[Transfer] = (), on: 
         ValueError: no entries, or models that cannot be compared.
     """
     entries = comparable(entries)
-    found = verdict(entries)
+    found = verdict(entries, transfer)
     models = {entry.name: _model(entry, transfer) for entry in entries}
     return _plain(
         {
