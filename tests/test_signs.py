@@ -220,6 +220,14 @@ def test_an_image_is_left_only_where_all_unbounded_attacks_left_it() -> None:
     assert table.sign(3).found is False
 
 
+def test_of_images_that_it_did_not_meet_it_speaks_where_another_white_box_felled_them() -> None:
+    def table(first: str) -> Table:
+        return Table().with_(first, range(100)).with_(PGD_.format(1.0), range(100, 190), 1.0, met=range(100, 190))
+
+    assert table(PGD_.format(0.1)).sign(3).found is False
+    assert table("Square(eps=0.1)").sign(3).found is None
+
+
 @pytest.mark.parametrize("cascade", [False, True])
 def test_chance_is_judged_image_by_image(cascade: bool) -> None:
     met = range(60, 190) if cascade else None

@@ -279,10 +279,14 @@ def _unbounded(runs: list[_Run]) -> _Answer:
     ]
     if not free:
         return "not asked: it needs PGD(eps=1, random_start=False), or a minimal attack such as FMN", None
-    fell = np.logical_or.reduce([run.fell for run in free])
-    met = np.logical_and.reduce([run.met for run in free]) & ~free[0].rows.wrong
-    left = int((met & ~fell).sum()) / free[0].images
-    return f"{', '.join(run.name for run in free)} leave{'s' * (len(free) == 1)} {_percent(left)}", left > TAU
+    met = np.logical_and.reduce([run.met for run in free])
+    stood = ~free[0].rows.wrong & ~np.logical_or.reduce([run.fell for run in free])
+    unknown = stood & ~met & ~np.logical_or.reduce([run.fell for run in runs if run.kind.how == "white"])
+    left, perhaps = (int(some.sum()) / free[0].images for some in (stood & met, unknown))
+    numbers = f"{', '.join(run.name for run in free)} leave{'s' * (len(free) == 1)} {_percent(left)}"
+    if perhaps:
+        numbers += f", and {_percent(perhaps)} more were met by a black box or by chance alone"
+    return numbers, True if left > TAU else None if left + perhaps > TAU else False
 
 
 def _chance(runs: list[_Run]) -> _Answer:
