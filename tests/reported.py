@@ -10,8 +10,8 @@ from torch import nn
 from steelman.attacks import FGSM, PGD, DeepFool
 from steelman.data import Digits
 from steelman.evaluation import Entry, FromPrediction, Gallery, evaluate, write_report
-from steelman.evaluation.checkup import Checkup, Finding
-from steelman.evaluation.transfer import Transfer, transfer
+from steelman.evaluation.checkup.checkup import Checkup, Finding
+from steelman.evaluation.transfer.transfer import Transfer, transfer
 
 ATTACKS = {
     str(attack): attack

@@ -29,8 +29,8 @@ from steelman.attacks import (
 )
 from steelman.data import Digits
 from steelman.evaluation import evaluate, measures, signs
-from steelman.evaluation.checkup import Checkup, Finding, checkup
-from steelman.evaluation.slopes import Slopes
+from steelman.evaluation.checkup.checkup import Checkup, Finding, checkup
+from steelman.evaluation.checkup.slopes import Slopes
 from steelman.filters import BPDA, BitDepth
 from steelman.losses import Margin
 from steelman.networks import Filtered

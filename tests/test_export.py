@@ -38,11 +38,11 @@ from steelman.evaluation import (
     worst_case,
     write,
 )
-from steelman.evaluation.checkup import Checkup, Finding
-from steelman.evaluation.entry import comparable
+from steelman.evaluation.checkup.checkup import Checkup, Finding
 from steelman.evaluation.measures import Measure
-from steelman.evaluation.paper_table import md
-from steelman.evaluation.results import SCHEMA
+from steelman.evaluation.report.entry import comparable
+from steelman.evaluation.report.paper_table import md
+from steelman.evaluation.report.results import SCHEMA
 from steelman.norms import Linf
 
 COUNT = 41
@@ -88,8 +88,8 @@ def folder(entries, transferred, tmp_path_factory):
         return into / "report.html"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("steelman.evaluation.export.figures", lambda entries: {"curve-linf": picture})
-        patch.setattr("steelman.evaluation.export.write_report", page)
+        patch.setattr("steelman.evaluation.report.export.figures", lambda entries: {"curve-linf": picture})
+        patch.setattr("steelman.evaluation.report.export.write_report", page)
         written = write(folder, entries, transfer=[transferred], on="2020-02-02", shape="l2l-da")
     assert sorted(written) == sorted(folder.iterdir())
     assert written[-1].name == "report.html"

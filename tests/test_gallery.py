@@ -11,7 +11,7 @@ from reported import ATTACKS, entries, models
 from steelman.attacks import DeepFool
 from steelman.data import Digits
 from steelman.evaluation import Evaluation, Gallery
-from steelman.evaluation.gallery import amplification, png
+from steelman.evaluation.report.gallery import amplification, png
 from steelman.evaluation.table import CLEAN
 
 pytestmark = pytest.mark.xdist_group("report")

@@ -16,7 +16,7 @@ from steelman import Batch, Plain, Training, fit
 from steelman.attacks import Attack
 from steelman.attacks.oracle import Oracle
 from steelman.data import Dataset, Digits, InMemory, split_off
-from steelman.evaluation.plots import draw_convergence
+from steelman.evaluation.curves.plots import draw_convergence
 from steelman.losses import Goal
 from steelman.randomness import Draws
 from steelman.training import SGD, Adam, Descend, Game, Player, Step, Steps, checkpoint, trained_weights

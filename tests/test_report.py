@@ -21,7 +21,7 @@ from steelman.evaluation import Entry, verdict, write_report
 from steelman.evaluation.report.pictures import pictures
 from steelman.evaluation.report.sections import gallery
 from steelman.evaluation.report.verdict import shared_threats
-from steelman.evaluation.waterfall import waterfall
+from steelman.evaluation.report.waterfall import waterfall
 from steelman.norms import Linf
 
 BEST = "PGD training"

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from steelman.attacks import FGSM, PGD, Attack, HopSkipJump, Square
 from steelman.data import Digits
+from steelman.evaluation.checkup.signs import QUESTIONS, Sign, sign_attacks, signs
 from steelman.evaluation.evaluate import evaluate
-from steelman.evaluation.signs import QUESTIONS, Sign, sign_attacks, signs
 from steelman.evaluation.table import CLEAN, COLUMNS, Evaluation
-from steelman.evaluation.transfer import Transfer
+from steelman.evaluation.transfer.transfer import Transfer
 from steelman.norms import L1, L2, Linf
 
 IMAGES = 200

@@ -9,7 +9,7 @@ from torch import nn
 from made_up import ATTACKS, cascade, made_up, of, table_of
 from steelman.attacks import FGSM, PGD
 from steelman.evaluation import Unmeasured, evaluate, robust_accuracy
-from steelman.evaluation.waterfall import Waterfall, waterfall
+from steelman.evaluation.report.waterfall import Waterfall, waterfall
 from steelman.norms import L2, Linf, Norm
 
 ORDER = ["nearest", "weak", "small", "away", "grid", "strong"]

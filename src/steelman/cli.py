@@ -170,7 +170,7 @@ def evaluate(
     from rich.console import Console
 
     from steelman.evaluation.assess import assess, battery_of, look, reference_of
-    from steelman.evaluation.export import write
+    from steelman.evaluation.report.export import write
     from steelman.runs import Run
     from steelman.sinks import Sinks
     from steelman.subjects.opening import open_subject
@@ -364,7 +364,7 @@ def _say(text: str) -> None:
 def _show(entries: list[Any], written: list[Path]) -> None:
     from rich.console import Console
 
-    from steelman.evaluation.papers import measures_table
+    from steelman.evaluation.report.papers import measures_table
 
     console = Console()
     console.print(measures_table(entries))

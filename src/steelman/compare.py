@@ -15,15 +15,15 @@ from steelman.attacks.attack import Attack
 from steelman.data.dataset import Dataset
 from steelman.evaluation import Evaluation, write
 from steelman.evaluation.black_box import black_box_table, transfer_table
-from steelman.evaluation.checkup import Checkup
-from steelman.evaluation.compared import chosen, compared
-from steelman.evaluation.entry import Entry, comparable
-from steelman.evaluation.export import slug
-from steelman.evaluation.paper_table import PaperTable
-from steelman.evaluation.papers import SHAPES, Shape, paper_table
+from steelman.evaluation.checkup.checkup import Checkup
+from steelman.evaluation.report.compared import chosen, compared
+from steelman.evaluation.report.entry import Entry, comparable
+from steelman.evaluation.report.export import slug
+from steelman.evaluation.report.paper_table import PaperTable
+from steelman.evaluation.report.papers import SHAPES, Shape, paper_table
 from steelman.evaluation.report.verdict import verdict
 from steelman.evaluation.store import TABLE, fingerprint
-from steelman.evaluation.transfer import Source, Transfer, transfer
+from steelman.evaluation.transfer.transfer import Source, Transfer, transfer
 from steelman.naming import nearest
 from steelman.recipe import device
 from steelman.runs import Run, entries

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from steelman.evaluation.assess import assess, battery_of, look
-from steelman.evaluation.entry import Entry
-from steelman.evaluation.export import write
+from steelman.evaluation.report.entry import Entry
+from steelman.evaluation.report.export import write
 from steelman.runs import train
 
 MODELS = {

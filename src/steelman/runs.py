@@ -11,7 +11,7 @@ from steelman import config
 from steelman.adversaries.adversary import GENERATOR, Adversary, AttackTraining
 from steelman.data.dataset import Dataset
 from steelman.evaluation.assess import battery_of, entry_of
-from steelman.evaluation.entry import Entry
+from steelman.evaluation.report.entry import Entry
 from steelman.evaluation.store import TABLE
 from steelman.evaluation.subject import Subject
 from steelman.evaluation.table import Evaluation

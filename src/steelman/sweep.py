@@ -16,7 +16,7 @@ from torch import nn
 from steelman import config
 from steelman.evaluation import default_measure, measures, named_measure
 from steelman.evaluation.assess import attacked, battery_of
-from steelman.evaluation.robustness import CLEAN_ACCURACY
+from steelman.evaluation.curves.robustness import CLEAN_ACCURACY
 from steelman.evaluation.store import TABLE
 from steelman.evaluation.subject import Subject
 from steelman.recipe import Recipe, build, find_recipe, load_recipe, parts_of

@@ -21,8 +21,8 @@ from steelman.evaluation import (
     robustness_curve,
     save_figure,
 )
+from steelman.evaluation.curves.robustness import CLEAN_ACCURACY
 from steelman.evaluation.measures import plain, same_images
-from steelman.evaluation.robustness import CLEAN_ACCURACY
 from steelman.evaluation.store import TABLE
 from steelman.norms import Norm
 from steelman.training.checkpoint import save_text

@@ -1,18 +1,24 @@
 """Evaluation: a table of attacked images, and the measures, curves and reports that are read from it."""
 
+from steelman.attacks.from_prediction import FromPrediction
 from steelman.evaluation.battery import Battery, battery_names, default_radius, load_battery, named_battery
 from steelman.evaluation.black_box import black_box_table, transfer_table
-from steelman.evaluation.block import FromPrediction
-from steelman.evaluation.checkup import Checkup, checkup
-from steelman.evaluation.compared import Duel, compared
-from steelman.evaluation.curves import Curve, against, by_time, convergence, curve, success_rates
-from steelman.evaluation.draws import DrawnAccuracy, StepCurve, accuracy_over_draws, step_curve
-from steelman.evaluation.entry import Entry
+from steelman.evaluation.checkup.checkup import Checkup, checkup
+from steelman.evaluation.checkup.finding import Finding
+from steelman.evaluation.checkup.signs import Sign, sign_attacks, signs
+from steelman.evaluation.curves.curves import Curve, against, by_time, convergence, curve, success_rates
+from steelman.evaluation.curves.draws import DrawnAccuracy, StepCurve, accuracy_over_draws, step_curve
+from steelman.evaluation.curves.line import Axis, Comparison, Line, Point, at_equal
+from steelman.evaluation.curves.plots import (
+    draw_convergence,
+    draw_curves,
+    draw_lines,
+    draw_robustness,
+    figures,
+    save_figure,
+)
+from steelman.evaluation.curves.robustness import default_measure, named_measure, robustness_curve
 from steelman.evaluation.evaluate import evaluate
-from steelman.evaluation.export import csv_table, write
-from steelman.evaluation.finding import Finding
-from steelman.evaluation.gallery import Gallery
-from steelman.evaluation.line import Axis, Comparison, Line, Point, at_equal
 from steelman.evaluation.measures import (
     Measure,
     Paired,
@@ -42,18 +48,19 @@ from steelman.evaluation.measures import (
     unmeasured,
     worst_case,
 )
-from steelman.evaluation.paper_table import Column, PaperTable
-from steelman.evaluation.papers import measures_table, paper_table
-from steelman.evaluation.plots import draw_convergence, draw_curves, draw_lines, draw_robustness, figures, save_figure
 from steelman.evaluation.probes import CLEVER, PASS, LossSensitivity, Probe, TrainingSetDistance
 from steelman.evaluation.reference import reference_attacks, reference_epsilon
 from steelman.evaluation.report import verdict, write_report
-from steelman.evaluation.results import results
-from steelman.evaluation.robustness import default_measure, named_measure, robustness_curve
-from steelman.evaluation.signs import Sign, sign_attacks, signs
+from steelman.evaluation.report.compared import Duel, compared
+from steelman.evaluation.report.entry import Entry
+from steelman.evaluation.report.export import csv_table, write
+from steelman.evaluation.report.gallery import Gallery
+from steelman.evaluation.report.paper_table import Column, PaperTable
+from steelman.evaluation.report.papers import measures_table, paper_table
+from steelman.evaluation.report.results import results
+from steelman.evaluation.report.waterfall import Waterfall, waterfall
 from steelman.evaluation.table import Evaluation
-from steelman.evaluation.transfer import Transfer, transfer
-from steelman.evaluation.waterfall import Waterfall, waterfall
+from steelman.evaluation.transfer.transfer import Transfer, transfer
 
 __all__ = [
     "CLEVER",

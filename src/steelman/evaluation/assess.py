@@ -11,20 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steelman.attacks.attack import Access
+from steelman.attacks.attack import Access, Attack
 from steelman.attacks.deepfool import DeepFool
+from steelman.attacks.from_prediction import FromPrediction
 from steelman.attacks.minimal_fgsm import MinimalFGSM
 from steelman.attacks.mode import evaluation_mode
 from steelman.attacks.oracle import are_probabilities
 from steelman.data.dataset import Dataset
 from steelman.evaluation.battery import Battery, named_battery
-from steelman.evaluation.block import Crafter, FromPrediction
-from steelman.evaluation.checkup import Checkup, checkup
-from steelman.evaluation.entry import Entry
+from steelman.evaluation.checkup.checkup import Checkup, checkup
+from steelman.evaluation.checkup.finding import Finding
 from steelman.evaluation.evaluate import evaluate
-from steelman.evaluation.finding import Finding
-from steelman.evaluation.gallery import Gallery
 from steelman.evaluation.reference import reference_attacks, reference_epsilon
+from steelman.evaluation.report.entry import Entry
+from steelman.evaluation.report.gallery import Gallery
 from steelman.evaluation.store import PARTS, TABLE
 from steelman.evaluation.subject import Subject
 from steelman.evaluation.table import Evaluation
@@ -140,9 +140,7 @@ def attacked(
     return table
 
 
-def entry_of(
-    subject: Subject, table: Evaluation, attacks: Mapping[str, Crafter], found: Checkup | None = None
-) -> Entry:
+def entry_of(subject: Subject, table: Evaluation, attacks: Mapping[str, Attack], found: Checkup | None = None) -> Entry:
     """What reports show of a subject whose table is there; the gallery is of those attacks.
 
     Cost: that of the gallery's few images.
@@ -187,10 +185,8 @@ def reference_of(subject: Subject, images: int | None = None) -> float:
     return reference_epsilon(subject.model, subject.first(images or own), space=subject.space)
 
 
-def _of_deep_defense(subject: Subject, test: Dataset, eps_ref: float | None) -> dict[str, Crafter]:
-    own: dict[str, Crafter] = {
-        f"DeepFool {steps}": FromPrediction(DeepFool(steps=steps, box=None)) for steps in (5, 50)
-    }
+def _of_deep_defense(subject: Subject, test: Dataset, eps_ref: float | None) -> dict[str, Attack]:
+    own: dict[str, Attack] = {f"DeepFool {steps}": FromPrediction(DeepFool(steps=steps, box=None)) for steps in (5, 50)}
     own["minimal FGSM"] = FromPrediction(MinimalFGSM(box=None))
     try:
         eps = eps_ref or reference_epsilon(subject.model, test, space=subject.space)

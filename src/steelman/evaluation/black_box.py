@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from steelman.evaluation.measures import minimum, worst_case
-from steelman.evaluation.paper_table import Cell, Column, PaperTable
+from steelman.evaluation.report.paper_table import Cell, Column, PaperTable
 from steelman.evaluation.table import Evaluation
-from steelman.evaluation.transfer import Transfer
+from steelman.evaluation.transfer.transfer import Transfer
 
 UNATTACKED, WORST = "unattacked", "worst of the black boxes"
 

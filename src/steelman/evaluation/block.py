@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steelman.attacks.attack import Access, Around, Attack, check_images, check_labels
+from steelman.attacks.attack import Attack, check_images, check_labels
+from steelman.attacks.from_prediction import FromPrediction
 from steelman.attacks.mode import evaluation_mode
-from steelman.attacks.oracle import Oracle, check_answer
+from steelman.attacks.oracle import check_answer
 from steelman.evaluation.probes.probe import Probe
 from steelman.evaluation.table import CLEAN, COLUMNS, ROUNDING, Evaluation
-from steelman.losses import Goal, cross_entropy
+from steelman.losses import cross_entropy
 from steelman.norms import L2, Linf
-from steelman.randomness import Draws, combine
+from steelman.randomness import combine
 from steelman.types import Batch, Images, Labels, Model, PerImage, Seeds
 
 if TYPE_CHECKING:
@@ -28,45 +29,7 @@ if TYPE_CHECKING:
 Space: TypeAlias = Literal["pixels", "preprocessed"]
 
 
-@dataclass(frozen=True)
-class FromPrediction(Around):
-    """An attack that leaves the model's own prediction instead of the true label, right or wrong.
-
-    Deep Defense measures rho_2 so: images that the model gets wrong have a distance to their boundary too. In the table
-    its success is that of leaving the prediction.
-
-    attack  what is run, in its own box, with its own uint8 and precision; untargeted only
-
-    Cost: the attack's, and 1 forward pass.
-    Reference: Ziang Yan, Yiwen Guo and Changshui Zhang, "Deep Defense: training DNNs with improved adversarial
-    robustness", NeurIPS 2018, section 4.
-    """
-
-    attack: Attack
-
-    def __post_init__(self) -> None:
-        for name in ("box", "uint8", "precision"):
-            object.__setattr__(self, name, getattr(self.attack, name))
-
-    @property
-    def access(self) -> Access:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.attack.access
-
-    def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        if goal.target is not None:
-            raise ValueError("FromPrediction leaves the class that the model predicts, and has no target")
-        away, every = Goal(oracle.decisions(x)), torch.arange(len(x), device=x.device)
-        with oracle.part(every, away) as part:
-            return self.attack.search(part, x, away, draws)
-
-    def __str__(self) -> str:
-        return f"FromPrediction({self.attack})"
-
-
-Crafter: TypeAlias = Attack | FromPrediction
-
-
-def method_of(attack: Crafter) -> Attack:
+def method_of(attack: Attack) -> Attack:
     return attack.attack if isinstance(attack, FromPrediction) else attack
 
 
@@ -80,7 +43,7 @@ class Block:
     model: Model
     batch: Batch
     space: Space
-    attacks: Mapping[str, Crafter]
+    attacks: Mapping[str, Attack]
     probes: tuple[Probe, ...]
     columns: bool
     seed: int
@@ -127,7 +90,7 @@ class Block:
         return prediction
 
     def _attack(
-        self, rows: "_Rows", network: Model, batch: Batch, x: Images, prediction: Labels, name: str, attack: Crafter
+        self, rows: "_Rows", network: Model, batch: Batch, x: Images, prediction: Labels, name: str, attack: Attack
     ) -> None:
         method: Any = method_of(attack)
         away = isinstance(attack, FromPrediction)
@@ -220,7 +183,7 @@ class _Rows:
         if (clean["label"] != self.label[at]).any() or not np.allclose(clean["x_l2"], size, rtol=1e-5):
             raise ValueError("the table that is to be extended is of other images or labels: begin a new one")
 
-    def to_meet(self, name: str, attack: Crafter) -> np.ndarray:
+    def to_meet(self, name: str, attack: Attack) -> np.ndarray:
         """Which images an attack has still to meet."""
         missing = ~self.met[name]
         if self.block.columns or isinstance(attack, FromPrediction):

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from steelman.attacks.attack import check_images, check_labels
+from steelman.attacks.attack import Attack, check_images, check_labels
+from steelman.attacks.from_prediction import FromPrediction
 from steelman.data.dataset import Dataset
-from steelman.evaluation.block import Block, Crafter, FromPrediction, Space, method_of, space_of
+from steelman.evaluation.block import Block, Space, method_of, space_of
 from steelman.evaluation.probes.probe import Probe
 from steelman.evaluation.store import Shelf, about_of, merged, refuse_other, unmet_of
 from steelman.evaluation.table import CLEAN, Evaluation
@@ -32,7 +33,7 @@ GATHERED = 4
 def evaluate(
     model: Model,
     dataset: Data,
-    attacks: Sequence[Crafter] | Mapping[str, Crafter],
+    attacks: Sequence[Attack] | Mapping[str, Attack],
     *,
     batch_size: int = 250,
     seed: int = 0,
@@ -128,7 +129,7 @@ def evaluate(
     return evaluation
 
 
-def _named(attacks: Sequence[Crafter] | Mapping[str, Crafter]) -> dict[str, Crafter]:
+def _named(attacks: Sequence[Attack] | Mapping[str, Attack]) -> dict[str, Attack]:
     """The attacks under their names.
 
     Raises:
@@ -148,7 +149,7 @@ def _named(attacks: Sequence[Crafter] | Mapping[str, Crafter]) -> dict[str, Craf
     return named
 
 
-def _unboxed(name: str, attack: Crafter) -> Crafter:
+def _unboxed(name: str, attack: Attack) -> Attack:
     try:
         inner = replace(method_of(attack), box=None)
     except ValueError as error:

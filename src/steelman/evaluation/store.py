@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from steelman.attacks.attack import Attack
+from steelman.attacks.from_prediction import FromPrediction
 from steelman.data.dataset import Dataset
-from steelman.evaluation.block import Crafter, FromPrediction, Space, method_of
+from steelman.evaluation.block import Space, method_of
 from steelman.evaluation.table import CLEAN, Evaluation, said_of_unmet
 from steelman.types import Model
 
@@ -66,7 +68,8 @@ def merged(known: Evaluation | None, made: "list[pyarrow.Table]", names: Sequenc
     whole = new if known is None else _over(known, new)
     order = {name: place for place, name in enumerate(dict.fromkeys([CLEAN, *whole.attacks, *names]))}
     places = {space: place for place, space in enumerate(whole.spaces)}
-    keys = (whole["image"], [order[name] for name in whole["attack"]], [places[name] for name in whole["space"]])
+    attacks, spaces = ([at[name] for name in whole[key]] for key, at in (("attack", order), ("space", places)))
+    keys = np.array([whole["image"], attacks, spaces])
     return Evaluation(whole.table.take(np.lexsort(keys)))
 
 
@@ -87,7 +90,7 @@ def _over(known: Evaluation, new: Evaluation) -> Evaluation:
     return Evaluation.joined([known.table.filter(kept), new.table])
 
 
-def refuse_other(known: Evaluation, about: Mapping[str, str], named: Mapping[str, Crafter], space: Space) -> None:
+def refuse_other(known: Evaluation, about: Mapping[str, str], named: Mapping[str, Attack], space: Space) -> None:
     for key, what in (("model", "another model"), ("data", "other images"), ("seed", "another seed")):
         theirs = known.about.get(key)
         if theirs and about[key] and theirs != about[key]:
@@ -119,7 +122,7 @@ def about_of(model: Model, dataset: object, seed: int) -> dict[str, str]:
     }
 
 
-def unmet_of(evaluation: Evaluation, named: Mapping[str, Crafter], space: Space) -> dict[str, str]:
+def unmet_of(evaluation: Evaluation, named: Mapping[str, Attack], space: Space) -> dict[str, str]:
     """What a table says of the bounded attacks among `named` that had no image left to meet, beside those it knew."""
     found, there = evaluation.unmet, evaluation.parameters
     for name, attack in named.items():

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from steelman.evaluation.entry import Entry, comparable, measured
+from steelman.evaluation.curves.plots import PALETTE
 from steelman.evaluation.measures import Measure, clean_accuracy
-from steelman.evaluation.plots import PALETTE
 from steelman.evaluation.report import sections
+from steelman.evaluation.report.entry import Entry, comparable, measured
 from steelman.evaluation.report.pictures import pictures
 from steelman.evaluation.report.verdict import listed, pixels, shared_threats, threat_name, verdict
-from steelman.evaluation.transfer import Transfer
+from steelman.evaluation.transfer.transfer import Transfer
 
 SYMBOLS = {"rho_2": "ρ₂", "rho_inf": "ρ∞", "rho_cw": "ρ_cw", "l_2": "ℓ₂"}
 DARK = ("#4aa8e0", "#ff8a3d", "#2fc197", "#e59ac3", "#f2b632", "#8fd0f7")

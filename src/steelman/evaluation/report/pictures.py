@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steelman.evaluation.curves import curve
-from steelman.evaluation.entry import Entry
-from steelman.evaluation.plots import INK, PALETTE, RULE, figures, svg
+from steelman.evaluation.curves.curves import curve
+from steelman.evaluation.curves.plots import INK, PALETTE, RULE, figures, svg
+from steelman.evaluation.report.entry import Entry
 from steelman.evaluation.report.verdict import NORMS, listed
 
 if TYPE_CHECKING:

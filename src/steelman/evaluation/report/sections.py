@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steelman.evaluation.entry import Entry
-from steelman.evaluation.gallery import amplification, data_uri
 from steelman.evaluation.measures import met, threats, unmeasured
+from steelman.evaluation.report.entry import Entry
+from steelman.evaluation.report.gallery import amplification, data_uri
 from steelman.evaluation.report.verdict import NORMS, listed, signs_of, threat_name
+from steelman.evaluation.report.waterfall import waterfall
 from steelman.evaluation.table import UNMET
-from steelman.evaluation.transfer import Transfer
-from steelman.evaluation.waterfall import waterfall
+from steelman.evaluation.transfer.transfer import Transfer
 
 PICTURED = 60
 """Gallery images on the page, over all models, so that the file stays small."""

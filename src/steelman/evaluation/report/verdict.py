@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steelman.evaluation.entry import Entry, comparable
+from steelman.evaluation.checkup.signs import Sign, signs
 from steelman.evaluation.measures import Measure, Paired, clean_accuracy, met, paired, robust_accuracy, threats
-from steelman.evaluation.signs import Sign, signs
+from steelman.evaluation.report.entry import Entry, comparable
 from steelman.evaluation.table import Evaluation
-from steelman.evaluation.transfer import Transfer
+from steelman.evaluation.transfer.transfer import Transfer
 from steelman.norms import L0, L1, L2, Linf
 
 LEVEL = 0.05

@@ -7,9 +7,9 @@ import torch
 
 from steelman.attacks.attack import Access
 from steelman.attacks.mode import buffers_kept
+from steelman.evaluation.checkup.finding import Finding
+from steelman.evaluation.checkup.look import Look
 from steelman.evaluation.evaluate import Data
-from steelman.evaluation.finding import Finding
-from steelman.evaluation.look import Look
 from steelman.types import Images, Labels, Model
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from steelman.attacks.attack import Access
 from steelman.attacks.mode import evaluation_mode
 from steelman.attacks.oracle import are_probabilities, check_answer
-from steelman.evaluation.finding import Finding, Level
-from steelman.evaluation.slopes import Slopes
+from steelman.evaluation.checkup.finding import Finding, Level
+from steelman.evaluation.checkup.slopes import Slopes
 from steelman.types import Flags, Images, Labels, Model
 
 TAU = 0.01

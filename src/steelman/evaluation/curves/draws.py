@@ -9,8 +9,8 @@ from torch import Tensor
 
 from steelman.attacks.attack import Attack
 from steelman.attacks.mode import evaluation_mode
+from steelman.evaluation.curves.line import Axis, Line, Point
 from steelman.evaluation.evaluate import Data, batches_of
-from steelman.evaluation.line import Axis, Line, Point
 from steelman.evaluation.measures import Measure, share
 from steelman.losses import cross_entropy
 from steelman.randomness import combine

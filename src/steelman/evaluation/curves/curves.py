@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from steelman.evaluation.line import Axis, Line, Point
+from steelman.evaluation.curves.line import Axis, Line, Point
 from steelman.evaluation.measures import (
     Measure,
     Unmeasured,

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from steelman.evaluation.checkup import Checkup
-from steelman.evaluation.curves import call_settings
-from steelman.evaluation.gallery import Gallery
+from steelman.evaluation.checkup.checkup import Checkup
+from steelman.evaluation.curves.curves import call_settings
 from steelman.evaluation.measures import Measure, measures, same_images
+from steelman.evaluation.report.gallery import Gallery
 from steelman.evaluation.table import CLEAN, Evaluation
 
 
@@ -48,7 +48,7 @@ class Entry:
 
     def _repr_markdown_(self) -> str:
         """All measures, for notebooks."""
-        from steelman.evaluation.papers import measures_table
+        from steelman.evaluation.report.papers import measures_table
 
         return measures_table([self]).markdown()
 

@@ -16,12 +16,12 @@ from torch import nn
 from steelman.attacks.attack import Attack
 from steelman.attacks.mode import evaluation_mode
 from steelman.attacks.oracle import check_answer
-from steelman.evaluation.crafted import Crafted, Kept, Piece, hashed
 from steelman.evaluation.evaluate import Data, batches_of, evaluate
 from steelman.evaluation.evaluate import bar as bar
 from steelman.evaluation.measures import Measure, accuracy, clean_accuracy, worst_case
 from steelman.evaluation.store import fingerprint, merged
 from steelman.evaluation.table import CLEAN, Evaluation
+from steelman.evaluation.transfer.crafted import Crafted, Kept, Piece, hashed
 from steelman.types import Batch, Images, Logits, Model
 from steelman.workers import each
 

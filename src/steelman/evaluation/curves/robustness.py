@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from math import isfinite
 
-from steelman.evaluation.line import Axis, Line, Point
+from steelman.evaluation.curves.line import Axis, Line, Point
 from steelman.evaluation.measures import Measure
 
 CLEAN_ACCURACY = "clean accuracy"

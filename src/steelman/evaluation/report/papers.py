@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-from steelman.evaluation.entry import Entry, comparable, measured
 from steelman.evaluation.measures import (
     Measure,
     Unmeasured,
@@ -25,9 +24,10 @@ from steelman.evaluation.measures import (
 )
 from steelman.evaluation.measures import met as attacks_met
 from steelman.evaluation.measures.summary import FEWEST_RADII
-from steelman.evaluation.paper_table import Cell, Column, PaperTable
+from steelman.evaluation.report.entry import Entry, comparable, measured
+from steelman.evaluation.report.paper_table import Cell, Column, PaperTable
 from steelman.evaluation.table import CLEAN, Evaluation
-from steelman.evaluation.transfer import Transfer
+from steelman.evaluation.transfer.transfer import Transfer
 from steelman.norms import L0, L1, L2, Linf
 
 Shape: TypeAlias = Literal[

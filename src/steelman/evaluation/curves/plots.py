@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steelman.evaluation.curves import (
+from steelman.evaluation.curves.curves import (
     LOGGED,
     Curve,
     against,
@@ -18,10 +18,10 @@ from steelman.evaluation.curves import (
     curve,
     success_rates,
 )
-from steelman.evaluation.entry import Entry
-from steelman.evaluation.labels import INK, place_names
-from steelman.evaluation.line import Line
-from steelman.evaluation.robustness import default_measure, robustness_curve
+from steelman.evaluation.curves.labels import INK, place_names
+from steelman.evaluation.curves.line import Line
+from steelman.evaluation.curves.robustness import default_measure, robustness_curve
+from steelman.evaluation.report.entry import Entry
 from steelman.evaluation.table import Evaluation
 
 if TYPE_CHECKING:

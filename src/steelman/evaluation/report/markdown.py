@@ -5,14 +5,14 @@ from datetime import date
 from typing import Any
 
 from steelman.evaluation.black_box import black_box_table, transfer_table
-from steelman.evaluation.compared import chosen, compared
-from steelman.evaluation.entry import Entry, comparable
 from steelman.evaluation.measures import unmeasured
-from steelman.evaluation.paper_table import md
-from steelman.evaluation.papers import Shape, measures_table, paper_table
 from steelman.evaluation.report import sections
+from steelman.evaluation.report.compared import chosen, compared
+from steelman.evaluation.report.entry import Entry, comparable
+from steelman.evaluation.report.paper_table import md
+from steelman.evaluation.report.papers import Shape, measures_table, paper_table
 from steelman.evaluation.report.verdict import listed, verdict
-from steelman.evaluation.transfer import Transfer
+from steelman.evaluation.transfer.transfer import Transfer
 
 MARKS = {True: "**yes**", False: "no", None: "not measured"}
 

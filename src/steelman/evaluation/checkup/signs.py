@@ -7,10 +7,10 @@ from itertools import pairwise
 import numpy as np
 
 from steelman.attacks import FGSM, PGD, Attack, UniformNoise
-from steelman.evaluation.kinds import Kind, kind_of
+from steelman.evaluation.checkup.kinds import Kind, kind_of
 from steelman.evaluation.measures.rows import Attacked, rows
 from steelman.evaluation.table import ROUNDING, Evaluation
-from steelman.evaluation.transfer import Transfer
+from steelman.evaluation.transfer.transfer import Transfer
 from steelman.norms import Linf, Norm
 
 TAU = 0.01

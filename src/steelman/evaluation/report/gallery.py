@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steelman.evaluation.block import Crafter, FromPrediction, method_of, seeds_of
+from steelman.attacks.attack import Attack
+from steelman.attacks.from_prediction import FromPrediction
+from steelman.evaluation.block import method_of, seeds_of
 from steelman.evaluation.evaluate import Data
 from steelman.evaluation.table import CLEAN, Evaluation
 from steelman.norms import L2
@@ -39,7 +41,7 @@ class Gallery:
         model: Model,
         dataset: Data,
         evaluation: Evaluation,
-        attacks: Mapping[str, Crafter],
+        attacks: Mapping[str, Attack],
         *,
         count: int = 20,
     ) -> "Gallery | None":
@@ -76,7 +78,7 @@ class Gallery:
         return Gallery(index, x, x_adv, label, prediction, size, names)
 
 
-def _shared(evaluation: Evaluation, attacks: Mapping[str, Crafter]) -> Evaluation:
+def _shared(evaluation: Evaluation, attacks: Mapping[str, Attack]) -> Evaluation:
     """The rows in pixels of the attacks that are as they were."""
     said = {
         name: f"FromPrediction({method_of(attack)!r})" if isinstance(attack, FromPrediction) else repr(attack)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steelman.evaluation.entry import Entry
 from steelman.evaluation.measures import Unmeasured, threats
 from steelman.evaluation.measures.paired import Paired, paired
+from steelman.evaluation.report.entry import Entry
 from steelman.evaluation.report.verdict import NORMS, pixels
 from steelman.evaluation.table import CLEAN
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steelman.evaluation.black_box import black_box_table, transfer_table
-from steelman.evaluation.entry import Entry, comparable
-from steelman.evaluation.markdown import report_markdown
-from steelman.evaluation.papers import Shape, paper_table
-from steelman.evaluation.plots import figures, save_figure
+from steelman.evaluation.curves.plots import figures, save_figure
+from steelman.evaluation.report.entry import Entry, comparable
+from steelman.evaluation.report.markdown import report_markdown
 from steelman.evaluation.report.page import write_report
-from steelman.evaluation.results import results_text
-from steelman.evaluation.transfer import Transfer
+from steelman.evaluation.report.papers import Shape, paper_table
+from steelman.evaluation.report.results import results_text
+from steelman.evaluation.transfer.transfer import Transfer
 
 
 def csv_table(entries: Sequence[Entry]) -> str:

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from steelman.evaluation.compared import compared
-from steelman.evaluation.curves import attacked_norms, curve
-from steelman.evaluation.entry import Entry, comparable
+from steelman.evaluation.curves.curves import attacked_norms, curve
 from steelman.evaluation.measures import unmeasured
+from steelman.evaluation.report.compared import compared
+from steelman.evaluation.report.entry import Entry, comparable
 from steelman.evaluation.report.sections import sign_table
 from steelman.evaluation.report.verdict import verdict
 from steelman.evaluation.table import Evaluation
-from steelman.evaluation.transfer import Transfer
+from steelman.evaluation.transfer.transfer import Transfer
 
 VERSION = 1
 """Of the schema; raised where a reader of an older document would read a newer one wrongly."""

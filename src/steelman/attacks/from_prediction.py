@@ -1,0 +1,46 @@
+"""An attack that leaves what the model says, not what is true."""
+
+from dataclasses import dataclass
+
+import torch
+
+from steelman.attacks.attack import Access, Around, Attack
+from steelman.attacks.oracle import Oracle
+from steelman.losses import Goal
+from steelman.randomness import Draws
+from steelman.types import Images
+
+
+@dataclass(frozen=True)
+class FromPrediction(Around):
+    """An attack that leaves the model's own prediction instead of the true label, right or wrong.
+
+    Deep Defense measures rho_2 so: images that the model gets wrong have a distance to their boundary too. In the table
+    its success is that of leaving the prediction.
+
+    attack  what is run, in its own box, with its own uint8 and precision; untargeted only
+
+    Cost: the attack's, and 1 forward pass.
+    Reference: Ziang Yan, Yiwen Guo and Changshui Zhang, "Deep Defense: training DNNs with improved adversarial
+    robustness", NeurIPS 2018, section 4.
+    """
+
+    attack: Attack
+
+    def __post_init__(self) -> None:
+        for name in ("box", "uint8", "precision"):
+            object.__setattr__(self, name, getattr(self.attack, name))
+
+    @property
+    def access(self) -> Access:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.attack.access
+
+    def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
+        if goal.target is not None:
+            raise ValueError("FromPrediction leaves the class that the model predicts, and has no target")
+        away, every = Goal(oracle.decisions(x)), torch.arange(len(x), device=x.device)
+        with oracle.part(every, away) as part:
+            return self.attack.search(part, x, away, draws)
+
+    def __str__(self) -> str:
+        return f"FromPrediction({self.attack})"

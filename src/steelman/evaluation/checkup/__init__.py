@@ -1,0 +1,1 @@
+"""Can a model be trusted: what is looked at before it is attacked, and the signs that attacks were fooled."""

@@ -1,0 +1,1 @@
+"""Curves: what they are, pure functions of tables and logs, and how they are drawn."""

@@ -1,0 +1,1 @@
+"""Crafted on one model, tested on another."""
