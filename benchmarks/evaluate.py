@@ -100,7 +100,7 @@ def _row(table: Evaluation, ours: float, theirs: float, left: np.ndarray) -> dic
         "fell to theirs only": int((mine & ~left).sum()),
         "fell to ours only": int((~mine & left).sum()),
         "met": {name: len(table.only(name)) for name in table.attacks},
-        "felled": {name: cascade.fell.get(name, 0) for name in table.attacks},
+        "felled": {name: cascade.felled.get(name, 0) for name in table.attacks},
         "seconds": {name: float(table.only(name)["seconds"].sum()) for name in table.attacks},
     }
 

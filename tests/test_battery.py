@@ -26,6 +26,7 @@ from steelman.attacks import (
 from steelman.data import Digits
 from steelman.evaluation import FromPrediction, evaluate, robust_accuracy
 from steelman.evaluation.battery import Battery, battery_names, default_radius, load_battery, named_battery
+from steelman.evaluation.checkup.signs import signs
 from steelman.evaluation.probes import PASS, LossSensitivity, TrainingSetDistance
 from steelman.norms import L0, L1, L2, Linf, Norm
 from steelman.recipe import load_recipe, to_toml
@@ -54,7 +55,7 @@ def digits() -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def test_the_names_are_those_that_are_asked_for() -> None:
-    assert battery_names()[:2] == ("quick", "standard")
+    assert battery_names()[:3] == ("quick", "standard", "signs")
     seeds = {"deep-defense", "efficient-defenses", "l2l-da", "pgn"}
     lecture = {"madry", "mma", "mma-l2", "trades", "yopo", "bilateral", "carlini-wagner"}
     assert {name.removeprefix("paper:") for name in PAPERS} == seeds | lecture
@@ -181,8 +182,18 @@ def _passes(attack: Any) -> int:
     return attack.steps * 2
 
 
-@pytest.mark.parametrize("norm", [Linf, L2, L1, L0], ids=repr)
+def test_the_battery_of_signs_answers_all_five(digits: tuple[nn.Module, Tensor, Tensor]) -> None:
+    model, x, y = digits
+    battery = named_battery("signs", eps=0.1)
+    assert battery.columns
+    table = evaluate(model, (x[:30], y[:30]), battery.attacks, columns=battery.columns)
+    assert all(sign.found is not None for sign in signs(table))
+    with pytest.raises(ValueError, match="got L0"):
+        named_battery("signs", norm=L0)
+
+
 @pytest.mark.parametrize("name", ["quick", "standard"])
+@pytest.mark.parametrize("norm", [Linf, L2, L1, L0], ids=repr)
 def test_the_cheap_come_before_the_strong(name: str, norm: Norm) -> None:
     battery = named_battery(name, norm=norm, eps=None if norm is L0 else 0.1)
     costs = [_passes(attack) for attack in battery.attacks.values()]

@@ -43,16 +43,16 @@ def test_each_image_falls_to_the_first_attack_that_comes_within_the_radius(norm:
     found, wanted = waterfall(table_of(rows), norm, eps), naive(rows, repr(norm).lower(), eps)
     assert found.natural_errors == wanted.pop("wrong")
     assert found.standing == wanted.pop("standing", 0)
-    assert {name: count for name, count in found.fell.items() if count} == wanted
-    assert list(found.fell) == [name for name in ORDER if name in found.fell]
-    assert found.natural_errors + sum(found.fell.values()) + found.standing == found.images == 41
+    assert {name: count for name, count in found.felled.items() if count} == wanted
+    assert list(found.felled) == [name for name in ORDER if name in found.felled]
+    assert found.natural_errors + sum(found.felled.values()) + found.standing == found.images == 41
     assert found.standing == round(41 * robust_accuracy(table_of(rows), norm, eps).value)
     bounded = [name for name in ORDER if ATTACKS[name][:2] == (repr(norm), eps)]
-    assert set(bounded) <= set(found.fell), "an attack of this radius is listed though it felled nobody"
+    assert set(bounded) <= set(found.felled), "an attack of this radius is listed though it felled nobody"
 
 
 def test_more_than_one_attack_takes_part():
-    assert sum(count > 0 for count in waterfall(table_of(in_order(made_up())), Linf, 0.1).fell.values()) > 3
+    assert sum(count > 0 for count in waterfall(table_of(in_order(made_up())), Linf, 0.1).felled.values()) > 3
 
 
 def test_rows_that_a_cascade_left_out_change_nothing():

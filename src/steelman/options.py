@@ -38,7 +38,7 @@ SubjectName: TypeAlias = Annotated[
 ]
 BatteryName: TypeAlias = Annotated[
     str | None,
-    typer.Option(help="quick, standard, paper:NAME, or a TOML file; default: the recipe's attacks, otherwise quick."),
+    typer.Option(help="quick, standard, signs, paper:NAME, or a TOML file; default: the recipe's attacks, or quick."),
 ]
 NormName: TypeAlias = Annotated[str | None, typer.Option(help="Of a named battery: Linf, L2, L1 or L0; default Linf.")]
 Eps: TypeAlias = Annotated[

@@ -21,6 +21,7 @@ from steelman.attacks.hop_skip_jump import HopSkipJump
 from steelman.attacks.noise import SaltAndPepper, UniformNoise
 from steelman.attacks.sigma_zero import SigmaZero
 from steelman.attacks.square import Square
+from steelman.evaluation.checkup.signs import sign_attacks
 from steelman.evaluation.probes.probe import Probe
 from steelman.losses import DLR
 from steelman.naming import nearest
@@ -30,6 +31,7 @@ PAPER = "paper:"
 PAPERS = Path(__file__).parent / "batteries"
 """A file PAPER_DATA.toml for each paper and data set, with the keys of `[evaluation]`."""
 
+BUILT = ("quick", "standard", "signs")
 _ACCESS: tuple[Access, ...] = get_args(Access)
 _LIKE_CIFAR = {Linf: 8 / 255, L2: 0.5, L1: 12.0}
 RADII: dict[str, dict[Norm, float]] = {
@@ -123,14 +125,17 @@ def named_battery(name: str, *, norm: Norm | None = None, eps: float | None = No
     "quick"     FGSM, the minimal-norm attack with ten steps, APGD with twenty, Square with 100 queries
     "standard"  the best minimal-norm attack of 30 steps (Linf) or 50, and AutoAttack's four, each with rows of its own;
                 in L0 minimal-norm attacks only
+    "signs"     what the signs of masked gradients are read from (`sign_attacks`), and Square with 1,000 queries; every
+                attack meets every image
     "paper:..." a source's own list and settings; docs/batteries.md says which
     a path      a TOML file with the keys of `[evaluation]`
 
     The minimal-norm attack meets every image that is right wherever it stands, so it comes before all that cost more:
-    what it finds within the radius is spared them. The first two ask for the worst case (`columns` is False).
+    what it finds within the radius is spared them. The first two ask for the worst case (`columns` is False). A table
+    that one battery has made is extended by another.
 
     name  one of these
-    norm  of "quick" and "standard": Linf (default), L2, L1, L0
+    norm  of "quick", "standard" and "signs": Linf (default), L2, L1; of the first two also L0
     eps   radius; default that of `default_radius`. Of a paper's battery with a single radius: in its place, with step
           sizes in proportion, as on data that the source does not have
     data  the data set's class, such as "MNIST", which decides radii and a paper's list
@@ -138,7 +143,7 @@ def named_battery(name: str, *, norm: Norm | None = None, eps: float | None = No
     Raises:
         ValueError: no such battery (names the nearest), no radius that fits, a norm or radius where there is no choice.
     """
-    if name in ("quick", "standard"):
+    if name in BUILT:
         return _built(name, norm or Linf, eps, data)
     if norm is not None:
         raise ValueError(f"{name} has the norms of its source: leave the norm {norm} out")
@@ -163,7 +168,7 @@ def named_battery(name: str, *, norm: Norm | None = None, eps: float | None = No
 def battery_names() -> tuple[str, ...]:
     """The named batteries."""
     papers = sorted({PAPER + path.stem.rpartition("_")[0] for path in PAPERS.glob("*.toml")})
-    return "quick", "standard", *papers
+    return *BUILT, *papers
 
 
 def default_radius(data: str | None, norm: Norm) -> float:
@@ -222,6 +227,8 @@ def written_out(settings: dict[str, Any], data: str | None) -> dict[str, Any]:
 
 
 def _built(name: str, norm: Norm, eps: float | None, data: str | None) -> Battery:
+    if norm is L0 and name == "signs":
+        raise ValueError("the signs are read in Linf, L2 and L1, where attacks are bounded; got L0")
     if norm is L0:
         if eps is not None:
             raise ValueError(f"in L0, {name} has minimal-norm attacks only, which have no radius: leave eps out")
@@ -234,6 +241,9 @@ def _built(name: str, norm: Norm, eps: float | None, data: str | None) -> Batter
     if not 0 < eps < float("inf"):
         raise ValueError(f"eps is a radius above 0; got {eps}")
     at = f"{norm} {_written(eps)}"
+    if name == "signs":
+        square = {} if norm is L1 else {f"Square {at}, 1000 queries": Square(eps, norm, queries=1000, rescale=False)}
+        return Battery(sign_attacks(norm, eps) | square, _decisions("quick", norm, eps, at))
     if name == "quick":
         attacks = {
             f"FGSM {at}": FGSM(eps, norm),

@@ -74,7 +74,7 @@ def _tables(entries: Sequence[Entry], transfer: Sequence[Transfer], threat: str,
 def _waterfalls(entries: Sequence[Entry]) -> Iterator[str]:
     found = sections.waterfalls(entries)
     if found:
-        yield "## Which attack fell whom"
+        yield "## Which attack felled whom"
         yield "Images that each attack was the first to fell, in the order in which the attacks were run."
     for fall in found:
         rows = [

@@ -41,7 +41,7 @@ def waterfalls(entries: Sequence[Entry]) -> list[dict[str, Any]]:
                     continue
     result = []
     for (norm, eps, space), models in found.items():
-        names = list(dict.fromkeys(name for each in models.values() for name in each.fell))
+        names = list(dict.fromkeys(name for each in models.values() for name in each.felled))
         steps = ["Wrong unattacked", *names, "Still right"]
         columns = []
         for entry in entries:
@@ -51,7 +51,7 @@ def waterfalls(entries: Sequence[Entry]) -> list[dict[str, Any]]:
                 continue
             left, cells = drops.images, []
             ran = met(entry.evaluation.only(space=space))
-            fell = [drops.fell.get(name, 0 if name in ran else None) for name in names]
+            fell = [drops.felled.get(name, 0 if name in ran else None) for name in names]
             for count in (drops.natural_errors, *fell):
                 left -= count or 0
                 cells.append(None if count is None else _bar(count, left, drops.images))

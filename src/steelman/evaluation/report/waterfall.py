@@ -1,4 +1,4 @@
-"""Which attack fell whom: the worst case, taken apart."""
+"""Which attack felled whom: the worst case, taken apart."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ from steelman.norms import Norm
 class Waterfall:
     """How many images each step takes from those that are still right; the steps and `standing` sum to `images`.
 
-    `fell` holds, by attack in the order in which they were run, the images that it was the first to fell.
+    `felled` holds, by attack in the order in which they were run, the images that it was the first to fell.
     """
 
     norm: Norm
     eps: float
     images: int
     natural_errors: int
-    fell: dict[str, int]
+    felled: dict[str, int]
     standing: int
 
 
@@ -27,7 +27,7 @@ def waterfall(evaluation: Evaluation, norm: Norm, eps: float) -> Waterfall:
 
     What is standing in the end is `robust_accuracy(evaluation, norm, eps)` times the images. So every attack counts
     whose image came out within `eps`, whatever it was after: one that is bounded by a smaller radius, one without a
-    radius. Those of this norm and radius are listed even where they fell nobody, the others only where they did.
+    radius. Those of this norm and radius are listed even where they felled nobody, the others only where they did.
 
     Raises:
         Unmeasured: as for `robust_accuracy`.
@@ -37,10 +37,10 @@ def waterfall(evaluation: Evaluation, norm: Norm, eps: float) -> Waterfall:
         raise ValueError(f"eps is a radius, at least 0; got {eps}")
     seen = rows(evaluation)
     standing = ~seen.wrong
-    fell = {}
+    felled = {}
     for attack in seen.chosen(None):
         first = standing & attack.found & (attack.size(repr(norm)) <= eps * ROUNDING)
         if first.any() or (attack.norm, attack.eps) == (repr(norm), eps):
-            fell[attack.name] = int(first.sum())
+            felled[attack.name] = int(first.sum())
         standing = standing & ~first
-    return Waterfall(norm, eps, len(seen.images), int(seen.wrong.sum()), fell, int(standing.sum()))
+    return Waterfall(norm, eps, len(seen.images), int(seen.wrong.sum()), felled, int(standing.sum()))
