@@ -5,6 +5,9 @@ sides get the same network, the same images and one thread; they are run one aft
 that thread's own. Every returned image is judged here, in a fresh forward pass, inside box and ball. AutoAttack's code
 asks for the worst case alone, so the battery does too (`columns=False`). It gathers what still stands over all images
 before it cuts batches, the battery over four batches.
+
+Our tables stay in runs/evaluate: `steelman evaluate RUN --battery standard --images 1000 --folder runs/evaluate/RUN`
+makes the report of one without attacking again, `steelman compare runs/evaluate/*` that of both.
 """
 
 import argparse
@@ -40,17 +43,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results/evaluate-mnist", help="without a suffix")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    rows = {}
-    for name, recipe in NETWORKS.items():
-        run = train(recipe, chosen.runs, chosen.data_dir)
-        test = run.data("test", chosen.data_dir)
-        test = test.subset(torch.arange(chosen.images))
-        model = run.network(test)
-        (batch,) = test.batches([torch.arange(len(test))])
-        table, ours = timed(lambda model=model, test=test: _ours(model, test))
-        x_adv, theirs = timed(lambda model=model, batch=batch: _theirs(model, batch.x, batch.y))
-        rows[name] = _row(table, ours, theirs, _standing(model, batch.x, batch.y, x_adv))
-        print(name, json.dumps(rows[name], indent=1), flush=True)
+    rows = {name: _measured(recipe, chosen) for name, recipe in NETWORKS.items()}
     found = {
         "command": f"python -m benchmarks.evaluate --data-dir DATA --images {chosen.images}",
         "date": date.today().isoformat(),
@@ -61,6 +54,25 @@ def main() -> None:
     }
     chosen.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
     chosen.out.with_suffix(".md").write_text(page(found))
+
+
+def _measured(recipe: str, chosen: argparse.Namespace) -> dict[str, Any]:
+    """One network's row; kept beside our table, so that a run that was stopped goes on with the next network."""
+    run = train(recipe, chosen.runs, chosen.data_dir)
+    folder = chosen.runs / "evaluate" / recipe
+    kept = folder / f"beside-{chosen.images}.json"
+    if kept.is_file():
+        return json.loads(kept.read_text())
+    test = run.data("test", chosen.data_dir)
+    test = test.subset(torch.arange(chosen.images))
+    model = run.network(test)
+    (batch,) = test.batches([torch.arange(len(test))])
+    table, ours = timed(lambda: _ours(model, test))
+    table.save(folder / "table.parquet")
+    x_adv, theirs = timed(lambda: _theirs(model, batch.x, batch.y))
+    row = _row(table, ours, theirs, _standing(model, batch.x, batch.y, x_adv))
+    kept.write_text(json.dumps(row, indent=1))
+    return row
 
 
 def timed(work: Any) -> tuple[Any, float]:
