@@ -23,7 +23,7 @@ from steelman.attacks.sigma_zero import SigmaZero
 from steelman.attacks.square import Square
 from steelman.evaluation.checkup.signs import sign_attacks
 from steelman.evaluation.probes.probe import Probe
-from steelman.losses import DLR
+from steelman.losses import DLR, Margin
 from steelman.naming import nearest
 from steelman.norms import L0, L1, L2, Linf, Norm
 
@@ -123,8 +123,8 @@ def named_battery(name: str, *, norm: Norm | None = None, eps: float | None = No
     """A battery by its name, with the attacks ordered from cheap to strong.
 
     "quick"     FGSM, the minimal-norm attack with ten steps, APGD with twenty, Square with 100 queries
-    "standard"  the best minimal-norm attack of 30 steps (Linf) or 50, and AutoAttack's four, each with rows of its own;
-                in L0 minimal-norm attacks only
+    "standard"  the best minimal-norm attack of 30 steps (Linf) or 50, AutoAttack's four, each with rows of its own, and
+                among them APGD on the margin with three restarts; in L0 minimal-norm attacks only
     "signs"     what the signs of masked gradients are read from (`sign_attacks`), and Square with 1,000 queries; every
                 attack meets every image
     "paper:..." a source's own list and settings; docs/batteries.md says which
@@ -255,7 +255,15 @@ def _built(name: str, norm: Norm, eps: float | None, data: str | None) -> Batter
     else:
         minimal = DDN(steps=50) if norm is L2 else FMN(norm, steps=30 if norm is Linf else 50)
         parts = zip(("APGD-CE", "APGD-T", "FAB-T", "Square"), AutoAttack(eps, norm).attacks, strict=False)
-        attacks = {f"{type(minimal).__name__} {norm}": minimal, **{f"{part} {at}": attack for part, attack in parts}}
+        ensemble = {f"{part} {at}": attack for part, attack in parts}
+        entropy = next(iter(ensemble))
+        margin = APGD(eps, norm, loss=Margin(), restarts=5 if norm is L1 else 3, multi_eps=norm is L1, early_leave=True)
+        attacks = {
+            f"{type(minimal).__name__} {norm}": minimal,
+            entropy: ensemble.pop(entropy),
+            f"APGD-margin {at}": margin,
+            **ensemble,
+        }
     return Battery(attacks, _decisions(name, norm, eps, at), columns=False)
 
 
