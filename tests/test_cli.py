@@ -100,8 +100,8 @@ def test_runs_are_compared_and_told_apart(root: Path, tmp_path: Path, call):
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports without pictures, which take most of their time."""
-    for place in ("export", "report.pictures"):
-        monkeypatch.setattr(f"steelman.evaluation.{place}.figures", lambda entries: {})
+    for place in ("export", "pictures"):
+        monkeypatch.setattr(f"steelman.evaluation.report.{place}.figures", lambda entries: {})
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -17,6 +17,7 @@ from torch import nn
 
 import steelman
 import steelman.data
+import steelman.evaluation
 import steelman.networks
 from steelman import AWP, FGSM, PGD, Training, config, fit
 from steelman.cards import card, methods, own_fields
@@ -260,7 +261,7 @@ def test_the_front_page_names_what_there_is():
     }
     assert {item.name for item in methods()} - shown == set()
     assert sources - {"Source"} - shown == set()
-    known = {*vars(steelman), *vars(steelman.data), *vars(steelman.networks)}
+    known = {*steelman.__all__, *steelman.evaluation.__all__, *vars(steelman.data), *vars(steelman.networks)}
     assert shown - known == set(), "named, but not there"
 
 

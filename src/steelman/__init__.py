@@ -1,5 +1,7 @@
 """Train image classifiers that resist adversarial attack, and find out honestly whether they do."""
 
+from typing import TYPE_CHECKING, Any
+
 from steelman.adversaries import GAP, L2LDA, PGN, AdvGAN, AttackTraining
 from steelman.attacks import (
     ALMA,
@@ -59,7 +61,6 @@ from steelman.defences import (
     TradesYOPO,
     UniformAugmentation,
 )
-from steelman.evaluation import evaluate
 from steelman.filters import (
     BPDA,
     BitDepth,
@@ -68,6 +69,9 @@ from steelman.filters import (
 from steelman.norms import L0, L1, L2, Linf
 from steelman.training import Crafted, NoisyCopies, SoftLabels, Training, fit
 from steelman.types import Batch
+
+if TYPE_CHECKING:
+    from steelman.evaluation import evaluate
 
 __version__ = "0.1.0"
 
@@ -146,3 +150,12 @@ __all__ = [
     "evaluate",
     "fit",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Evaluation draws in curves and reports, so it is imported when it is first asked for."""
+    if name == "evaluate":
+        from steelman.evaluation import evaluate
+
+        return evaluate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
