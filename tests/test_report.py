@@ -115,7 +115,7 @@ def test_the_page_has_every_number(page):
         for measure in row:
             assert f'<span class="value">{100 * measure.value:.1f}</span>' in page
     found = waterfall(entries()[0].evaluation, Linf, 0.1)
-    for count in (found.natural_errors, *found.fell.values(), found.standing):
+    for count in (found.natural_errors, *found.felled.values(), found.standing):
         assert f'<span class="count">{count}<span' in page
 
 
