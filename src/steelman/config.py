@@ -8,8 +8,11 @@ names the path and, for a name that is not there, the nearest that is.
 import dataclasses
 import inspect
 import re
+import tomllib
 import types
 import typing
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 from torch import Tensor
@@ -30,6 +33,22 @@ def read(kind: type[T], value: Any, path: str = "") -> T:
         ValueError: an unknown key or name, a missing or ill-typed value; the message begins with its path.
     """
     return _read(kind, value, path)
+
+
+def read_file(path: Path, what: str, read: Callable[[dict[str, Any]], T]) -> T:
+    """What `read` makes of a TOML file's tables; `what` it is, for who gave a file that is not there.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, not TOML, or what `read` raises, with the file's name before it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {what} {path}")
+    try:
+        return read(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def write(value: Any) -> Any:

@@ -88,16 +88,7 @@ def load_recipe(path: Path, changes: list[str] | None = None) -> Recipe:
     Raises:
         FileNotFoundError, ValueError: no such file, not TOML, an unknown key or name (and the nearest right one).
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no recipe {path}")
-    try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not TOML: {error}") from error
-    try:
-        return read_recipe(changed(settings, changes))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    return config.read_file(path, "recipe", lambda settings: read_recipe(changed(settings, changes)))
 
 
 def read_recipe(settings: dict[str, Any]) -> Recipe:

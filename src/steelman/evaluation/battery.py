@@ -1,6 +1,5 @@
 """What to evaluate with: attacks, ordered from cheap to strong, and what else is measured."""
 
-import tomllib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -197,16 +196,11 @@ def load_battery(path: Path, data: str | None = None) -> Battery:
     Raises:
         FileNotFoundError, ValueError: no such file, not TOML, an unknown key or name (and the nearest right one).
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no battery {path}")
-    try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not TOML: {error}") from error
-    try:
+
+    def read(settings: dict[str, Any]) -> Battery:
         return config.read(Battery, written_out(settings.get("evaluation", settings), data))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+
+    return config.read_file(path, "battery", read)
 
 
 def written_out(settings: dict[str, Any], data: str | None) -> dict[str, Any]:
