@@ -20,8 +20,9 @@ from steelman import FGSM, PGD
 from steelman.adversaries import GAP, L2LDA, Adversary, AdvGAN, AttackTraining
 from steelman.attack_train import attack_train
 from steelman.attacks import Attack
-from steelman.evaluation import Evaluation, accuracy, accuracy_over_draws, clean_accuracy, evaluate, worst_case
+from steelman.evaluation import Evaluation, accuracy, accuracy_over_draws, clean_accuracy, evaluate, paired, worst_case
 from steelman.losses import Margin
+from steelman.norms import Linf
 from steelman.runs import Run, train
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +92,15 @@ def measure(victim: Run, runs: Path, data: Path | None, images: int, draws: int)
     }
 
 
+def image_by_image(runs: Path, images: int) -> str:
+    """L2L-DA's network against PGD-10's on the same images, where both have been attacked."""
+    tables = [runs / f"learned_mnist_{key}" / f"learned-{images}.parquet" for key in ("l2lda", "pgd-10")]
+    if not all(table.exists() for table in tables):
+        return ""
+    ours, theirs = map(Evaluation.load, tables)
+    return paired(ours, theirs, (Linf, 0.3)).said("L2L-DA", "PGD-10 training")
+
+
 def write_page(found: dict[str, Any], told: str) -> None:
     shown = [key for key in CLASSIFIERS if key in found]
     head = "| trained by | " + " | ".join(COLUMNS) + " |\n|---|" + "---|" * len(COLUMNS)
@@ -114,6 +124,7 @@ def write_page(found: dict[str, Any], told: str) -> None:
             "\n## White-box accuracies, %\n",
             head,
             *(row for pair in zip(ours, paper, strict=True) for row in pair),
+            *(["", found["paired"]] if found.get("paired") else []),
             "\n## L2L-DA's attack beside PGD of as many steps, accuracy over ten draws, %\n",
             "| classifier | attack | best draw | mean | worst draw | worst per image | mean loss of one draw |",
             "|---|---|---|---|---|---|---|",
@@ -144,6 +155,7 @@ def main() -> None:
         row = measure(victim, options.runs, options.data_dir, options.images, options.draws)
         found = json.loads(figures.read_text()) if figures.exists() else {}
         found[key] = row
+        found["paired"] = image_by_image(options.runs, options.images)
         figures.write_text(json.dumps(found, indent=1) + "\n")
         told = (
             f"`make learned`, MNIST, the first {options.images} test images, one seed, {options.hardware}, "
