@@ -91,7 +91,8 @@ def paper_table(entries: Sequence[Entry], shape: Shape = "auto", *, transfer: Se
            which is never above it. "pgn": its table 2 (accuracies, or mean and median norms, black-box accuracies where
            there is a transfer of the attack, clean accuracy, seconds per epoch). "mma": its tables (clean accuracy,
            AvgAcc, AvgRobAcc, robust accuracy at each radius). "all": every measure. "auto" (default): the first of
-           deep-defense, mma, pgn and l2l-da that finds what it is known for
+           deep-defense, mma, pgn (attacks in L2) and l2l-da that finds what it is known for, all of whose columns
+           there are; otherwise "all"
 
     Reference: the papers in the cards of `DeepDefense`, `GaussianAugmentation`, `L2LDA`, `PGN` and `MMA`.
 
@@ -100,12 +101,14 @@ def paper_table(entries: Sequence[Entry], shape: Shape = "auto", *, transfer: Se
     """
     entries = comparable(entries)
     met = _met(entries)
-    if shape == "auto":
+    if chosen := shape == "auto":
         shape = _fitting(met)
     seen = Seen(entries, met, _threats(entries), transfer)
     columns = list(_all(entries) if shape == "all" else SHAPED[shape](seen))
     cells = [[_cell(entry, fill) for _, fill in columns] for entry in entries]
     there = [place for place in range(len(columns)) if any(row[place] is not None for row in cells)]
+    if chosen and shape != "all" and len(there) < len(columns):
+        return paper_table(entries, "all", transfer=transfer)
     if not there:
         raise ValueError(f"these models were not measured by what a table of {shape} holds; take another shape")
     return PaperTable(
@@ -175,7 +178,7 @@ def _fitting(met: Sequence[Met]) -> Shape:
         return "deep-defense"
     if len({each.eps for each in bounded if each.space == "pixels"}) >= FEWEST_RADII:
         return "mma"
-    if any(not each.bounded and each.away_from == "label" for each in met):
+    if {each.norm for each in met if each.away_from == "label"} == {"L2"} and len(bounded) < len(met):
         return "pgn"
     return "l2l-da" if bounded else "all"
 
