@@ -1,4 +1,4 @@
-"""Names beside points, where they hide neither each other nor a line."""
+"""What stands in a picture: names beside points, which hide neither each other nor a line, and captions."""
 
 import math
 from collections.abc import Sequence
@@ -67,3 +67,8 @@ def _along(points: np.ndarray) -> np.ndarray:
         np.linspace(before, after, 2 + int(np.hypot(*(after - before)) // 4)) for before, after in pairwise(points)
     ]
     return np.concatenate(parts)
+
+
+def headed(text: str) -> str:
+    """With a capital, but for Greek letters, which would be others."""
+    return text[:1].upper() + text[1:] if text[:1].isascii() else text

@@ -18,7 +18,7 @@ from steelman.evaluation.curves.curves import (
     curve,
     success_rates,
 )
-from steelman.evaluation.curves.labels import INK, place_names
+from steelman.evaluation.curves.labels import INK, headed, place_names
 from steelman.evaluation.curves.line import Line
 from steelman.evaluation.curves.robustness import default_measure, robustness_curve
 from steelman.evaluation.report.entry import Entry
@@ -166,7 +166,7 @@ def draw_lines(
         _legend(axes)
     figure = axes.get_figure(root=True)
     assert figure is not None
-    figure.set_label(f"{up.label[0].upper()}{up.label[1:]} by {across.label}{f', {of}' if of else ''}")
+    figure.set_label(f"{headed(up.label)} by {across.label}{f', {of}' if of else ''}")
     return figure
 
 

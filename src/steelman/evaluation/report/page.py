@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from steelman.evaluation.curves.labels import headed
 from steelman.evaluation.curves.plots import PALETTE
 from steelman.evaluation.measures import Measure, clean_accuracy
 from steelman.evaluation.report import sections
@@ -127,7 +128,7 @@ def _groups(entries: Sequence[Entry]) -> list[dict[str, Any]]:
             label = label.replace(plain, symbol)
         groups[list(groups)[place]].append(
             {
-                "label": label if probed or not label[:1].isascii() else label[:1].upper() + label[1:],
+                "label": label if probed else headed(label),
                 "attack": attack,
                 "cells": [measure and _cell(measure, measure.value == best) for measure in found],
             }

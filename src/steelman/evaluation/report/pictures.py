@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steelman.evaluation.curves.curves import curve
+from steelman.evaluation.curves.labels import headed
 from steelman.evaluation.curves.plots import INK, PALETTE, RULE, figures, svg
 from steelman.evaluation.report.entry import Entry
 from steelman.evaluation.report.verdict import NORMS, listed
@@ -31,7 +32,7 @@ def pictures(entries: Sequence[Entry]) -> dict[str, list[dict[str, Any]]]:
     names = listed([entry.name for entry in entries])
     for stem, figure in figures(entries).items():
         about = str(figure.get_label()) or stem
-        about = about[:1].upper() + about[1:]
+        about = headed(about)
         drawn = svg(figure, stem, transparent=True)
         axes = figure.axes[0]
         lines = _lines(figure, axes)
