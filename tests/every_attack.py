@@ -77,7 +77,7 @@ class Case:
 
 _SHORT = {"steps": 25, "search_steps": 2, "c": 2.0, "step_size": 0.15}
 _BARE = {"delta": False, "label": False, "width": 2}
-_ROUNDS = {"steps": 20, "step_size": 0.05, "c": 0.1, "c_factor": 10.0, "c_max": 100.0}
+_ROUNDS = {"steps": 10, "step_size": 0.05, "c": 0.1, "c_factor": 10.0, "c_max": 100.0}
 
 ATTACKS = [
     Case(FGSM(eps=0.1)),
@@ -140,11 +140,11 @@ ATTACKS = [
     Case(CarliniWagnerLinf(**_ROUNDS), targeted=True),
     Case(CarliniWagnerL0(**_ROUNDS)),
     Case(CarliniWagnerL0(**_ROUNDS), targeted=True),
-    Case(LBFGS(steps=10, search_steps=3)),
-    Case(LBFGS(steps=10, search_steps=3), targeted=True),
+    Case(LBFGS(steps=6, search_steps=2)),
+    Case(LBFGS(steps=6, search_steps=2), targeted=True),
     Case(BoundaryAttack(steps=60, starts=3), random=True),
-    Case(HopSkipJump(steps=2, evaluations=30, starts=3), random=True),
-    Case(HopSkipJump(norm=Linf, steps=2, evaluations=30, starts=3, tries=300), targeted=True, random=True),
+    Case(HopSkipJump(steps=2, evaluations=12, starts=3), random=True),
+    Case(HopSkipJump(norm=Linf, steps=2, evaluations=12, starts=3, tries=100), targeted=True, random=True),
     Case(WorstOf((FGSM(eps=0.05), PGD(eps=0.1, steps=5))), random=True),
     Case(BestOf((DeepFool(), CarliniWagner(**_SHORT)))),
     Case(Within(FAB(steps=4, radius=0.1), eps=0.1)),
