@@ -78,6 +78,19 @@ def test_the_verdict_names_the_best_within_the_strongest_threat():
     assert f"{BEST}: 1 warning of the check-up." in found.sure
 
 
+def test_a_single_attack_at_another_radius_does_not_decide():
+    rows = made_up(attacks=("clean", "weak", "strong"))
+    far = [
+        row | {"attack": "far", "eps": 0.15, "linf": 0.15, "prediction": (row["label"] + (row["image"] % 3 > 0)) % 3}
+        for row in of(rows, "weak")
+    ]
+    both = Entry("one", table_of(rows + far))
+    shares = {threat: found["one"].value for threat, found in shared_threats([both]).items()}
+    assert 0 < shares["Linf", 0.15] < shares["Linf", 0.1]
+    assert verdict([both]).attack == "Linf 0.1"
+    assert verdict([Entry("one", table_of(of(rows, "clean") + of(rows, "weak") + far))]).attack == "Linf 0.15"
+
+
 def test_the_verdict_owns_up_to_chance_and_to_having_nothing_to_say():
     second = entries()[1]
     same = verdict([second, replace(second, name="Twin")])

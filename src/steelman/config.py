@@ -18,11 +18,10 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 from torch import Tensor
 
 from steelman.naming import nearest
-from steelman.norms import L0, L1, L2, Linf, Norm
+from steelman.norms import NORMS, Norm
 
 T = TypeVar("T")
 
-NORMS = {norm.name: norm for norm in (Linf, L2, L1, L0)}
 NONE = "none"
 
 

@@ -377,3 +377,6 @@ Linf = _Linf()
 L2 = _L2()
 L1 = _L1()
 L0 = _L0()
+
+NORMS: dict[str, Norm] = {norm.name: norm for norm in (Linf, L2, L1, L0)}
+"""By name, which is also what `repr` gives."""

@@ -3,9 +3,8 @@
 from typing import get_args
 
 from steelman.attacks.attack import Access
-from steelman.config import NORMS
 from steelman.naming import nearest
-from steelman.norms import Norm
+from steelman.norms import NORMS, Norm
 
 
 def norm_of(text: str | None) -> Norm | None:

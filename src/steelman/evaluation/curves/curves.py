@@ -23,9 +23,8 @@ from steelman.evaluation.measures import (
     success_rate,
 )
 from steelman.evaluation.measures.rows import rows
-from steelman.evaluation.measures.summary import NORMS
 from steelman.evaluation.table import Evaluation
-from steelman.norms import Norm
+from steelman.norms import NORMS, Norm
 
 LOGGED = {
     "clean": "accuracy, held-out images",

@@ -1,7 +1,9 @@
 """Every measure that a table allows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 from steelman.evaluation.measures.accuracies import (
     accuracy,
@@ -26,9 +28,8 @@ from steelman.evaluation.measures.measure import Measure, Unmeasured, plain
 from steelman.evaluation.measures.probed import clever, measured_by, probed, training_set_distance
 from steelman.evaluation.measures.rows import Attacked, rows
 from steelman.evaluation.table import CLEAN, Evaluation
-from steelman.norms import L0, L1, L2, Linf
+from steelman.norms import NORMS
 
-NORMS = {repr(norm): norm for norm in (Linf, L2, L1, L0)}
 FEWEST_RADII = 4
 """From how many radii on an average over them is listed; MMA's tables have 8 on CIFAR-10 and 4 on MNIST."""
 
@@ -75,7 +76,7 @@ def _candidates(table: Evaluation) -> Iterator[tuple[str, Callable[[], Measure]]
             yield f"Min, {norm} {eps:.4g}", lambda names=names: minimum(table, names)
     for label, norm in NORMS.items():
         radii = radii_of(table, norm)
-        if len(radii) >= FEWEST_RADII:
+        if along_radii(radii):
             where = f"{label}, {len(radii)} radii to {radii[-1]:.4g}"
             yield f"AvgAcc, {where}", lambda norm=norm: average_accuracy(table, norm)
             yield f"AvgRobAcc, {where}", lambda norm=norm: average_accuracy(table, norm, clean=False)
@@ -91,6 +92,12 @@ def _candidates(table: Evaluation) -> Iterator[tuple[str, Callable[[], Measure]]
                 yield label, lambda probe=probe, name=name: training_set_distance(table, name, probe=probe)
             else:
                 yield label, lambda probe=probe, name=name: probed(table, probe, name)
+
+
+def along_radii(radii: Sequence[float]) -> bool:
+    """Whether radii are those of an average over radii, as MMA's: r, 2 r, 3 r, ..., four of them and more."""
+    even = [radii[0] * times for times in range(1, len(radii) + 1)] if radii else []
+    return len(radii) >= FEWEST_RADII and np.allclose(radii, even, rtol=1e-3)
 
 
 def _of_minimal(table: Evaluation, attack: Attacked) -> Iterator[tuple[str, Callable[[], Measure]]]:

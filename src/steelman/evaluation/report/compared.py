@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from steelman.evaluation.measures import Unmeasured, threats
 from steelman.evaluation.measures.paired import Paired, paired
 from steelman.evaluation.report.entry import Entry
-from steelman.evaluation.report.verdict import NORMS, pixels
+from steelman.evaluation.report.verdict import pixels
 from steelman.evaluation.table import CLEAN
+from steelman.norms import NORMS
 
 
 @dataclass(frozen=True)

@@ -23,19 +23,18 @@ from steelman.evaluation.measures import (
     worst_case,
 )
 from steelman.evaluation.measures import met as attacks_met
-from steelman.evaluation.measures.summary import FEWEST_RADII
+from steelman.evaluation.measures.summary import along_radii
 from steelman.evaluation.report.entry import Entry, comparable, measured
 from steelman.evaluation.report.paper_table import Cell, Column, PaperTable
 from steelman.evaluation.table import CLEAN, Evaluation
 from steelman.evaluation.transfer.transfer import Transfer
-from steelman.norms import L0, L1, L2, Linf
+from steelman.norms import NORMS
 
 Shape: TypeAlias = Literal[
     "auto", "all", "deep-defense", "deep-defense-2", "efficient-defenses", "l2l-da", "pgn", "mma"
 ]
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 
-NORMS = {repr(norm): norm for norm in (Linf, L2, L1, L0)}
 NEITHER = ("PASS", "LossSensitivity", "TrainingSetDistance", "CLEVER")
 """Probes' labels: of what they measure, nobody can say that more of it is better."""
 
@@ -176,7 +175,8 @@ def _fitting(met: Sequence[Met]) -> Shape:
     bounded = [each for each in met if each.bounded]
     if any(each.away_from == "prediction" for each in met) and any("eps_ref" in each.name for each in bounded):
         return "deep-defense"
-    if len({each.eps for each in bounded if each.space == "pixels"}) >= FEWEST_RADII:
+    at = {norm: sorted({each.eps for each in bounded if (each.space, each.norm) == ("pixels", norm)}) for norm in NORMS}
+    if any(map(along_radii, at.values())):
         return "mma"
     if {each.norm for each in met if each.away_from == "label"} == {"L2"} and len(bounded) < len(met):
         return "pgn"

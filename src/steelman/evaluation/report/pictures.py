@@ -12,7 +12,8 @@ from steelman.evaluation.curves.curves import curve
 from steelman.evaluation.curves.labels import headed
 from steelman.evaluation.curves.plots import INK, PALETTE, RULE, figures, svg
 from steelman.evaluation.report.entry import Entry
-from steelman.evaluation.report.verdict import NORMS, listed
+from steelman.evaluation.report.verdict import listed
+from steelman.norms import NORMS
 
 if TYPE_CHECKING:
     import matplotlib.axes

@@ -11,10 +11,11 @@ from torch import Tensor
 from steelman.evaluation.measures import met, threats, unmeasured
 from steelman.evaluation.report.entry import Entry
 from steelman.evaluation.report.gallery import amplification, data_uri
-from steelman.evaluation.report.verdict import NORMS, listed, signs_of, threat_name
+from steelman.evaluation.report.verdict import listed, signs_of, threat_name
 from steelman.evaluation.report.waterfall import waterfall
 from steelman.evaluation.table import UNMET
 from steelman.evaluation.transfer.transfer import Transfer
+from steelman.norms import NORMS
 
 PICTURED = 60
 """Gallery images on the page, over all models, so that the file stays small."""

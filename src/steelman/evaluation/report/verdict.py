@@ -8,10 +8,9 @@ from steelman.evaluation.measures import Measure, Paired, clean_accuracy, met, p
 from steelman.evaluation.report.entry import Entry, comparable
 from steelman.evaluation.table import Evaluation
 from steelman.evaluation.transfer.transfer import Transfer
-from steelman.norms import L0, L1, L2, Linf
+from steelman.norms import NORMS
 
 LEVEL = 0.05
-NORMS = {repr(norm): norm for norm in (Linf, L2, L1, L0)}
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,8 @@ def verdict(entries: Sequence[Entry], transfer: Sequence[Transfer] = ()) -> Verd
     A threat is a norm and a radius at which some attack was bounded; an image withstands it when nothing in the table
     lies within, whatever attack found it (`robust_accuracy`). Where the models met different attacks, those count that
     all met. The strongest threat is the one that leaves the fewest images right on average, among those that leave any
-    model any. `transfer`, what images made on one model do to others, may show a sign of masked gradients.
+    model any; one at which a single attack was run counts only where that holds for all. `transfer`, what images made
+    on one model do to others, may show a sign of masked gradients.
     """
     entries = comparable(entries)
     tried, sure = _tried(entries), _sure(entries, transfer)
@@ -127,8 +127,12 @@ def _unsettled(name: str, other: str, theirs: Measure, best: Measure, compared: 
 
 def _strongest(entries: Sequence[Entry]) -> tuple[tuple[str, float], tuple[tuple[str, Measure], ...]] | None:
     """The threat that leaves the fewest images right, and the models' standing under it, best first."""
+    shared, allowed = shared_threats(entries), [threats(pixels(entry.evaluation)) for entry in entries]
+    tried = {threat: min(len(each[threat]) for each in allowed) for threat in shared}
     found = []
-    for threat, shares in shared_threats(entries).items():
+    for threat, shares in shared.items():
+        if tried[threat] == 1 < max(tried.values()):
+            continue  # one attack in passing, such as along the radii that the signs ask for
         standing = tuple(sorted(shares.items(), key=lambda item: -item[1].value))
         mean = sum(measure.value for measure in shares.values()) / len(shares)
         found.append((standing[0][1].value == 0, mean, threat, standing))
