@@ -41,13 +41,14 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the two networks are, or are trained")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results/evaluate-mnist", help="without a suffix")
+    parser.add_argument("--hardware", default="one core of an x86-64 machine", help="what the page says it was run on")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     rows = {name: _measured(recipe, chosen) for name, recipe in NETWORKS.items()}
     found = {
         "command": f"python -m benchmarks.evaluate --data-dir DATA --images {chosen.images}",
         "date": date.today().isoformat(),
-        "hardware": "one core of an x86-64 machine",
+        "hardware": chosen.hardware,
         "torch": torch.__version__,
         "images": chosen.images,
         "networks": rows,
