@@ -1,11 +1,9 @@
 """The command. Each verb is a few lines over the library; errors of a user are one line, not a traceback."""
 
 import os
-import shlex
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -156,7 +154,9 @@ def evaluate(
     workers: Workers = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Images that are attacked at once.")] = 250,
     folder: Results = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Put away the table that is there.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin a new table; the old one stays until it is whole.")
+    ] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write measures for TensorBoard.")] = False,
     mlflow: Annotated[bool, typer.Option("--mlflow", help="Also log measures and report to MLflow.")] = False,
 ) -> None:
@@ -171,6 +171,7 @@ def evaluate(
 
     from steelman.evaluation.assess import assess, battery_of, look, reference_of
     from steelman.evaluation.report.export import write
+    from steelman.files import working_in
     from steelman.runs import Run
     from steelman.sinks import Sinks
     from steelman.subjects.opening import open_subject
@@ -190,7 +191,7 @@ def evaluate(
     chosen = battery_of(opened, battery, threat, eps, columns)
     results = folder or opened.results
     names = [name for name, wanted in (("tensorboard", tensorboard), ("mlflow", mlflow)) if wanted]
-    with Sinks(opened.home or results, names) as sinks:
+    with working_in(results), Sinks(opened.home or results, names) as sinks:
         opened, found = look(opened, access_of(access))
         Console().print(found)
         eps_ref = None if eps_ref_of is None else reference_of(Run.open(eps_ref_of).subject(data_dir), images)
@@ -200,7 +201,6 @@ def evaluate(
                 entry = assess(opened, chosen, found, executor=executor, fresh=fresh, **how)
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt("evaluation was interrupted; the same call goes on with what is left") from error
-        entry = replace(entry, info={**entry.info, "command": shlex.join(["steelman", *sys.argv[1:]])})
         written = write(results, [entry], classes=opened.test.classes)
         for sink in sinks:
             sink.results({name: each.value for name, each in entry.measures.items()}, written)

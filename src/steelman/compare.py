@@ -13,7 +13,7 @@ from steelman import config
 from steelman.adversaries.adversary import Adversary
 from steelman.attacks.attack import Attack
 from steelman.data.dataset import Dataset
-from steelman.evaluation import Evaluation, write
+from steelman.evaluation import write
 from steelman.evaluation.black_box import black_box_table, transfer_table
 from steelman.evaluation.checkup.checkup import Checkup
 from steelman.evaluation.report.compared import chosen, compared
@@ -22,10 +22,11 @@ from steelman.evaluation.report.export import slug
 from steelman.evaluation.report.paper_table import PaperTable
 from steelman.evaluation.report.papers import SHAPES, Shape, paper_table
 from steelman.evaluation.report.verdict import verdict
-from steelman.evaluation.store import TABLE, fingerprint
+from steelman.evaluation.store import TABLE, tables_in
 from steelman.evaluation.transfer.transfer import Source, Transfer, transfer
+from steelman.identity import model_parts
 from steelman.naming import nearest
-from steelman.recipe import device
+from steelman.networks.building import device
 from steelman.runs import Run, entries
 from steelman.subjects.images import table
 from steelman.types import Model
@@ -115,7 +116,7 @@ def _is_run(folder: Path) -> bool:
 
 def _left(folder: Path) -> Entry:
     """What `write` left of one model in a folder."""
-    evaluation = Evaluation.load(folder / TABLE)
+    tables = tables_in(folder)
     path = folder / RESULTS
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has a table and no {RESULTS}: `steelman evaluate` writes both")
@@ -124,7 +125,8 @@ def _left(folder: Path) -> Entry:
         raise ValueError(f"{folder} is of {len(models)} models: give the folder of each one")
     ((name, said),) = models.items()
     checkup = None if said["checkup"] is None else Checkup.of(said["checkup"])
-    return Entry(name, evaluation, said["training"], None, said["info"], checkup, said["recipe"] or "")
+    table, behind = tables["pixels"], tables.get("preprocessed")
+    return Entry(name, table, said["training"], None, said["info"], checkup, said["recipe"] or "", behind)
 
 
 def _with_checkup(entry: Entry, run: Run) -> Entry:
@@ -162,20 +164,9 @@ def _transfers(
     with workers(count) or nullcontext() as executor:
         for asked in attacks:
             name, attack = _attack(asked, {**named, **crafted_on})
-            path = into / f"transfer-{slug(name)}.parquet"
-            found.append(
-                transfer(
-                    sources,
-                    targets,
-                    images,
-                    _of_each(attack, sources, crafted_on, whole),
-                    name=name,
-                    executor=executor,
-                    folder=into / "crafted",
-                    known=_known(path, images),
-                )
-            )
-            found[-1].save(path)
+            of_each = _of_each(attack, sources, crafted_on, whole)
+            place = into / f"transfer-{slug(name)}"
+            found.append(transfer(sources, targets, images, of_each, name=name, executor=executor, folder=place))
     return found
 
 
@@ -230,18 +221,11 @@ def _of_each(
     return {name: attack.with_generator(run.generator(attack, like)) for name, run in runs.items()}
 
 
-def _known(path: Path, images: Dataset) -> Transfer | None:
-    """What is there of the same images."""
-    if not path.is_file():
-        return None
-    found = Transfer.load(path)
-    wanted = sorted(images.index.tolist())
-    same = all(sorted(set(each["image"].tolist())) == wanted for each in found.tables.values())
-    return found if same else None
-
-
 def _refuse_newer(entry: Entry, model: Model) -> None:
     """Raises ValueError where a model is not the one that was evaluated."""
-    before = entry.evaluation.about.get("model")
-    if before and before != fingerprint(model):
-        raise ValueError(f"{entry.name} was trained on since it was evaluated: `steelman evaluate` it again, --fresh")
+    try:
+        entry.evaluation.refuse_other_model(model_parts(model))
+    except ValueError as error:
+        raise ValueError(
+            f"{entry.name} is not the model that was evaluated ({error}): `steelman evaluate` it again, --fresh"
+        ) from error

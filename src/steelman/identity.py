@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steelman.types import Images, Labels
+from steelman.types import Description, Images, Labels
 
 CHECKPOINT = "best.safetensors"
 """What stands for a run's folder."""
@@ -34,8 +34,8 @@ that rounds otherwise, as on a GPU, makes no other image of them."""
 def digest(value: object) -> str:
     """A hash of a value and of everything in it: numbers, tensors, modules, functions with their code, files' content.
 
-    A path, also as text, stands for the file's bytes; one of a run's folder for its best checkpoint. The code of
-    libraries is known by its name.
+    A path, also as text, stands for the file's bytes; one of a run's folder for its best checkpoint. Of a dataclass,
+    the fields count that are compared. The code of libraries is known by its name.
     """
     reader = _Reader()
     reader.take(value)
@@ -68,7 +68,7 @@ def _parts(model: nn.Module, strict: bool, memory: dict[int, tuple[object, str]]
 
 def image_digests(x: Images, y: Labels) -> np.ndarray:
     """One int64 for each image: a hash of its pixels, to within 1 / 2,097,120, of its shape and of its label."""
-    levels = (x.detach().cpu().double() * LEVELS).round().to(torch.int64).numpy()
+    levels = (x.detach().cpu().float() * LEVELS).round().clamp(-(2**30), 2**30).to(torch.int32).numpy()
     shape = repr(tuple(x.shape[1:]))
     hashes = (
         hashlib.blake2b(image.tobytes(), key=f"{shape} {label}".encode()[:64], digest_size=8).digest()
@@ -162,7 +162,7 @@ class _Reader:
                 self.take(getattr(value, "fget", None) or getattr(value, "func", None))
             case _ if is_dataclass(value):
                 self.take(type(value))
-                self.take([(item.name, getattr(value, item.name)) for item in fields(value)])
+                self.take([(item.name, getattr(value, item.name)) for item in fields(value) if item.compare])
             case _:
                 self.take(type(value))
                 self._state(value)
@@ -213,7 +213,11 @@ _BOOKKEEPING = frozenset(
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
     """What a module holds besides weights, buffers and other modules, and what is hooked into its forward pass."""
-    own = {name: value for name, value in sorted(vars(module).items()) if name not in _OF_TORCH}
+    own = {
+        name: value
+        for name, value in sorted(vars(module).items())
+        if name not in _OF_TORCH and not isinstance(value, Description)
+    }
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
     return {**own, "hooks": list(hooks)} if hooks else own
 

@@ -20,6 +20,9 @@ __all__ = ["Attack", "AttackResult", "check_images", "check_labels"]
 Access: TypeAlias = Literal["gradients", "scores", "decisions"]
 """What an attack needs of a model: its gradients, its logits, or its predicted classes alone."""
 
+Reference: TypeAlias = Literal["label", "prediction"]
+"""The class that an untargeted attack leaves: the true one, or the one that the model predicts."""
+
 
 @dataclass(frozen=True)
 class AttackResult:
@@ -78,6 +81,12 @@ class Attack(ABC):
     access: ClassVar[Access] = "gradients"
     shared: ClassVar[bool] = False
     """Whether all images of a call share one answer, so that a call cannot be cut into parts."""
+    reference: ClassVar[Reference] = "label"
+    """What success means: `run` judges it, and `search` is given it as its goal."""
+    chance: ClassVar[bool] = False
+    """Whether images are random draws, and the model's answers decide only which draw is returned."""
+    noise: ClassVar[str | None] = None
+    """The name by which an evaluation seeds the noise; None: the one under which the attack stands in the table."""
 
     box: Box | None = field(default=(0.0, 1.0), kw_only=True)
     uint8: bool = field(default=False, kw_only=True)
@@ -114,13 +123,13 @@ class Attack(ABC):
         x_adv, oracle = craft(
             self, model, x, y, target, generator, Execution(batch_size, time_limit, compiled, progress)
         )
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start + oracle.seconds
         with oracle:
             prediction, loss = oracle.verdict(x_adv)
         delta = x_adv.double() - x.detach().double()
         return AttackResult(
             x_adv=x_adv,
-            success=Goal(y, target).met(prediction),
+            success=oracle.goal.met(prediction),
             prediction=prediction,
             loss=loss,
             l0=L0.size(delta),
@@ -165,6 +174,8 @@ def check_parts(name: str, attacks: tuple[Attack, ...]) -> None:
     for attack in attacks:
         if attack.shared:
             raise ValueError(f"{type(attack).__name__} finds one answer for all images, so it cannot be run in {name}")
+        if attack.reference != "label":
+            raise ValueError(f"{type(attack).__name__} decides what success is: put it around {name}, not into it")
         if attack.uint8 or attack.precision != "full":
             raise ValueError(f"give uint8 and precision to {name} itself, not to {type(attack).__name__} in it")
 

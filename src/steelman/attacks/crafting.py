@@ -92,7 +92,8 @@ def _in_parts(
             else:
                 x_adv = x.clone() if x_adv is x else x_adv
                 with oracle.part(which, goal[which]) as part:
-                    x_adv[which], in_time = _one_part(attack[which], part, x[which], goal[which], draws[which])
+                    x_adv[which], in_time = _one_part(attack[which], part, x[which], part.goal, draws[which])
+                goal.labels[which] = part.goal.labels
         except RuntimeError as error:
             if how.batch_size != "auto" or oracle.fits == 1 or attack.shared or not _out_of_memory(error):
                 raise
@@ -119,6 +120,8 @@ def _one_part(
     """What was found, and whether the search came to its end in time."""
     ball = _ball(attack)
     try:
+        if attack.reference == "prediction":
+            goal.labels[:] = oracle.decisions(x)
         x_adv, in_time = attack.search(oracle, x, goal, draws), True
     except OutOfTime:
         assert oracle.found is not None
@@ -206,6 +209,8 @@ def _check(
 ) -> None:
     check_images(x, attack.box)
     check_labels("y", y, x)
+    if target is not None and attack.reference == "prediction":
+        raise ValueError(f"{type(attack).__name__} leaves the class that the model predicts, and has no target")
     if target is not None:
         check_labels("target", target, x)
         same = torch.where(target == y)[0].tolist()

@@ -1,10 +1,9 @@
 """An attack that leaves what the model says, not what is true."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
-
-from steelman.attacks.attack import Access, Around, Attack
+from steelman.attacks.attack import Access, Around, Attack, Reference
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
 from steelman.randomness import Draws
@@ -15,8 +14,8 @@ from steelman.types import Images
 class FromPrediction(Around):
     """An attack that leaves the model's own prediction instead of the true label, right or wrong.
 
-    Deep Defense measures rho_2 so: images that the model gets wrong have a distance to their boundary too. In the table
-    its success is that of leaving the prediction.
+    Deep Defense measures rho_2 so: images that the model gets wrong have a distance to their boundary too. Its success
+    is that of leaving the prediction.
 
     attack  what is run, in its own box, with its own uint8 and precision; untargeted only
 
@@ -24,6 +23,8 @@ class FromPrediction(Around):
     Reference: Ziang Yan, Yiwen Guo and Changshui Zhang, "Deep Defense: training DNNs with improved adversarial
     robustness", NeurIPS 2018, section 4.
     """
+
+    reference: ClassVar[Reference] = "prediction"
 
     attack: Attack
 
@@ -36,11 +37,7 @@ class FromPrediction(Around):
         return self.attack.access
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        if goal.target is not None:
-            raise ValueError("FromPrediction leaves the class that the model predicts, and has no target")
-        away, every = Goal(oracle.decisions(x)), torch.arange(len(x), device=x.device)
-        with oracle.part(every, away) as part:
-            return self.attack.search(part, x, away, draws)
+        return self.attack.search(oracle, x, goal, draws)
 
     def __str__(self) -> str:
         return f"FromPrediction({self.attack})"

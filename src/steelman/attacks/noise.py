@@ -34,6 +34,7 @@ class GaussianNoise(Attack):
     """
 
     access: ClassVar[Access] = "decisions"
+    chance: ClassVar[bool] = True
 
     eps: Radius = 2.8
     samples: int = 1
@@ -73,6 +74,7 @@ class UniformNoise(Attack):
     """
 
     access: ClassVar[Access] = "decisions"
+    chance: ClassVar[bool] = True
 
     eps: Radius = 8 / 255
     norm: Norm = Linf
@@ -116,6 +118,7 @@ class SaltAndPepper(Attack):
     """
 
     access: ClassVar[Access] = "decisions"
+    chance: ClassVar[bool] = True
 
     samples: int = 100
     share_max: float = 1.0

@@ -51,6 +51,8 @@ class Oracle:
         self.gradients = torch.zeros_like(self.forwards)
         self.flat = torch.zeros_like(self.forwards)
         """Gradient passes that gave 0 everywhere."""
+        self.seconds = 0.0
+        """Spent before this call on what it read from files."""
         self.found: Found | None = None
         self.fits = len(goal.labels)
         """How many images go through the model at once."""

@@ -1,6 +1,5 @@
 """One way from a subject to an entry of a report, whatever the subject is."""
 
-import shutil
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import Executor
@@ -25,7 +24,7 @@ from steelman.evaluation.evaluate import evaluate
 from steelman.evaluation.reference import reference_attacks, reference_epsilon
 from steelman.evaluation.report.entry import Entry
 from steelman.evaluation.report.gallery import Gallery
-from steelman.evaluation.store import PARTS, TABLE
+from steelman.evaluation.store import TABLE
 from steelman.evaluation.subject import Subject
 from steelman.evaluation.table import Evaluation
 from steelman.networks.black_box import BlackBox, LogOfProbabilities
@@ -110,43 +109,47 @@ def attacked(
     executor: Executor | None = None,
     fresh: bool = False,
     progress: bool = True,
-) -> Evaluation:
-    """The table of a model under a battery.
+) -> dict[str, Evaluation]:
+    """The tables of a model under a battery, by space.
 
-    folder    where the table lies or will lie, which is extended; default: it is kept nowhere
+    folder    where the tables lie or will lie, which are extended; default: they are kept nowhere
     images    only the first so many test images; default: the battery's number
     eps_ref   that of the model with which Deep Defense's measures are compared; default: the model's own
     seed      of the attacks' noise
     batch_size  images in a block, which are attacked at once; a block that is done is kept
     executor  where blocks of images are attacked
-    fresh     put away the table that is there, and what is left of an unfinished one
+    fresh     begin new tables, which replace those that are there when they are whole
 
     Raises:
         ValueError: the table that is there is of more images, of another model, or cut off.
     """
     test = subject.first(images or battery.images)
-    if folder is not None:
-        if fresh:
-            _put_away(folder)
+    if folder is not None and not fresh:
         _refuse_more(folder, test)
-    common: dict[str, Any] = {"folder": folder, "executor": executor, "progress": progress}
+    common: dict[str, Any] = {"folder": folder, "fresh": fresh, "executor": executor, "progress": progress}
     common |= {"seed": seed, "batch_size": batch_size}
     probes = [probe.begin(subject.training) for probe in battery.probes]
     table = evaluate(subject.model, test, battery.attacks, columns=battery.columns, probes=probes, **common)
+    found = {"pixels": table}
     if battery.deep_defense:
-        known = table if folder is None else None
-        own = _of_deep_defense(subject, test, eps_ref)
-        table = evaluate(subject.model, test, own, space=subject.space, known=known, **common)
-    return table
+        own, there = _of_deep_defense(subject, test, eps_ref), found.get(subject.space)
+        common["fresh"] = fresh and there is None
+        known = there if folder is None else None
+        found[subject.space] = evaluate(subject.model, test, own, space=subject.space, known=known, **common)
+    return found
 
 
-def entry_of(subject: Subject, table: Evaluation, attacks: Mapping[str, Attack], found: Checkup | None = None) -> Entry:
-    """What reports show of a subject whose table is there; the gallery is of those attacks.
+def entry_of(
+    subject: Subject, tables: Mapping[str, Evaluation], attacks: Mapping[str, Attack], found: Checkup | None = None
+) -> Entry:
+    """What reports show of a subject whose tables are there; the gallery is of those attacks.
 
     Cost: that of the gallery's few images.
     """
+    table = tables["pixels"]
     gallery = Gallery.of(subject.model, subject.test, table, attacks)
-    return Entry(subject.name, table, subject.log, gallery, subject.info, found, subject.recipe)
+    behind = tables.get("preprocessed")
+    return Entry(subject.name, table, subject.log, gallery, subject.info, found, subject.recipe, behind)
 
 
 def battery_of(
@@ -194,11 +197,6 @@ def _of_deep_defense(subject: Subject, test: Dataset, eps_ref: float | None) -> 
         warnings.warn(f"{subject.name}: no accuracies at eps_ref, since {error}", stacklevel=3)
         return own
     return own | reference_attacks(eps)
-
-
-def _put_away(folder: Path) -> None:
-    (folder / TABLE).unlink(missing_ok=True)
-    shutil.rmtree(folder / PARTS, ignore_errors=True)
 
 
 def _refuse_more(folder: Path, test: Dataset) -> None:

@@ -86,9 +86,9 @@ def black_box_table(transfers: Sequence[Transfer], sources: Sequence[str] | None
 def _one_threat(transfers: Sequence[Transfer]) -> bool:
     found = set()
     for each in transfers:
-        table = next(iter(each.tables.values())).only(each.from_source(each.sources[0]))
-        found.add((table["norm"][0], float(table["eps"][0])))
-    return len(found) == 1 and all(norm is not None and eps == eps for norm, eps in found)
+        record = next(iter(each.tables.values())).record(each.from_source(each.sources[0]))
+        found.add((record.norm, record.eps))
+    return len(found) == 1 and all(norm is not None and eps is not None for norm, eps in found)
 
 
 def _joined(tables: Sequence[Evaluation]) -> Evaluation:

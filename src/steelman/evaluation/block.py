@@ -6,20 +6,21 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steelman.attacks.attack import Attack, check_images, check_labels
-from steelman.attacks.from_prediction import FromPrediction
+from steelman.attacks.attack import Attack, AttackResult, check_images, check_labels
 from steelman.attacks.mode import evaluation_mode
 from steelman.attacks.oracle import check_answer
 from steelman.evaluation.probes.probe import Probe
-from steelman.evaluation.table import CLEAN, COLUMNS, ROUNDING, Evaluation
+from steelman.evaluation.records import CLEAN, Record
+from steelman.evaluation.schema import ROUNDING, Met, table_of
+from steelman.evaluation.table import Evaluation
+from steelman.identity import image_digests
 from steelman.losses import cross_entropy
-from steelman.norms import L2, Linf
 from steelman.randomness import combine
 from steelman.types import Batch, Images, Labels, Model, PerImage, Seeds
 
@@ -28,9 +29,8 @@ if TYPE_CHECKING:
 
 Space: TypeAlias = Literal["pixels", "preprocessed"]
 
-
-def method_of(attack: Attack) -> Attack:
-    return attack.attack if isinstance(attack, FromPrediction) else attack
+CLOSE = 1e-2
+"""Losses of unattacked images that differ by less, relative or absolute, may come from another device or batch size."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,20 @@ class Block:
     batch: Batch
     space: Space
     attacks: Mapping[str, Attack]
+    records: Mapping[str, Record]
+    """Of the attacks and of the unattacked images."""
     probes: tuple[Probe, ...]
-    columns: bool
-    seed: int
     known: Evaluation | None
     at_once: int
     """Images in one call of an attack."""
     device: str | None = None
     """Where the work is done; None: where model and images are. The first of its kind, or a worker's own."""
 
-    def work(self, advance: Callable[[str, int], None] = lambda name, count: None) -> "pyarrow.Table":
-        """The new rows, the unattacked images' among them where these are missing or lack a probe."""
-        rows = _Rows(self)
+    def work(self, advance: Callable[[str, int], None] = lambda name, count: None) -> Evaluation:
+        """The new rows, the unattacked images' among them where these are missing or lack a probe.
+
+        The model is asked about the unattacked images in any case, and its answers are held to the rows that are there.
+        """
         model, batch = self.model, self.batch
         if self.device is not None:
             batch = replace(batch, x=batch.x.to(self.device), y=batch.y.to(self.device))
@@ -63,51 +65,51 @@ class Block:
             x = preprocess(batch.x)
             check_images(x, None)
             check_labels("y", batch.y, x)
+            rows = _Rows(self, image_digests(batch.x, batch.y))
             prediction = self._clean(rows, network, batch, x)
             for name, attack in self.attacks.items():
-                which = torch.where(torch.from_numpy(rows.to_meet(name, attack)))[0].to(x.device)
+                which = torch.where(torch.from_numpy(rows.to_meet(self.records[name])))[0].to(x.device)
                 for part in which.chunk(math.ceil(len(which) / self.at_once)) if len(which) else ():
                     self._attack(rows, network, batch[part], x[part], prediction[part], name, attack)
                 advance(name, len(batch))
-        return rows.table()
+        return Evaluation.of(
+            rows.table(), self.records.values(), space=self.space, probes=[str(probe) for probe in self.probes]
+        )
 
     def _clean(self, rows: "_Rows", network: Model, batch: Batch, x: Images) -> Labels:
-        """Writes the rows of the unattacked images, where there are none; returns their predictions."""
-        if rows.first is not None:
-            rows.check(x)
-            return torch.from_numpy(rows.first).to(x.device)
+        """Asks about the unattacked images, and writes their rows where there are none; returns the predictions."""
         start = time.perf_counter()
-        cut = (each.split(self.at_once) for each in (x, batch.y))
-        prediction, loss = map(
-            torch.cat, zip(*(answers(network, *part) for part in zip(*cut, strict=True)), strict=True)
+        prediction, loss = self._answers(network, batch, x, 0)
+        seconds = time.perf_counter() - start
+        first = rows.of_clean(prediction, loss, lambda: self._answers(network, batch, x, 1)[0])
+        if first is not None:
+            return first
+        nothing, ones = torch.zeros_like(loss), torch.ones_like(prediction)
+        success, none = prediction != batch.y, torch.zeros_like(ones)
+        result = AttackResult(
+            x, success, prediction, loss, *(nothing,) * 4, forwards=ones, gradients=none, seconds=seconds
         )
-        kind = {"attack": CLEAN, "parameters": "", "away_from": "label", "norm": None, "eps": 0.0}
-        cost = {"gradients": 0, "forwards": 1, "seconds": (time.perf_counter() - start) / len(batch)}
-        sizes = dict.fromkeys(("l0", "l1", "l2", "linf"), 0.0)
-        columns = {"prediction": prediction, "success": prediction != batch.y, "loss": loss}
         probed = self._probed(CLEAN, network, batch, x, x)
-        rows.write(batch, x, prediction, kind | cost | sizes, columns | probed)
+        rows.write(Met(self.records[CLEAN], batch, x, rows.pixels, prediction, result, probed))
         return prediction
+
+    def _answers(self, network: Model, batch: Batch, x: Images, again: int) -> tuple[Labels, PerImage]:
+        """A random model answers the same in every evaluation; with another number `again`, by other chance."""
+        found = []
+        with torch.random.fork_rng([x.device] if x.is_cuda else []):
+            for part in torch.arange(len(x), device=x.device).split(self.at_once):
+                torch.manual_seed(int(combine(self._seeds(CLEAN, batch[part])[:1], again)))
+                found.append(answers(network, x[part], batch.y[part]))
+        prediction, loss = map(torch.cat, zip(*found, strict=True))
+        return prediction, loss
 
     def _attack(
         self, rows: "_Rows", network: Model, batch: Batch, x: Images, prediction: Labels, name: str, attack: Attack
     ) -> None:
-        method: Any = method_of(attack)
-        away = isinstance(attack, FromPrediction)
-        result = method.run(network, x, prediction if away else batch.y, generator=self._seeds(name, batch))
-        norm, eps = getattr(method, "norm", None), getattr(method, "eps", None)
-        kind = {
-            "attack": name,
-            "parameters": repr(method),
-            "away_from": "prediction" if away else "label",
-            "norm": None if norm is None else repr(norm),
-            "eps": float("nan") if eps is None else float(eps),
-            "seconds": result.seconds / len(batch),
-        }
-        found = ("prediction", "success", "loss", "l0", "l1", "l2", "linf", "forwards", "gradients")
-        columns = {column: getattr(result, column) for column in found}
+        result = attack.run(network, x, batch.y, generator=self._seeds(attack.noise or name, batch))
         probed = self._probed(name, network, batch, x, result.x_adv)
-        rows.write(batch, x, prediction, kind, columns | probed)
+        pixels = rows.pixels[rows.places(batch)]
+        rows.write(Met(self.records[name], batch, x, pixels, prediction, result, probed))
 
     def _probed(self, name: str, network: Model, batch: Batch, x: Images, x_adv: Images) -> dict[str, PerImage]:
         return {
@@ -117,7 +119,7 @@ class Block:
         }
 
     def _seeds(self, name: str, batch: Batch) -> Seeds:
-        return seeds_of(self.seed, name, batch.index)
+        return seeds_of(self.records[CLEAN].seed, name, batch.index)
 
 
 def seeds_of(seed: int, name: str, index: Tensor | None) -> Seeds:
@@ -129,43 +131,68 @@ def seeds_of(seed: int, name: str, index: Tensor | None) -> Seeds:
 class _Rows:
     """The rows of one block: those that were there, and those that are being made."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: Block, pixels: np.ndarray) -> None:
         assert block.batch.index is not None
-        self.block = block
-        self.images = block.batch.index.cpu().numpy()
-        self.place = {image: at for at, image in enumerate(self.images.tolist())}
+        self.block, self.pixels = block, pixels
+        self.place = {image: at for at, image in enumerate(block.batch.index.tolist())}
         self.label = block.batch.y.cpu().numpy()
-        self.names = [*COLUMNS, *map(str, block.probes)]
-        self.made: dict[str, list[np.ndarray]] = {name: [] for name in self.names}
-        self.met = {name: np.zeros(len(self.images), bool) for name in (CLEAN, *block.attacks)}
-        self.right = np.ones(len(self.images), bool)
+        self.made: list[pyarrow.Table] = []
+        self.met = {name: np.zeros(len(self.label), bool) for name in block.records}
+        self.right = np.ones(len(self.label), bool)
         self.fallen: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
-        self.first: np.ndarray | None = None
-        self._read()
+        if block.known is not None:
+            self._read(block.known)
 
-    def _read(self) -> None:
+    def _read(self, known: Evaluation) -> None:
         """Take note of the rows that are there; one without a probe that is asked for is not."""
-        known = self.block.known
-        if known is None:
-            return
-        attack = known["attack"]
+        attack, at = known["attack"], self._at(known["image"])
+        there, label = known["pixels"], known["label"]
+        other = (label != self.label[at]) | ((there != 0) & (there != self.pixels[at]))
+        if other.any():
+            raise ValueError(
+                f"the table that is to be extended is of other images: image {known['image'][other][0]} has other "
+                "pixels or another label. Begin a new one (--fresh, or another --folder)"
+            )
         complete = np.ones(len(attack), bool)
         for probe in self.block.probes:
             values = known[str(probe)] if str(probe) in known.probes else np.full(len(attack), np.nan)
             complete &= ~np.isnan(values) | ((attack == CLEAN) != probe.of_clean)
-        at = self._places(known["image"])
         for name in self.met:
-            here = complete & (attack == name)
-            self.met[name][at[here]] = True
-        clean = attack == CLEAN
-        if self.met[CLEAN].all() and known.about.get("model"):
-            self.first = np.empty(len(self.images), np.int64)
-            self.first[at[clean]] = known["prediction"][clean]
-            self.right = self.first == self.label
-        rows = {column: known[column] for column in ("prediction", "l0", "l1", "l2", "linf")}
-        self._note(at, rows)
+            self.met[name][at[complete & (attack == name)]] = True
+        self._note(at, {column: known[column] for column in ("prediction", "l0", "l1", "l2", "linf")})
 
-    def _places(self, images: np.ndarray) -> np.ndarray:
+    def of_clean(self, prediction: Labels, loss: PerImage, again: Callable[[], Labels]) -> Labels | None:
+        """The predictions of the rows that are there, or None where these are to be written.
+
+        Raises:
+            ValueError: the model answers otherwise than it did. A random one may, as far as it contradicts itself.
+        """
+        known = self.block.known
+        now, losses = prediction.cpu().numpy(), loss.double().cpu().numpy()
+        if known is not None and len(rows := known.only(CLEAN)):
+            at = self._at(rows["image"])
+            before, losses_before = rows["prediction"], rows["loss"]
+            asked = ~np.isnan(losses_before) & ~np.isnan(losses[at])
+            same = np.where(asked, np.isclose(losses[at], losses_before, CLOSE, CLOSE), now[at] == before)
+            if not same.all():
+                itself = int((again().cpu().numpy() != now).sum())
+                apart = int((now[at] != before).sum())
+                if not itself or apart > itself + 3 * math.sqrt(itself) + 3:
+                    raise ValueError(
+                        "the table that is to be extended is of another model: unattacked, it answered otherwise to "
+                        f"{int((~same).sum())} of {len(same)} images (image {rows['image'][~same][0]}: class "
+                        f"{before[~same][0]}, now {now[at][~same][0]}). Begin a new one (--fresh, or another --folder)"
+                    )
+            now = now.copy()
+            now[at] = before
+        self.right = now == self.label
+        return torch.from_numpy(now).to(prediction.device) if self.met[CLEAN].all() else None
+
+    def places(self, batch: Batch) -> np.ndarray:
+        assert batch.index is not None
+        return self._at(batch.index.cpu().numpy())
+
+    def _at(self, images: np.ndarray) -> np.ndarray:
         return np.array([self.place[image] for image in images.tolist()], int)
 
     def _note(self, at: np.ndarray, rows: Mapping[str, np.ndarray]) -> None:
@@ -173,57 +200,30 @@ class _Rows:
         sizes = {norm: rows[norm][wrong] for norm in ("l0", "l1", "l2", "linf")}
         self.fallen.append((at[wrong], sizes))
 
-    def check(self, x: Images) -> None:
-        """Raises ValueError where the rows that are there are of other images."""
-        known = self.block.known
-        assert known is not None
-        clean = known.only(CLEAN)
-        at = self._places(clean["image"])
-        size = L2.size(x.double()).cpu().numpy()[at]
-        if (clean["label"] != self.label[at]).any() or not np.allclose(clean["x_l2"], size, rtol=1e-5):
-            raise ValueError("the table that is to be extended is of other images or labels: begin a new one")
-
-    def to_meet(self, name: str, attack: Attack) -> np.ndarray:
+    def to_meet(self, record: Record) -> np.ndarray:
         """Which images an attack has still to meet."""
-        missing = ~self.met[name]
-        if self.block.columns or isinstance(attack, FromPrediction):
+        missing = ~self.met[record.name]
+        if record.asked == "every":
             return missing
         standing = self.right.copy()
-        norm, eps = getattr(method_of(attack), "norm", None), getattr(method_of(attack), "eps", None)
-        if norm is not None and eps is not None:
+        if record.norm is not None and record.eps is not None:
             for at, sizes in self.fallen:
-                standing[at[sizes[repr(norm).lower()] <= float(eps) * ROUNDING]] = False
+                standing[at[sizes[record.norm.lower()] <= record.eps * ROUNDING]] = False
         return missing & standing
 
-    def write(
-        self, batch: Batch, x: Images, clean: Labels, kind: dict[str, Any], columns: Mapping[str, Tensor]
-    ) -> None:
-        """One attack's rows: what is the same for all images, and one tensor per other column."""
-        assert batch.index is not None
-        values: dict[str, Any] = {name: np.full(len(batch), value) for name, value in kind.items()}
-        values["space"] = np.full(len(batch), self.block.space)
-        tensors = {
-            **columns,
-            "x_l2": L2.size(x.double()),
-            "x_linf": Linf.size(x.double()),
-            "image": batch.index,
-            "label": batch.y,
-            "clean_prediction": clean,
-        }
-        values |= {name: value.detach().cpu().numpy() for name, value in tensors.items()}
-        for name in self.names:
-            self.made[name].append(values[name] if name in values else np.full(len(batch), np.nan))
-        at = self._places(values["image"])
-        if kind["attack"] == CLEAN:
-            self.right = values["prediction"] == values["label"]
-        self._note(at, values)
+    def write(self, met: Met) -> None:
+        table = table_of([met], [str(probe) for probe in self.block.probes])
+        columns = ("prediction", "l0", "l1", "l2", "linf")
+        self._note(self.places(met.batch), {name: table[name].to_numpy() for name in columns})
+        self.made.append(table)
 
     def table(self) -> "pyarrow.Table":
-        made = {name: np.concatenate(parts) if parts else [] for name, parts in self.made.items()}
-        return Evaluation.from_columns(made).table
+        import pyarrow
+
+        return pyarrow.concat_tables([table_of([], [str(probe) for probe in self.block.probes]), *self.made])
 
 
-def placed(model: Model, device: str | None) -> Model:
+def placed(model: Model, device: torch.device | str | None) -> Model:
     """The model on a device, where one is named and it can be moved."""
     return model.to(device) if isinstance(model, nn.Module) and device is not None else model
 

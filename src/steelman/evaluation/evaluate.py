@@ -2,27 +2,25 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from steelman.attacks.attack import Attack, check_images, check_labels
-from steelman.attacks.from_prediction import FromPrediction
+from steelman.attacks.attack import Around, Attack, check_images, check_labels
 from steelman.data.dataset import Dataset
-from steelman.evaluation.block import Block, Space, method_of, space_of
+from steelman.evaluation.block import Block, Space, space_of
 from steelman.evaluation.probes.probe import Probe
-from steelman.evaluation.store import Shelf, about_of, merged, refuse_other, unmet_of
-from steelman.evaluation.table import CLEAN, Evaluation
+from steelman.evaluation.records import CLEAN, Provenance, Record, record_of
+from steelman.evaluation.store import EvaluationFolder, merged
+from steelman.evaluation.table import Evaluation
+from steelman.identity import model_parts
 from steelman.types import Batch, Model
 from steelman.workers import each
-
-if TYPE_CHECKING:
-    pass
 
 Data: TypeAlias = Dataset | tuple[Tensor, Tensor]
 
@@ -43,6 +41,7 @@ def evaluate(
     probes: Sequence[Probe] = (),
     known: Evaluation | None = None,
     folder: str | Path | None = None,
+    fresh: bool = False,
     executor: Executor | None = None,
 ) -> Evaluation:
     """Attack every image with every attack, and write a table with a row per image and attack.
@@ -60,13 +59,17 @@ def evaluate(
     progress    show a bar, where there is a terminal
     columns     True: every attack meets every image, so that it has an accuracy of its own. False: only images that are
                 right to begin with are attacked, and a bounded attack meets only those which nothing before it, in this
-                call or in `known`, has felled within its norm and radius: the worst case is the same, and costs less.
+                call or in `known`, has broken within its norm and radius: the worst case is the same, and costs less.
                 `FromPrediction` meets all images either way
     probes      what else is measured of every image; those that need the training set have been begun on it
-    known       a table of the same model and data that is extended: a row that stands in it is not made again, unless
-                it lacks a probe that is asked for
-    folder      where `table.parquet` lies or will lie: as `known`, and saved at the end. Finished blocks of images are
-                kept in it, so that an evaluation that was killed goes on
+    known       a table of the same model, images and space that is extended: a row that stands in it is not made again,
+                unless it lacks a probe that is asked for. The model is asked about the unattacked images again, and
+                its answers, its weights, buffers, attributes and code, the images' pixels and the attacks are held to
+                those of the table
+    folder      where `table.parquet` lies or will lie (`table-preprocessed.parquet` for that space): as `known`, and
+                saved at the end. Finished blocks of images are kept in it, so that an evaluation that was killed goes
+                on. While it is worked in, another process waits
+    fresh       begin a new table in the folder; the old one stays until the new one is whole
     executor    where blocks are worked on, such as `steelman.workers.workers(4)`; default: here, one after the other
 
     Cost: each attack's own, and one forward pass per attack to verify and one for the unattacked images.
@@ -74,7 +77,7 @@ def evaluate(
     Raises:
         ValueError: no images, two attacks of one name, one of them called "clean", a radius per image, a batch size
             below 1; for "preprocessed" a model without those parts, or an attack that needs a box; a known table of
-            another model or other data, or with another attack under one of the names; an executor of threads.
+            another model, space or other images, or with another attack under one of the names; an executor of threads.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
@@ -89,44 +92,54 @@ def evaluate(
         pass  # refuses what has no such space before anything is read
     gathered = 1 if columns or executor is not None else GATHERED
     batches, count = batches_of(dataset, gathered * batch_size)
-    shelf = None if folder is None else Shelf(Path(folder))
-    about = about_of(model, dataset, seed)
-    known = known if shelf is None else shelf.read(about)
-    if known is not None:
-        refuse_other(known, about, named, space)
-        if not about["model"]:
-            # nothing but its answers tells this model, so they are asked for again
-            known = known.with_about(known.about | about)
-
+    about = {"model": model_parts(model), "data": dataset.name if isinstance(dataset, Dataset) else ""}
+    made = Provenance.now(_device(model, dataset))
+    records = {CLEAN: Record(CLEAN, seed=seed, made=made)} | {
+        name: record_of(name, attack, seed=seed, survivors_only=not columns, made=made)
+        for name, attack in named.items()
+    }
     sent = deepcopy(model).cpu() if executor is not None and isinstance(model, nn.Module) else model
 
-    def blocks() -> Iterator[Block]:
-        there = None if known is None else known.of_space(space)
+    def blocks(known: Evaluation | None) -> Iterator[Block]:
         for batch in batches:
             device = None
             if executor is not None:  # memory of a GPU is not sent
                 device, batch = batch.x.device.type, replace(batch, x=batch.x.cpu(), y=batch.y.cpu())
-            rows = None if there is None or batch.index is None else there.of_images(batch.index.tolist())
-            yield Block(sent, batch, space, named, tuple(probes), columns, seed, rows, batch_size, device)
+            rows = None if known is None or batch.index is None else known.of_images(batch.index.tolist())
+            yield Block(sent, batch, space, named, records, tuple(probes), rows, batch_size, device)
 
-    made = []
-    with bar(progress, count * max(len(named), 1)) as advance:
-        here = (block.work(advance) for block in blocks())
-        for table in here if executor is None else each(Block.work, blocks(), executor):
-            made.append(table)
-            if shelf is not None:
-                shelf.keep(table, about)
+    home = None if folder is None else EvaluationFolder(Path(folder), space, fresh)
+    with nullcontext() if home is None else home.held(), bar(progress, count * max(len(named), 1)) as advance:
+        known = known if home is None else home.read(about["model"])
+        if known is not None:
+            if known.space != space:
+                raise ValueError(f"the table that is to be extended is in {known.space}, and this is in {space}")
+            known.refuse_other_model(about["model"])
+            known.refuse_other_attacks(records.values())
+        parts = []
+        here = (block.work(advance) for block in blocks(known))
+        for part in here if executor is None else each(Block.work, blocks(known), executor):
+            parts.append(part)
+            if home is not None:
+                home.keep(part, **about)
             if executor is not None or not named:
-                images = len(set(table["image"].to_pylist()))
-                advance(CLEAN, images * max(len(named), 1))
-    evaluation = merged(known, made, [CLEAN, *named], space)
-    evaluation = evaluation.with_about(about | unmet_of(evaluation, named, space))
-    whole = evaluation.of_space(space)
-    if known is None and whole.images < count:
-        raise ValueError(f"the data set holds {count} images but only {whole.images} indices: some stand in it twice")
-    if shelf is not None:
-        shelf.close(evaluation)
+                advance(CLEAN, part.images * max(len(named), 1))
+        evaluation = merged(known, parts, list(records)).replaced(**about)
+        if known is None and evaluation.images < count:
+            raise ValueError(
+                f"the data set holds {count} images but only {evaluation.images} indices: some stand in it twice"
+            )
+        if home is not None:
+            home.close(evaluation)
     return evaluation
+
+
+def _device(model: Model, dataset: Data) -> torch.device:
+    """Where the model's parameters are, or else the images."""
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    if parameter is not None:
+        return parameter.device
+    return dataset[0].device if isinstance(dataset, tuple) else dataset.index.device
 
 
 def _named(attacks: Sequence[Attack] | Mapping[str, Attack]) -> dict[str, Attack]:
@@ -143,7 +156,7 @@ def _named(attacks: Sequence[Attack] | Mapping[str, Attack]) -> dict[str, Attack
     if CLEAN in named:
         raise ValueError('"clean" is the name of the unattacked images; give the attack another one')
     for name, attack in named.items():
-        eps = getattr(method_of(attack), "eps", None)
+        eps = getattr(attack, "eps", None)
         if isinstance(eps, Tensor) and eps.ndim:
             raise ValueError(f"{name} has a radius per image, which a whole data set cannot share; give it one number")
     return named
@@ -151,12 +164,12 @@ def _named(attacks: Sequence[Attack] | Mapping[str, Attack]) -> dict[str, Attack
 
 def _unboxed(name: str, attack: Attack) -> Attack:
     try:
-        inner = replace(method_of(attack), box=None)
+        inner = {"attack": _unboxed(name, attack.attack)} if isinstance(attack, Around) else {}
+        return replace(attack, box=None, **inner)
     except ValueError as error:
         raise ValueError(
             f"{name} cannot be run in the preprocessed space, which has no box ({error}); run it in pixels"
         ) from error
-    return replace(attack, attack=inner) if isinstance(attack, FromPrediction) else inner
 
 
 def batches_of(dataset: Data, batch_size: int) -> tuple[Iterator[Batch], int]:

@@ -1,143 +1,130 @@
 """Tables that grow: what is there is read, checked against the model at hand, extended and kept."""
 
-import hashlib
-import platform
 import warnings
-from collections.abc import Mapping, Sequence
-from datetime import date
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import nn
 
-from steelman.attacks.attack import Attack
-from steelman.attacks.from_prediction import FromPrediction
-from steelman.data.dataset import Dataset
-from steelman.evaluation.block import Space, method_of
-from steelman.evaluation.table import CLEAN, Evaluation, said_of_unmet
-from steelman.types import Model
-
-if TYPE_CHECKING:
-    import pyarrow
+from steelman.evaluation.block import Space
+from steelman.evaluation.records import CLEAN
+from steelman.evaluation.table import Evaluation, read_spaces
+from steelman.files import working_in
 
 TABLE, PARTS = "table.parquet", "parts"
 """In an evaluation's folder: the table, and the blocks that are done while it is being made."""
 
 
-class Shelf:
-    """An evaluation's folder: its table, and beside it the blocks that an unfinished one has done."""
+def table_path(folder: Path, space: str = "pixels") -> Path:
+    """Where a folder has its table; that of another space than pixels lies beside it."""
+    return folder / (TABLE if space == "pixels" else f"table-{space}.parquet")
 
-    def __init__(self, folder: Path) -> None:
-        self.table, self.parts = folder / TABLE, folder / PARTS
 
-    def read(self, about: Mapping[str, str]) -> Evaluation | None:
+def tables_in(folder: Path) -> dict[str, Evaluation]:
+    """A folder's tables by space, the pixels' first.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: one is not whole.
+    """
+    found = read_spaces(table_path(folder))
+    for path in sorted(folder.glob("table-*.parquet")):
+        table = Evaluation.load(path)
+        if path == table_path(folder, table.space):
+            found[table.space] = table
+    return found
+
+
+class EvaluationFolder:
+    """An evaluation's folder: the table of one space, and beside it the blocks that an unfinished one has done.
+
+    fresh  read nothing that is there; it is replaced when the new table is whole
+    """
+
+    def __init__(self, folder: Path, space: Space, fresh: bool = False) -> None:
+        self.folder, self.space, self.fresh = folder, space, fresh
+        self.parts = folder / (f"{PARTS}-fresh" if fresh else PARTS)
+        self.kept = 0
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While no other process works in the folder."""
+        with working_in(self.folder):
+            yield
+
+    def read(self, model: Mapping[str, str]) -> Evaluation | None:
         """What is there; parts that are not whole, or of another model, are put away with a warning."""
-        known = Evaluation.load(self.table) if self.table.is_file() else None
-        for path in sorted(self.parts.glob("*.parquet")):
+        if self.fresh:
+            self._put_away(self.parts)
+            return None
+        known = self._table()
+        for path in self._files(self.parts):
             try:
                 part = Evaluation.load(path)
             except ValueError as error:
                 warnings.warn(f"{error}; its images are attacked anew", stacklevel=4)
                 path.unlink()
                 continue
-            if any(part.about.get(key) != about[key] for key in ("model", "data", "seed")):
+            if part.space != self.space:
+                continue
+            try:
+                part.refuse_other_model(model)
+            except ValueError:
                 path.unlink()  # of an evaluation that nobody goes on with
-            else:
-                known = part if known is None else _over(known, part)
+                continue
+            known = part if known is None else over(known, part)
+            self.kept = max(self.kept, int(path.stem.rpartition("-")[2]))
         return known
 
-    def keep(self, table: "pyarrow.Table", about: Mapping[str, str]) -> None:
-        if table.num_rows:
-            taken = [int(path.stem) for path in self.parts.glob("*.parquet") if path.stem.isdigit()]
-            Evaluation(table).with_about(about).save(self.parts / f"{max(taken, default=0) + 1:06}.parquet")
+    def _table(self) -> Evaluation | None:
+        """The folder's table; one of an older version, with two spaces in one file, is parted first."""
+        path = table_path(self.folder)
+        found = read_spaces(path) if path.is_file() else {}
+        for space, table in found.items():
+            if space != "pixels" and not table_path(self.folder, space).is_file():
+                table.save(table_path(self.folder, space))
+        own = table_path(self.folder, self.space)
+        return Evaluation.load(own) if own.is_file() and self.space != "pixels" else found.get(self.space)
+
+    def keep(self, part: Evaluation, **about: object) -> None:
+        if len(part):
+            self.kept += 1
+            part.replaced(**about).save(self.parts / f"{self.space}-{self.kept:06}.parquet")
 
     def close(self, evaluation: Evaluation) -> None:
-        evaluation.save(self.table)
-        for path in (*self.parts.glob("*.parquet"), *self.parts.glob("*.partial")):
+        evaluation.save(table_path(self.folder, self.space))
+        for parts in (self.folder / PARTS, self.folder / f"{PARTS}-fresh"):
+            self._put_away(parts)
+
+    def _put_away(self, parts: Path) -> None:
+        for path in (*self._files(parts), *parts.glob("*.partial")):
             path.unlink()
-        if self.parts.is_dir() and not any(self.parts.iterdir()):
-            self.parts.rmdir()
+        if parts.is_dir() and not any(parts.iterdir()):
+            parts.rmdir()
+
+    def _files(self, parts: Path) -> list[Path]:
+        """Blocks of this space; older versions named them by a number alone."""
+        return sorted([*parts.glob(f"{self.space}-*.parquet"), *parts.glob("[0-9]*.parquet")])
 
 
-def merged(known: Evaluation | None, made: "list[pyarrow.Table]", names: Sequence[str], space: Space) -> Evaluation:
+def merged(known: Evaluation | None, made: Sequence[Evaluation], names: Sequence[str]) -> Evaluation:
     """All rows, by attack in the order of names, then by image."""
     new = Evaluation.joined(made)
-    whole = new if known is None else _over(known, new)
+    whole = new if known is None else over(known, new)
     order = {name: place for place, name in enumerate(dict.fromkeys([CLEAN, *whole.attacks, *names]))}
-    places = {space: place for place, space in enumerate(whole.spaces)}
-    attacks, spaces = ([at[name] for name in whole[key]] for key, at in (("attack", order), ("space", places)))
-    keys = np.array([whole["image"], attacks, spaces])
-    return Evaluation(whole.table.take(np.lexsort(keys)))
+    places = np.array([order[name] for name in whole["attack"]])
+    rows = whole.table.take(np.lexsort((whole["image"], places)))
+    return whole.replaced(rows, records=sorted(whole.records, key=lambda record: order[record.name]))
 
 
-def _over(known: Evaluation, new: Evaluation) -> Evaluation:
+def over(known: Evaluation, new: Evaluation) -> Evaluation:
     """The rows of both; where one stands in both, the new one.
 
     Raises:
-        ValueError: they disagree about an image's label or its prediction before any attack.
+        ValueError: they disagree about an image's label or its prediction before any attack, or about an attack.
     """
-    ours, theirs = known.cells(), new.cells()
-    for cell in theirs:
-        if cell in ours and ours[cell] != theirs[cell]:
-            raise ValueError(
-                f"the table that is to be extended is not of this model and these images: it has label and prediction "
-                f"{ours[cell]} for image {cell[0]} unattacked, and now they are {theirs[cell]}"
-            )
-    kept = np.array([cell not in theirs for cell in ours], bool)
-    return Evaluation.joined([known.table.filter(kept), new.table])
-
-
-def refuse_other(known: Evaluation, about: Mapping[str, str], named: Mapping[str, Attack], space: Space) -> None:
-    for key, what in (("model", "another model"), ("data", "other images"), ("seed", "another seed")):
-        theirs = known.about.get(key)
-        if theirs and about[key] and theirs != about[key]:
-            raise ValueError(
-                f"the table that is to be extended is of {what} ({theirs}, now {about[key]}): begin a new one "
-                "(--fresh, or another --folder)"
-            )
-    there = known.parameters
-    for name, attack in named.items():
-        now = repr(method_of(attack))
-        now = f"FromPrediction({now})" if isinstance(attack, FromPrediction) else now
-        if there.get((name, space), now) != now:
-            raise ValueError(
-                f"the table that is to be extended has another attack called {name}: {there[name, space]}, now {now}. "
-                "Give it another name, or begin a new table (--fresh)"
-            )
-
-
-def about_of(model: Model, dataset: object, seed: int) -> dict[str, str]:
-    """What a table is of: enough to tell another model, and to do it again."""
-    data = dataset.name if isinstance(dataset, Dataset) else ""
-    return {
-        "model": fingerprint(model),
-        "data": data,
-        "seed": str(seed),
-        "versions": f"steelman {version('steelman')}, PyTorch {torch.__version__}, Python {platform.python_version()}",
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
-        "date": date.today().isoformat(),
-    }
-
-
-def unmet_of(evaluation: Evaluation, named: Mapping[str, Attack], space: Space) -> dict[str, str]:
-    """What a table says of the bounded attacks among `named` that had no image left to meet, beside those it knew."""
-    found, there = evaluation.unmet, evaluation.parameters
-    for name, attack in named.items():
-        norm, eps = getattr(method_of(attack), "norm", None), getattr(method_of(attack), "eps", None)
-        if norm is not None and eps is not None and (name, space) not in there:
-            found[name, space] = repr(norm), float(eps)
-    return said_of_unmet(found)
-
-
-def fingerprint(model: Model) -> str:
-    """A hash of a module's structure, parameters and buffers; empty for other callables, which cannot be told."""
-    if not isinstance(model, nn.Module):
-        return ""
-    digest = hashlib.sha256(repr(model).encode())
-    for name, value in model.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    known.refuse_other_attacks(new.records)
+    known.refuse_other_images(new)
+    theirs = new.cells().keys()
+    kept = np.array([cell not in theirs for cell in known.cells()], bool)
+    return Evaluation.joined([known.replaced(known.table.filter(kept)), new])

@@ -1,62 +1,35 @@
 """One row per image and attack: what evaluation writes, and all that every measure, curve and report reads."""
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steelman.evaluation.records import CLEAN, Provenance, Record
+from steelman.evaluation.schema import VERSION, completed
+from steelman.files import replacing
+
 if TYPE_CHECKING:
     import pyarrow
-
-CLEAN = "clean"
-"""The name under which the unattacked images stand in the table."""
-
-COLUMNS = {
-    "image": "int64",
-    "attack": "string",
-    "space": "string",
-    "parameters": "string",
-    "away_from": "string",
-    "norm": "string",
-    "eps": "float64",
-    "label": "int64",
-    "clean_prediction": "int64",
-    "prediction": "int64",
-    "success": "bool",
-    "l0": "float64",
-    "l1": "float64",
-    "l2": "float64",
-    "linf": "float64",
-    "x_l2": "float64",
-    "x_linf": "float64",
-    "loss": "float64",
-    "forwards": "int64",
-    "gradients": "int64",
-    "seconds": "float64",
-}
 
 ABOUT = b"steelman"
 """Where the table's Parquet file says what it is of."""
 
-UNMET = "unmet"
-"""Under what it says which attacks had no image left to meet."""
-
-ROUNDING = 1 + 1e-5
-"""Distances are differences of float32 images: one of exactly eps may read so much longer, 1/255 say."""
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
-    """A table of attacked images, one row per image, attack and space; unattacked images are rows of attack "clean".
+    """A table of attacked images, one row per image and attack; unattacked images are rows of attack "clean".
 
     image             the image's place in its data set
-    attack, space     the attack's name; "pixels", or "preprocessed" for distances behind the model's preprocessing
-    parameters        the attack with all of its fields, as it was run
-    away_from         what the attack had to leave: the "label", or the model's own "prediction"
-    norm, eps         the attack's norm and radius; eps is NaN for minimal attacks, which have none
+    attack            the attack's name
+    record            the id of its record, in `records`: settings, norm, radius, where it was run, and more
+    pixels            a hash of the image's pixels and label; 0 where an older version wrote the row
     label, clean_prediction, prediction   classes: the true one, the model's before, the model's after
     success           the attack reached its goal
     l0 l1 l2 linf     size of the perturbation, in the units of the space
@@ -64,116 +37,186 @@ class Evaluation:
     loss              cross-entropy on the returned image with the class that the attack had to leave
     forwards, gradients, seconds   passes that the image cost, and its share of its batch's time
 
-    Any other column is of a probe, whose call is its name: NaN where it was not measured. An attack that was to meet
-    only what still stood (`evaluate(columns=False)`) has no rows for the other images.
+    A table is of one model and one space: "pixels", or "preprocessed" for distances behind the model's preprocessing.
+    Columns named in `probes` are of probes, NaN where nothing was measured; others are kept as they are. An attack that
+    was asked about the images that nothing before it had broken (`evaluate(columns=False)`) has rows of these alone;
+    one that was left none is a record without rows.
 
     `evaluation["l2"]` is a column as a numpy array; `+` joins tables of the same data; `save` and `load` are Parquet.
     """
 
     table: "pyarrow.Table"
 
-    def __post_init__(self) -> None:
-        missing = [name for name in COLUMNS if name not in self.table.column_names]
-        if missing:
-            raise ValueError(f"not an evaluation table: the column {missing[0]} is missing")
+    @staticmethod
+    def of(
+        table: "pyarrow.Table",
+        records: Iterable[Record],
+        *,
+        space: str = "pixels",
+        probes: Sequence[str] = (),
+        **about: Any,
+    ) -> "Evaluation":
+        """Rows with their records, and what else is known `about` them: `model` (digests by part), `data`."""
+        told = {**about, "format": VERSION, "space": space, "probes": list(probes)}
+        told["records"] = [record.plain() for record in {each.id: each for each in records}.values()]
+        others = {key: value for key, value in (table.schema.metadata or {}).items() if key != ABOUT}
+        return Evaluation(table.replace_schema_metadata(others | {ABOUT: json.dumps(told).encode()}))
+
+    def replaced(self, table: "pyarrow.Table | None" = None, **about: Any) -> "Evaluation":
+        """The same with other rows, or with something else said of them."""
+        told = {key: value for key, value in self.about.items() if key not in ("format", "records")}
+        known: dict[str, Any] = {"records": self.records} | told | about
+        return Evaluation.of(self.table if table is None else table, **known)
 
     @staticmethod
-    def from_columns(columns: dict[str, Any]) -> "Evaluation":
-        """From one sequence per column of the table; further ones are of probes."""
-        import pyarrow
-
-        kinds = COLUMNS | {name: "float64" for name in columns if name not in COLUMNS}
-        schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in kinds.items()])
-        return Evaluation(pyarrow.table(columns, schema=schema))
-
-    @staticmethod
-    def joined(tables: "Sequence[pyarrow.Table]") -> "Evaluation":
-        """Tables one under the other, NaN where one has no column of a probe; what they are of is the first's."""
+    def joined(parts: "Sequence[Evaluation]") -> "Evaluation":
+        """Tables one under the other; what they are of is the first's."""
         import pyarrow
         from pyarrow import compute
 
-        table = pyarrow.concat_tables(tables, promote_options="default")
-        for name in table.column_names:
-            if name not in COLUMNS and table[name].null_count:
-                place = table.column_names.index(name)
-                table = table.set_column(place, name, compute.fill_null(table[name], float("nan")))
-        return Evaluation(table.replace_schema_metadata(tables[0].schema.metadata))
+        table = pyarrow.concat_tables(
+            [part.table.replace_schema_metadata() for part in parts], promote_options="default"
+        )
+        probes = list(dict.fromkeys(name for part in parts for name in part.probes))
+        for name in probes:
+            filled = compute.fill_null(table[name], float("nan"))
+            table = table.set_column(table.column_names.index(name), name, filled)
+        return parts[0].replaced(table, probes=probes, records=[each for part in parts for each in part.records])
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What the table is of, as it travels in its metadata."""
+        said = (self.table.schema.metadata or {}).get(ABOUT)
+        return {"records": [], "probes": [], "space": "pixels"} if said is None else json.loads(said)
+
+    @cached_property
+    def records(self) -> tuple[Record, ...]:
+        """Every attack as it was run, and the unattacked images, in the order in which they first came up."""
+        return tuple(map(Record.of, self.about["records"]))
+
+    def record(self, attack: str) -> Record:
+        """What an attack was; its other records, where it was run in parts, differ from this one in nothing else.
+
+        Raises:
+            ValueError: the table has no such attack.
+        """
+        for record in self.records:
+            if record.name == attack:
+                return record
+        raise ValueError(f"no attack {attack!r} in the table; it has {', '.join((CLEAN, *self.attacks))}")
 
     @property
-    def about(self) -> dict[str, str]:
-        """What the table is of and how it was made, as `evaluate` wrote it down; empty where nobody did."""
-        said = (self.table.schema.metadata or {}).get(ABOUT)
-        return {} if said is None else json.loads(said)
+    def attacks(self) -> tuple[str, ...]:
+        """The attacks' names in the order in which they were run, without "clean", and those that met no image."""
+        return tuple(dict.fromkeys(record.name for record in self.records if record.name != CLEAN))
 
-    def with_about(self, about: Mapping[str, str]) -> "Evaluation":
-        """The table, which from now on says this of itself."""
-        others = {key: value for key, value in (self.table.schema.metadata or {}).items() if key != ABOUT}
-        return Evaluation(self.table.replace_schema_metadata(others | {ABOUT: json.dumps(dict(about)).encode()}))
+    @property
+    def without_rows(self) -> tuple[str, ...]:
+        """The attacks that had no image left to meet."""
+        there = set(self.table["attack"].unique().to_pylist())
+        return tuple(name for name in self.attacks if name not in there)
+
+    @property
+    def made(self) -> dict[Provenance, list[str]]:
+        """Where the table was made: several places, versions or days where it was made in parts, with their attacks."""
+        found: dict[Provenance, list[str]] = {}
+        for record in self.records:
+            found.setdefault(record.made, []).append(record.name)
+        return found
+
+    @property
+    def space(self) -> str:
+        return self.about["space"]
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """The columns of probes."""
+        return tuple(name for name in self.about["probes"] if name in self.table.column_names)
 
     @staticmethod
     def load(path: str | Path) -> "Evaluation":
-        """Read a table that `save` wrote.
+        """Read a table that `save` wrote, this version's or an older one's; of two spaces in one file, the pixels.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is not a whole Parquet table with these columns.
+            ValueError: the file is not a whole Parquet table with these columns, or was changed since it was written.
         """
-        import pyarrow
-        from pyarrow import parquet
-
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no evaluation table at {path}; `evaluate` and `save` make one")
-        try:
-            return Evaluation(parquet.read_table(path))
-        except (pyarrow.ArrowInvalid, OSError, ValueError) as error:
-            raise ValueError(f"{path} is not a whole evaluation table: {error}") from error
+        found = read_spaces(path)
+        return found.get("pixels") or next(iter(found.values()))
 
     def save(self, path: str | Path) -> None:
-        """Write Parquet, whole or not at all."""
+        """Write Parquet with checksums, whole or not at all."""
         from pyarrow import parquet
 
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        parquet.write_table(self.table, partial)
-        partial.replace(path)
+        said = json.dumps(self.about | {"content": _content(self.table, self.about)}).encode()
+        table = self.table.replace_schema_metadata((self.table.schema.metadata or {}) | {ABOUT: said})
+        with replacing(Path(path)) as partial:
+            parquet.write_table(table, partial, write_page_checksum=True)
 
     def __add__(self, other: "Evaluation") -> "Evaluation":
         """Both tables' rows; unattacked images that stand in both, with the same prediction, are taken once.
 
         Raises:
-            ValueError: an image met the same attack in both, or the two disagree about an image's label or its
-                prediction before the attack, so that they are not of the same data and model.
+            ValueError: an image met the same attack in both, or the two are of different models, spaces or images, or
+                have two attacks of one name.
         """
         import pyarrow
 
-        models = {table.about.get("model") for table in (self, other)} - {None, ""}
-        if len(models) > 1:
-            raise ValueError(
-                f"not the same data and model: the tables are of models {' and '.join(sorted(map(str, models)))}"
-            )
-        ours, theirs = self.cells(), other.cells()
-        shared = {cell for cell in theirs if cell in ours}
-        for image, attack, space in sorted(shared):
-            if ours[image, attack, space] != theirs[image, attack, space]:
-                raise ValueError(
-                    f"not the same data and model: the label and clean prediction of image {image} "
-                    f"are {ours[image, attack, space]} in one, {theirs[image, attack, space]} in the other"
-                )
+        self.refuse_other_model(other.about.get("model", {}))
+        if self.space != other.space:
+            raise ValueError(f"one table is in {self.space} and the other in {other.space}; a table has one space")
+        self.refuse_other_attacks(other.records)
+        shared = self.cells().keys() & other.cells().keys()
+        self.refuse_other_images(other)
+        for image, attack in sorted(shared):
             if attack != CLEAN:
                 raise ValueError(
-                    f"both tables have image {image} under {attack} in {space}; join tables of different attacks, "
-                    "images or spaces, or give the attacks other names"
+                    f"both tables have image {image} under {attack}; join tables of different attacks or images, or "
+                    "give the attacks other names"
                 )
-        new = pyarrow.array([cell not in shared for cell in theirs])
-        joined = Evaluation.joined([self.table, other.table.filter(new)])
-        return joined.with_about(joined.about | said_of_unmet(self.unmet | other.unmet)) if other.unmet else joined
+        new = other.table.filter(pyarrow.array([cell not in shared for cell in other.cells()]))
+        return Evaluation.joined([self, other.replaced(new)])
 
-    def cells(self) -> dict[tuple[int, str, str], tuple[int, int]]:
-        """The label and unattacked prediction of every row, under what makes the row unique."""
-        keys = zip(*(self.table[name].to_pylist() for name in ("image", "attack", "space")), strict=True)
-        values = zip(*(self.table[name].to_pylist() for name in ("label", "clean_prediction")), strict=True)
-        return dict(zip(keys, values, strict=True))
+    def refuse_other_model(self, parts: Mapping[str, str]) -> None:
+        """Raises ValueError where a model, known by the digests of its parts, is not the table's."""
+        ours = self.about.get("model") or {}
+        other = [part for part in ours if part in parts and ours[part] != parts[part]]
+        if other:
+            raise ValueError(
+                f"the table is of another model, with other {' and '.join(other)}. Begin a new one (--fresh, or another "
+                "--folder)"
+            )
+
+    def refuse_other_attacks(self, records: Iterable[Record]) -> None:
+        """Raises ValueError where another attack has the name of one in the table."""
+        ours = {record.name: record for record in self.records if record.name != CLEAN}
+        for record in records:
+            if record.name in ours and (how := ours[record.name].differs(record)):
+                raise ValueError(
+                    f"the table has another attack called {record.name}: {how}. Give it another name, or begin a new "
+                    "table (--fresh)"
+                )
+
+    def refuse_other_images(self, other: "Evaluation") -> None:
+        """Raises ValueError where an image has other pixels, another label or another unattacked prediction."""
+        ours, theirs = self.cells(), other.cells()
+        for cell in sorted(ours.keys() & theirs.keys()):
+            (*known, pixels), (*now, others) = ours[cell], theirs[cell]
+            if pixels and others and pixels != others:
+                raise ValueError(f"not the same images: image {cell[0]} has other pixels or another label in the table")
+            if known != now:
+                raise ValueError(
+                    f"not the same data and model: image {cell[0]} has label and clean prediction {tuple(known)} in "
+                    f"the table, and now {tuple(now)}"
+                )
+
+    def cells(self) -> dict[tuple[int, str], tuple[int, int, int]]:
+        """Label, unattacked prediction and pixels' hash of every row, under what makes the row unique."""
+        columns = {
+            name: self.table[name].to_pylist() for name in ("image", "attack", "label", "clean_prediction", "pixels")
+        }
+        image, attack, *values = columns.values()
+        return dict(zip(zip(image, attack, strict=True), zip(*values, strict=True), strict=True))
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -184,91 +227,51 @@ class Evaluation:
         return self.table[column].to_numpy()
 
     @property
-    def attacks(self) -> tuple[str, ...]:
-        """The attacks' names in the order they were run, without "clean"."""
-        return tuple(name for name in self.table["attack"].unique().to_pylist() if name != CLEAN)
-
-    @property
-    def probes(self) -> tuple[str, ...]:
-        """The columns of probes."""
-        return tuple(name for name in self.table.column_names if name not in COLUMNS)
-
-    @property
-    def unmet(self) -> dict[tuple[str, str], tuple[str, float]]:
-        """Norm and radius, by attack and space, of the bounded attacks that found no image left to meet: no rows."""
-        said = {(name, space): (norm, eps) for name, space, norm, eps in json.loads(self.about.get(UNMET, "[]"))}
-        there = self.parameters if said else {}
-        return {cell: threat for cell, threat in said.items() if cell not in there}
-
-    def whole(self, attack: str) -> bool:
-        """Whether the attack met every image."""
-        return len(self.only(attack)) == self.images * len(self.only(attack).spaces)
-
-    @property
-    def spaces(self) -> tuple[str, ...]:
-        return tuple(self.table["space"].unique().to_pylist())
-
-    @property
-    def parameters(self) -> dict[tuple[str, str], str]:
-        """What each attack was in each space, with all of its fields."""
-        kinds = self.table.group_by(["attack", "space", "parameters", "away_from"]).aggregate([]).to_pylist()
-        return {
-            (kind["attack"], kind["space"]): kind["parameters"]
-            if kind["away_from"] == "label"
-            else f"FromPrediction({kind['parameters']})"
-            for kind in kinds
-            if kind["attack"] != CLEAN
-        }
-
-    def renamed(self, names: Mapping[tuple[str, str], str]) -> "Evaluation":
-        """The table with other names for some attacks, each given by its attack and space."""
-        import pyarrow
-
-        cells = zip(self.table["attack"].to_pylist(), self.table["space"].to_pylist(), strict=True)
-        column = pyarrow.array([names.get(cell, cell[0]) for cell in cells], pyarrow.string())
-        return Evaluation(self.table.set_column(self.table.column_names.index("attack"), "attack", column))
-
-    @property
     def images(self) -> int:
         """How many images were evaluated."""
         return len(self.table["image"].unique())
 
-    def only(self, attack: str | Sequence[str] | None = None, space: str | None = None) -> "Evaluation":
-        """The rows of some attacks, or of one space, in order of their images.
+    def whole(self, attack: str) -> bool:
+        """Whether the attack met every image."""
+        return len(self.only(attack)) == self.images
+
+    def recorded(self, change: Callable[[Record], Record]) -> "Evaluation":
+        """The table with changed records, and attacks under the names that these have."""
+        import pyarrow
+
+        new = {record.id: change(record) for record in self.records}
+        table, of_row = self.table, [new[each] for each in self.table["record"].to_pylist()]
+        for column in ("attack", "record"):
+            values = [record.name if column == "attack" else record.id for record in of_row]
+            table = table.set_column(table.column_names.index(column), column, pyarrow.array(values, pyarrow.string()))
+        return self.replaced(table, records=new.values())
+
+    def renamed(self, names: Mapping[str, str]) -> "Evaluation":
+        """The table with other names for some attacks."""
+        return self.recorded(lambda record: record.changed(name=names.get(record.name, record.name)))
+
+    def only(self, attack: str | Sequence[str]) -> "Evaluation":
+        """The rows and records of some attacks.
 
         Raises:
-            ValueError: the table has no such attack or space; the message lists those it has.
+            ValueError: the table has no such attack; the message lists those it has.
         """
         import pyarrow
         from pyarrow import compute
 
-        kept = self.table
-        if space is not None:
-            if space not in self.spaces:
-                raise ValueError(f"no rows in space {space!r}; the table has {', '.join(self.spaces)}")
-            kept = kept.filter(compute.field("space") == space)
-        if attack is not None:
-            names = [attack] if isinstance(attack, str) else list(attack)
-            for name in names:
-                if name != CLEAN and name not in self.attacks:
-                    raise ValueError(f"no rows of attack {name!r}; the table has {', '.join((CLEAN, *self.attacks))}")
-            kept = kept.filter(compute.field("attack").isin(pyarrow.array(names, pyarrow.string())))
-            about = {key: said for key, said in self.about.items() if key != UNMET}
-            return Evaluation(kept) if about == self.about else Evaluation(kept).with_about(about)
-        return Evaluation(kept)
-
-    def of_space(self, space: str) -> "Evaluation":
-        """The rows of one space, none where it was not attacked in."""
-        from pyarrow import compute
-
-        return Evaluation(self.table.filter(compute.field("space") == space))
+        names = [attack] if isinstance(attack, str) else list(attack)
+        for name in names:
+            if name != CLEAN:
+                self.record(name)
+        kept = self.table.filter(compute.field("attack").isin(pyarrow.array(names, pyarrow.string())))
+        return self.replaced(kept, records=[record for record in self.records if record.name in names])
 
     def of_images(self, images: Sequence[int]) -> "Evaluation":
         """The rows of some images."""
         import pyarrow
         from pyarrow import compute
 
-        return Evaluation(self.table.filter(compute.field("image").isin(pyarrow.array(images, pyarrow.int64()))))
+        return self.replaced(self.table.filter(compute.field("image").isin(pyarrow.array(images, pyarrow.int64()))))
 
     def to_pandas(self) -> Any:
         """A pandas DataFrame.
@@ -294,36 +297,73 @@ class Evaluation:
             raise ImportError("polars is not installed: pip install steelman[polars]") from error
         return polars.from_arrow(self.table)
 
-    def _lines(self) -> list[tuple[str, str, float]]:
-        """Space, attack and accuracy of all that met every image, for a short look."""
+    def _lines(self) -> list[tuple[str, float]]:
+        """Attack and accuracy of all that met every image, for a short look."""
         lines = []
-        for space in self.spaces:
-            for name in (CLEAN, *self.attacks):
-                part = self.table.filter((self["space"] == space) & (self["attack"] == name))
-                if part.num_rows == self.of_space(space).images:
-                    rows = Evaluation(part)
-                    right = (rows["clean_prediction"] == rows["label"]) & (rows["prediction"] == rows["label"])
-                    lines.append((space, name, float(right.mean())))
+        for name in (CLEAN, *self.attacks):
+            rows = self.only(name)
+            if len(rows) == self.images:
+                right = (rows["clean_prediction"] == rows["label"]) & (rows["prediction"] == rows["label"])
+                lines.append((name, float(right.mean())))
         return lines
 
     def __repr__(self) -> str:
-        cells = ", ".join(
-            f"{name} {100 * share:.1f} %" + ("" if space == "pixels" else f" ({space})")
-            for space, name, share in self._lines()
-        )
-        return f"Evaluation({self.images} images, accuracy: {cells})"
+        cells = ", ".join(f"{name} {100 * share:.1f} %" for name, share in self._lines())
+        return f"Evaluation({self.images} images, {self.space}, accuracy: {cells})"
 
     def _repr_html_(self) -> str:
         from html import escape
 
-        rows = "".join(
-            f"<tr><td>{escape(name)}</td><td>{escape(space)}</td><td>{100 * share:.1f} %</td></tr>"
-            for space, name, share in self._lines()
+        rows = "".join(f"<tr><td>{escape(name)}</td><td>{100 * share:.1f} %</td></tr>" for name, share in self._lines())
+        caption = f"<caption>{self.images} images, {self.space}</caption>"
+        return f"<table>{caption}<tr><th>attack</th><th>accuracy</th></tr>{rows}</table>"
+
+
+def read_spaces(path: str | Path) -> dict[str, Evaluation]:
+    """The tables in a file, by space; only older versions wrote two into one. See `Evaluation.load`."""
+    import pyarrow
+    from pyarrow import parquet
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no evaluation table at {path}; `evaluate` and `save` make one")
+    try:
+        table = parquet.read_table(path, page_checksum_verification=True)
+        found, lacking = _read(table)
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a whole evaluation table: {error}") from error
+    if lacking:
+        warnings.warn(
+            f"{path} was written by a version that had no {', '.join(lacking)}: what needs that is not measured",
+            stacklevel=3,
         )
-        head = "<tr><th>attack</th><th>space</th><th>accuracy</th></tr>"
-        return f"<table><caption>{self.images} images</caption>{head}{rows}</table>"
+    return found
 
 
-def said_of_unmet(unmet: Mapping[tuple[str, str], tuple[str, float]]) -> dict[str, str]:
-    """`Evaluation.unmet` as a part of what a table says of itself."""
-    return {UNMET: json.dumps([[*cell, *threat] for cell, threat in unmet.items()])} if unmet else {}
+def _read(table: "pyarrow.Table") -> tuple[dict[str, Evaluation], list[str]]:
+    """The tables by space, and the columns that the file lacks."""
+    from steelman.evaluation import older
+
+    about = Evaluation(table).about
+    if "format" not in about and "parameters" in table.column_names:
+        return older.tables(table)
+    content = about.pop("content", None)
+    if content is not None and content != _content(table, about):
+        raise ValueError("it has changed since it was written")
+    table, lacking = completed(table)
+    records = map(Record.of, about.pop("records"))
+    return {about["space"]: Evaluation.of(table, records, **about)}, lacking
+
+
+def _content(table: "pyarrow.Table", about: Mapping[str, Any]) -> str:
+    """A hash of all values, and of what is said of them."""
+    digest = hashlib.sha256(json.dumps(dict(about), sort_keys=True).encode())
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        digest.update(f"{name} {column.type}".encode())
+        if str(column.type) == "string":
+            codes = column.dictionary_encode()
+            digest.update(json.dumps(codes.dictionary.to_pylist()).encode())
+            column = codes.indices
+        digest.update(np.ascontiguousarray(column.to_numpy(zero_copy_only=False)).tobytes())
+    return digest.hexdigest()

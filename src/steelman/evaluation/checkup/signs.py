@@ -1,15 +1,16 @@
 """The signs of masked gradients, read from the table."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from steelman.attacks import FGSM, PGD, Attack, UniformNoise
-from steelman.evaluation.checkup.kinds import Kind, kind_of
 from steelman.evaluation.measures.rows import Attacked, rows
-from steelman.evaluation.table import ROUNDING, Evaluation
+from steelman.evaluation.records import Record
+from steelman.evaluation.schema import ROUNDING
+from steelman.evaluation.table import Evaluation
 from steelman.evaluation.transfer.transfer import Transfer
 from steelman.norms import Linf, Norm
 
@@ -49,14 +50,14 @@ def signs(evaluation: Evaluation, transfer: Transfer | None = None, *, name: str
        more, the last at least twice the first of them, or at radius 1 in Linf, which is no bound.
 
     Where accuracies are compared (1, 2 and the rise of 5), the difference must also be more than chance: a one-sided
-    sign test, at 5 %, on the images that fell to one of the two alone. What an attack is, is read from `parameters`; a
-    mixture of black and white box (AutoAttack) is neither. Attacks that met only what others had left count where the
+    sign test, at 5 %, on the images that fell to one of the two alone. What an attack goes by, its record says (`how`);
+    a mixture of black and white box (AutoAttack) is neither. Attacks that met only what others had left count where the
     answer does not hang on the images that they did not meet. One sign is enough to suspect a model; none is no proof.
 
     transfer  what images that were crafted on other models do to this one (sign 2)
     name      which of its targets this model is (default: the only one)
 
-    The signs are the paper's; all thresholds are ours. A table of two spaces is read in pixels.
+    The signs are the paper's; all thresholds are ours.
 
     Reference: Anish Athalye, Nicholas Carlini and David Wagner, "Obfuscated gradients give a false sense of security:
     circumventing defenses to adversarial examples", ICML 2018, section 3.1.
@@ -64,7 +65,7 @@ def signs(evaluation: Evaluation, transfer: Transfer | None = None, *, name: str
     Raises:
         ValueError: `transfer` has several targets, and no `name` says which is meant.
     """
-    runs = _runs(evaluation.only(space="pixels") if len(evaluation.spaces) > 1 else evaluation)
+    runs = _runs(evaluation)
     if runs and runs[0].rows.wrong.all():
         return tuple(Sign(question, "not asked: no image is right unattacked", None) for question in QUESTIONS)
     found = (_one_step(runs), _black_box(runs, transfer, name), _unbounded(runs), _chance(runs), _radii(runs))
@@ -96,18 +97,27 @@ _UNBOUNDED = {"ALMA", "CarliniWagner", "DDN", "DeepFool", "FMN"}
 
 @dataclass(frozen=True)
 class _Run:
-    """One attack, its kind and its rows. Arrays are over all images, in order; none that is wrong unattacked falls."""
+    """One attack and its rows. Arrays are over all images, in order; none that is wrong unattacked falls."""
 
     rows: Attacked
-    kind: Kind
-    norm: str | None
-    eps: float
     fell: np.ndarray
     sizes: np.ndarray
 
     @property
+    def record(self) -> Record:
+        return self.rows.record
+
+    @property
     def name(self) -> str:
         return self.rows.name
+
+    @property
+    def norm(self) -> str | None:
+        return self.rows.norm
+
+    @property
+    def eps(self) -> float:
+        return self.rows.eps
 
     @property
     def images(self) -> int:
@@ -124,7 +134,7 @@ class _Run:
 
     @property
     def minimal(self) -> bool:
-        return bool(np.isnan(self.eps))
+        return not self.rows.bounded
 
     def within(self, eps: float) -> np.ndarray:
         """Who fell within a radius."""
@@ -137,15 +147,12 @@ class _Run:
         return f"{self.name} leaves {_percent(self.left(eps) / self.images)}"
 
 
-def _runs(evaluation: Evaluation, black: Sequence[str] = ()) -> list[_Run]:
-    """Every attack of the table; those of the names `black` are black boxes, whatever they were on their source."""
-    found = []
-    for name, attacked in rows(evaluation).attacks.items():
-        kind = kind_of(attacked.parameters or name)
-        kind = replace(kind, how="black") if name in black else kind
-        sizes = attacked.size(attacked.norm or "L2")
-        found.append(_Run(attacked, kind, attacked.norm, attacked.eps, attacked.found & ~attacked.wrong, sizes))
-    return found
+def _runs(evaluation: Evaluation) -> list[_Run]:
+    """Every attack of the table."""
+    return [
+        _Run(attacked, attacked.found & ~attacked.wrong, attacked.size(attacked.norm or "L2"))
+        for attacked in rows(evaluation).attacks.values()
+    ]
 
 
 _Answer = tuple[str, bool | None]
@@ -168,7 +175,7 @@ def _threats(runs: Iterable[_Run]) -> list[tuple[str, float]]:
 
 def _at(runs: Iterable[_Run], how: str, norm: str, eps: float) -> list[_Run]:
     """The attacks of a kind that speak of a norm and radius: bounded by it, or minimal."""
-    return [run for run in runs if run.kind.how == how and run.norm == norm and (run.minimal or run.eps == eps)]
+    return [run for run in runs if run.record.how == how and run.norm == norm and (run.minimal or run.eps == eps)]
 
 
 def _strongest(runs: Iterable[_Run], eps: float = np.inf) -> _Run:
@@ -211,9 +218,9 @@ def _one_step(runs: list[_Run]) -> _Answer:
     ones = [
         run
         for run in runs
-        if run.kind.name in ("FGSM", "RandomFGSM") or (run.kind.name in ("PGD", "MIM") and run.kind.steps == 1)
+        if run.record.core in ("FGSM", "RandomFGSM") or (run.record.core in ("PGD", "MIM") and run.record.steps == 1)
     ]
-    many = [run for run in runs if run.kind.name in ("APGD", "MIM", "PGD") and run.kind.steps > 1]
+    many = [run for run in runs if run.record.core in ("APGD", "MIM", "PGD") and run.record.steps > 1]
     answers = []
     for norm, eps in _threats(runs):
         first, second = (_at((run for run in some if run.whole), "white", norm, eps) for some in (ones, many))
@@ -233,8 +240,7 @@ def _black_box(runs: list[_Run], transfer: Transfer | None, name: str | None) ->
             raise ValueError(f"which of the transfer's targets is it? give name, one of {', '.join(targets)}")
         target = targets[0] if name is None else name
         if target in targets:
-            black = [transfer.from_source(source) for source in transfer.black(target)]
-            answers += _black_beats_white(_runs(transfer.tables[target], black))
+            answers += _black_beats_white(_runs(transfer.tables[target]))
     return _worst(answers) or (
         "not asked: it needs a black-box attack (Square, HopSkipJump, Surrogate, or a transfer from other models) and "
         "a white-box one of the same norm and radius",
@@ -244,7 +250,7 @@ def _black_box(runs: list[_Run], transfer: Transfer | None, name: str | None) ->
 
 def _black_beats_white(runs: list[_Run]) -> list[tuple[float, _Answer]]:
     answers = []
-    for norm, eps in _threats(run for run in runs if run.kind.how in ("white", "black")):
+    for norm, eps in _threats(run for run in runs if run.record.how in ("white", "black")):
         black, white = (_at(runs, how, norm, eps) for how in ("black", "white"))
         whole = [[run for run in some if run.whole] for some in (black, white)]
         if all(whole):
@@ -270,9 +276,9 @@ def _unbounded(runs: list[_Run]) -> _Answer:
     free = [
         run
         for run in runs
-        if run.kind.how == "white"
+        if run.record.how == "white"
         and (
-            (run.kind.name in _UNBOUNDED and run.kind.steps >= 20)
+            (run.record.core in _UNBOUNDED and run.record.steps >= 20)
             if run.minimal
             else (run.norm == "Linf" and run.eps >= 1)
         )
@@ -281,7 +287,7 @@ def _unbounded(runs: list[_Run]) -> _Answer:
         return "not asked: it needs PGD(eps=1, random_start=False), or a minimal attack such as FMN", None
     met = np.logical_and.reduce([run.met for run in free])
     stood = ~free[0].rows.wrong & ~np.logical_or.reduce([run.fell for run in free])
-    unknown = stood & ~met & ~np.logical_or.reduce([run.fell for run in runs if run.kind.how == "white"])
+    unknown = stood & ~met & ~np.logical_or.reduce([run.fell for run in runs if run.record.how == "white"])
     left, perhaps = (int(some.sum()) / free[0].images for some in (stood & met, unknown))
     numbers = f"{', '.join(run.name for run in free)} leave{'s' * (len(free) == 1)} {_percent(left)}"
     if perhaps:
@@ -291,7 +297,7 @@ def _unbounded(runs: list[_Run]) -> _Answer:
 
 def _chance(runs: list[_Run]) -> _Answer:
     answers = []
-    for norm, eps in _threats(run for run in runs if run.kind.how == "chance"):
+    for norm, eps in _threats(run for run in runs if run.record.how == "chance"):
         random, white = (_at(runs, how, norm, eps) for how in ("chance", "white"))
         if random and white:
             answers.append(_only(random, white, norm, eps))
@@ -304,8 +310,8 @@ def _chance(runs: list[_Run]) -> _Answer:
 def _radii(runs: list[_Run]) -> _Answer:
     families: dict[tuple[str, str | None], list[_Run]] = {}
     for run in runs:
-        if run.kind.how == "white" and not run.minimal and run.whole and run.norm is not None:
-            families.setdefault((run.kind.family, run.norm), []).append(run)
+        if run.record.how == "white" and not run.minimal and run.whole and run.norm is not None:
+            families.setdefault((run.record.family, run.norm), []).append(run)
     answers = [_along(sorted(family, key=lambda run: run.eps)) for family in families.values() if len(family) > 1]
     return _worst(answers) or ("not asked: it needs one attack at several radii, on every image", None)
 
@@ -315,7 +321,7 @@ def _along(runs: list[_Run]) -> tuple[float, _Answer]:
     last, images = runs[-1], runs[-1].images
     left = [run.left() for run in runs]
     numbers = (
-        f"{runs[0].kind.name} leaves {', '.join(f'{100 * each / images:.1f}' for each in left)} % at {last.norm} "
+        f"{runs[0].record.core} leaves {', '.join(f'{100 * each / images:.1f}' for each in left)} % at {last.norm} "
         f"{', '.join(f'{run.eps:.4g}' for run in runs)}"
     )
     rises = [_beats(small, large) for small, large in pairwise(runs)]

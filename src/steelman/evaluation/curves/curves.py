@@ -3,7 +3,6 @@
 Every curve is a pure function of tables or of training logs. `plots` draws them.
 """
 
-import ast
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -23,6 +22,7 @@ from steelman.evaluation.measures import (
     success_rate,
 )
 from steelman.evaluation.measures.rows import rows
+from steelman.evaluation.records import shown
 from steelman.evaluation.table import Evaluation
 from steelman.norms import NORMS, Norm
 
@@ -92,7 +92,7 @@ def _standing(evaluation: Evaluation, attack: str, norm: Norm, eps: float) -> fl
 
 def attacked_norms(evaluation: Evaluation) -> list[Norm]:
     """The norms in which anything was attacked."""
-    found = set(evaluation.table["norm"].unique().to_pylist())
+    found = {record.norm for record in evaluation.records}
     return [norm for name, norm in NORMS.items() if name in found]
 
 
@@ -110,15 +110,17 @@ def against(
     """
     lines: dict[Told, list[Point]] = {}
     for name, attack in rows(evaluation).attacks.items():
-        kind, settings = call_settings(attack.parameters)
-        value = _number(settings.pop(setting, ""))
-        if value is None or not attack.bounded:
+        settings = dict(attack.record.attack)
+        value = settings.pop(setting, None)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not attack.bounded:
             continue
         try:
             found = measure(evaluation, name)
         except Unmeasured:
             continue
-        told = (kind, frozenset({**settings, "leaves_label": str(attack.leaves_label)}.items()))
+        kind = settings.pop("kind", "")
+        fixed = {**settings, "reference": attack.record.reference}
+        told = (kind, frozenset((name, shown(value)) for name, value in fixed.items()))
         lines.setdefault(told, []).append(Point(value, found.value, found.low, found.high, name))
     some = {told: points for told, points in lines.items() if len({point.x for point in points}) > 1}
     across = Axis(SETTINGS.get(setting, setting))
@@ -135,24 +137,6 @@ def success_rates(evaluation: Evaluation) -> dict[str, Line]:
     start = Point(0.0, natural.value, natural.low, natural.high, "clean")
     found = against(evaluation, "eps", success_rate)
     return {name: replace(line, points=(start, *line.points)) for name, line in found.items()}
-
-
-def call_settings(parameters: str) -> tuple[str, dict[str, str]]:
-    """An attack's kind and settings, as the table has them in one string; none where that is no call."""
-    try:
-        call = ast.parse(parameters, mode="eval").body
-    except (SyntaxError, ValueError):
-        return "", {}
-    if not isinstance(call, ast.Call):
-        return "", {}
-    return ast.unparse(call.func), {each.arg: ast.unparse(each.value) for each in call.keywords if each.arg}
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def _called(told: Told, others: Sequence[Told]) -> str:

@@ -23,6 +23,7 @@ from steelman.evaluation.curves.line import Line
 from steelman.evaluation.curves.robustness import default_measure, robustness_curve
 from steelman.evaluation.report.entry import Entry
 from steelman.evaluation.table import Evaluation
+from steelman.files import replacing, write_text
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -52,8 +53,8 @@ def figures(entries: Sequence[Entry]) -> dict[str, "matplotlib.figure.Figure"]:
         if measure := default_measure(models):
             lines = {name: robustness_curve({name: each}, measure) for name, each in models.items()}
             found["robustness"] = draw_robustness(lines)
-    for space in dict.fromkeys(space for entry in entries for space in entry.evaluation.spaces):
-        tables = {e.name: e.evaluation.only(space=space) for e in entries if space in e.evaluation.spaces}
+    for space in dict.fromkeys(space for entry in entries for space in entry.spaces):
+        tables = {entry.name: entry.spaces[space] for entry in entries if space in entry.spaces}
         suffix = "" if space == "pixels" else f"-{space}"
         for norm in dict.fromkeys(norm for table in tables.values() for norm in attacked_norms(table)):
             curves = {name: curve(table, norm) for name, table in tables.items()}
@@ -203,9 +204,9 @@ def draw_convergence(
 def save_figure(figure: "matplotlib.figure.Figure", path: str | Path) -> None:
     """Write `path` as PNG and as SVG, whatever suffix it has."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path.with_suffix(".png"), dpi=160)
-    path.with_suffix(".svg").write_text(svg(figure, path.stem), encoding="utf-8")
+    with replacing(path.with_suffix(".png")) as partial:
+        figure.savefig(partial, format="png", dpi=160)
+    write_text(path.with_suffix(".svg"), svg(figure, path.stem))
 
 
 def svg(figure: "matplotlib.figure.Figure", salt: str, *, transparent: bool = False) -> str:

@@ -1,7 +1,6 @@
 """Numbers with 95 % intervals, every one a pure function of the table.
 
-Measures are of one space; a table of two is cut by `evaluation.only(space=...)` first. A number that the table cannot
-give raises `Unmeasured`, a ValueError that says why.
+A number that the table cannot give raises `Unmeasured`, a ValueError that says why.
 """
 
 from steelman.evaluation.measures.accuracies import (

@@ -116,7 +116,7 @@ def radii_of(evaluation: Evaluation, norm: Norm) -> list[float]:
 
 
 def met(evaluation: Evaluation) -> list[str]:
-    """The attacks that the images met, and those that had none left to meet (`Evaluation.unmet`)."""
+    """The attacks that the images met, and those that had none left to meet."""
     return list(rows(evaluation).attacks)
 
 

@@ -1,6 +1,5 @@
 """Sizes of perturbations: means, medians, and ratios to the image."""
 
-import re
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
@@ -58,10 +57,9 @@ def rho_inf(evaluation: Evaluation, attack: str | None = None, *, cap: float | N
         raise ValueError(f"cap is a size of perturbations, above 0; got {cap}")
     found = _from_prediction(evaluation, attack, "Linf")
     if _failures(found) and cap is None:
-        said = re.search(r"\beps_max=([-+.\de]+)", found.parameters)
-        if said is None:
+        cap = found.record.setting("eps_max")
+        if cap is None:
             raise Unmeasured(f"{found.name} failed on {_failures(found)} images; give cap, with which they count")
-        cap = float(said[1])
     ratios = _ratio(evaluation, found, "Linf", np.where(_success(found), _sizes(found, "Linf"), cap or 0.0))
     return bootstrap(ratios, kind="ratio", failures=_failures(found))
 
@@ -186,7 +184,7 @@ def mean_margin(evaluation: Evaluation, norm: Norm, at_most: float, attacks: Seq
 
 
 def is_carlini_wagner(attack: Attacked) -> bool:
-    return attack.parameters.startswith("CarliniWagner(") and attack.leaves_label
+    return attack.record.core == "CarliniWagner" and attack.leaves_label
 
 
 def check_form(form: str) -> None:

@@ -10,7 +10,8 @@ from steelman.evaluation.measures.accuracies import met, right, standing
 from steelman.evaluation.measures.distances import smallest_norms
 from steelman.evaluation.measures.measure import Measure, Unmeasured, bootstrap, share
 from steelman.evaluation.measures.rows import rows
-from steelman.evaluation.table import CLEAN, Evaluation
+from steelman.evaluation.records import CLEAN
+from steelman.evaluation.table import Evaluation
 from steelman.norms import Norm
 
 
@@ -66,7 +67,7 @@ def paired(ours: Evaluation, theirs: Evaluation, under: str | tuple[Norm, float]
     on paired data", Statistics in Medicine 17, 1998, method 10.
 
     Raises:
-        ValueError: the tables are of different images, or of two spaces; the attack was not the same in both.
+        ValueError: the tables are of different images; the attack was not the same in both.
         Unmeasured: as for `accuracy` and `robust_accuracy`; no attack that both met.
     """
     same_images(ours, theirs)
@@ -100,8 +101,7 @@ def paired_norms(
     The interval is the bootstrap over images of the mean difference.
 
     Raises:
-        ValueError: the tables are of different images, or of two spaces; an attack was not the same in both; at_most
-            not above 0.
+        ValueError: the tables are of different images; an attack was not the same in both; at_most not above 0.
         Unmeasured: no attack that both met; nothing was found for an image, and there is no `at_most`.
     """
     if not at_most > 0:
@@ -123,7 +123,7 @@ def paired_norms(
 
 
 def same_images(ours: Evaluation, theirs: Evaluation) -> None:
-    """Make sure that two tables are of the same images: by their places, labels and, in pixels, L2 sizes.
+    """Make sure that two tables are of the same images: by their places, labels and pixels.
 
     Raises:
         ValueError: they are not; the message names the first image in which they differ.
@@ -135,12 +135,13 @@ def same_images(ours: Evaluation, theirs: Evaluation) -> None:
             f"the tables are of different images: {len(odd)} stand in one of them alone (image {odd[0]} first); "
             "take those that both have by evaluation.of_images(...)"
         )
-    differ = first.label != second.label
-    if ours.spaces == theirs.spaces == ("pixels",):
-        differ |= ~np.isclose(first.x_l2, second.x_l2, rtol=1e-5, atol=0.0, equal_nan=True)
+    hashed = (first.pixels != 0) & (second.pixels != 0)
+    differ = (first.label != second.label) | (hashed & (first.pixels != second.pixels))
+    if ours.space == theirs.space == "pixels":
+        differ |= ~hashed & ~np.isclose(first.x_l2, second.x_l2, rtol=1e-5, atol=0.0, equal_nan=True)
     if differ.any():
         raise ValueError(
-            f"the tables are of different images: {int(differ.sum())} differ in label or size, image "
+            f"the tables are of different images: {int(differ.sum())} differ in label or pixels, image "
             f"{first.images[differ][0]} first; evaluate both models on the same data"
         )
 
@@ -160,10 +161,10 @@ def _common(ours: Evaluation, theirs: Evaluation) -> list[str]:
 
 
 def _same_attack(ours: Evaluation, theirs: Evaluation, name: str) -> None:
-    both = (rows(ours)[name], rows(theirs)[name])
-    said = {(each.parameters, each.leaves_label) for each in both if each.unmet is None}
-    if len(said) > 1:
-        raise ValueError(f"{name} is not the same attack in both tables: {' and '.join(each for each, _ in said)}")
+    both = [record for table in (ours, theirs) if (record := rows(table)[name].record).kind]
+    if len({record.method for record in both}) > 1:
+        calls = " and ".join(record.call for record in both)
+        raise ValueError(f"{name} is not the same attack in both tables: {calls}")
 
 
 def _signs(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, int, float]:

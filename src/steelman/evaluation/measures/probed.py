@@ -5,7 +5,8 @@ import numpy as np
 from steelman.evaluation.measures.distances import GUARD, Form, check_form, only
 from steelman.evaluation.measures.measure import Measure, Unmeasured, bootstrap
 from steelman.evaluation.measures.rows import rows
-from steelman.evaluation.table import CLEAN, Evaluation
+from steelman.evaluation.records import CLEAN
+from steelman.evaluation.table import Evaluation
 
 
 def probed(evaluation: Evaluation, probe: str, attack: str = CLEAN) -> Measure:

@@ -2,19 +2,21 @@
 
 An attack may lack rows (`evaluate(columns=False)`): those of natural errors, which had not to be attacked, and, where
 it is bounded, those of images that had fallen to something else within its norm and radius. It was *spared* these. One
-that was spared all images has no row (`Evaluation.unmet`).
+that was spared all images has no row.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from steelman.evaluation.measures.measure import Unmeasured
-from steelman.evaluation.table import CLEAN, ROUNDING, Evaluation
+from steelman.evaluation.records import CLEAN, Record
+from steelman.evaluation.schema import ROUNDING
+from steelman.evaluation.table import Evaluation
 from steelman.naming import nearest
 
 if TYPE_CHECKING:
@@ -23,17 +25,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Attacked:
-    """One attack's rows; `row` is the place in the table of each image's, in order of the images, -1 where none is.
-
-    `unmet` is the norm and radius of an attack that had no image left to meet.
-    """
+    """One attack's rows; `row` is the place in the table of each image's, in order of the images, -1 where none is."""
 
     table: "pyarrow.Table"
-    name: str
+    record: Record
     row: np.ndarray
     label: np.ndarray
     wrong: np.ndarray
-    unmet: tuple[str, float] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def norm(self) -> str | None:
+        return self.record.norm
+
+    @property
+    def eps(self) -> float:
+        """NaN where the attack has no radius."""
+        return float("nan") if self.record.eps is None else self.record.eps
+
+    @property
+    def leaves_label(self) -> bool:
+        return self.record.reference == "label"
+
+    @property
+    def bounded(self) -> bool:
+        return self.record.bounded
 
     @cached_property
     def met(self) -> np.ndarray:
@@ -55,36 +74,14 @@ class Attacked:
         return self.met & (self.column("prediction", -1.0) != self.column("clean_prediction", -1.0))
 
     def column(self, name: str, missing: float) -> np.ndarray:
+        if not len(self.table):
+            return np.full(len(self.row), missing)
         values = self.table[name].to_numpy()[self.row]
         return np.where(self.met, values, np.asarray(missing, values.dtype))
 
     def size(self, norm: str) -> np.ndarray:
         """The size of each image's perturbation; 0 where there was none."""
         return self.column(norm.lower(), 0.0)
-
-    def _first(self, column: str) -> Any:
-        return self.table[column][int(self.row.max())].as_py()
-
-    @cached_property
-    def norm(self) -> str | None:
-        return self.unmet[0] if self.unmet else self._first("norm")
-
-    @cached_property
-    def eps(self) -> float:
-        return self.unmet[1] if self.unmet else self._first("eps")
-
-    @cached_property
-    def parameters(self) -> str:
-        """The attack with all of its fields, or nothing where it had no image left to meet."""
-        return "" if self.unmet else self._first("parameters")
-
-    @cached_property
-    def leaves_label(self) -> bool:
-        return self.unmet is not None or self._first("away_from") == "label"
-
-    @property
-    def bounded(self) -> bool:
-        return not np.isnan(self.eps)
 
     def whole(self) -> "Attacked":
         """The same, where every image that had to be attacked was.
@@ -108,6 +105,7 @@ class Rows:
     images: np.ndarray
     label: np.ndarray
     wrong: np.ndarray
+    pixels: np.ndarray
     x_l2: np.ndarray
     x_linf: np.ndarray
     clean: Attacked
@@ -154,40 +152,28 @@ _SEEN: "WeakKeyDictionary[Evaluation, Rows]" = WeakKeyDictionary()
 
 
 def rows(evaluation: Evaluation) -> Rows:
-    """The table's rows, sorted once.
-
-    Raises:
-        ValueError: the table has two spaces.
-    """
+    """The table's rows, sorted once."""
     if evaluation not in _SEEN:
         _SEEN[evaluation] = _sorted(evaluation)
     return _SEEN[evaluation]
 
 
 def _sorted(evaluation: Evaluation) -> Rows:
-    if len(evaluation.spaces) > 1:
-        raise ValueError(
-            f"the table has two spaces, {' and '.join(evaluation.spaces)}; take evaluation.only(space=...) first"
-        )
     table = evaluation.table
     images, first, place = np.unique(evaluation["image"], return_index=True, return_inverse=True)
     label = evaluation["label"][first]
     wrong = evaluation["clean_prediction"][first] != label
     codes = table["attack"].combine_chunks().dictionary_encode()
-    numbers = codes.indices.to_numpy()
+    numbers = {name: number for number, name in enumerate(codes.dictionary.to_pylist())}
+    of_row = codes.indices.to_numpy()
 
-    def attacked(name: str, mine: np.ndarray) -> Attacked:
+    def attacked(record: Record) -> Attacked:
+        mine = np.flatnonzero(of_row == numbers.get(record.name, -1))
         row = np.full(len(images), -1)
         row[place[mine]] = mine
-        return Attacked(table, name, row, label, wrong)
+        return Attacked(table, record, row, label, wrong)
 
-    found = {
-        name: attacked(name, np.flatnonzero(numbers == number))
-        for number, name in enumerate(codes.dictionary.to_pylist())
-    }
-    nobody = np.zeros(0, int)
-    for (name, space), threat in evaluation.unmet.items():
-        if space in evaluation.spaces:
-            found[name] = replace(attacked(name, nobody), unmet=threat)
-    clean = found.pop(CLEAN, None) or attacked(CLEAN, nobody)
-    return Rows(images, label, wrong, evaluation["x_l2"][first], evaluation["x_linf"][first], clean, found)
+    found = {name: attacked(evaluation.record(name)) for name in evaluation.attacks}
+    clean = attacked(Record(CLEAN))
+    pixels, x_l2, x_linf = (evaluation[name][first] for name in ("pixels", "x_l2", "x_linf"))
+    return Rows(images, label, wrong, pixels, x_l2, x_linf, clean, found)

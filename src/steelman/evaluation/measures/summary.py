@@ -27,34 +27,35 @@ from steelman.evaluation.measures.distances import (
 from steelman.evaluation.measures.measure import Measure, Unmeasured, plain
 from steelman.evaluation.measures.probed import clever, measured_by, probed, training_set_distance
 from steelman.evaluation.measures.rows import Attacked, rows
-from steelman.evaluation.table import CLEAN, Evaluation
+from steelman.evaluation.records import CLEAN
+from steelman.evaluation.table import Evaluation
 from steelman.norms import NORMS
 
 FEWEST_RADII = 4
 """From how many radii on an average over them is listed; MMA's tables have 8 on CIFAR-10 and 4 on MNIST."""
 
 
-def measures(evaluation: Evaluation) -> dict[str, Measure]:
-    """Every measure that the table allows, under its name; in a space other than pixels, with the space."""
-    return _measured(evaluation)[0]
+def measures(*tables: Evaluation) -> dict[str, Measure]:
+    """Every measure that a model's tables allow, under its name; in a space other than pixels, with the space."""
+    return _measured(tables)[0]
 
 
-def unmeasured(evaluation: Evaluation) -> dict[str, str]:
-    """What `measures` leaves out, and why: an attack was spared some images, or fooled nobody, or overflowed."""
-    return _measured(evaluation)[1]
+def unmeasured(*tables: Evaluation) -> dict[str, str]:
+    """What `measures` leaves out, and why: an attack was spared some images, or fooled none, or overflowed."""
+    return _measured(tables)[1]
 
 
-def summary(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+def summary(*tables: Evaluation) -> dict[str, dict[str, Any]]:
     """`measures` as plain values for JSON, where None stands for an infinite number."""
-    return plain(measures(evaluation))
+    return plain(measures(*tables))
 
 
-def _measured(evaluation: Evaluation) -> tuple[dict[str, Measure], dict[str, str]]:
+def _measured(tables: Sequence[Evaluation]) -> tuple[dict[str, Measure], dict[str, str]]:
     found: dict[str, Measure] = {}
     reasons: dict[str, str] = {}
-    for space in evaluation.spaces:
-        suffix = "" if space == "pixels" else f" ({space})"
-        for name, measure in _candidates(evaluation.only(space=space)):
+    for table in tables:
+        suffix = "" if table.space == "pixels" else f" ({table.space})"
+        for name, measure in _candidates(table):
             try:
                 found[name + suffix] = measure()
             except Unmeasured as why:

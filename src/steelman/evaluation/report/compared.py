@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 from steelman.evaluation.measures import Unmeasured, threats
 from steelman.evaluation.measures.paired import Paired, paired
+from steelman.evaluation.records import CLEAN
 from steelman.evaluation.report.entry import Entry
-from steelman.evaluation.report.verdict import pixels
-from steelman.evaluation.table import CLEAN
 from steelman.norms import NORMS
 
 
@@ -26,10 +25,10 @@ class Duel:
 def compared(entries: Sequence[Entry]) -> tuple[Duel, ...]:
     """The first model against each other one, unattacked and within every norm and radius that both met."""
     found = []
-    first = pixels(entries[0].evaluation) if entries else None
+    first = entries[0].evaluation if entries else None
     for other in entries[1:]:
         assert first is not None
-        theirs = pixels(other.evaluation)
+        theirs = other.evaluation
         for under in (CLEAN, *(threat for threat in threats(first) if threat in threats(theirs))):
             try:
                 pair = paired(first, theirs, under if isinstance(under, str) else (NORMS[under[0]], under[1]))

@@ -1,15 +1,15 @@
 """One model among those that a report, a table or a picture shows."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from steelman.evaluation.checkup.checkup import Checkup
-from steelman.evaluation.curves.curves import call_settings
-from steelman.evaluation.measures import Measure, measures, same_images
+from steelman.evaluation.measures import Measure, measures, same_images, unmeasured
+from steelman.evaluation.records import Record, shown
 from steelman.evaluation.report.gallery import Gallery
-from steelman.evaluation.table import CLEAN, Evaluation
+from steelman.evaluation.table import Evaluation
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,14 @@ class Entry:
     """One model of a report.
 
     name        how the report calls it
-    evaluation  its table
+    evaluation  its table; in pixels, unless it has no such one
     log         its training, one mapping per epoch with "epoch" and any of the keys of `plots.LOGGED`, as far as they
                 are known; epoch 0 is before training
     gallery     a few images attacked
     info        what else a reader should know: data, network, defence, seed, time
     checkup     what was found of the model before it was attacked
     recipe      the recipe as TOML, where the model has one, for who wants to do it again
+    preprocessed  its table behind the preprocessing, where it has one beside that in pixels
     """
 
     name: str
@@ -33,15 +34,21 @@ class Entry:
     info: Mapping[str, str] = field(default_factory=dict)
     checkup: Checkup | None = None
     recipe: str = ""
+    preprocessed: Evaluation | None = None
 
     @cached_property
     def spaces(self) -> dict[str, Evaluation]:
-        """The table's rows by space, sorted once for all who read them."""
-        return {space: self.evaluation.only(space=space) for space in self.evaluation.spaces}
+        """The tables by space."""
+        tables = (self.evaluation, *([] if self.preprocessed is None else [self.preprocessed]))
+        return {table.space: table for table in tables}
 
     @cached_property
     def measures(self) -> dict[str, Measure]:
-        return measures(self.evaluation)
+        return measures(*self.spaces.values())
+
+    @cached_property
+    def unmeasured(self) -> dict[str, str]:
+        return unmeasured(*self.spaces.values())
 
     def __repr__(self) -> str:
         return f"Entry({self.name!r}, {self.evaluation!r})"
@@ -70,56 +77,66 @@ def comparable(entries: Sequence[Entry]) -> list[Entry]:
             raise ValueError(f"two models are called {name}; give them different names")
     for entry in entries[1:]:
         _refuse_other_images(entries[0], entry)
-    meant: dict[tuple[str, str], set[str]] = {}
+    meant: dict[tuple[str, str], dict[str, Record]] = {}
     for entry in entries:
-        for cell, parameters in entry.evaluation.parameters.items():
-            meant.setdefault(cell, set()).add(parameters)
+        for space, table in entry.spaces.items():
+            for record in table.records:
+                if record.kind:
+                    meant.setdefault((space, record.name), {}).setdefault(record.method, record)
     new = {
-        (cell, parameters): f"{cell[0]}: {different}"
-        for cell, found in meant.items()
+        (space, name, method): f"{name}: {different}"
+        for (space, name), found in meant.items()
         if len(found) > 1
-        for parameters, different in _different(found).items()
+        for method, different in _different(found).items()
     }
 
-    def told_apart(entry: Entry) -> Entry:
-        names = {cell: new[cell, said] for cell, said in entry.evaluation.parameters.items() if (cell, said) in new}
-        return replace(entry, evaluation=entry.evaluation.renamed(names)) if names else entry
+    def told_apart(table: Evaluation) -> Evaluation:
+        keys = {record.name: (table.space, record.name, record.method) for record in table.records}
+        names = {name: new[key] for name, key in keys.items() if key in new}
+        return table.renamed(names) if names else table
 
-    return [told_apart(entry) for entry in entries]
-
-
-def _different(calls: Collection[str]) -> dict[str, str]:
-    """By call, those of its settings that not all have; the whole call where that does not tell them apart."""
-    parts = {call: call_settings(call) for call in calls}
-    shown = {
-        call: ", ".join(
-            f"{name}={_short(value)}"
-            for name, value in own.items()
-            if any(other.get(name) != value for _, other in parts.values())
+    return [
+        replace(
+            entry,
+            evaluation=told_apart(entry.evaluation),
+            preprocessed=None if entry.preprocessed is None else told_apart(entry.preprocessed),
         )
-        for call, (_, own) in parts.items()
+        for entry in entries
+    ]
+
+
+def _different(records: Mapping[str, Record]) -> dict[str, str]:
+    """By method, those of an attack's settings that not all have; its call where that does not tell them apart."""
+    own = {method: {name: _short(value) for name, value in each.attack.items()} for method, each in records.items()}
+    different = {
+        method: ", ".join(
+            f"{name}={value}"
+            for name, value in settings.items()
+            if any(other.get(name) != value for other in own.values())
+        )
+        for method, settings in own.items()
     }
-    kinds = {kind for kind, _ in parts.values()}
-    return shown if len(kinds) == 1 and len(set(shown.values())) == len(shown) else {call: call for call in calls}
+    kinds = {settings.get("kind") for settings in own.values()}
+    if len(kinds) == 1 and len(set(different.values())) == len(records):
+        return different
+    calls = {method: record.call for method, record in records.items()}
+    if len(set(calls.values())) == len(calls):
+        return calls
+    return {method: f"{call} ({method[:6]})" for method, call in calls.items()}  # they hold other models, say
 
 
-def _short(value: str) -> str:
-    try:
-        return f"{float(value):.4g}"
-    except ValueError:
-        return value
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else shown(value)
 
 
 def _refuse_other_images(first: Entry, other: Entry) -> None:
     """Raises ValueError where two models were not evaluated on the same images."""
-    spaces = [space for space in first.evaluation.spaces if space in other.evaluation.spaces]
-    if not spaces:
+    ours, theirs = first.evaluation, other.evaluation
+    if ours.space != theirs.space:
         raise ValueError(
-            f"{first.name} was evaluated in {first.evaluation.spaces[0]} and {other.name} in "
-            f"{other.evaluation.spaces[0]}: numbers of two spaces cannot be compared"
+            f"{first.name} was evaluated in {ours.space} and {other.name} in {theirs.space}: numbers of two spaces "
+            "cannot be compared"
         )
-    space = "pixels" if "pixels" in spaces else spaces[0]
-    ours, theirs = (each.evaluation.only(CLEAN, space) for each in (first, other))
     try:
         same_images(ours, theirs)
     except ValueError as error:

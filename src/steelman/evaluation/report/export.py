@@ -11,9 +11,12 @@ from steelman.evaluation.curves.plots import figures, save_figure
 from steelman.evaluation.report.entry import Entry, comparable
 from steelman.evaluation.report.markdown import report_markdown
 from steelman.evaluation.report.page import write_report
+from steelman.evaluation.report.paper_table import PaperTable
 from steelman.evaluation.report.papers import Shape, paper_table
 from steelman.evaluation.report.results import results_text
+from steelman.evaluation.store import table_path
 from steelman.evaluation.transfer.transfer import Transfer
+from steelman.files import working_in, write_text
 
 
 def csv_table(entries: Sequence[Entry]) -> str:
@@ -47,7 +50,8 @@ def write(
 ) -> list[Path]:
     """Everything that is left of an evaluation, in one folder; returns what was written, `report.html` last.
 
-    For one model `table.parquet`; for several `table-<number>-<name>.parquet`, and `table.md`, `table.tex` and
+    For one model `table.parquet`, and `table-preprocessed.parquet` where it has one; for several
+    `table-<number>-<name>.parquet`, and `table.md`, `table.tex` and
     `table.csv`, which are `paper_table(entries, shape)`. Of transfers, `transfer-<attack>` and `black-box` in the same
     three forms, which are `transfer_table` and `black_box_table`. `results.json` (see `results`), `measures.csv`,
     pictures as PNG and SVG, `report.md`, and `report.html`, to which title, classes and date go.
@@ -58,13 +62,26 @@ def write(
     entries = comparable(entries)
     side_by_side = paper_table(entries, shape, transfer=transfer) if len(entries) > 1 else None
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with working_in(folder):
+        return _written(folder, entries, side_by_side, transfer, shape, title, classes, on)
+
+
+def _written(
+    folder: Path,
+    entries: Sequence[Entry],
+    side_by_side: PaperTable | None,
+    transfer: Sequence[Transfer],
+    shape: Shape,
+    title: str,
+    classes: Sequence[str],
+    on: str,
+) -> list[Path]:
     written = []
     for number, entry in enumerate(entries, 1):
-        written.append(
-            folder / ("table.parquet" if len(entries) == 1 else f"table-{number}-{slug(entry.name)}.parquet")
-        )
-        entry.evaluation.save(written[-1])
+        for space, table in entry.spaces.items():
+            own = table_path(folder, space)
+            written.append(own if len(entries) == 1 else own.with_stem(f"{own.stem}-{number}-{slug(entry.name)}"))
+            table.save(written[-1])
     shown = {}
     for stem, figure in figures(entries).items():
         save_figure(figure, folder / stem)
@@ -81,6 +98,6 @@ def write(
     for stem, table in tables.items():
         texts |= {f"{stem}.md": table.markdown(), f"{stem}.tex": table.latex(), f"{stem}.csv": table.csv()}
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
         written.append(folder / name)
     return [*written, write_report(folder, entries, transfer=transfer, title=title, classes=classes, on=on)]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from steelman.attacks.attack import Attack
-from steelman.attacks.from_prediction import FromPrediction
-from steelman.evaluation.block import method_of, seeds_of
+from steelman.evaluation.block import seeds_of
 from steelman.evaluation.evaluate import Data
-from steelman.evaluation.table import CLEAN, Evaluation
+from steelman.evaluation.records import CLEAN, record_of
+from steelman.evaluation.table import Evaluation
 from steelman.norms import L2
 from steelman.types import Batch, Images, Labels, Model, PerImage
 
@@ -52,8 +52,8 @@ class Gallery:
         of these. It meets that attack again, with the noise that it met in the evaluation, so that what is shown is
         what the table's row measured, but for rounding.
 
-        model, dataset, attacks   as they were given to `evaluate`; attacks whose rows in the table are of other
-                                  parameters, or not in pixels, are left out
+        model, dataset, attacks   as they were given to `evaluate` in pixels; attacks that were others in the table are
+                                  left out
         count                     at most so many images; default 20
 
         Cost: each attack's own, on its images alone.
@@ -64,11 +64,11 @@ class Gallery:
         if count < 1:
             raise ValueError(f"count is how many images to show, at least 1; got {count}")
         chosen = _nearest(_shared(evaluation, attacks), count)
-        seed = int(evaluation.about.get("seed", 0))
         found = []
         for name in dict.fromkeys(attack for _, attack in chosen):
             batch = _batch(dataset, [image for image, attack in chosen if attack == name])
-            result = method_of(attacks[name]).run(model, batch.x, batch.y, generator=seeds_of(seed, name, batch.index))
+            seeds = seeds_of(evaluation.record(name).seed, name, batch.index)
+            result = attacks[name].run(model, batch.x, batch.y, generator=seeds)
             parts = (batch.index, batch.x, result.x_adv, batch.y, result.prediction, result.l2)
             found += [(*one, name) for one in zip(*(part.cpu() for part in parts if part is not None), strict=True)]
         if not found:
@@ -79,22 +79,22 @@ class Gallery:
 
 
 def _shared(evaluation: Evaluation, attacks: Mapping[str, Attack]) -> Evaluation:
-    """The rows in pixels of the attacks that are as they were."""
-    said = {
-        name: f"FromPrediction({method_of(attack)!r})" if isinstance(attack, FromPrediction) else repr(attack)
-        for name, attack in attacks.items()
-    }
+    """The rows of the attacks that are as they were."""
     there = [
-        name for (name, space), now in evaluation.parameters.items() if space == "pixels" and said.get(name) == now
+        name
+        for name in evaluation.attacks
+        if name in attacks
+        and (record := evaluation.record(name)).call
+        and not record.differs(record_of(name, attacks[name], seed=record.seed))
     ]
-    pixels = evaluation.only(space="pixels") if "pixels" in evaluation.spaces else evaluation
-    return pixels.only([CLEAN, *there])
+    return evaluation.only([CLEAN, *there])
 
 
 def _nearest(evaluation: Evaluation, count: int) -> list[tuple[int, str]]:
     """Images, each with the attack that came nearest; the classes take turns."""
     names = np.array(evaluation.table["attack"].to_pylist(), object)
-    minimal = (evaluation["norm"] == repr(L2)) & np.isnan(evaluation["eps"])
+    records = {name: evaluation.record(name) for name in evaluation.attacks}
+    minimal = np.isin(names, [name for name, each in records.items() if each.norm == repr(L2) and not each.bounded])
     label, size = evaluation["label"], evaluation["l2"]
     fell = (names != CLEAN) & (evaluation["clean_prediction"] == label) & (evaluation["prediction"] != label)
     if (fell & minimal).any():

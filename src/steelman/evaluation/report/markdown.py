@@ -5,7 +5,6 @@ from datetime import date
 from typing import Any
 
 from steelman.evaluation.black_box import black_box_table, transfer_table
-from steelman.evaluation.measures import unmeasured
 from steelman.evaluation.report import sections
 from steelman.evaluation.report.compared import chosen, compared
 from steelman.evaluation.report.entry import Entry, comparable
@@ -66,7 +65,7 @@ def _tables(entries: Sequence[Entry], transfer: Sequence[Transfer], threat: str,
     left = [
         f"{entry.name + ': ' if len(entries) > 1 else ''}{name} was not measured: {why}"
         for entry in entries
-        for name, why in unmeasured(entry.evaluation).items()
+        for name, why in entry.unmeasured.items()
     ]
     yield _list(left)
 
@@ -121,8 +120,8 @@ def _attacks(entries: Sequence[Entry]) -> Iterator[str]:
     yield "## What was attacked with what"
     rows = [
         [
-            each["name"] + (" (leaves the prediction)" if each["from_prediction"] else ""),
-            each["parameters"],
+            each["name"],
+            each["call"],
             each["space"],
             *(", ".join(form.format(value) for value in each[key]) for key, form in COSTS.items()),
         ]
@@ -140,9 +139,7 @@ def _again(entries: Sequence[Entry]) -> Iterator[str]:
     for entry in entries:
         said: dict[str, Any] = sections.about(entry)
         yield f"### {md(entry.name)}"
-        yield _list(
-            [f"{key}: {value}" for key, value in (said["trained"] | said["evaluated"]).items() if key != "unmet"]
-        )
+        yield _list([f"{key}: {value}" for key, value in (said["trained"] | said["evaluated"]).items()])
         if entry.recipe:
             yield f"```toml\n{entry.recipe.strip()}\n```"
     cited = sections.cited(entries)

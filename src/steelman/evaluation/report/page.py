@@ -18,8 +18,9 @@ from steelman.evaluation.measures import Measure, clean_accuracy
 from steelman.evaluation.report import sections
 from steelman.evaluation.report.entry import Entry, comparable, measured
 from steelman.evaluation.report.pictures import pictures
-from steelman.evaluation.report.verdict import listed, pixels, shared_threats, threat_name, verdict
+from steelman.evaluation.report.verdict import listed, shared_threats, threat_name, verdict
 from steelman.evaluation.transfer.transfer import Transfer
+from steelman.files import write_text
 
 SYMBOLS = {"rho_2": "ρ₂", "rho_inf": "ρ∞", "rho_cw": "ρ_cw", "l_2": "ℓ₂"}
 DARK = ("#4aa8e0", "#ff8a3d", "#2fc197", "#e59ac3", "#f2b632", "#8fd0f7")
@@ -82,8 +83,7 @@ def write_report(
         script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     path = Path(folder) / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return path
 
 
@@ -94,7 +94,7 @@ def _title(names: Sequence[str]) -> str:
 
 def _glance(entries: Sequence[Entry]) -> dict[str, Any]:
     """A row per model: how many images it has right unattacked, and within each radius that all models met."""
-    columns = {"unattacked": {entry.name: clean_accuracy(pixels(entry.evaluation)) for entry in entries}}
+    columns = {"unattacked": {entry.name: clean_accuracy(entry.evaluation) for entry in entries}}
     columns |= {f"within {threat_name(*threat)}": shares for threat, shares in shared_threats(entries).items()}
     many = len(entries) > 1
     best = {name: max(share.value for share in shares.values()) for name, shares in columns.items()}

@@ -24,9 +24,10 @@ from steelman.evaluation.measures import (
 )
 from steelman.evaluation.measures import met as attacks_met
 from steelman.evaluation.measures.summary import along_radii
+from steelman.evaluation.records import Record
 from steelman.evaluation.report.entry import Entry, comparable, measured
 from steelman.evaluation.report.paper_table import Cell, Column, PaperTable
-from steelman.evaluation.table import CLEAN, Evaluation
+from steelman.evaluation.table import Evaluation
 from steelman.evaluation.transfer.transfer import Transfer
 from steelman.norms import NORMS
 
@@ -41,21 +42,21 @@ NEITHER = ("PASS", "LossSensitivity", "TrainingSetDistance", "CLEVER")
 
 @dataclass(frozen=True)
 class Met:
-    """An attack that models met."""
+    """An attack that models met, and in which space."""
 
-    name: str
+    record: Record
     space: str
-    norm: str | None
-    eps: float
-    away_from: str
-    parameters: str
+
+    @property
+    def name(self) -> str:
+        return self.record.name
 
     @property
     def bounded(self) -> bool:
-        return self.eps == self.eps
+        return self.record.bounded
 
-    def is_a(self, kind: str) -> bool:
-        return self.parameters.startswith(f"{kind}(")
+    def leaves(self, reference: str, norm: str) -> bool:
+        return self.record.reference == reference and self.record.norm == norm
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,9 @@ def _met(entries: Sequence[Entry]) -> list[Met]:
     """The attacks that any of the models met, in the order in which they first come up."""
     found: dict[tuple[str, str], Met] = {}
     for entry in entries:
-        kinds = entry.evaluation.table.group_by(
-            ["attack", "space", "norm", "eps", "away_from", "parameters"], use_threads=False
-        ).aggregate([])
-        for kind in kinds.to_pylist():
-            if kind["attack"] != CLEAN:
-                each = Met(**{("name" if name == "attack" else name): value for name, value in kind.items()})
-                found.setdefault((each.name, each.space), each)
+        for space, table in entry.spaces.items():
+            for name in table.attacks:
+                found.setdefault((name, space), Met(table.record(name), space))
     return list(found.values())
 
 
@@ -160,7 +157,7 @@ def _of(met: Met, measure: Callable[[Evaluation, str], Measure]) -> Callable[[En
     """What a measure says of an attack; nothing of a model that did not meet it."""
 
     def fill(entry: Entry) -> Cell:
-        if (met.name, met.space) not in entry.evaluation.parameters:
+        if met.space not in entry.spaces or met.name not in entry.spaces[met.space].attacks:
             return None
         return measure(entry.spaces[met.space], met.name)
 
@@ -173,18 +170,19 @@ def _in(space: str, measure: Callable[[Evaluation], Measure]) -> Callable[[Entry
 
 def _fitting(met: Sequence[Met]) -> Shape:
     bounded = [each for each in met if each.bounded]
-    if any(each.away_from == "prediction" for each in met) and any("eps_ref" in each.name for each in bounded):
+    if any(each.record.reference == "prediction" for each in met) and any("eps_ref" in each.name for each in bounded):
         return "deep-defense"
-    at = {norm: sorted({each.eps for each in bounded if (each.space, each.norm) == ("pixels", norm)}) for norm in NORMS}
+    pixels = [each.record for each in bounded if each.space == "pixels"]
+    at = {norm: sorted({each.eps for each in pixels if each.eps is not None and each.norm == norm}) for norm in NORMS}
     if any(map(along_radii, at.values())):
         return "mma"
-    if {each.norm for each in met if each.away_from == "label"} == {"L2"} and len(bounded) < len(met):
+    if {each.record.norm for each in met if each.record.reference == "label"} == {"L2"} and len(bounded) < len(met):
         return "pgn"
     return "l2l-da" if bounded else "all"
 
 
 def _deep_defense(seen: Seen) -> Iterator[Filled]:
-    own = [each for each in seen.met if each.away_from == "prediction" and each.norm == "L2"]
+    own = [each for each in seen.met if each.leaves("prediction", "L2")]
     space = own[0].space if own else "pixels"
     yield Column("Acc."), _in(space, clean_accuracy)
     for each in own:
@@ -196,13 +194,13 @@ def _deep_defense(seen: Seen) -> Iterator[Filled]:
 
 def _deep_defense_2(seen: Seen) -> Iterator[Filled]:
     for each in seen.met:
-        if each.away_from == "prediction" and each.norm == "L2":
+        if each.leaves("prediction", "L2"):
             yield Column("l_2", each.name), _of(each, l_2)
-        elif each.away_from == "prediction" and each.norm == "Linf":
+        elif each.leaves("prediction", "Linf"):
             yield Column("rho_inf", each.name), _of(each, rho_inf)
-        elif each.is_a("CarliniWagner") and each.norm == "L2":
+        elif each.record.core == "CarliniWagner" and each.leaves("label", "L2"):
             yield Column("mean L2", each.name), _of(each, mean_norm)
-        elif each.is_a("PGD"):
+        elif each.record.core == "PGD":
             yield Column("Acc.", each.name), _of(each, accuracy)
         yield from seen.columns("PASS", each.name)
 
@@ -238,7 +236,7 @@ def _all_of(names: Sequence[str], measure: Callable[[Evaluation, Sequence[str]],
 
 def _pgn(seen: Seen) -> Iterator[Filled]:
     for each in seen.met:
-        if each.space != "pixels" or each.away_from != "label":
+        if each.space != "pixels" or each.record.reference != "label":
             continue
         if each.bounded:
             yield Column("Acc.", each.name), _of(each, accuracy)

@@ -90,9 +90,9 @@ def _marks(
     _, norm, *space = stem.split("-")
     found = []
     for entry, place in zip(entries, cycle(range(len(PALETTE)))):
-        if (space or ["pixels"])[0] not in entry.evaluation.spaces:
+        table = entry.spaces.get((space or ["pixels"])[0])
+        if table is None:
             continue
-        table = entry.evaluation.only(space=(space or ["pixels"])[0])
         drawn = curve(table, next(each for name, each in NORMS.items() if name.lower() == norm))
         for name, eps, share in drawn.points:
             value = np.array([[eps, share]])

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from steelman.evaluation.curves.curves import attacked_norms, curve
-from steelman.evaluation.measures import unmeasured
 from steelman.evaluation.report.compared import compared
 from steelman.evaluation.report.entry import Entry, comparable
 from steelman.evaluation.report.sections import sign_table
@@ -20,7 +19,7 @@ from steelman.evaluation.report.verdict import verdict
 from steelman.evaluation.table import Evaluation
 from steelman.evaluation.transfer.transfer import Transfer
 
-VERSION = 1
+VERSION = 2
 """Of the schema; raised where a reader of an older document would read a newer one wrongly."""
 
 SCHEMA = Path(__file__).with_name("results.schema.json")
@@ -70,10 +69,14 @@ def _model(entry: Entry, transfer: Sequence[Transfer]) -> dict[str, Any]:
     return {
         "images": entry.evaluation.images,
         "info": dict(entry.info),
-        "about": entry.evaluation.about,
+        "about": {
+            "data": entry.evaluation.about.get("data", ""),
+            "model": entry.evaluation.about.get("model") or {},
+            "made": [{**asdict(place), "attacks": names} for place, names in entry.evaluation.made.items()],
+        },
         "recipe": entry.recipe or None,
         "measures": {name: asdict(measure) for name, measure in entry.measures.items()},
-        "unmeasured": unmeasured(entry.evaluation),
+        "unmeasured": entry.unmeasured,
         "attacks": [_attack(table, name, space) for space, table in entry.spaces.items() for name in table.attacks],
         "curves": [each for space, table in entry.spaces.items() for each in _curves(table, space)],
         "checkup": None if entry.checkup is None else entry.checkup.plain(),
@@ -83,19 +86,31 @@ def _model(entry: Entry, transfer: Sequence[Transfer]) -> dict[str, Any]:
 
 
 def _attack(table: Evaluation, name: str, space: str) -> dict[str, Any]:
-    rows = table.only(name)
+    rows, record = table.only(name), table.record(name)
     return {
         "name": name,
         "space": space,
-        "parameters": rows["parameters"][0],
-        "away_from": rows["away_from"][0],
-        "norm": rows["norm"][0],
-        "eps": float(rows["eps"][0]),
+        "kind": record.kind,
+        "settings": record.settings,
+        "digest": record.digest,
+        "call": record.call,
+        "access": record.access,
+        "how": record.how,
+        "reference": record.reference,
+        "norm": record.norm,
+        "eps": record.eps,
+        "steps": record.steps,
+        "asked": record.asked,
+        "seed": record.seed,
         "images": len(rows),
-        "forwards": float(rows["forwards"].mean()),
-        "gradients": float(rows["gradients"].mean()),
+        "forwards": _mean(rows["forwards"]),
+        "gradients": _mean(rows["gradients"]),
         "seconds": float(rows["seconds"].sum()),
     }
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
 
 
 def _curves(table: Evaluation, space: str) -> list[dict[str, Any]]:

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steelman.evaluation.measures import met, threats, unmeasured
+from steelman.evaluation.measures import met, threats
+from steelman.evaluation.records import Provenance
 from steelman.evaluation.report.entry import Entry
 from steelman.evaluation.report.gallery import amplification, data_uri
 from steelman.evaluation.report.verdict import listed, signs_of, threat_name
 from steelman.evaluation.report.waterfall import waterfall
-from steelman.evaluation.table import UNMET
 from steelman.evaluation.transfer.transfer import Transfer
 from steelman.norms import NORMS
 
@@ -33,8 +33,7 @@ def waterfalls(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """By norm, radius and space: the steps down, and how many images each model loses at them."""
     found: dict[tuple[str, float, str], dict[str, Any]] = {}
     for entry in entries:
-        for space in entry.evaluation.spaces:
-            table = entry.evaluation.only(space=space)
+        for space, table in entry.spaces.items():
             for norm, eps in threats(table):
                 try:
                     found.setdefault((norm, eps, space), {})[entry.name] = waterfall(table, NORMS[norm], eps)
@@ -51,7 +50,7 @@ def waterfalls(entries: Sequence[Entry]) -> list[dict[str, Any]]:
                 columns.append([None] * len(steps))
                 continue
             left, cells = drops.images, []
-            ran = met(entry.evaluation.only(space=space))
+            ran = met(entry.spaces[space])
             fell = [drops.felled.get(name, 0 if name in ran else None) for name in names]
             for count in (drops.natural_errors, *fell):
                 left -= count or 0
@@ -83,7 +82,7 @@ def missing(entries: Sequence[Entry]) -> list[str]:
     """What the tables cannot tell, and why."""
     found: dict[str, list[str]] = {}
     for entry in entries:
-        for name, why in unmeasured(entry.evaluation).items():
+        for name, why in entry.unmeasured.items():
             found.setdefault(f"{name}: {why}", []).append(entry.name)
     return [line if len(names) == len(entries) else f"{listed(names)}: {line}" for line, names in found.items()]
 
@@ -170,27 +169,17 @@ def attacks(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """What every attack was, and what it cost, over all models."""
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for entry in entries:
-        for space in entry.evaluation.spaces:
-            table = entry.evaluation.only(space=space)
+        for space, table in entry.spaces.items():
             for name in table.attacks:
-                part = table.only(name)
-                row = rows.setdefault(
-                    (name, space, part["parameters"][0]),
-                    {
-                        "name": name,
-                        "space": space,
-                        "parameters": part["parameters"][0],
-                        "from_prediction": part["away_from"][0] == "prediction",
-                        "images": [],
-                        "forwards": [],
-                        "gradients": [],
-                        "seconds": [],
-                    },
-                )
-                row["images"].append(len(part))
-                row["forwards"].append(float(part["forwards"].mean()))
-                row["gradients"].append(float(part["gradients"].mean()))
-                row["seconds"].append(float(part["seconds"].sum()))
+                part, record = table.only(name), table.record(name)
+                if len(part):
+                    row = {"name": name, "space": space, "call": record.call}
+                    row |= {key: [] for key in ("images", "forwards", "gradients", "seconds")}
+                    row = rows.setdefault((name, space, record.method), row)
+                    row["images"].append(len(part))
+                    row["forwards"].append(float(part["forwards"].mean()))
+                    row["gradients"].append(float(part["gradients"].mean()))
+                    row["seconds"].append(float(part["seconds"].sum()))
     return list(rows.values())
 
 
@@ -199,9 +188,29 @@ def about(entry: Entry) -> dict[str, Any]:
     return {
         "name": entry.name,
         "trained": {key: value for key, value in entry.info.items() if value},
-        "evaluated": {key: value for key, value in entry.evaluation.about.items() if value and key != UNMET},
+        "evaluated": evaluated(entry),
         "recipe": entry.recipe,
     }
+
+
+def evaluated(entry: Entry) -> dict[str, str]:
+    """Of what a model's tables are, and where they were made: each place, where they were made in parts."""
+    tables = entry.spaces.values()
+    model, seeds = entry.evaluation.about.get("model"), {record.seed for table in tables for record in table.records}
+    made: dict[Provenance, list[str]] = {}
+    for table in tables:
+        for place, names in table.made.items():
+            made.setdefault(place, []).extend(name for name in names if name not in made[place])
+    told = {
+        "images of": entry.evaluation.about.get("data", ""),
+        "model": " ".join(f"{part} {digest}" for part, digest in model.items()) if model else "",
+        "seed": ", ".join(map(str, sorted(seeds))),
+    }
+    for number, (place, names) in enumerate(made.items(), 1):
+        told["made" if len(made) == 1 else f"part {number} ({', '.join(names)})"] = str(place)
+        if place.command:
+            told["command" if len(made) == 1 else f"command of part {number}"] = place.command
+    return {key: value for key, value in told.items() if value}
 
 
 def cited(entries: Sequence[Entry]) -> str:
@@ -211,8 +220,8 @@ def cited(entries: Sequence[Entry]) -> str:
     known = {each.name for each in methods()}
     named: list[str] = []
     for entry in entries:
-        for parameters in entry.evaluation.parameters.values():
-            named += re.findall(r"\b([A-Z]\w*)\(", parameters)
+        for table in entry.spaces.values():
+            named += [kind for record in table.records for kind in record.kinds()]
         named += re.findall(r'\bkind = "(\w+)"', entry.recipe)
     used = [name for name in dict.fromkeys(named) if name in known]
     return "\n\n".join([SOFTWARE.format(version("steelman")), *([cite(used)] if used else [])])

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from steelman.evaluation.checkup.signs import Sign, signs
 from steelman.evaluation.measures import Measure, Paired, clean_accuracy, met, paired, robust_accuracy, threats
 from steelman.evaluation.report.entry import Entry, comparable
-from steelman.evaluation.table import Evaluation
 from steelman.evaluation.transfer.transfer import Transfer
 from steelman.norms import NORMS
 
@@ -53,7 +52,7 @@ def verdict(entries: Sequence[Entry], transfer: Sequence[Transfer] = ()) -> Verd
     (norm, eps), standing = found
     threat = threat_name(norm, eps)
     against = _against(entries, norm, eps, [each for each, _ in standing])
-    clean = {entry.name: clean_accuracy(pixels(entry.evaluation)) for entry in entries}
+    clean = {entry.name: clean_accuracy(entry.evaluation) for entry in entries}
     (name, best), *others = standing
     if best.value == 0:
         whom, keeps = (
@@ -80,7 +79,7 @@ def verdict(entries: Sequence[Entry], transfer: Sequence[Transfer] = ()) -> Verd
 
 def shared_threats(entries: Sequence[Entry]) -> dict[tuple[str, float], dict[str, Measure]]:
     """By norm and radius that all entries met, each model's share of images that stand; attacks that all met count."""
-    tables = [pixels(entry.evaluation) for entry in entries]
+    tables = [entry.evaluation for entry in entries]
     allowed, attacks = [threats(table) for table in tables], [met(table) for table in tables]
     shared = [name for name in attacks[0] if all(name in each for each in attacks)]
     same = all(set(each) == set(shared) for each in attacks)
@@ -103,7 +102,7 @@ def threat_name(norm: str, eps: float) -> str:
 
 
 def _against(entries: Sequence[Entry], norm: str, eps: float, ranked: Sequence[str]) -> tuple[tuple[str, Paired], ...]:
-    tables = {entry.name: pixels(entry.evaluation) for entry in entries}
+    tables = {entry.name: entry.evaluation for entry in entries}
     best, *others = ranked
     try:
         return tuple((name, paired(tables[best], tables[name], (NORMS[norm], eps))) for name in others)
@@ -127,7 +126,7 @@ def _unsettled(name: str, other: str, theirs: Measure, best: Measure, compared: 
 
 def _strongest(entries: Sequence[Entry]) -> tuple[tuple[str, float], tuple[tuple[str, Measure], ...]] | None:
     """The threat that leaves the fewest images right, and the models' standing under it, best first."""
-    shared, allowed = shared_threats(entries), [threats(pixels(entry.evaluation)) for entry in entries]
+    shared, allowed = shared_threats(entries), [threats(entry.evaluation) for entry in entries]
     tried = {threat: min(len(each[threat]) for each in allowed) for threat in shared}
     found = []
     for threat, shares in shared.items():
@@ -141,13 +140,14 @@ def _strongest(entries: Sequence[Entry]) -> tuple[tuple[str, float], tuple[tuple
 
 def _tried(entries: Sequence[Entry]) -> tuple[str, ...]:
     images = sorted({entry.evaluation.images for entry in entries})
+    tables = [table for entry in entries for table in entry.spaces.values()]
     kinds: dict[str, tuple[bool, bool]] = {}
-    for entry in entries:
-        for name in entry.evaluation.attacks:
-            rows = entry.evaluation.only(name)
+    for table in tables:
+        for name in (name for name in table.attacks if name not in table.without_rows):
             bounded, gradients = kinds.get(name, (False, False))
-            kinds[name] = (bounded or bool((rows["eps"] >= 0).any()), gradients or bool(rows["gradients"].any()))
-    spared = {name for entry in entries for name, _ in entry.evaluation.unmet} - set(kinds)
+            used = bool(table.only(name)["gradients"].any())
+            kinds[name] = (bounded or table.record(name).bounded, gradients or used)
+    spared = {name for table in tables for name in table.without_rows} - set(kinds)
     if not kinds:
         return (f"{_counted(images[-1], 'image')}, unattacked.",)
     bounded = sum(bounded for bounded, _ in kinds.values())
@@ -156,7 +156,7 @@ def _tried(entries: Sequence[Entry]) -> tuple[str, ...]:
     data = {entry.evaluation.about.get("data", "") for entry in entries}
     whose = f" of {data.pop()}" if len(data) == 1 and all(data) else ""
     parts = [f"{numbers}{whose}, {_counted(len(kinds), 'attack')}."]
-    within = sorted({threat for entry in entries for threat in threats(pixels(entry.evaluation))})
+    within = sorted({threat for entry in entries for threat in threats(entry.evaluation)})
     if bounded:
         parts.append(f"{bounded} within a radius: {listed([threat_name(*each) for each in within])}.")
     if bounded < len(kinds):
@@ -192,11 +192,6 @@ def signs_of(entry: Entry, transfer: Sequence[Transfer]) -> tuple[Sign, ...]:
     """The signs of masked gradients, with what images made on other models do to this one, where that is known."""
     told = next((each for each in transfer if entry.name in each.targets), None)
     return signs(entry.evaluation, told, name=None if told is None else entry.name)
-
-
-def pixels(evaluation: Evaluation) -> Evaluation:
-    """The rows in pixels, or in the only other space that there is."""
-    return evaluation.only(space="pixels" if "pixels" in evaluation.spaces else evaluation.spaces[0])
 
 
 def listed(parts: Sequence[str]) -> str:

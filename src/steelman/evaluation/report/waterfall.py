@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from steelman.evaluation.measures.rows import rows
-from steelman.evaluation.table import ROUNDING, Evaluation
+from steelman.evaluation.schema import ROUNDING
+from steelman.evaluation.table import Evaluation
 from steelman.norms import Norm
 
 

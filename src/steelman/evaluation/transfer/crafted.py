@@ -1,144 +1,104 @@
-"""Some images, crafted on one model and tested on others: the piece of work that a transfer is cut into."""
+"""Images that are made on one model, once, and that others meet."""
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, final
 
-import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
-from steelman.attacks.attack import Attack
-from steelman.evaluation.block import answers, placed, seeds_of
-from steelman.evaluation.table import Evaluation
-from steelman.norms import L0, L1, L2, Linf
-from steelman.types import Batch, Model
-
-if TYPE_CHECKING:
-    import pyarrow
-
-Crafted = dict[str, Tensor]
-"""Perturbed images `x_adv`, and what each cost on its source: `forwards`, `gradients`, `seconds`."""
+from steelman import checkpoint, identity
+from steelman.attacks.attack import Access, Around, Attack
+from steelman.attacks.oracle import Oracle
+from steelman.evaluation.block import placed
+from steelman.losses import Goal
+from steelman.randomness import Draws, combine
+from steelman.types import Images
 
 
+@final
 @dataclass(frozen=True)
-class Piece:
-    """A batch that is crafted on one source, or was, and tested on targets.
+class Crafted(Around):
+    """A transfer attack whose images are kept: what is there is read, and what is missing is made on the source.
 
-    place    of the batch among its source's
-    attack   with its `name`, which seeds its noise
-    rows     the name and parameters under which the targets' rows stand
-    before   the targets' predictions of the unattacked images
-    crafted  what was kept of an earlier time
-    device   where the work is done; None: where models and images are
+    attack  what is run on the source, as it is
+    model   the source
+    source  its name
+    called  the attack's name, by which its noise is seeded, so that the source itself meets what `evaluate` shows it
+    knows   whether the model under attack is the source, or one of its members: a white box
+    folder  where the images of this attack and source are kept, a file for each call
+
+    Cost: the attack's on the source, once for each image; it counts for every target.
     """
 
-    source: str
-    place: int
-    model: Model
     attack: Attack
-    name: str
-    seed: int
-    batch: Batch
-    targets: Mapping[str, Model]
-    rows: tuple[str, str]
-    before: Mapping[str, np.ndarray]
-    crafted: Crafted | None
-    device: str | None
+    model: Any
+    source: str
+    called: str
+    knows: bool
+    folder: Path = field(compare=False, repr=False)
 
-    def work(self) -> "tuple[tuple[str, int], Crafted, dict[str, pyarrow.Table]]":
-        """The source and place, the images, and each target's rows."""
-        batch = self.batch
-        if self.device is not None:
-            batch = replace(batch, x=batch.x.to(self.device), y=batch.y.to(self.device))
-        crafted = self._craft(batch) if self.crafted is None else self.crafted
-        crafted = {name: value.to(batch.x.device) for name, value in crafted.items()}
-        norm, eps = getattr(self.attack, "norm", None), getattr(self.attack, "eps", None)
-        kind = {
-            "attack": self.rows[0],
-            "parameters": self.rows[1],
-            "norm": None if norm is None else repr(norm),
-            "eps": float("nan") if eps is None else float(eps),
-        }
-        tables = {
-            name: _rows(placed(model, self.device), batch, crafted["x_adv"], kind, crafted, self.before[name])
-            for name, model in self.targets.items()
-        }
-        return (self.source, self.place), {name: value.cpu() for name, value in crafted.items()}, tables
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "box", self.attack.box)
 
-    def _craft(self, batch: Batch) -> Crafted:
-        seeds = seeds_of(self.seed, self.name, batch.index)
-        result = self.attack.run(placed(self.model, self.device), batch.x, batch.y, generator=seeds)
-        seconds = torch.full((len(batch),), result.seconds / len(batch), dtype=torch.float64)
-        cost = {"forwards": result.forwards, "gradients": result.gradients, "seconds": seconds}
-        return {"x_adv": result.x_adv, **cost}
+    @property
+    def access(self) -> Access:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.attack.access if self.knows else "decisions"
 
+    @property
+    def noise(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.called
 
-def _rows(
-    model: Model,
-    batch: Batch,
-    x: Tensor,
-    kind: Mapping[str, Any],
-    cost: Mapping[str, Tensor],
-    before: np.ndarray,
-) -> "pyarrow.Table":
-    """A model's rows for images `x` that were made of a batch; `before` are its predictions of the batch itself."""
-    assert batch.index is not None
-    prediction, loss = answers(model, x, batch.y)
-    delta, size = x.double() - batch.x.double(), batch.x.double()
-    tensors = {
-        "image": batch.index,
-        "label": batch.y,
-        "prediction": prediction,
-        "success": prediction != batch.y,
-        "loss": loss,
-        **{repr(norm).lower(): norm.size(delta) for norm in (L0, L1, L2, Linf)},
-        "x_l2": L2.size(size),
-        "x_linf": Linf.size(size),
-        **{name: cost[name] for name in ("forwards", "gradients", "seconds")},
-    }
-    columns: dict[str, Any] = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
-    columns["clean_prediction"] = before
-    constant = {"space": "pixels", "away_from": "label", **kind}
-    columns |= {name: np.full(len(batch), value) for name, value in constant.items()}
-    return Evaluation.from_columns(columns).table
+    def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
+        # an image's key holds its pixels, its label and its noise
+        keys = combine(draws.seeds.cpu(), torch.from_numpy(identity.image_digests(x, goal.labels)))
+        parts = list(self._kept(keys))
+        missing = torch.isin(keys, torch.cat([part["keys"] for part in parts]), invert=True) if parts else keys == keys
+        seconds = sum(float(part["seconds"].sum()) for part in parts)
+        if missing.any():
+            parts.append(self._make(x, goal, draws, keys, torch.where(missing)[0]))
+        whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        place = {key: row for row, key in enumerate(whole["keys"].tolist())}
+        rows = torch.tensor([place[key] for key in keys.tolist()])
+        oracle.forwards += whole["forwards"][rows].to(x.device)
+        oracle.gradients += whole["gradients"][rows].to(x.device)
+        oracle.seconds += seconds
+        return whole["x_adv"][rows].to(x)
+
+    def _make(self, x: Images, goal: Goal, draws: Draws, keys: Tensor, which: Tensor) -> dict[str, Tensor]:
+        """Make images, and keep them."""
+        at = which.to(x.device)
+        result = self.attack.run(placed(self.model, x.device), x[at], goal.labels[at], generator=draws.seeds[at])
+        seconds = torch.full((len(which),), result.seconds / len(which), dtype=torch.float64)
+        made = {"x_adv": result.x_adv, "forwards": result.forwards, "gradients": result.gradients}
+        made = {name: value.cpu() for name, value in made.items()} | {"keys": keys[which], "seconds": seconds}
+        checkpoint.save(self.folder / f"{identity.digest(made['keys'])}.safetensors", made)
+        return made
+
+    def _kept(self, keys: Tensor) -> Iterator[dict[str, Tensor]]:
+        """What is there of some images."""
+        own = self.folder / f"{identity.digest(keys)}.safetensors"
+        for path in [own] if own.is_file() else sorted(self.folder.glob("*.safetensors")):
+            try:
+                which = torch.isin(_keys(path), keys)
+                part = checkpoint.load(path) if which.any() else {}
+            except ValueError as error:
+                warnings.warn(f"{error}; its images are made anew", stacklevel=2)
+                path.unlink()
+                continue
+            if part:
+                yield {name: value[which] for name, value in part.items()}
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Crafted images in a folder, a file for each source and attack, that are found again by what they are of."""
-
-    folder: Path
-
-    def has(self, key: Sequence[str]) -> bool:
-        return self._path(key).is_file()
-
-    def read(self, key: Sequence[str]) -> Crafted:
-        from safetensors.torch import load_file
-
-        return load_file(self._path(key))
-
-    def write(self, key: Sequence[str], parts: Sequence[Crafted]) -> None:
-        """All batches of one source, in order; whole or not at all."""
-        from safetensors.torch import save_file
-
-        path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        save_file({name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}, partial)
-        partial.replace(path)
-
-    def _path(self, key: Sequence[str]) -> Path:
-        return self.folder / f"{hashlib.sha256(repr(tuple(key)).encode()).hexdigest()[:16]}.safetensors"
-
-
-def hashed(batches: Iterator[Batch]) -> str:
-    """A hash of images, labels and places, however they are cut into batches."""
-    parts = [hashlib.sha256() for _ in range(3)]
-    for batch in batches:
-        assert batch.index is not None
-        for part, value in zip(parts, (batch.x, batch.y, batch.index), strict=True):
-            part.update(value.cpu().numpy().tobytes())
-    return hashlib.sha256(b"".join(part.digest() for part in parts)).hexdigest()[:16]
+@lru_cache(maxsize=100_000)
+def _keys(path: Path) -> Tensor:
+    """Which images a file has; a file is never written again."""
+    try:
+        with safe_open(path, "pt") as file:
+            return file.get_tensor("keys")
+    except Exception as error:  # of safetensors, of its own kind
+        raise ValueError(f"{path} is not whole ({error})") from error

@@ -1,59 +1,78 @@
 """Crafted on one model, tested on another: every pair at once."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, final
+from tempfile import TemporaryDirectory
+from typing import TypeAlias, final
 
-import numpy as np
 import torch
 from torch import nn
 
+from steelman import identity
 from steelman.attacks.attack import Attack
 from steelman.attacks.mode import evaluation_mode
 from steelman.attacks.oracle import check_answer
+from steelman.data.dataset import Dataset
+from steelman.evaluation import older
 from steelman.evaluation.evaluate import Data, batches_of, evaluate
-from steelman.evaluation.evaluate import bar as bar
 from steelman.evaluation.measures import Measure, accuracy, clean_accuracy, worst_case
-from steelman.evaluation.store import fingerprint, merged
-from steelman.evaluation.table import CLEAN, Evaluation
-from steelman.evaluation.transfer.crafted import Crafted, Kept, Piece, hashed
+from steelman.evaluation.records import CLEAN, Record
+from steelman.evaluation.store import table_path
+from steelman.evaluation.table import Evaluation
+from steelman.evaluation.transfer.crafted import Crafted
+from steelman.files import write_text
+from steelman.identity import model_parts
 from steelman.types import Batch, Images, Logits, Model
-from steelman.workers import each
 
-if TYPE_CHECKING:
-    import pyarrow
-
-KEY = b"steelman-transfer"
-"""Where a saved transfer says what it is of, in its Parquet metadata."""
+INDEX = "transfer.json"
+"""In a transfer's folder: the attack's name, and the folders of the targets' tables."""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What images that one attack made on `sources` (rows) do to `targets` (columns), image by image.
+    """What images that one attack made on `sources` (rows) do to `targets` (columns): a view on the targets' tables.
 
-    attack   the attack's name
-    sources  on which the images were crafted; an ensemble stands under a name of its own
-    tables   per target, a table with the unattacked images and the attack `from_source(source)` of every source. Its
-             forwards, gradients and seconds are what crafting cost on the source, the same for every target
-    white    the pairs of source and target that are one model, or of which the source is an ensemble with the target in
-             it: white boxes, which no black-box summary counts
+    attack  the attack's name
+    tables  per target, a table with the unattacked images and the attack `from_source(source)` of every source. Its
+            forwards and gradients are what crafting cost on the source, the same for every target
 
     A natural error counts as an error, as everywhere.
     """
 
     attack: str
-    sources: tuple[str, ...]
     tables: Mapping[str, Evaluation] = field(repr=False)
-    white: frozenset[tuple[str, str]] = frozenset()
+
+    @cached_property
+    def _records(self) -> dict[tuple[str, str], Record]:
+        """By source and target."""
+        return {
+            (record.settings["source"], target): record
+            for target, table in self.tables.items()
+            for record in table.records
+            if record.settings and record.settings.get("called") == self.attack
+        }
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """On which the images were crafted; an ensemble stands under a name of its own."""
+        return tuple(dict.fromkeys(source for source, _ in self._records))
+
+    @property
+    def white(self) -> frozenset[tuple[str, str]]:
+        """The pairs of source and target that are one model, or of which the source is an ensemble with the target in
+        it: white boxes, which no black-box summary counts."""
+        return frozenset(pair for pair, record in self._records.items() if (record.settings or {})["knows"])
 
     def from_source(self, source: str) -> str:
         """The name under which images crafted on `source` stand in the tables."""
-        return f"{self.attack} from {source}"
+        return from_source(self.attack, source)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -88,38 +107,41 @@ class Transfer:
 
         return transfer_table(self).markdown()
 
-    def save(self, path: str | Path) -> None:
-        """Write one Parquet file: the tables one under the other, with a column `target`; whole or not at all."""
-        import pyarrow
+    def save(self, folder: str | Path) -> None:
+        """Write the targets' tables into folders of their own, and an index of them; each whole or not at all."""
+        for target, table in self.tables.items():
+            table.save(table_path(Path(folder) / _folder(target)))
+        self._write_index(Path(folder))
 
-        parts = [
-            table.table.replace_schema_metadata().append_column("target", pyarrow.array([name] * len(table)))
-            for name, table in self.tables.items()
-        ]
-        said = {"attack": self.attack, "sources": self.sources, "white": sorted(self.white)}
-        about = {name: table.about for name, table in self.tables.items()}
-        whole = pyarrow.concat_tables(parts).replace_schema_metadata({KEY: json.dumps(said | {"targets": about})})
-        Evaluation(whole).save(path)
+    def _write_index(self, folder: Path) -> None:
+        told = {"attack": self.attack, "tables": {target: _folder(target) for target in self.tables}}
+        write_text(folder / INDEX, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
     @staticmethod
     def load(path: str | Path) -> "Transfer":
-        """Read what `save` wrote.
+        """Read what `save` or `transfer` wrote into a folder, or the one file of an older version.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the file is not whole, or not of a transfer.
+            FileNotFoundError: there is nothing.
+            ValueError: a file is not whole, or not of a transfer.
         """
-        table = Evaluation.load(path).table
-        said = (table.schema.metadata or {}).get(KEY)
-        if said is None:
-            raise ValueError(f"{path} is not a saved Transfer: it does not say what it is of")
-        found = json.loads(said)
-        names = table["target"].to_numpy()
-        plain = table.drop_columns("target").replace_schema_metadata()
-        tables = {
-            name: Evaluation(plain.filter(names == name)).with_about(about) for name, about in found["targets"].items()
-        }
-        return Transfer(found["attack"], tuple(found["sources"]), tables, frozenset(map(tuple, found["white"])))
+        path = Path(path)
+        if path.is_file():
+            return Transfer(*older.transfer(path))
+        if not (path / INDEX).is_file():
+            raise FileNotFoundError(f"{path} has no {INDEX}: `transfer` and `save` write one")
+        try:
+            told = json.loads((path / INDEX).read_text(encoding="utf-8"))
+            places: dict[str, str] = told["tables"]
+            attack = str(told["attack"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path / INDEX} is not what a transfer writes: {error!r}") from error
+        return Transfer(attack, {target: Evaluation.load(table_path(path / at)) for target, at in places.items()})
+
+
+def _folder(target: str) -> str:
+    plain = re.sub(r"[^\w.+-]+", "-", target)[:100]
+    return plain if plain == target else f"{plain}-{identity.digest(target)[:8]}"
 
 
 @final
@@ -169,11 +191,11 @@ def transfer(
                 that was trained on it
     name        what the attack is called, which seeds its noise; default: the call that makes it
     batch_size, seed   as for `evaluate`
-    executor    where batches are worked on; default: here
-    folder      where crafted images are kept, one file for each source and attack of 4 bytes a pixel, so that targets
-                that come later are tested on the same ones. Those of surrogates that are no modules are not kept, for
-                they cannot be told from others
-    known       an earlier transfer of the same attack and images: a pair of models that stands in it is not made again
+    executor    where blocks of images are worked on; default: here
+    folder      where the crafted images (4 bytes a pixel) and the targets' tables are kept, so that a transfer that was
+                killed goes on, and targets that come later are tested on the same images
+    known       an earlier transfer of the same attack and images, in place of a folder: a pair of models that stands in
+                it is not made again
 
     Cost: the attack's on each source; one forward pass on every target for each source, and one unattacked.
 
@@ -189,109 +211,66 @@ def transfer(
     name = name or str(attacks[next(iter(sources))])
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
-    if isinstance(executor, ThreadPoolExecutor):
-        raise ValueError("threads would change the models' modes under each other; give an executor of processes")
     models = {source: one if callable(one) else MeanLogits(one) for source, one in sources.items()}
     _check(models, targets, next(batches_of(dataset, 2)[0]))
-    there = {} if known is None else known.tables
-    begun = {
-        target: evaluate(model, dataset, {}, batch_size=batch_size, seed=seed, known=there.get(target), progress=False)
-        for target, model in targets.items()
-    }
-    hashes = {source: _told(model) for source, model in models.items()}
-    white = {(s, t) for s, model in models.items() for t, other in targets.items() if _knows(model, other)}
-    found = Transfer(name, tuple(sources), begun, frozenset(white))
-    said = {source: f"{attacks[source]!r} from {source} {hashes[source]}".strip() for source in sources}
-    missing = {source: _missing(found, source, said[source], targets) for source in sources}
-    clean = {target: _predictions(table) for target, table in begun.items()}
-    kept = None if folder is None else Kept(Path(folder))
-    data = "" if kept is None else hashed(batches_of(dataset, batch_size)[0])
-    keys = {
-        source: (hashes[source], repr(attacks[source]), name, str(seed), data) for source in sources if hashes[source]
-    }
+    digests = {source: identity.digest((attacks[source], model)) for source, model in models.items()}
+    sent = models if executor is None else _on_cpu(models)
+    index = dataset.index.tolist() if isinstance(dataset, Dataset) else range(len(dataset[0]))
+    tables = {}
+    with TemporaryDirectory() if folder is None else nullcontext(folder) as place:
+        for target, model in targets.items():
+            met = {
+                from_source(name, source): Crafted(
+                    attacks[source],
+                    sent[source],
+                    source,
+                    name,
+                    _knows(models[source], model),
+                    folder=Path(place) / "crafted" / digests[source],
+                )
+                for source in sources
+            }
+            table = evaluate(
+                model,
+                dataset,
+                met,
+                batch_size=batch_size,
+                seed=seed,
+                executor=executor,
+                progress=progress,
+                known=None if known is None else known.tables.get(target),
+                folder=None if folder is None else Path(folder) / _folder(target),
+            )
+            tables[target] = table.only([CLEAN, *met]).of_images(index)
+    found = Transfer(name, tables)
+    if folder is not None:
+        found._write_index(Path(folder))
+    return found
 
-    sent, away = (models, targets) if executor is None else (_on_cpu(models), _on_cpu(targets))
 
-    def pieces() -> Iterator[Piece]:
-        for source in (source for source in sources if missing[source]):
-            there = kept.read(keys[source]) if kept and source in keys and kept.has(keys[source]) else None
-            rows = (found.from_source(source), said[source])
-            for place, batch in enumerate(batches_of(dataset, batch_size)[0]):
-                assert batch.index is not None
-                which = slice(place * batch_size, (place + 1) * batch_size)
-                crafted = None if there is None else {each: value[which] for each, value in there.items()}
-                before = {t: np.array([clean[t][image] for image in batch.index.tolist()]) for t in missing[source]}
-                method, device, tested = (sent[source], attacks[source], name, seed), None, missing[source]
-                if executor is not None:  # memory of a GPU is not sent
-                    device, batch = batch.x.device.type, replace(batch, x=batch.x.cpu(), y=batch.y.cpu())
-                    tested = {target: away[target] for target in tested}
-                yield Piece(source, place, *method, batch, tested, rows, before, crafted, device)
-
-    made: dict[str, list[pyarrow.Table]] = {target: [] for target in targets}
-    images: dict[str, dict[int, Crafted]] = {source: {} for source in sources}
-    count = batches_of(dataset, batch_size)[1]
-    with bar(progress, count * sum(map(bool, missing.values()))) as advance:
-        for (source, place), crafted, tables in each(Piece.work, pieces(), executor):
-            for target, table in tables.items():
-                made[target].append(table)
-            if kept and source in keys and not kept.has(keys[source]):
-                images[source][place] = crafted
-                if sum(len(part["x_adv"]) for part in images[source].values()) == count:
-                    kept.write(keys[source], [images[source][place] for place in sorted(images[source])])
-                    del images[source]
-            advance(found.from_source(source), len(crafted["x_adv"]))
-    names = [CLEAN, *map(found.from_source, sources)]
-    whole = {target: merged(None, [table.table, *made[target]], names, "pixels") for target, table in begun.items()}
-    return replace(found, tables={target: table.only(names) for target, table in whole.items()})
+def from_source(attack: str, source: str) -> str:
+    """The name under which images that an attack made on a source stand in the tables."""
+    return f"{attack} from {source}"
 
 
 def _on_cpu(models: Mapping[str, Model]) -> dict[str, Model]:
     return {name: deepcopy(one).cpu() if isinstance(one, nn.Module) else one for name, one in models.items()}
 
 
-def _told(model: Model) -> str:
-    """A hash that tells a source from others; empty where something in it is no module."""
-    parts = model.models if isinstance(model, MeanLogits) else (model,)
-    hashes = [fingerprint(part) for part in parts]
-    return "+".join(hashes) if all(hashes) else ""
-
-
 def _knows(source: Model, target: Model) -> bool:
     parts = source.models if isinstance(source, MeanLogits) else (source,)
-    there = fingerprint(target)
-    return any(part is target or fingerprint(part) == there != "" for part in parts)
+    return any(part is target or _same(part, target) for part in parts)
 
 
-def _predictions(table: Evaluation) -> dict[int, int]:
-    """By image, what a model says of it unattacked."""
-    clean = table.only(CLEAN)
-    return dict(zip(clean["image"].tolist(), clean["prediction"].tolist(), strict=True))
-
-
-def _missing(found: Transfer, source: str, said: str, targets: Mapping[str, Model]) -> dict[str, Model]:
-    """The targets that the images of a source have still to meet."""
-    name, missing = found.from_source(source), {}
-    for target, table in found.tables.items():
-        there = table.parameters.get((name, "pixels"))
-        if there is None:
-            missing[target] = targets[target]
-        elif not table.whole(name):
-            raise ValueError(f"the transfer that is to be extended has {name} of fewer images: begin a new one")
-        elif there != said:
-            raise ValueError(
-                f"the transfer that is to be extended has {name} of another attack or model ({there}, now {said}): "
-                "give the attack another name, or begin a new one"
-            )
-    return missing
+def _same(one: Model, other: Model) -> bool:
+    return type(one) is type(other) and model_parts(one) == model_parts(other)
 
 
 def _check(sources: Mapping[str, Model], targets: Mapping[str, Model], batch: Batch) -> None:
     """Raises ValueError where a name means two models, or where models are not of the same data."""
     for name in sources:
-        if name in targets and sources[name] is not targets[name]:
-            here, there = fingerprint(sources[name]), fingerprint(targets[name])
-            if here != there or not here:
-                raise ValueError(f"the source and the target called {name} are different models: give one another name")
+        if name in targets and sources[name] is not targets[name] and not _same(sources[name], targets[name]):
+            raise ValueError(f"the source and the target called {name} are different models: give one another name")
     classes: dict[int, str] = {}
     for name, model in {**sources, **targets}.items():
         try:
