@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from made_up import cascade, changed, made_up, of, right, table_of
+from made_up import cascade, changed, made_up, of, record, right, table_of
 from steelman.attacks import FGSM, DeepFool
 from steelman.evaluation import (
     Evaluation,
@@ -33,7 +33,6 @@ from steelman.evaluation import (
     worst_case,
 )
 from steelman.evaluation.measures import bootstrap, met, share, standing, threats
-from steelman.evaluation.table import said_of_unmet
 from steelman.norms import L2, Linf
 
 ROWS = made_up()
@@ -163,20 +162,21 @@ def test_attacks_that_found_no_image_left_are_counted_with_those_that_did():
     """Of a model that fell to the first attack, the later ones have no row at all: it stands at 0, not nowhere."""
     rows = cascade(changed(ROWS, "nearest", prediction=lambda row: (row["label"] + 1) % 3, linf=0.01), ORDER)
     assert {row["attack"] for row in rows} == {"clean", "nearest", "away", "grid"}
-    threat = {("weak", "pixels"): ("Linf", 0.1), ("strong", "pixels"): ("Linf", 0.1)}
-    table = table_of(rows).with_about(said_of_unmet(threat))
-    assert table.unmet == threat
+    spared = [record(of(ROWS, name)[0], asked="survivors") for name in ("weak", "strong")]
+    table = table_of(rows, records=spared)
+    assert table.without_rows == ("weak", "strong")
+    assert [(each.norm, each.eps) for each in map(table.record, table.without_rows)] == [("Linf", 0.1)] * 2
     assert threats(table) == {("Linf", 0.1): ["weak", "strong"]}
     assert met(table) == ["nearest", "away", "grid", "weak", "strong"]
     assert measures(table)["robust accuracy, Linf 0.1"].value == worst_case(table).value == 0.0
     assert "run on 0 of the" in unmeasured(table)["accuracy, weak"]
     found = paired(TABLE, table, (Linf, 0.1))
     assert (found.ours, found.theirs.value) == (robust_accuracy(TABLE, Linf, 0.1, [*ORDER[:2], *ORDER[3:]]), 0.0)
-    assert table.only("nearest").unmet == {}
-    known = (table + table_of(of(ROWS, "clean") + of(ROWS, "weak"))).unmet
-    assert known == {("strong", "pixels"): ("Linf", 0.1)}
+    assert table.only("nearest").without_rows == ()
+    both = table + table_of(of(ROWS, "clean") + of(ROWS, "weak"))
+    assert (both.without_rows, accuracy(both, "weak")) == (("strong",), accuracy(TABLE, "weak"))
     with pytest.raises(ValueError, match="strong was not run on"):
-        robust_accuracy(table_of(cascade(ROWS, ["nearest"])).with_about(said_of_unmet(threat)), Linf, 0.1, ["strong"])
+        robust_accuracy(table_of(cascade(ROWS, ["nearest"]), records=spared), Linf, 0.1, ["strong"])
 
 
 def test_a_table_says_which_attacks_found_no_image_left(tmp_path):
@@ -184,15 +184,21 @@ def test_a_table_says_which_attacks_found_no_image_left(tmp_path):
     model = torch.nn.Flatten()
     data, first = (x, model(x).argmax(1)), {"DeepFool": DeepFool(), "FGSM": FGSM(eps=1.0)}
     table = evaluate(model, data, first, columns=False, progress=False)
-    assert table.attacks == ("DeepFool",)
+    assert (table.attacks, table.without_rows) == (("DeepFool", "FGSM"), ("FGSM",))
     table.save(tmp_path / "table.parquet")
     loaded = Evaluation.load(tmp_path / "table.parquet")
-    assert loaded.unmet == {("FGSM", "pixels"): ("Linf", 1.0)}
+    assert loaded.without_rows == ("FGSM",)
+    assert loaded.record("FGSM") == table.record("FGSM")
+    assert (loaded.record("FGSM").norm, loaded.record("FGSM").eps, loaded.record("FGSM").asked) == (
+        "Linf",
+        1.0,
+        "survivors",
+    )
     assert measures(loaded)["robust accuracy, Linf 1"].value == 0.0
     further = evaluate(model, data, {"more": FGSM(eps=0.9)}, columns=False, progress=False, known=loaded)
-    assert set(further.unmet) == {("FGSM", "pixels"), ("more", "pixels")}
+    assert set(further.without_rows) == {"FGSM", "more"}
     whole = evaluate(model, data, {"FGSM": FGSM(eps=1.0)}, progress=False, known=further)
-    assert (set(whole.unmet), accuracy(whole, "FGSM").count) == ({("more", "pixels")}, 6)
+    assert (whole.without_rows, accuracy(whole, "FGSM").count) == (("more",), 6)
 
 
 def test_an_image_without_a_row_must_have_fallen():
@@ -286,11 +292,17 @@ def test_a_summary_is_json_with_every_measure():
 
 
 def test_two_spaces_are_summed_up_apart_and_not_mixed():
-    both = TABLE + table_of(made_up(attacks=("clean", "away"), space="preprocessed"))
-    assert {"rho_2, away", "rho_2, away (preprocessed)"} <= set(summary(both))
-    assert rho_2(both.only(space="pixels")) == rho_2(TABLE)
-    with pytest.raises(ValueError, match=r"two spaces, .* take evaluation.only\(space=...\) first"):
-        rho_2(both)
+    behind = table_of(made_up(seed=1, attacks=("clean", "away")), space="preprocessed")
+    found = summary(TABLE, behind)
+    assert {"rho_2, away", "rho_2, away (preprocessed)", "clean accuracy (preprocessed)"} <= set(found)
+    assert found == summary(TABLE) | summary(behind)
+    assert found["rho_2, away"]["value"] == rho_2(TABLE).value
+    assert found["rho_2, away (preprocessed)"]["value"] == rho_2(behind).value != rho_2(TABLE).value
+    with pytest.raises(ValueError, match="one table is in pixels and the other in preprocessed; a table has one space"):
+        TABLE + behind
+    spared = table_of(cascade(made_up(), ORDER), space="preprocessed")
+    assert "accuracy, strong (preprocessed)" in unmeasured(TABLE, spared)
+    assert "accuracy, strong" not in unmeasured(TABLE, spared)
 
 
 def test_measures_refuse_what_they_cannot_mean():

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from made_up import Row, changed, made_up, of, right, table_of
+from made_up import RUN, Row, changed, made_up, of, right, table_of
+from steelman.attacks import DDN, EOT, PGD, MinimalFGSM, WorstOf
 from steelman.evaluation import (
     accuracy,
     clean_accuracy,
@@ -52,12 +53,25 @@ def test_rho_inf_counts_failures_with_the_largest_radius_tried():
     assert (rho_inf(TABLE).failures, rho_inf(TABLE).count) == (failures, 41)
     assert rho_inf(TABLE).value == pytest.approx(expected(1.5))  # the attack's own eps_max
     assert rho_inf(TABLE, cap=0.25).value == pytest.approx(expected(0.25))
-    without = table_of(changed(ROWS, "grid", parameters="SearchLinf(steps=3)"))
+    without = table_of(changed(ROWS, "grid", run="SearchLinf(steps=3)"))
+    assert without.record("grid").setting("eps_max") is None
     with pytest.raises(ValueError, match=f"grid failed on {failures} images; give cap"):
         rho_inf(without)
     assert rho_inf(without, cap=1.5) == rho_inf(TABLE)
-    done = table_of(changed(ROWS, "grid", parameters="SearchLinf(steps=3)", success=True))
+    done = table_of(changed(ROWS, "grid", run="SearchLinf(steps=3)", success=True))
     assert rho_inf(done).value == pytest.approx(mean([row["linf"] / row["x_linf"] for row in of(ROWS, "grid")]))
+
+
+@pytest.mark.parametrize("around", [lambda it: EOT(it, samples=2), lambda it: WorstOf((PGD(), it)), lambda it: it])
+def test_the_largest_radius_tried_and_the_kind_of_an_attack_are_known_from_inside_others(around):
+    grid = MinimalFGSM(norm=Linf, eps_max=0.75, grid=None)
+    assert rho_inf(table_of(changed(ROWS, "grid", run=around(grid)))) == rho_inf(TABLE, cap=0.75)
+    inside = table_of(changed(ROWS, "nearest", run=around(RUN["nearest"])))
+    if inside.record("nearest").core == "CarliniWagner":
+        assert rho_cw(inside) == rho_cw(TABLE)
+    else:  # a worst case is no Carlini and Wagner
+        with pytest.raises(ValueError, match=r"rho_cw is of CarliniWagner\(\); the table has none"):
+            rho_cw(inside)
 
 
 def arts_formula(rows: list[Row], size: str, whole: str) -> float:
@@ -153,7 +167,7 @@ def test_distances_refuse_attacks_that_they_are_not_of():
     with pytest.raises(ValueError, match="away left the prediction; rho_cw needs"):
         rho_cw(TABLE, "away")
     with pytest.raises(ValueError, match=r"rho_cw is of CarliniWagner\(\); the table has none"):
-        rho_cw(table_of(changed(ROWS, "nearest", parameters="DDN()")))
+        rho_cw(table_of(changed(ROWS, "nearest", run=DDN())))
     with pytest.raises(ValueError, match="cap is a size of perturbations, above 0; got 0"):
         rho_inf(TABLE, cap=0.0)
     with pytest.raises(ValueError, match="at_most is the largest distance that counts, above 0; got nan"):

@@ -148,16 +148,25 @@ def test_models_of_different_images_are_not_compared():
     def elsewhere(column: str, by: float) -> list[dict]:
         return changed(beaten(), **{column: lambda row: row[column] + (by if row["image"] in (6, 9) else 0)})
 
-    for rows in (elsewhere("label", 1), elsewhere("x_l2", 1e-3)):
-        with pytest.raises(ValueError, match="2 differ in label or size, image 6 first"):
-            paired_norms(OURS, table_of(rows), L2, at_most=1.0)
-    same_images(OURS, table_of(elsewhere("x_l2", 1e-7)))  # another machine's rounding
-    behind = [table_of(changed(rows, space="preprocessed")) for rows in (ROWS, elsewhere("x_l2", 1e-3))]
+    older = changed(ROWS, pixels=0)  # without hashes, the images' sizes tell
+    for first, rows in (
+        (ROWS, elsewhere("label", 1)),
+        (ROWS, elsewhere("pixels", 1)),
+        (older, elsewhere("x_l2", 1e-3)),
+        (ROWS, changed(elsewhere("x_l2", 1e-3), pixels=0)),
+    ):
+        with pytest.raises(ValueError, match="2 differ in label or pixels, image 6 first"):
+            paired_norms(table_of(first), table_of(rows), L2, at_most=1.0)
+    same_images(OURS, table_of(elsewhere("x_l2", 1e-3)))  # the same pixels have the same hash
+    same_images(table_of(older), table_of(elsewhere("x_l2", 1e-7)))  # another machine's rounding
+    behind = [table_of(rows, "preprocessed") for rows in (older, changed(elsewhere("x_l2", 1e-3), pixels=0))]
     same_images(*behind)  # each model's own preprocessing
+    with pytest.raises(ValueError, match="2 differ in label or pixels, image 6 first"):
+        same_images(*[table_of(rows, "preprocessed") for rows in (ROWS, elsewhere("pixels", 1))])
 
 
 def test_attacks_that_share_only_a_name_are_not_compared():
-    other = table_of(changed(beaten(), "weak", parameters="weak(steps=7)", eps=math.nan))
+    other = table_of(changed(beaten(), "weak", run="weak(steps=7)", eps=math.nan))
     for ask in (lambda: paired(OURS, other, "weak"), lambda: paired(OURS, other, (Linf, 0.1))):
         with pytest.raises(ValueError, match="weak is not the same attack in both tables"):
             ask()
