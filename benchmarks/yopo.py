@@ -22,14 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steelman import PGD, YOPO, AdversarialTraining, Batch, Plain
+from steelman import PGD, YOPO, AdversarialTraining, Batch, Plain, checkpoint
 from steelman.attacks.mode import evaluation_mode
 from steelman.data import MNIST, split_off
 from steelman.data.dataset import Dataset
 from steelman.defences import Game
+from steelman.files import write_text
 from steelman.networks import SmallCNN
 from steelman.randomness import combine
-from steelman.training import checkpoint, play
+from steelman.training import play
 
 BATCH = 50
 START = 600
@@ -181,8 +182,8 @@ def write(players: dict[str, Player], options: argparse.Namespace) -> None:
         "curves": {name: player.rows for name, player in players.items()},
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    checkpoint.save_text(options.out / "yopo.json", json.dumps(result, indent=1) + "\n")
-    checkpoint.save_text(options.out / "yopo.md", page(result))
+    write_text(options.out / "yopo.json", json.dumps(result, indent=1) + "\n")
+    write_text(options.out / "yopo.md", page(result))
 
 
 def main() -> None:

@@ -47,6 +47,7 @@ from steelman import (
     TradesYOPO,
     Training,
     UniformAugmentation,
+    checkpoint,
     fit,
 )
 from steelman.data import Digits, InMemory
@@ -55,7 +56,7 @@ from steelman.losses import Margin
 from steelman.networks import MLP
 from steelman.norms import L2
 from steelman.schedules import Linear
-from steelman.training import SGD, Cosine, Diverged, History, checkpoint
+from steelman.training import SGD, Cosine, Diverged, History
 
 FAST = SGD(lr=0.1, momentum=0.9)
 """For generators, so that fifteen batches teach them something.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from steelman import FGSM, L2LDA, PGD, AttackTraining, Training, evaluate
+from steelman import FGSM, L2LDA, PGD, AttackTraining, Training, checkpoint, evaluate
 from steelman.attack_train import attack_train
 from steelman.cards import methods
 from steelman.data import Digits
@@ -20,7 +20,7 @@ from steelman.evaluation.assess import attacked, battery_of
 from steelman.networks import MLP
 from steelman.recipe import load_recipe
 from steelman.runs import Run, train
-from steelman.training import Adam, checkpoint, play, trained_weights
+from steelman.training import Adam, play, trained_weights
 
 CLASSIFIER = """
 data = "Digits"
@@ -127,7 +127,7 @@ def test_its_run_is_evaluated_with_its_own_generator(root: Path, call):
 
 def table_of(run: Run) -> Evaluation:
     subject = run.subject(None)
-    return attacked(subject, battery_of(subject), progress=False)
+    return attacked(subject, battery_of(subject), progress=False)["pixels"]
 
 
 def test_another_run_is_attacked_by_a_generators_path(root: Path, tmp_path: Path):
@@ -223,7 +223,7 @@ def test_a_classifier_that_was_trained_anew_is_another_one(root: Path, tmp_path:
     train(str(root / "plain.toml"), tmp_path / "runs", None, ["training.seed=5"])
     code, _, err = call(*attacking(tmp_path, *short))
     assert code == 2
-    assert "holds a run with another classifier: use another folder, or delete this one" in err
+    assert "holds a run with another frozen classifier: use another folder, or delete this one" in err
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_a_classifier_that_was_trained_anew_is_another_one(root: Path, tmp_path:
         (["RUN", "L2LDA", "--set", "training.optimiser=Adam"], r"training\.optimiser does nothing here"),
         (["RUN", "L2LDA", "--set", "training.monitor=PGD"], r"training\.monitor does nothing here"),
         (["RUN", "L2LDA", "--set", "training.micro_batch=5"], r"AttackTraining is another game"),
-        (["RUN", "L2LDA", "--set", "defence.adversary.generator=RUN"], r"plain has no generator of L2LDA, for its def"),
+        (["RUN", "L2LDA", "--set", "defence.adversary.generator=RUN"], r"plain.* has no generator, only classifier"),
         (["RUN", "L2LDA", "--set", "defence.adversary.generator=NONE"], r"NONE is no run"),
     ],
 )

@@ -1,8 +1,12 @@
-"""Checkpoints: complete or absent, and nothing unpickled."""
+"""Checkpoints: complete or absent, as they were written, and nothing unpickled."""
 
 import json
 import math
+import os
 import pickle
+import shutil
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from steelman.training import checkpoint
+from steelman import checkpoint
+from steelman.data import split_off
+from steelman.runs import Run, train
+from steelman.training import play
+
+OLD = Path(__file__).parent / "data" / "old-run"
+"""Two epochs of plain_digits_mlp, written by the version whose checkpoints had no digest and no description."""
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -53,22 +63,52 @@ def test_what_cannot_be_held_is_named(tmp_path: Path):
         checkpoint.save(tmp_path / "a", {"a": [0, tmp_path]})
 
 
-@pytest.mark.parametrize("broken", ["save_file", "replace"])
+@pytest.mark.parametrize("broken", ["save_file", "fsync", "replace"])
 def test_a_write_that_fails_leaves_the_old_file(broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "a.safetensors"
     checkpoint.save(path, {"x": torch.zeros(3)})
 
     def fail(*args: Any, **options: Any) -> None:
-        Path(str(path) + ".partial").write_bytes(b"half of")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(*((safetensors.torch, broken) if broken == "save_file" else (checkpoint.os, broken)), fail)
+    monkeypatch.setattr(safetensors.torch if broken == "save_file" else os, broken, fail)
     with pytest.raises(OSError, match="no space"):
         checkpoint.save(path, {"x": torch.ones(3)})
     monkeypatch.undo()
+    assert [each.name for each in tmp_path.iterdir()] == ["a.safetensors"]
     assert equal(checkpoint.load(path), {"x": torch.zeros(3)})
     checkpoint.save(path, {"x": torch.ones(3)})
     assert equal(checkpoint.load(path), {"x": torch.ones(3)})
+
+
+def test_the_same_values_make_the_same_bytes(tmp_path: Path):
+    for name in "abcdef":
+        checkpoint.save(tmp_path / name, STATE)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_a_file_has_the_permissions_of_any_other(mask: int, mode: int, tmp_path: Path):
+    before = os.umask(mask)
+    try:
+        checkpoint.save(tmp_path / "a", STATE)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("change", [0x01, 0x2A, 0x80, 0xFF])
+def test_every_byte_that_is_not_as_it_was_written_is_refused_by_name(change: int, tmp_path: Path):
+    """Of the header, its padding, the digest and the tensors."""
+    path = tmp_path / "flipped.safetensors"
+    checkpoint.save(path, {"x": torch.arange(5), "net": {"w": torch.ones(3, 2)}, "log": [{"loss": 0.5}]})
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ change]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=r"flipped\.safetensors is (not a readable|a safetensors file, but not a)"):
+            checkpoint.load(path)
+    path.write_bytes(whole)
+    assert list(checkpoint.load(path)) == ["x", "net", "log"]
 
 
 def test_every_truncation_is_refused_by_name(tmp_path: Path):
@@ -89,7 +129,7 @@ def test_foreign_files_are_refused_by_name(tmp_path: Path):
     with pytest.raises(ValueError, match=r"foreign\.safetensors is a safetensors file, but not a checkpoint"):
         checkpoint.load(path)
     for state in ("{", json.dumps({"x": {"$tensor": "y"}})):
-        safetensors.torch.save_file({"x": torch.zeros(1)}, path, {"format": checkpoint.FORMAT, "state": state})
+        safetensors.torch.save_file({"x": torch.zeros(1)}, path, {"format": checkpoint.BEFORE, "state": state})
         with pytest.raises(ValueError, match=r"foreign\.safetensors is not a readable checkpoint"):
             checkpoint.load(path)
 
@@ -104,3 +144,48 @@ def test_nothing_is_unpickled(tmp_path: Path):
     path.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(ValueError, match=r"bomb\.safetensors"):
         checkpoint.load(path)
+
+
+def test_a_run_of_an_older_version_opens_and_is_left_as_it_is(tmp_path: Path):
+    run = Run.open(OLD)
+    _, held = split_off(run.data("train", None), 0.1)
+    (batch,) = held.in_order(len(held))
+    right = run.network(held)(batch.x).argmax(1) == batch.y
+    assert right.double().mean().item() == run.log[2]["clean"] == 40 / 130 > run.log[1]["clean"]
+    shutil.copytree(OLD, tmp_path / "old-run")
+    before = {path: path.read_bytes() for path in (tmp_path / "old-run").glob("*.safetensors")}
+    again = train(str(OLD / "recipe.toml"), tmp_path, None, called="old-run")
+    assert again.log == run.log
+    assert {path: path.read_bytes() for path in (tmp_path / "old-run").glob("*.safetensors")} == before
+    with pytest.raises(ValueError, match=r"holds a run with another training\.seed"):
+        train(str(OLD / "recipe.toml"), tmp_path, None, ["training.seed=1"], called="old-run")
+
+
+def as_before(path: Path) -> None:
+    """Write a checkpoint anew as the older version did; of its fingerprint, that version knew the settings alone."""
+    state = checkpoint.load(path)
+    state["fingerprint"] = {key: said for key, said in state["fingerprint"].items() if "." in key} | {"data": "old"}
+    tensors: dict[str, torch.Tensor] = {}
+    header = {"format": checkpoint.BEFORE, "state": json.dumps(checkpoint._pack(state, "", tensors))}
+    safetensors.torch.save_file(tensors, path, header)
+
+
+def test_an_older_training_that_was_stopped_goes_on_in_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = train(str(OLD / "recipe.toml"), tmp_path, None, called="whole").folder
+    loop, batches = sys.modules["steelman.training.fit"], []
+
+    def stopped(*args: Any) -> dict[str, float]:
+        batches.append(1)
+        if len(batches) == 30:
+            os.kill(os.getpid(), signal.SIGINT)
+        return play(*args)
+
+    monkeypatch.setattr(loop, "play", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(str(OLD / "recipe.toml"), tmp_path, None, called="stopped")
+    as_before(tmp_path / "stopped" / "last.safetensors")
+    train(str(OLD / "recipe.toml"), tmp_path, None, called="stopped")
+    ours, theirs = (checkpoint.load(folder / "best.safetensors") for folder in (tmp_path / "stopped", whole))
+    assert equal(ours, theirs)
+    assert len(batches) > 30
+    torch.testing.assert_close(theirs["classifier"], checkpoint.load(OLD / "best.safetensors")["classifier"])

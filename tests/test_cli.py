@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from steelman import cli
+from steelman import checkpoint, cli
 from steelman.cards import methods
-from steelman.training import checkpoint, trained_weights
+from steelman.training import trained_weights
 
 RECIPE = """
 data = "Digits"
@@ -48,7 +48,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_holds_what_was_promised(root: Path):
     run = root / "runs" / "tiny"
     assert {path.name for path in run.iterdir()} == {
-        "recipe.toml", "last.safetensors", "best.safetensors", "log.jsonl", "evaluation",
+        "recipe.toml", "last.safetensors", "best.safetensors", "log.jsonl", "evaluation", ".lock",
     }  # fmt: skip
     written = {path.name for path in (run / "evaluation").iterdir()}
     assert {"table.parquet", "results.json", "measures.csv", "report.html", "report.md"} <= written

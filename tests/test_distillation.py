@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steelman import FGSM, PGD, Batch, Distillation
+from steelman import FGSM, PGD, Batch, Distillation, checkpoint
 from steelman import runs as rooms
 from steelman.data import Digits, split_off
 from steelman.losses import CrossEntropy, Goal, SoftMargin
-from steelman.training import checkpoint
 
 TEMPERATURE = 50.0
 RECIPE = """

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steelman import FGSM, Batch, Plain, Training, evaluate, fit
+from steelman import FGSM, Batch, Plain, Training, checkpoint, evaluate, fit
 from steelman.data import Digits, Flip, InMemory, PadCrop, split_off
 from steelman.defences import Objective
 from steelman.networks import MLP
@@ -32,7 +32,6 @@ from steelman.training import (
     MicroBatches,
     Schedule,
     Steps,
-    checkpoint,
     trained_weights,
 )
 
@@ -369,8 +368,8 @@ def test_another_run_in_the_folder_is_refused_by_what_differs(tmp_path: Path):
     refused(r"another training\.seed \(0, now 1\)", seed=1)
     refused(r"another training\.optimiser", optimiser=Adam())
     refused("another defence", defence=Spy())
-    refused("another network", model=MLP(shape=(1, 8, 8), hidden=(7,)))
-    refused("another data", data=images(80))
+    refused("another architecture", model=MLP(shape=(1, 8, 8), hidden=(7,)))
+    refused("another data set; another set of images: use another folder", data=images(80))
     assert len(fit(network(), images(), Plain(), replace(TRAINING, checkpoint_seconds=1.0), folder=tmp_path).log) == 4
 
 

@@ -28,12 +28,12 @@ from recursion import (
     parameters,
     seated,
 )
-from steelman import L2LDA, PGD, AttackTraining, Plain, Training, evaluate, fit
+from steelman import L2LDA, PGD, AttackTraining, Plain, Training, checkpoint, evaluate, fit
 from steelman.data import Digits
 from steelman.data.split import split_off
 from steelman.evaluation import accuracy
 from steelman.networks.batchnorm import GlobalBatchNorm
-from steelman.training import SGD, checkpoint, play, trained_weights
+from steelman.training import SGD, play, trained_weights
 
 
 def test_the_paper_s_ratio_is_the_code_s_with_its_weight_converted() -> None:

@@ -12,14 +12,27 @@ from torch import Tensor, nn
 
 from affine import affine
 from every_defence import Changeable, first, images, network
-from steelman import ANPGD, MMA, PGD, AdversarialTraining, Batch, DeepFool, Plain, Sum, Training, evaluate, fit
+from steelman import (
+    ANPGD,
+    MMA,
+    PGD,
+    AdversarialTraining,
+    Batch,
+    DeepFool,
+    Plain,
+    Sum,
+    Training,
+    checkpoint,
+    evaluate,
+    fit,
+)
 from steelman.data import Digits, split_off
 from steelman.defences.mma import Margins
 from steelman.evaluation import mean_margin
 from steelman.losses import KL, CrossEntropy, Goal, Margin, SoftMargin
 from steelman.networks import MLP
 from steelman.norms import L0, L2, Linf, Norm
-from steelman.training import SGD, checkpoint
+from steelman.training import SGD
 
 DUAL = {Linf: 1, L2: 2}
 norms = pytest.mark.parametrize("norm", [Linf, L2], ids=repr)

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steelman import Batch, Plain, Training, fit
+from steelman import Batch, Plain, Training, checkpoint, fit
 from steelman.attacks import Attack
 from steelman.attacks.oracle import Oracle
 from steelman.data import Dataset, Digits, InMemory, split_off
 from steelman.evaluation.curves.plots import draw_convergence
 from steelman.losses import Goal
 from steelman.randomness import Draws
-from steelman.training import SGD, Adam, Descend, Game, Player, Step, Steps, checkpoint, trained_weights
+from steelman.training import SGD, Adam, Descend, Game, Player, Step, Steps, trained_weights
 from steelman.training.progress import TrainingBar
 from steelman.types import Images
 
@@ -149,7 +149,7 @@ def test_another_player_in_the_folder_is_refused_and_an_unknown_one_anywhere(tmp
     with pytest.raises(ValueError, match=r"Plain has no player 'shift'; there are none"):
         fit(network(), images(), Plain(), TRAINING, players={"shift": player})
     fit(network(), images(), Plain(), TRAINING, folder=tmp_path / "plain")
-    with pytest.raises(ValueError, match="has no shift: the defence of its recipe trained the classifier alone"):
+    with pytest.raises(ValueError, match=r"has no shift, only classifier: its defence trains no such"):
         trained_weights(tmp_path / "plain", net="shift")
 
 
@@ -199,7 +199,7 @@ def test_an_attack_is_not_continued_against_another_classifier(tmp_path: Path):
     other = network()
     with torch.no_grad():
         next(other.parameters())[0].add_(1e-6)
-    with pytest.raises(ValueError, match="another classifier: use another folder"):
+    with pytest.raises(ValueError, match="another frozen classifier: use another folder"):
         fit(other, images(), AttackAlone(), TRAINING, folder=tmp_path)
     fit(network(), images(), AttackAlone(), TRAINING, folder=tmp_path)
 

@@ -13,12 +13,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from steelman import FGSM, PGD, DeepFool, Distillation, Plain, UniversalPerturbation, VirtualAdversarial, config, fit
+from steelman import (
+    FGSM,
+    PGD,
+    DeepFool,
+    Distillation,
+    Plain,
+    UniversalPerturbation,
+    VirtualAdversarial,
+    checkpoint,
+    config,
+    fit,
+)
 from steelman import runs as rooms
 from steelman.data import Dataset, Digits, InMemory, Streamed, split_off
 from steelman.networks import MLP
 from steelman.recipe import SHIPPED, load_recipe
-from steelman.training import SGD, Training, checkpoint, parts
+from steelman.training import SGD, Training, parts
 from steelman.training.prepare import Crafted, Guided, NoisyCopies, Preparation, SoftLabels
 
 
@@ -239,7 +250,7 @@ def test_what_was_made_is_not_made_again(
     data = digits(50)
     once = everything(preparation(data, reference, folder=tmp_path))
     assert small_parts == [10] * 5
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [
         "0-19.safetensors",
         "20-39.safetensors",
         "40-49.safetensors",
@@ -268,7 +279,7 @@ def test_an_interrupt_says_what_is_kept(kept: bool, reference: MLP, small_parts:
     told = "goes on from image 20" if kept else "it is not kept"
     with pytest.raises(KeyboardInterrupt, match=rf"the preparation of Digits was interrupted; .*{told}"):
         SoftLabels()(digits(50), Interrupted(), folder=tmp_path if kept else None)
-    assert [path.name for path in tmp_path.iterdir()] == (["0-19.safetensors"] if kept else [])
+    assert [path.name for path in tmp_path.glob("*.safetensors*")] == (["0-19.safetensors"] if kept else [])
 
 
 def test_what_was_made_otherwise_is_refused(reference: MLP, tmp_path: Path):
@@ -277,8 +288,8 @@ def test_what_was_made_otherwise_is_refused(reference: MLP, tmp_path: Path):
     others = {
         "another preparation": lambda: Crafted(FGSM(eps=0.2))(data, reference, folder=tmp_path),
         "another seed": lambda: preparation(data, reference, seed=1, folder=tmp_path),
-        "another data set": lambda: preparation(data.subset(torch.arange(59, -1, -1)), reference, folder=tmp_path),
-        "another reference network": lambda: preparation(data, MLP(shape=(1, 8, 8)), folder=tmp_path),
+        "another set of images": lambda: preparation(data.subset(torch.arange(59, -1, -1)), reference, folder=tmp_path),
+        "another reference": lambda: preparation(data, MLP(shape=(1, 8, 8)), folder=tmp_path),
     }
     for told, call in others.items():
         with pytest.raises(ValueError, match=rf"holds data made with {told}: use another folder"):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from typer import BadParameter
 
+from steelman import checkpoint
 from steelman.data import Arrays, Digits, External, ImageFolder
 from steelman.evaluation.store import fingerprint
 from steelman.evaluation.subject import Subject
@@ -21,7 +22,6 @@ from steelman.networks import MLP, BlackBox, LogOfProbabilities, Normalise, Prep
 from steelman.norms import L1, L2
 from steelman.options import fraction
 from steelman.subjects import Onnx, fill, open_subject, read_state, source
-from steelman.training import checkpoint
 
 TABLE = '{ kind = "MLP", hidden = [] }'
 

@@ -26,11 +26,12 @@ from torch.utils.flop_counter import flop_registry
 from steelman import FGSM, L2, L2LDA, PGD, PGN, AdversarialTraining, Batch, Plain
 from steelman.attacks.mode import evaluation_mode
 from steelman.defences import Game
-from steelman.defences.game import CLASSIFIER
 from steelman.defences.objective import Objective
+from steelman.files import write_text
 from steelman.losses import cross_entropy
 from steelman.networks import ConvPoolCNN, LeNet5
-from steelman.training import checkpoint, play
+from steelman.training import play
+from steelman.types import CLASSIFIER
 
 OUT = Path(__file__).parents[2] / "docs" / "results" / "learned-epoch.json"
 EPS = 0.5
@@ -172,7 +173,7 @@ def main() -> None:
     found["L2L-DA"] = measure(lenet, 60_000, max(options.turns // 2, 2))
     for width in (options.width, 64):
         found[f"operations, width {width}"] = operations(partial(of_width, width), 128)
-    checkpoint.save_text(options.out, json.dumps(found, indent=1) + "\n")
+    write_text(options.out, json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 
 

@@ -22,7 +22,7 @@ from benchmarks.learned.page import write_page
 from benchmarks.learned.steps import ways
 
 from steelman.data import MNIST
-from steelman.training import checkpoint
+from steelman.files import write_text
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "docs" / "results" / "learned-figures.json"
@@ -79,7 +79,7 @@ def main() -> None:
             "iterations": options.iterations,
             "generator iterations": options.generator_iterations,
         }
-        checkpoint.save_text(options.out, json.dumps(found, indent=1) + "\n")
+        write_text(options.out, json.dumps(found, indent=1) + "\n")
         print(figure, key, "done", flush=True)
     write_page(found, options.out)
 

@@ -25,9 +25,10 @@ from torch.nn.functional import cross_entropy
 
 from steelman import L2LDA, Batch
 from steelman.attacks.mode import evaluation_mode
-from steelman.defences.game import CLASSIFIER
+from steelman.files import write_text
 from steelman.networks import LeNet5, ResNet20
-from steelman.training import checkpoint, play
+from steelman.training import play
+from steelman.types import CLASSIFIER
 
 STEPS, BATCH, CLIP = 10, 100, 1.0
 CASES = {
@@ -203,7 +204,7 @@ def main() -> None:
             case["training"] = in_training(Case(kind, shape, width, trained_on), options.seconds)
         print(name, json.dumps(case, indent=1), flush=True)
         found["cases"][name] = case
-        checkpoint.save_text(options.out, json.dumps(found, indent=1) + "\n")
+        write_text(options.out, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def working_in(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
-    lock, holder = FileLock(folder / ".lock", is_singleton=True, poll_interval=0.2), folder / ".lock.json"
+    lock, holder = FileLock(folder / ".lock", is_singleton=True), folder / ".lock.json"
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -62,7 +62,7 @@ def working_in(folder: Path) -> Iterator[None]:
             "order not to wait",
             stacklevel=4,
         )
-        lock.acquire()
+        lock.acquire(poll_interval=0.2)
     try:
         if lock.lock_counter == 1:
             for left in folder.glob(f"*{PARTIAL}"):

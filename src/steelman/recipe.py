@@ -1,6 +1,5 @@
 """A recipe: everything that decides one result, as TOML and as data."""
 
-import os
 import re
 import tomllib
 from copy import deepcopy
@@ -16,6 +15,7 @@ from steelman.data.dataset import Dataset, Source
 from steelman.defences.game import Game
 from steelman.evaluation.battery import Battery, written_out
 from steelman.naming import nearest
+from steelman.networks.building import network_of
 from steelman.training.prepare import Preparation
 from steelman.training.settings import Training
 
@@ -157,65 +157,13 @@ def parts_of(text: str) -> list[str]:
     return parts
 
 
-def device() -> torch.device:
-    if torch.cuda.is_available():
-        # Under torchrun that of the process; else the one that is set, which a worker has of its own.
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
-    return torch.device("cpu")
-
-
 def build(recipe: Recipe, train: Dataset, *, fitted: bool = True) -> nn.Module:
     """The untrained network of a recipe; the seed decides its weights.
 
     The preprocessing is fitted on `train`; where a checkpoint is about to be loaded instead, any split will do.
     """
     torch.manual_seed(recipe.training.seed)
-    return network_of(recipe.network, train, fitted=fitted, path="network")
-
-
-def network_of(settings: dict[str, Any], train: Dataset, *, fitted: bool, path: str) -> nn.Module:
-    """A network as [network] of a recipe tells it, for the images and classes of `train`.
-
-    fitted  fit a preprocessing layer on `train`
-    path    what errors call the settings
-    """
-    from steelman import networks
-
-    settings = dict(settings)
-    kind = settings.pop("kind", None)
-    before = settings.pop("preprocess", None)
-    bound = settings.pop("bounded_relu", None)
-    outermost = settings.pop("filter", None)
-    if not isinstance(kind, str):
-        raise ValueError(f"{path}.kind: needs a name, such as LeNet; got {kind!r}")
-    if kind == networks.Ensemble.__name__:
-        members = settings.pop("members", None)
-        if settings or not isinstance(members, list):
-            raise ValueError(f"{path}: an Ensemble has members, a list of tables like [network], and nothing else")
-        return networks.Ensemble(
-            network_of(each, train, fitted=fitted, path=f"{path}.members[{place}]")
-            for place, each in enumerate(members)
-        )
-    try:
-        network = networks.build(kind, shape=train.shape, classes=len(train.classes), **settings)
-        if bound is not None:
-            networks.bounded_relus(network, float(bound))
-        layer = None if before is None else networks.build(**_table(before), shape=train.shape)
-        filter = None if outermost is None else networks.build(**_table(outermost), shape=train.shape)
-        if filter is not None:
-            networks.Filtered(filter, network).filter(torch.zeros(1, *train.shape))  # refuses what changes the shape
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    if layer is not None:
-        if not isinstance(layer, networks.Preprocess):
-            raise ValueError(f"{path}.preprocess: {type(layer).__name__} is not a preprocessing layer")
-        network = networks.Preprocessed(layer.fit(train) if fitted and not layer.fitted else layer, network)
-    return network if filter is None else networks.Filtered(filter, network)
-
-
-def _table(settings: str | dict[str, Any]) -> dict[str, Any]:
-    """A bare name is a kind without settings."""
-    return {"kind": settings} if isinstance(settings, str) else settings
+    return network_of(recipe.network, train.shape, len(train.classes), fit=train if fitted else None)
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -7,18 +7,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from steelman import config
+from steelman import checkpoint, config
 from steelman.adversaries.adversary import GENERATOR, Adversary, AttackTraining
+from steelman.checkpoint import trained_weights
 from steelman.data.dataset import Dataset
 from steelman.evaluation.assess import battery_of, entry_of
 from steelman.evaluation.report.entry import Entry
-from steelman.evaluation.store import TABLE
+from steelman.evaluation.store import TABLE, tables_in
 from steelman.evaluation.subject import Subject
 from steelman.evaluation.table import Evaluation
+from steelman.files import write_text
 from steelman.networks import Ensemble
-from steelman.recipe import Recipe, build, device, find_recipe, load_recipe, to_toml
-from steelman.training import checkpoint
-from steelman.training.checkpoint import trained_weights
+from steelman.networks.building import device
+from steelman.recipe import Recipe, build, find_recipe, load_recipe, to_toml
 from steelman.training.fingerprint import FREE
 from steelman.training.fit import fit
 from steelman.training.prepare import Guided, Preparation
@@ -104,13 +105,9 @@ class Run:
                 f"{self.folder} has no generator of {kind}, for its defence is {game}: train one (steelman "
                 f"attack-train {self.folder} {kind}) and give its run's folder as generator"
             )
-        saw = {name: getattr(theirs, name) for name in adversary.sees}
-        other = [f"{name}={value!r}" for name, value in saw.items() if getattr(adversary, name) != value]
-        if other:
-            raise ValueError(
-                f"the generator of {self.folder} was trained with {', '.join(other)}: {kind} needs that too"
-            )
-        return self.player(GENERATOR, like)
+        generator = self.player(GENERATOR, like)
+        adversary.refuse_other(generator, f"the generator of {self.folder}")
+        return generator
 
     def subject(self, data: Path | None) -> Subject:
         """The run as what is evaluated."""
@@ -140,12 +137,11 @@ class Run:
 
     def entry(self, data: Path | None) -> Entry:
         """What reports show of the run; it has to be evaluated."""
-        table = self.results / TABLE
-        if not table.is_file():
+        if not (self.results / TABLE).is_file():
             raise FileNotFoundError(f"{self.folder} has not been evaluated: `steelman evaluate {self.folder}` does it")
         subject = self.subject(data)
         attacks = {} if subject.battery is None else battery_of(subject).attacks
-        return entry_of(subject, Evaluation.load(table), attacks)
+        return entry_of(subject, tables_in(self.results), attacks)
 
 
 def train(name: str, runs: Path, data: Path | None, changes: list[str] | None = None, called: str | None = None) -> Run:
@@ -167,14 +163,14 @@ def train_recipe(recipe: Recipe, path: Path, runs: Path, called: str, data: Path
     guides = [_guide(recipe, each) for each in recipe.prepare]
     references = tuple(None if name is None else _reference(trained[name], images) for name in guides)
     stages = Stages(recipe.prepare, references, recipe.training.seed, folder / "prepared") if recipe.prepare else None
-    if processes().first:
-        refuse_other(recipe, folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.toml").write_text(to_toml(recipe))
     test = recipe.data.load("test", data)
     how: dict[str, Any] = {"folder": folder, "test": test, "prepare": stages, "progress": progress}
-    fit(model.to(device()), images, recipe.defence, recipe.training, **how)
-    processes().any(False)  # the others wait until the first has written, for they may read it next
+    with processes().holding(folder):
+        if processes().first:
+            refuse_other(recipe, folder)
+            write_text(folder / "recipe.toml", to_toml(recipe))
+        fit(model.to(device()), images, recipe.defence, recipe.training, **how)
+        processes().any(False)  # the others wait until the first has written, for they may read it next
     return Run(folder, recipe)
 
 
@@ -271,12 +267,21 @@ def _begin(model: nn.Module, recipe: Recipe, starts: list[Run]) -> None:
 def refuse_other(recipe: Recipe, folder: Path) -> None:
     """How a run is evaluated may change between two calls; what was trained may not.
 
+    A recipe that cannot be read, as earlier versions left when they were killed, matters only where there is a
+    checkpoint.
+
     Raises:
         ValueError: the folder holds a run that was trained otherwise; names the settings.
     """
     if not (folder / "recipe.toml").exists():
         return
-    before, now = config.write(load_recipe(folder / "recipe.toml")), config.write(recipe)
+    try:
+        found = load_recipe(folder / "recipe.toml")
+    except ValueError:
+        if any(folder.glob("*.safetensors")):
+            raise
+        return
+    before, now = config.write(found), config.write(recipe)
     free = ("evaluation", *(f"training.{name}" for name in FREE))
     changed = [path for path in config.differences(before, now) if not path.startswith(free)]
     if changed:

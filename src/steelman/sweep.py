@@ -19,6 +19,7 @@ from steelman.evaluation.assess import attacked, battery_of
 from steelman.evaluation.curves.robustness import CLEAN_ACCURACY
 from steelman.evaluation.store import TABLE
 from steelman.evaluation.subject import Subject
+from steelman.files import working_in
 from steelman.recipe import Recipe, build, find_recipe, load_recipe, parts_of
 from steelman.runs import refuse_other, train_named, train_recipe
 from steelman.swept import Judging, Outcome, Swept
@@ -71,7 +72,8 @@ def sweep(
     say      is told of each network that is done
 
     Called again, it goes on: what is trained and attacked is left as it is, and other values are added. A training that
-    diverges is told, costs no other one, and goes on from its last checkpoint in the next call.
+    diverges is told, costs no other one, and goes on from its last checkpoint in the next call. While a sweep works,
+    another one in its folder waits.
 
     Cost: that of training and attacking each network.
 
@@ -84,35 +86,44 @@ def sweep(
         raise ValueError("a sweep starts processes of its own (workers): call it without torchrun")
     path = find_recipe(name)
     folder = runs / (called or f"{path.stem}-sweep")
+    _, variants, judged = _asked(path, folder, vary, changes, judging)
+    _check(variants, folder, data, judged)  # before the folder is touched
+    with working_in(folder):
+        before, variants, judging = _asked(path, folder, vary, changes, judging)
+        same = before is not None and before.judging == judging and not (judging.battery or "").endswith(".toml")
+        known = {each.run: each for each in before.outcomes} if before is not None and same else {}
+        outcomes = {
+            each.folder: known[each.folder]
+            if each.folder in known and _finished(each, known[each.folder], folder)
+            else Outcome(each.folder, each.values)
+            for each in variants
+        }
+        swept = _with(Swept(folder, path.stem, judging, before.measure if before else "", ()), outcomes, measure)
+        swept.save()
+        left = [each for each in variants if not outcomes[each.folder].measures]
+        for variant in left:  # here, and once: two of the others could begin to train the same one
+            train_named(variant.recipe, path, runs, data)
+        called, alone = folder.name, count == 1  # several bars in one terminal would be none
+        jobs = [_Job(each, runs, f"{called}/{each.folder}", data, judging, alone) for each in left]
+        with workers(max(1, min(count, len(jobs)))) or nullcontext() as executor:
+            for outcome in worked(_done, jobs, executor):
+                outcomes[outcome.run] = outcome
+                swept = _with(swept, outcomes, measure)
+                swept.save()
+                say(_told(outcome, swept.measure))
+        swept.write()
+        if not any(outcome.measures for outcome in swept.outcomes):
+            raise ValueError(f"not one network of {folder} could be trained and evaluated: {swept.outcomes[0].failed}")
+        return swept
+
+
+def _asked(
+    path: Path, folder: Path, vary: Sequence[str], changes: Sequence[str], judging: Judging | None
+) -> tuple[Swept | None, list[Variant], Judging]:
+    """The sweep that is there, the variants that are asked for or were there, and how they are evaluated."""
     before = Swept.load(folder) if (folder / Swept.FILE).is_file() else None
-    variants = _variants(path, list(vary), list(changes), before)
     judging = judging or (before.judging if before else Judging())
-    _check(variants, folder, data, judging)
-    same = before is not None and before.judging == judging and not (judging.battery or "").endswith(".toml")
-    known = {each.run: each for each in before.outcomes} if before is not None and same else {}
-    outcomes = {
-        each.folder: known[each.folder]
-        if each.folder in known and _finished(each, known[each.folder], folder)
-        else Outcome(each.folder, each.values)
-        for each in variants
-    }
-    swept = _with(Swept(folder, path.stem, judging, before.measure if before else "", ()), outcomes, measure)
-    swept.save()
-    left = [each for each in variants if not outcomes[each.folder].measures]
-    for variant in left:  # here, and once: two of the others could begin to train the same one
-        train_named(variant.recipe, path, runs, data)
-    called, alone = folder.name, count == 1  # several bars in one terminal would be none
-    jobs = [_Job(each, runs, f"{called}/{each.folder}", data, judging, alone) for each in left]
-    with workers(max(1, min(count, len(jobs)))) or nullcontext() as executor:
-        for outcome in worked(_done, jobs, executor):
-            outcomes[outcome.run] = outcome
-            swept = _with(swept, outcomes, measure)
-            swept.save()
-            say(_told(outcome, swept.measure))
-    swept.write()
-    if not any(outcome.measures for outcome in swept.outcomes):
-        raise ValueError(f"not one network of {folder} could be trained and evaluated: {swept.outcomes[0].failed}")
-    return swept
+    return before, _variants(path, list(vary), list(changes), before), judging
 
 
 def _with(swept: Swept, outcomes: dict[str, Outcome], measure: str) -> Swept:
@@ -154,8 +165,8 @@ def _done(job: _Job) -> Outcome:
         outcome = replace(outcome, seconds=sum(line.get("seconds", 0.0) for line in run.log))
         subject = run.subject(job.data)
         battery = battery_of(subject, judging.battery, judging.norm, judging.eps, judging.columns)
-        table = attacked(subject, battery, folder=run.results, images=judging.images, progress=job.progress)
-        found = measures(table)
+        tables = attacked(subject, battery, folder=run.results, images=judging.images, progress=job.progress)
+        found = measures(*tables.values())
     except (Diverged, ValueError, RuntimeError) as error:  # of memory, too
         return replace(outcome, failed=str(error))
     return replace(outcome, measures=found)

@@ -24,8 +24,8 @@ from steelman.evaluation import (
 from steelman.evaluation.curves.robustness import CLEAN_ACCURACY
 from steelman.evaluation.measures import plain, same_images
 from steelman.evaluation.store import TABLE
+from steelman.files import write_text
 from steelman.norms import Norm
-from steelman.training.checkpoint import save_text
 
 if TYPE_CHECKING:
     import rich.table
@@ -132,11 +132,11 @@ class Swept:
             "measure": self.measure,
             "networks": [{**vars(each), "measures": plain(dict(each.measures))} for each in self.outcomes],
         }
-        save_text(self.folder / self.FILE, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        write_text(self.folder / self.FILE, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
     def write(self) -> None:
         """Write what is read by others: `sweep.csv`, `robustness.png` and `.svg`."""
-        save_text(self.folder / "sweep.csv", self.csv())
+        write_text(self.folder / "sweep.csv", self.csv())
         if curves := self.curves():
             save_figure(draw_robustness(curves), self.picture)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -26,6 +26,24 @@ Model: TypeAlias = Callable[[Tensor], Tensor]
 
 Randomness: TypeAlias = torch.Generator | Tensor | None
 """Where chance comes from: a generator, one int64 seed per image, or None for torch's global generator."""
+
+
+CLASSIFIER = "classifier"
+"""What a game and a checkpoint call the network that is trained to classify, beside others."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What it takes to build a network again without its data.
+
+    network  what [network] of a recipe says
+    shape    of an image
+    classes  how many
+    """
+
+    network: dict[str, Any]
+    shape: tuple[int, ...]
+    classes: int
 
 
 @dataclass(frozen=True)

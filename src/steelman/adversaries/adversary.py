@@ -4,24 +4,25 @@ from abc import abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from steelman import checkpoint, config
 from steelman.attacks.attack import Attack
 from steelman.attacks.mode import evaluation_mode
 from steelman.attacks.oracle import Oracle
 from steelman.data.dataset import Dataset
-from steelman.defences.game import CLASSIFIER, Average, Descend, Game, Player, Step
+from steelman.defences.game import Average, Descend, Game, Player, Step
 from steelman.losses import Goal, cross_entropy
+from steelman.networks.building import described, description_of
 from steelman.norms import per_image
 from steelman.optimisers import SGD, Optimiser
 from steelman.randomness import Draws
 from steelman.schedules import Constant, Schedule
-from steelman.types import Batch, Images, Labels, PerImage, Radius
+from steelman.types import CLASSIFIER, Batch, Images, Labels, PerImage, Radius
 
 GENERATOR = "generator"
 
@@ -38,8 +39,9 @@ class Adversary(Attack, Game):
     As a game it trains classifier and generator against each other; in `AttackTraining` the generator alone, against a
     frozen classifier. As an attack it needs the trained `generator`. Untargeted only.
 
-    generator  the trained network to attack with: a module, or the folder of a run or its checkpoint as text; None
-               (default) is the one being trained. To train from, it is where the generator begins
+    generator  the trained network to attack with: a module, or the folder of a run or its checkpoint as text, of which
+               nothing else is needed; None (default) is the one being trained. To train from, it is where the generator
+               begins
     optimiser  of the generator
     schedule   factor on its learning rate
     """
@@ -66,10 +68,12 @@ class Adversary(Attack, Game):
         """The generator's share of a batch."""
 
     def players(self, data: Dataset) -> dict[str, Player]:
+        shape, classes = data.shape, len(data.classes)
         if self.generator is None:
-            network = self.network(data.shape, len(data.classes))
+            made = {"kind": f"{__name__}:{generator_of.__name__}", "adversary": config.write(self)}
+            network = described(self.network(shape, classes), made, shape, classes)
         else:
-            network = deepcopy(self._trained(data.shape, len(data.classes)))
+            network = deepcopy(self._trained(shape, classes))
         return {GENERATOR: Player(network, self.optimiser, self.schedule)}
 
     def monitor(self, nets: nn.ModuleDict) -> Attack:
@@ -88,6 +92,24 @@ class Adversary(Attack, Game):
         with evaluation_mode(generator):
             return self.perturb(generator, oracle, x, goal.labels, draws)
 
+    def refuse_other(self, generator: nn.Module, what: str) -> None:
+        """Raises ValueError where a generator, as far as it is known, was trained by another kind of adversary or saw
+        something else."""
+        found, name = description_of(generator), type(self).__name__
+        theirs = {} if found is None else found.network.get("adversary", {})
+        if theirs and theirs["kind"] not in config.concrete(type(self)):
+            raise ValueError(
+                f"{what} is that of {theirs['kind']}, and {name} needs its own: train one (steelman attack-train RUN "
+                f"{name}) and give its run's folder as generator"
+            )
+        other = [
+            f"{each}={theirs[each]!r}"
+            for each in self.sees
+            if each in theirs and theirs[each] != config.write(getattr(self, each))
+        ]
+        if other:
+            raise ValueError(f"{what} was trained with {', '.join(other)}: {name} needs that too")
+
     def _trained(self, shape: Sequence[int], classes: int) -> nn.Module:
         """The generator that was given, for images of this shape and at least so many classes."""
         name = type(self).__name__
@@ -96,10 +118,12 @@ class Adversary(Attack, Game):
                 f"{name} has no generator yet: train one (steelman attack-train RUN {name}) and give its run's folder "
                 "as generator"
             )
-        path = self.generator if isinstance(self.generator, str | Path) else None
-        generator = self.generator if path is None else _loaded(str(path), replace(self, generator=None))
+        generator, what = self.generator, "this generator"
+        if isinstance(generator, str | Path):
+            generator, what = checkpoint.shared_network(generator, GENERATOR), f"the generator of {generator}"
         if not isinstance(generator, nn.Module):
             raise ValueError(f"generator is a network or the path of a run; got {generator!r}")
+        self.refuse_other(generator, what)
         known = getattr(generator, "shape", shape)
         if tuple(known) != tuple(shape):
             raise ValueError(
@@ -170,9 +194,6 @@ def defend(
     yield Step(CLASSIFIER, clip)
 
 
-@lru_cache(maxsize=8)
-def _loaded(path: str, adversary: Adversary) -> nn.Module:
-    from steelman.runs import Run
-
-    run = Run.open(Path(path))
-    return run.generator(adversary, run.data("test", None))
+def generator_of(adversary: dict[str, Any], shape: Sequence[int], classes: int) -> nn.Module:
+    """A fresh generator of an adversary as a recipe tells it: what checkpoints build theirs by."""
+    return config.read(Adversary, adversary).network(shape, classes)

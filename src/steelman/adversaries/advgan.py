@@ -13,14 +13,15 @@ from steelman.attacks.attack import Access
 from steelman.attacks.mode import evaluation_mode
 from steelman.attacks.oracle import Oracle
 from steelman.data.dataset import Dataset
-from steelman.defences.game import CLASSIFIER, Average, Descend, Player, Step
+from steelman.defences.game import Average, Descend, Player, Step
 from steelman.losses import Goal, Margin
 from steelman.networks.advgan import AdvGANCritic, AdvGANGenerator
+from steelman.networks.building import described
 from steelman.norms import L2, Linf, Norm, per_image
 from steelman.optimisers import Adam, Optimiser
 from steelman.randomness import Draws
 from steelman.schedules import Schedule, Steps
-from steelman.types import Batch, Images, Labels, Radius
+from steelman.types import CLASSIFIER, Batch, Images, Labels, Radius
 
 CRITIC = "critic"
 
@@ -94,8 +95,9 @@ class AdvGAN(Adversary):
         return AdvGANGenerator(shape, self.width)
 
     def players(self, data: Dataset) -> dict[str, Player]:
-        critic = Player(AdvGANCritic(data.shape, self.width), self.optimiser, self.schedule)
-        return {**super().players(data), CRITIC: critic}
+        made = {"kind": f"{AdvGANCritic.__module__}:{AdvGANCritic.__name__}", "width": self.width}
+        critic = described(AdvGANCritic(data.shape, self.width), made, data.shape, len(data.classes))
+        return {**super().players(data), CRITIC: Player(critic, self.optimiser, self.schedule)}
 
     def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]:
         made = yield from self.learn(nets, batch)

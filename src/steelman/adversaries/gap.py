@@ -11,13 +11,13 @@ from steelman.adversaries.adversary import GENERATOR, Adversary, Learning, answe
 from steelman.attacks.attack import Access
 from steelman.attacks.mode import evaluation_mode
 from steelman.attacks.oracle import Oracle
-from steelman.defences.game import CLASSIFIER, Average, Descend, Step
+from steelman.defences.game import Average, Descend, Step
 from steelman.losses import Goal, cross_entropy
 from steelman.networks.resnet_generator import ResNetGenerator
 from steelman.norms import TINY, Linf, Norm, column, per_image
 from steelman.optimisers import Adam, Optimiser
 from steelman.randomness import Draws
-from steelman.types import Batch, Images, Labels, Logits, PerImage, Radius
+from steelman.types import CLASSIFIER, Batch, Images, Labels, Logits, PerImage, Radius
 
 
 @dataclass(frozen=True)

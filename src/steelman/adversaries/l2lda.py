@@ -11,13 +11,13 @@ from steelman.adversaries.adversary import GENERATOR, Adversary, Learning, check
 from steelman.attacks.best import Best
 from steelman.attacks.mode import evaluation_mode
 from steelman.attacks.oracle import Oracle
-from steelman.defences.game import CLASSIFIER, Average, Descend, Step
+from steelman.defences.game import Average, Descend, Step
 from steelman.losses import CrossEntropy, Goal
 from steelman.networks.unet import UNet
 from steelman.norms import Linf, Norm, per_image
 from steelman.optimisers import SGD, Optimiser
 from steelman.randomness import Draws
-from steelman.types import Batch, Images, Labels, PerImage, Radius
+from steelman.types import CLASSIFIER, Batch, Images, Labels, PerImage, Radius
 
 _LATENT = 0x121D
 """Purpose for `Draws.split`."""

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from steelman.adversaries.adversary import GENERATOR, Adversary, Learning, standing_for
 from steelman.attacks.mode import evaluation_mode
 from steelman.attacks.oracle import Oracle
-from steelman.defences.game import CLASSIFIER, Average, Descend, Step
+from steelman.defences.game import Average, Descend, Step
 from steelman.losses import CrossEntropy, Goal, cross_entropy
 from steelman.networks.pgn_generator import PGNGenerator
 from steelman.networks.surgery import borrowed_buffers
 from steelman.norms import L2, Norm
 from steelman.optimisers import Adam, Optimiser
 from steelman.randomness import Draws
-from steelman.types import Batch, Images, Labels, Logits, PerImage
+from steelman.types import CLASSIFIER, Batch, Images, Labels, Logits, PerImage
 
 INSIDE = 0.999999
 """What keeps the inverse of tanh finite at black and white (code)."""

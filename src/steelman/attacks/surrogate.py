@@ -1,10 +1,10 @@
 """Transfer: crafted on one model, tested on another."""
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from steelman import checkpoint
 from steelman.attacks.attack import Access, Around, Attack, check_parts
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
@@ -23,15 +23,16 @@ class Surrogate(Around):
 
     attack  what is run on the surrogate (its box gives way to this one's). Early leave stops at the first success on
             the surrogate, which transfers less: leave it off
-    model   the surrogate: a module or callable from images to logits, or the folder of a run or its checkpoint as text
-            (whose data must be where `STEELMAN_DATA` points or in the cache)
+    model   the surrogate: a module or callable from images to logits, or the folder of a run or its checkpoint as
+            text, of which nothing else is needed
 
     Cost: 1 forward pass on the model, to check it; the attack's passes on the surrogate, which are not counted.
     Reference: Nicolas Papernot, Patrick McDaniel and Ian Goodfellow, "Transferability in machine learning: from
     phenomena to black-box attacks using adversarial samples", arXiv 2016, section 2.
 
     Raises:
-        ValueError: the surrogate is neither a model nor a path, or answers for other classes.
+        ValueError: the surrogate is neither a model nor a path, or answers for other classes; its checkpoint is damaged
+            or does not say how the network is built.
         FileNotFoundError: there is no such run or checkpoint.
     """
 
@@ -49,7 +50,9 @@ class Surrogate(Around):
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         oracle.decisions(x)  # a model that cannot be right is refused
-        model: Model = _loaded(str(self.model)) if isinstance(self.model, str | Path) else self.model
+        model: Model = self.model
+        if isinstance(self.model, str | Path):
+            model = checkpoint.shared_network(self.model).to(x.device)
         with _another(model, oracle, goal) as inner:
             return replace(self.attack, box=self.box).search(inner, x, goal, draws)
 
@@ -100,11 +103,3 @@ class IgnoringFilter(Around):
 def _another(model: Model, oracle: Oracle, goal: Goal) -> Oracle:
     """An oracle for another model, which keeps time and house as this one does."""
     return Oracle(model, goal, half=oracle.half, deadline=oracle.deadline, asked=oracle.asked)
-
-
-@lru_cache(maxsize=8)
-def _loaded(path: str) -> Model:
-    from steelman.runs import Run
-
-    run = Run.open(Path(path))
-    return run.network(run.data("test", None))

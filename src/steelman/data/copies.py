@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from steelman.data.dataset import Dataset
+from steelman.identity import digest
 from steelman.randomness import Draws, combine
 from steelman.types import Batch
 
@@ -77,6 +78,9 @@ class Copies(Dataset):
     def to(self, device: torch.device | str) -> "Copies":
         data = self._data.to(device)
         return Copies(data, self._change.to(device), self._copies, rows=self._rows.to(data.index.device))
+
+    def digest(self) -> str:
+        return digest((self._data.digest(), self._change, self._copies, self._rows))
 
     def _origin(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Of rows of the whole: the place of each in the original set, and its copy."""

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from steelman.identity import digest, image_digests
 from steelman.types import Batch
+
+AT_ONCE, FEW = 1000, 100
 
 Split = Literal["train", "test"]
 
@@ -51,6 +55,18 @@ class Dataset(ABC):
     def in_order(self, size: int) -> Iterator[Batch]:
         """All images once, from the first to the last, `size` at a time."""
         return self.batches(torch.arange(len(self)).split(size))
+
+    def digest(self) -> str:
+        """What tells these images from any others: a hash of all pixels and labels, in order."""
+        return digest((self.index, self._hashes(torch.arange(len(self)))))
+
+    def _hashes(self, places: Tensor) -> list[np.ndarray]:
+        """Of the images at these places; none, where an image is another one at each reading (cropped by chance)."""
+        few = [places[:FEW]]
+        once, again = ([image_digests(each.x, each.y) for each in self.batches(few)] for _ in range(2))
+        if any((one != other).any() for one, other in zip(once, again, strict=True)):
+            return []
+        return [image_digests(each.x, each.y) for each in self.batches(places.split(AT_ONCE))]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from steelman.data.dataset import Dataset
+from steelman.identity import digest
 from steelman.types import Batch
 
 
@@ -77,6 +78,9 @@ class InMemory(Dataset):
 
     def to(self, device: torch.device | str) -> "InMemory":
         return self._like(self.images.to(device), self._labels.to(device), self.index.to(device))
+
+    def digest(self) -> str:
+        return digest((self.images, self.levels, self._labels, self.index))
 
     def _like(self, images: Tensor, labels: Tensor, index: Tensor) -> "InMemory":
         return InMemory(self.name, images, labels, self.classes, levels=self.levels, index=index)

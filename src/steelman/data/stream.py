@@ -9,7 +9,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from steelman.data.dataset import Dataset
+from steelman.data.split import spread
+from steelman.identity import digest
 from steelman.types import Batch
+
+READ = 1000
 
 
 @runtime_checkable
@@ -40,6 +44,8 @@ class Streamed(Dataset):
     classes  names
     labels   all of them, if they are known without reading the images
     workers  processes that read, default 0: this one
+
+    A training that goes on knows its images by the labels and by 1,000 of them, evenly spread.
 
     Raises:
         ValueError: when a batch is read: an image of another shape or range, a label out of range.
@@ -89,6 +95,12 @@ class Streamed(Dataset):
 
     def to(self, device: torch.device | str) -> "Streamed":
         return self._like(self.index, self._labels, device)
+
+    def digest(self) -> str:
+        """A hash of the labels, where they are known, and of some images (at most READ, evenly spread): all of them
+        would take too long to read."""
+        places = torch.arange(len(self))
+        return digest((self._labels, self.index, self._hashes(spread(places, min(READ, len(places)))[1])))
 
     def _like(self, index: Tensor, labels: Tensor | None, device: torch.device | str) -> "Streamed":
         return Streamed(

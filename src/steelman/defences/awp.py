@@ -10,10 +10,10 @@ from torch import nn
 from steelman.data.dataset import Dataset
 from steelman.defences.adversarial import Adversarial
 from steelman.defences.adversarial_training import AdversarialTraining
-from steelman.defences.game import CLASSIFIER, Around, Average, Descend, Step
+from steelman.defences.game import Around, Average, Descend, Step
 from steelman.networks.surgery import borrowed_buffers
 from steelman.norms import L2
-from steelman.types import Batch
+from steelman.types import CLASSIFIER, Batch
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from steelman.attacks.ball import Ball
-from steelman.defences.game import CLASSIFIER, Average, Descend, Game, Step
+from steelman.defences.game import Average, Descend, Game, Step
 from steelman.losses import cross_entropy
 from steelman.norms import L2, Linf, Norm, per_image
 from steelman.randomness import Draws
-from steelman.types import Batch, Box
+from steelman.types import CLASSIFIER, Batch, Box
 
 _START = 0xF4EE  # a purpose for `Draws.split`
 

@@ -12,9 +12,7 @@ from steelman.data.dataset import Dataset
 from steelman.naming import call, nearest
 from steelman.optimisers import Optimiser
 from steelman.schedules import Constant, Schedule
-from steelman.types import Batch
-
-CLASSIFIER = "classifier"
+from steelman.types import CLASSIFIER, Batch
 
 G = TypeVar("G", bound="Game")
 

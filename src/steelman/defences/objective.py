@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from steelman.data.dataset import Dataset
-from steelman.defences.game import CLASSIFIER, Around, Average, Descend, Game, Step
-from steelman.types import Batch
+from steelman.defences.game import Around, Average, Descend, Game, Step
+from steelman.types import CLASSIFIER, Batch
 
 
 class Objective(Game):

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from steelman.data.dataset import Dataset
-from steelman.defences.game import CLASSIFIER, Around, Average, Descend, Game, Step
+from steelman.defences.game import Around, Average, Descend, Game, Step
 from steelman.defences.plain import Plain
-from steelman.types import Batch
+from steelman.types import CLASSIFIER, Batch
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 

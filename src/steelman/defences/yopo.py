@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from steelman.attacks.ball import Ball
 from steelman.attacks.mode import evaluation_mode
 from steelman.data.dataset import Dataset
-from steelman.defences.game import CLASSIFIER, Average, Descend, Game, Step
+from steelman.defences.game import Average, Descend, Game, Step
 from steelman.defences.objective import Objective
 from steelman.losses import cross_entropy, kl_divergence
 from steelman.networks.surgery import Stem, borrowed_buffers, split_stem
 from steelman.norms import Linf
 from steelman.randomness import Draws
-from steelman.types import Batch, Images
+from steelman.types import CLASSIFIER, Batch, Images
 
 BOX = (0.0, 1.0)
 TRADES_START = 0.001

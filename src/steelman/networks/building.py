@@ -1,30 +1,40 @@
 """Networks by name, as a recipe asks for them."""
 
 import inspect
+import json
+import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
+from steelman.data.dataset import Dataset
 from steelman.filters.squeeze import BitDepth, MedianSmoothing
 from steelman.naming import by_path, nearest
+from steelman.networks.bounded_relu import bounded_relus
 from steelman.networks.carlini import CarliniNet
 from steelman.networks.cnn import CNN
 from steelman.networks.conv_resnet import ConvResNet
 from steelman.networks.convnet import ConvNet
 from steelman.networks.convpool import ConvPoolCNN
+from steelman.networks.ensemble import Ensemble
+from steelman.networks.filtered import Filtered
 from steelman.networks.lenet import LeNet
 from steelman.networks.lenet5 import LeNet5
 from steelman.networks.madry import MadryNet
 from steelman.networks.mlp import MLP
 from steelman.networks.nin import NIN
 from steelman.networks.preact_resnet import PreActResNet18
-from steelman.networks.preprocess import Normalise, StandardiseImage, SubtractMean
+from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean
 from steelman.networks.resnet20 import ResNet20
 from steelman.networks.small_cnn import SmallCNN
 from steelman.networks.vision import AlexNet, ResNet18
 from steelman.networks.whiten import Whiten
 from steelman.networks.wide_resnet import WideResNet
+from steelman.types import Description
+
+N = TypeVar("N", bound=nn.Module)
 
 _KINDS: dict[str, Callable[..., nn.Module]] = {
     kind.__name__: kind
@@ -68,3 +78,80 @@ def build(kind: str, *, shape: Sequence[int], classes: int | None = None, **opti
     if not isinstance(network, nn.Module):
         raise ValueError(f"{kind!r} made a {type(network).__name__}, not a torch.nn.Module")
     return network
+
+
+def network_of(
+    settings: dict[str, Any], shape: Sequence[int], classes: int, *, fit: Dataset | None = None, path: str = "network"
+) -> nn.Module:
+    """A network as [network] of a recipe tells it, which remembers how it was built (`description_of`).
+
+    shape, classes  of the images that it is for
+    fit             fit a preprocessing layer on these; default: where it needs that, a checkpoint will have been
+    path            what errors call the settings
+
+    Raises:
+        ValueError: settings that cannot be; the message begins with their path.
+    """
+    return described(_network_of(settings, shape, classes, fit, path), settings, shape, classes)
+
+
+def described(network: N, settings: dict[str, Any], shape: Sequence[int], classes: int) -> N:
+    """The network, which now remembers what `network_of` makes one like it of; nothing where that is no plain data."""
+    try:
+        plain = json.loads(json.dumps(settings))
+    except TypeError:
+        return network
+    vars(network)["_description"] = Description(plain, tuple(shape), classes)
+    return network
+
+
+def description_of(network: nn.Module) -> Description | None:
+    """How a network was built, as far as that is known."""
+    return getattr(network, "_description", None)
+
+
+def device() -> torch.device:
+    """Where networks are put that are built by name."""
+    if torch.cuda.is_available():
+        # Under torchrun that of the process; else the one that is set, which a worker has of its own.
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
+    return torch.device("cpu")
+
+
+def _network_of(
+    settings: dict[str, Any], shape: Sequence[int], classes: int, fit: Dataset | None, path: str
+) -> nn.Module:
+    settings = dict(settings)
+    kind = settings.pop("kind", None)
+    before = settings.pop("preprocess", None)
+    bound = settings.pop("bounded_relu", None)
+    outermost = settings.pop("filter", None)
+    if not isinstance(kind, str):
+        raise ValueError(f"{path}.kind: needs a name, such as LeNet; got {kind!r}")
+    if kind == Ensemble.__name__:
+        members = settings.pop("members", None)
+        if settings or not isinstance(members, list):
+            raise ValueError(f"{path}: an Ensemble has members, a list of tables like [network], and nothing else")
+        return Ensemble(
+            _network_of(each, shape, classes, fit, f"{path}.members[{place}]") for place, each in enumerate(members)
+        )
+    try:
+        network = build(kind, shape=shape, classes=classes, **settings)
+        if bound is not None:
+            bounded_relus(network, float(bound))
+        layer = None if before is None else build(**_table(before), shape=shape)
+        filter = None if outermost is None else build(**_table(outermost), shape=shape)
+        if filter is not None:
+            Filtered(filter, network).filter(torch.zeros(1, *shape))  # refuses what changes the shape
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if layer is not None:
+        if not isinstance(layer, Preprocess):
+            raise ValueError(f"{path}.preprocess: {type(layer).__name__} is not a preprocessing layer")
+        network = Preprocessed(layer if fit is None or layer.fitted else layer.fit(fit), network)
+    return network if filter is None else Filtered(filter, network)
+
+
+def _table(settings: str | dict[str, Any]) -> dict[str, Any]:
+    """A bare name is a kind without settings."""
+    return {"kind": settings} if isinstance(settings, str) else settings

@@ -31,27 +31,11 @@ class Onnx(nn.Module):
         self.path = str(path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}")
-        self.digest = sha256(path.read_bytes()).hexdigest()[:16]
-        self._open()
+        self.session = _Session(self.path)
         self._check(shape)
 
-    def _open(self) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise ImportError("ONNX files need ONNX Runtime: pip install steelman[onnx]") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # errors, which are raised here
-        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-        providers = [each for each in wanted if each in onnxruntime.get_available_providers()]
-        try:
-            self.session: Any = onnxruntime.InferenceSession(self.path, options, providers=providers)
-        except Exception as error:  # ONNX Runtime's own exceptions have no common class
-            raise ValueError(f"{self.path} is not a readable ONNX model: {str(error).splitlines()[0]}") from error
-
     def _check(self, shape: tuple[int, ...]) -> None:
-        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        inputs, outputs = self.session.runs.get_inputs(), self.session.runs.get_outputs()
         if len(inputs) != 1 or inputs[0].type not in TYPES:
             told = ", ".join(f"{each.name} {each.type}" for each in inputs)
             raise ValueError(f"{self.path} must have one input, of floating-point images; it has {told}")
@@ -83,16 +67,32 @@ class Onnx(nn.Module):
         """Where the batch is fixed, the last one is filled up."""
         filled = images if self.batch is None else np.resize(images, (self.batch, *images.shape[1:]))
         try:
-            return self.session.run([self.output], {self.input: filled})[0][: len(images)]
+            return self.session.runs.run([self.output], {self.input: filled})[0][: len(images)]
         except Exception as error:  # as above
             raise ValueError(f"{self.path} failed on {filled.shape} images: {str(error).splitlines()[0]}") from error
 
     def extra_repr(self) -> str:
-        return f"{Path(self.path).name}, sha256 {self.digest}"
+        return f"{Path(self.path).name}, sha256 {self.session.digest}"
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "session"}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
+class _Session:
+    """A file as ONNX Runtime runs it; to other processes, and for who asks what it is, the file."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError("ONNX files need ONNX Runtime: pip install steelman[onnx]") from error
+        self.path, self.digest = path, sha256(Path(path).read_bytes()).hexdigest()[:16]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # errors, which are raised here
+        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        providers = [each for each in wanted if each in onnxruntime.get_available_providers()]
+        try:
+            self.runs: Any = onnxruntime.InferenceSession(path, options, providers=providers)
+        except Exception as error:  # ONNX Runtime's own exceptions have no common class
+            raise ValueError(f"{path} is not a readable ONNX model: {str(error).splitlines()[0]}") from error
+
+    def __reduce__(self) -> tuple[type, tuple[str], dict[str, str]]:
+        return type(self), (self.path,), {"digest": self.digest}

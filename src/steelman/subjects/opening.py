@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from steelman import recipe
 from steelman.data.dataset import Dataset
 from steelman.evaluation.subject import Subject
 from steelman.naming import by_path
 from steelman.networks import Normalise, Preprocessed
 from steelman.networks.black_box import BlackBox
+from steelman.networks.building import device, network_of
 from steelman.norms import Norm
 from steelman.runs import Run
 from steelman.subjects.images import source, table
@@ -70,7 +70,7 @@ def open_subject(
     if data is None:
         raise ValueError(f"{what} needs images: give --data, such as MNIST, an .npz file or a folder of pictures")
     images = source(data)
-    test = images.load("test", data_dir).to(recipe.device())
+    test = images.load("test", data_dir).to(device())
     if loaded:
         model = _filled(path, network, test)
     elif path.suffix == ".onnx":
@@ -84,7 +84,7 @@ def open_subject(
     info = {"model": what, "data": str(images), **({} if network is None else {"network": network})}
     return Subject(
         name=name,
-        model=model.to(recipe.device()),
+        model=model.to(device()),
         test=test,
         training=lambda: images.load("train", data_dir),
         data=type(images).__name__,
@@ -101,7 +101,7 @@ def _filled(path: Path, network: str | None, like: Dataset) -> nn.Module:
             "as LeNet, 'module:function' or '{ kind = \"MLP\", hidden = [24] }'"
         )
     settings: dict[str, Any] = table(network, "--network") if network.startswith("{") else {"kind": network}
-    model = recipe.network_of(settings, like, fitted=False, path="--network")
+    model = network_of(settings, like.shape, len(like.classes), path="--network")
     fill(model, state, str(path))
     return model.eval()
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from steelman.defences.game import CLASSIFIER
+from steelman import checkpoint
 from steelman.naming import nearest
-from steelman.training import checkpoint
+from steelman.types import CLASSIFIER
 
 PREFIXES = ("module.", "model.", "_orig_mod.", "network.", "net.")
 """What wrappers put before the names: DataParallel, a normalising model, torch.compile."""
@@ -49,9 +49,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 def _safe(path: Path) -> dict[str, Tensor]:
     try:
-        with safe_open(path, "pt") as file:
-            ours = (file.metadata() or {}).get("format") == checkpoint.FORMAT
-        if ours:
+        if checkpoint.is_checkpoint(path):
             state = checkpoint.load(path)
             return state.get("nets", state)[CLASSIFIER]
         return safetensors.torch.load_file(path)

@@ -1,10 +1,10 @@
 """Training: one update (`play`), the loop (`fit`), and what they need of the machine."""
 
+from steelman.checkpoint import trained_weights
 from steelman.defences.game import Average, Descend, Game, Player, Step
 from steelman.defences.objective import MicroBatches
 from steelman.optimisers import SGD, Adam, Optimiser
 from steelman.schedules import Constant, Cosine, Linear, Schedule, Steps
-from steelman.training.checkpoint import trained_weights
 from steelman.training.fit import fit
 from steelman.training.play import Diverged, play
 from steelman.training.prepare import Crafted, NoisyCopies, Preparation, SoftLabels

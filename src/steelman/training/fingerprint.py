@@ -1,20 +1,18 @@
 """What must be the same for a stopped training to go on."""
 
-import hashlib
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from steelman.data.dataset import Dataset
-from steelman.defences.game import CLASSIFIER, Game
+from steelman.defences.game import Game
+from steelman.identity import digest, model_parts, without_address
 from steelman.sinks import KINDS
 from steelman.training.settings import Training
+from steelman.types import CLASSIFIER
 
 FREE = ("checkpoint_seconds", *KINDS)
 """Settings of `Training` that change nothing but what is written."""
@@ -23,16 +21,16 @@ FREE = ("checkpoint_seconds", *KINDS)
 def fingerprint(training: Training, defence: Game, nets: nn.ModuleDict, data: Dataset, **more: Any) -> dict[str, str]:
     """Everything that decides the outcome, under the name by which a user knows it.
 
-    The weights of a classifier are among it where it stays as it is: it could have been trained anew in the meantime.
+    The classifier itself is among it where it stays as it is: it could have been trained anew in the meantime.
     """
-    shapes = {name: list(value.shape) for name, value in nets.state_dict().items()}
-    labels = None if data.labels is None else data.labels.tolist()
+    shapes = {name: tuple(value.shape) for name, value in nets.state_dict().items()}
     return {
         **{f"training.{item.name}": said(getattr(training, item.name)) for item in fields(training)},
         "defence": said(defence),
-        "network": _digest(shapes),
-        **({"classifier": _bits(nets[CLASSIFIER])} if defence.frozen else {}),
-        "data": f"{data.name}, {len(data)} images of {data.shape}, labels {_digest(labels)}",
+        "architecture": digest(shapes),
+        **({"frozen classifier": digest(model_parts(nets[CLASSIFIER]))} if defence.frozen else {}),
+        "data set": f"{data.name}, {len(data)} images of {data.shape}",
+        "set of images": data.digest(),
         **{name: said(value) for name, value in more.items()},
     }
 
@@ -52,15 +50,4 @@ def refuse_other(ours: Mapping[str, str], found: Mapping[str, str], folder: Path
 
 def said(value: object) -> str:
     """A setting as it was written, the same in every process."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))  # an object's address is another in every process
-
-
-def _bits(net: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for value in net.state_dict().values():
-        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+    return without_address(repr(value))

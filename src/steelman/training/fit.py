@@ -13,16 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steelman import checkpoint
 from steelman.attacks.mode import evaluation_mode
 from steelman.attacks.oracle import check_logits
 from steelman.data.dataset import Dataset
 from steelman.data.memory import as_dataset
 from steelman.data.split import split_off
-from steelman.defences.game import CLASSIFIER, Game, Player, players_of
+from steelman.defences.game import Game, Player, players_of
 from steelman.defences.objective import MicroBatches, Objective
+from steelman.files import write_text
 from steelman.randomness import combine
 from steelman.sinks import Sinks
-from steelman.training import checkpoint
 from steelman.training.averaging import Averaging
 from steelman.training.fingerprint import fingerprint, refuse_other
 from steelman.training.interrupt import Stop, interrupts
@@ -32,7 +33,7 @@ from steelman.training.progress import TrainingBar
 from steelman.training.settings import History, Training
 from steelman.training.warned import once_per_place
 from steelman.training.watch import Watch
-from steelman.types import Batch
+from steelman.types import CLASSIFIER, Batch
 
 
 def fit(
@@ -51,19 +52,22 @@ def fit(
 
     `data` is a `Dataset`, or images and labels. With a `folder`, every epoch leaves `last.safetensors` (everything
     needed to go on), `best.safetensors` and `log.jsonl`; called again with the same arguments, training goes on where
-    it was and ends, in one process, in the same bits as if it had never stopped. `prepare` is applied to the training
+    it was and ends, in one process, in the same bits as if it had never stopped. While it trains, another process that
+    would train there waits. `prepare` is applied to the training
     images once the validation images are held out, so that what it makes of those is never trained on. `players` are
     other networks and optimisers than the game would make for itself, by name. Under torchrun, every process calls this
     with the same arguments. torch's global generators are seeded before every batch, and handed back as they were.
 
     Raises:
-        ValueError: the folder holds a run with other settings; the data, the network or the defence cannot be trained;
-            the game has no such player.
+        ValueError: the folder holds a run with other settings or images; the data, the network or the defence cannot be
+            trained; the game has no such player.
         Diverged: a loss is NaN or infinite; the message names the batch, the last good checkpoint stays.
         KeyboardInterrupt: after an interrupt (or SIGTERM), once a checkpoint is written.
     """
     group = processes()
-    return _Run(model, data, defence, training, folder, test, prepare, players or {}, group, progress).go()
+    run = _Run(model, data, defence, training, folder, test, prepare, players or {}, group, progress)
+    with group.holding(run.folder):
+        return run.go()
 
 
 class _Run:
@@ -272,7 +276,8 @@ class _Run:
                     name: {key: value.clone() for key, value in state.items()} for name, state in self._judged().items()
                 }
             if self.folder and self.group.first:
-                checkpoint.save(self.folder / "best.safetensors", {"epoch": self.epoch, **self._judged()})
+                state = {"epoch": self.epoch, **self._judged()}
+                checkpoint.save(self.folder / "best.safetensors", state, dict(self.nets.items()))
         self.seen, self.losses, self.seconds = 0, {}, 0.0
         self._save()
 
@@ -328,12 +333,12 @@ class _Run:
             "position": [self.epoch, self.batch, self.seen, self.losses, self.seconds, self.best],
             "log": self.log,
         }
-        checkpoint.save(self.folder / "last.safetensors", state)
+        checkpoint.save(self.folder / "last.safetensors", state, dict(self.nets.items()))
         self._write_log()
 
     def _write_log(self) -> None:
         if self.folder and self.group.first:
-            checkpoint.save_text(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self.log))
+            write_text(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self.log))
 
     def _resume(self) -> bool:
         if self.folder is None or not (self.folder / "last.safetensors").exists():

@@ -1,6 +1,5 @@
 """Work on every image of a data set, done once: shared out over the processes, kept in parts, never done again."""
 
-import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from steelman import checkpoint
 from steelman.data.dataset import Dataset
-from steelman.training import checkpoint
+from steelman.identity import digest, model_parts
 from steelman.training.fingerprint import said
 from steelman.training.processes import processes
 from steelman.types import Batch
@@ -40,7 +40,7 @@ def in_parts(
     group = processes()
     whole = torch.empty(len(data), *shape)
     parts = torch.arange(len(data)).split(PART)
-    with _bar(progress and group.first, len(data)) as advance:
+    with group.holding(folder), _bar(progress and group.first, len(data)) as advance:
         for start in range(0, len(parts), group.world):
             turn = range(start, min(start + group.world, len(parts)))
             if start + group.rank in turn:
@@ -62,7 +62,7 @@ def _part(
 ) -> Tensor:
     if file is not None and file.exists():
         state = checkpoint.load(file)
-        changed = [name for name, value in told.items() if state["told"].get(name) != value]
+        changed = [name for name, value in told.items() if state["told"].get(name, value) != value]
         if changed:
             raise ValueError(
                 f"{file.parent} holds data made with another {' and '.join(changed)}: use another folder, or delete "
@@ -86,20 +86,13 @@ def _part(
 
 def describe(preparation: object, data: Dataset, reference: nn.Module, seed: int) -> dict[str, str]:
     """What decides the outcome, under the name by which a user knows it."""
-    labels = [] if data.labels is None else [data.labels]
     return {
         "preparation": said(preparation),
-        "reference network": _digest(*reference.state_dict().values()),
-        "data set": f"{data.name}, {len(data)} images of {data.shape}, {_digest(data.index, *labels)}",
+        "reference": digest(model_parts(reference)),
+        "data set": f"{data.name}, {len(data)} images of {data.shape}",
+        "set of images": data.digest(),
         "seed": str(seed),
     }
-
-
-def _digest(*tensors: Tensor) -> str:
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
 
 
 @contextmanager

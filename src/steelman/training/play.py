@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from steelman.defences.game import CLASSIFIER, Average, Descend, Game, Step
+from steelman.defences.game import Average, Descend, Game, Step
 from steelman.training.processes import Processes
-from steelman.types import Batch
+from steelman.types import CLASSIFIER, Batch
 
 
 class Diverged(ArithmeticError):

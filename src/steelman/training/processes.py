@@ -7,12 +7,16 @@ a part of it, or differentiates twice, and says nothing.
 import atexit
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from steelman.files import working_in
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,13 @@ class Processes:
         values = torch.tensor([float(flag) for flag in flags], device="cuda" if dist.get_backend() == "nccl" else "cpu")
         dist.all_reduce(values)
         return [value > 0 for value in values.tolist()]
+
+    @contextmanager
+    def holding(self, folder: Path | None) -> Iterator[None]:
+        """The first process holds a folder, if there is one, while the block runs; the others begin when it does."""
+        with working_in(folder) if folder is not None and self.first else nullcontext():
+            self.any(False)
+            yield
 
     def differing(self, module: nn.Module) -> list[str]:
         """Names of the buffers that are not the same in every process."""

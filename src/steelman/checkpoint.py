@@ -1,0 +1,248 @@
+"""Checkpoints: one safetensors file each, with everything else as JSON in its header; written whole or not at all.
+
+A checkpoint says of itself what networks its weights are of, so that they are built again without recipe or data, and
+has a digest of all its bytes.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from importlib.metadata import version
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from steelman.files import replacing
+from steelman.networks.building import description_of, device, network_of
+from steelman.types import CLASSIFIER, Description
+
+FORMAT = "steelman 2"
+"""The one entry of the header: safetensors writes several in an order of chance."""
+
+BEFORE = "steelman 1"
+"""The format without digest and descriptions, which is still read."""
+
+_DIGEST = 64
+_START = json.dumps({"__metadata__": {FORMAT: '{"digest":"'}}, separators=(",", ":"))[:-3].encode()
+"""How the header begins; what follows is the digest of the file, in which the digest itself is zeros."""
+
+
+def save(path: Path, state: dict[str, Any], networks: Mapping[str, nn.Module] | None = None) -> None:
+    """Write nested dicts, lists and tuples of tensors, numbers and strings.
+
+    The file appears under its name only when it is complete and on the disk, whatever kills the process. The same
+    values make the same bytes.
+
+    networks  of which the weights are, by the names that they have in `state`: they are described in the file, as far
+              as it is known how they are built (`description_of`)
+    """
+    tensors: dict[str, Tensor] = {}
+    described = {name: description_of(net) for name, net in (networks or {}).items()}
+    header = {
+        "digest": "0" * _DIGEST,
+        "version": version("steelman"),
+        "networks": {name: asdict(found) for name, found in described.items() if found is not None},
+        "state": _pack(state, "", tensors),
+    }
+    with replacing(path) as partial:
+        safetensors.torch.save_file(tensors, partial, {FORMAT: json.dumps(header, separators=(",", ":"))})
+        with partial.open("r+b") as file:
+            digest = _digest(file)
+            file.seek(8 + len(_START))
+            file.write(digest.encode())
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read what `save` wrote. Nothing is unpickled.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file; not a checkpoint of ours, or one of which any byte has changed.
+    """
+    return _read(path, device)[0]
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a safetensors file is a checkpoint of ours, as far as its header tells.
+
+    Raises:
+        SafetensorError: it is no safetensors file.
+    """
+    with safe_open(path, "pt") as file:
+        header = file.metadata() or {}
+    return FORMAT in header or header.get("format") == BEFORE
+
+
+def trained_weights(folder: Path, name: str = "best", net: str = CLASSIFIER) -> dict[str, Tensor]:
+    """A network of a training, its classifier or another player: "best" by validation (the last epoch's where there is
+    none), or "last".
+
+    Raises:
+        ValueError: the training had no such player.
+    """
+    path = folder / f"{name}.safetensors"
+    return _weights(load(path), net, path)
+
+
+def network(path: Path | str, name: str = CLASSIFIER) -> nn.Module:
+    """A trained network, built from its checkpoint alone, in evaluation mode.
+
+    path  a checkpoint, or the folder of a training, whose best one it then is
+    name  "classifier", or another player of the training, such as a learned adversary's "generator"
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: it has no such network, or does not say how that is built; the message says what to do.
+    """
+    file = file_of(path)
+    state, described = _read(file, "cpu")
+    weights = _weights(state, name, file)
+    if name not in described:
+        raise ValueError(_undescribed(file, name))
+    found = described[name]
+    with torch.random.fork_rng([]):
+        built = network_of(found.network, found.shape, found.classes)
+    built.load_state_dict(weights)
+    return built.to(device()).eval()
+
+
+def shared_network(path: Path | str, name: str = CLASSIFIER) -> nn.Module:
+    """`network`, the same object for as long as the file stays as it is: for those who leave it as it is, too."""
+    file = file_of(path)
+    found = file.stat()
+    return _shared(file.resolve(), name, (found.st_mtime_ns, found.st_size, found.st_ino))
+
+
+def file_of(path: Path | str) -> Path:
+    """The checkpoint that a path means: of a folder, the best one.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    file = Path(path) / "best.safetensors" if Path(path).suffix != ".safetensors" else Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} is no run: there is no {file}. `steelman train` makes one")
+    return file
+
+
+@lru_cache(maxsize=8)
+def _shared(file: Path, name: str, stamp: tuple[int, ...]) -> nn.Module:
+    return network(file, name)
+
+
+def _read(path: Path, device: torch.device | str) -> tuple[dict[str, Any], dict[str, Description]]:
+    """The state, and what is said of networks."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    try:
+        whole = _whole(path)
+        with safe_open(path, "pt", device=str(device)) as file:
+            said = file.metadata() or {}
+            if FORMAT in said and whole:
+                header = json.loads(said[FORMAT])
+            elif said.get("format") == BEFORE:
+                header = {"networks": {}, "state": json.loads(said["state"])}
+            else:
+                raise ValueError(f"{path} is a safetensors file, but not a checkpoint of this version ({FORMAT})")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        described = {
+            name: Description(found["network"], tuple(found["shape"]), found["classes"])
+            for name, found in header["networks"].items()
+        }
+        return _unpack(header["state"], tensors), described
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a readable checkpoint ({error}); it may be truncated or corrupt") from error
+
+
+def _whole(path: Path) -> bool:
+    """Whether a file begins as one of this format; then its bytes are those that were written.
+
+    Raises:
+        ValueError: they are not.
+    """
+    with path.open("rb") as file:
+        start = file.read(8 + len(_START) + _DIGEST)
+        if not start[8:].startswith(_START):
+            return False
+        file.seek(0)
+        if _digest(file).encode() != start[-_DIGEST:]:
+            raise ValueError(
+                f"{path} is not a readable checkpoint: its bytes are not those that were written (it was truncated or "
+                "damaged). Delete it, or put a whole copy in its place"
+            )
+    return True
+
+
+def _digest(file: BufferedIOBase) -> str:
+    """Of a whole file, in which its own digest counts as zeros."""
+    found = hashlib.sha256(file.read(8 + len(_START)) + b"0" * len(file.read(_DIGEST)))
+    while block := file.read(1 << 20):
+        found.update(block)
+    return found.hexdigest()
+
+
+def _weights(state: dict[str, Any], name: str, path: Path) -> dict[str, Tensor]:
+    nets = state.get("nets", state)
+    if name not in nets:
+        there = ", ".join(each for each in nets if isinstance(nets[each], dict))
+        raise ValueError(
+            f"{path} has no {name}, only {there or 'other things'}: its defence trains no such network (`steelman "
+            "attack-train` trains a generator against a classifier)"
+        )
+    return nets[name]
+
+
+def _undescribed(path: Path, name: str) -> str:
+    with safe_open(path, "pt") as file:
+        old = FORMAT not in (file.metadata() or {})
+    if old:
+        return (
+            f"{path} was written by an older version, which did not say how its {name} is built: open it with "
+            f"steelman.runs.Run.open(Path({str(path.parent)!r})), and hand over what its network(data) is, or for a "
+            "generator player('generator', data)"
+        )
+    return (
+        f"{path} does not say how its {name} is built, which was handed to fit as a module: build it as it was, load "
+        f"trained_weights(Path({str(path.parent)!r}), {path.stem!r}, {name!r}) into it, and hand over the module"
+    )
+
+
+def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    match value:
+        case Tensor():
+            while name in tensors:  # {"a/b": x, "a": {"b": y}}
+                name += "'"
+            tensors[name] = value.detach().cpu().contiguous().clone()
+            return {"$tensor": name}
+        case dict() if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {key: _pack(item, f"{name}/{key}" if name else key, tensors) for key, item in value.items()}
+        case dict():
+            return {"$dict": [[key, _pack(item, f"{name}/{key}", tensors)] for key, item in value.items()]}
+        case tuple():
+            return {"$tuple": [_pack(item, f"{name}/{place}", tensors) for place, item in enumerate(value)]}
+        case list():
+            return [_pack(item, f"{name}/{place}", tensors) for place, item in enumerate(value)]
+        case None | bool() | int() | float() | str():
+            return value
+    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__} ({name})")
+
+
+def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    match value:
+        case {"$tensor": name}:
+            return tensors[name]
+        case {"$dict": items}:
+            return {key: _unpack(item, tensors) for key, item in items}
+        case {"$tuple": items}:
+            return tuple(_unpack(item, tensors) for item in items)
+        case dict():
+            return {key: _unpack(item, tensors) for key, item in value.items()}
+        case list():
+            return [_unpack(item, tensors) for item in value]
+    return value
