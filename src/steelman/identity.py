@@ -61,7 +61,8 @@ def _parts(model: nn.Module, strict: bool, memory: dict[int, tuple[object, str]]
         readers["classes"].say(name, _name(type(module)))
         readers["code"].take(type(module))
         for kind, values in (("weights", module._parameters), ("buffers", module._buffers)):
-            readers[kind].take([(f"{name}.{key}", value) for key, value in values.items()])
+            for key, value in values.items():
+                readers[kind].take((f"{name}.{key}", value))
         readers["attributes"].take([name, *_attributes(module).items()])
     return {name: str(reader) for name, reader in readers.items()}
 
@@ -103,13 +104,12 @@ class _Reader:
             self.hash.update(b"%d:" % len(text) + text)
 
     def take(self, value: Any) -> None:
+        if isinstance(value, str | Path) and (file := _file_of(value)) is not None:
+            self.say("file", hashlib.sha256(file.read_bytes()).hexdigest())
+            return
         self.say(_name(type(value)))
         match value:
-            case str() | Path() if (file := _file_of(value)) is not None:
-                self.hash.update(hashlib.sha256(file.read_bytes()).digest())
-            case (
-                None | bool() | int() | float() | complex() | str() | bytes() | Path() | enum.Enum() | slice() | range()
-            ):
+            case None | bool() | int() | float() | complex() | str() | bytes() | Path() | enum.Enum() | slice():
                 self.say(repr(value))
             case torch.dtype() | torch.device() | np.dtype() | np.generic():
                 self.say(repr(value))
@@ -185,7 +185,8 @@ class _Reader:
             if _of_a_library(base.__module__):
                 continue
             for name, value in sorted(vars(base).items()):
-                if name not in _BOOKKEEPING:
+                own = isinstance(value, types.FunctionType) or not (name.startswith("__") or name == "_abc_impl")
+                if own:  # and nothing that Python keeps there for itself
                     self.say(name)
                     self.take(value)
 
@@ -206,9 +207,6 @@ class _Reader:
 _PROCESS = os.urandom(8).hex()
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _OF_TORCH = frozenset(vars(nn.Module()))
-_BOOKKEEPING = frozenset(
-    ("__annotations__", "__dict__", "__doc__", "__firstlineno__", "__module__", "__static_attributes__", "__weakref__")
-) | {"__abstractmethods__", "__dataclass_fields__", "__match_args__", "__parameters__", "_abc_impl"}
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
@@ -229,13 +227,16 @@ def _name(kind: type) -> str:
 def _file_of(value: str | Path) -> Path | None:
     """The file whose content a path stands for."""
     text = os.fspath(value)
-    if isinstance(value, str) and (len(text) > 1000 or "\n" in text or "\0" in text):
+    if isinstance(value, str) and ("\n" in text or "\0" in text):
         return None
     path = Path(text)
-    if (path / CHECKPOINT).is_file():
-        return path / CHECKPOINT
     named = isinstance(value, Path) or os.sep in text or bool(path.suffix)  # no word that happens to be a file's name
-    return path if named and path.is_file() else None
+    try:
+        if (path / CHECKPOINT).is_file():
+            return path / CHECKPOINT
+        return path if named and path.is_file() else None
+    except OSError:  # longer than any path
+        return None
 
 
 @functools.cache
@@ -259,8 +260,8 @@ def _source(code: types.CodeType) -> str:
         try:
             tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
             body = getattr(tree.body[0], "body", [])
-            if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-                body[0] = ast.Pass()
+            if len(body) > 1 and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+                del body[0]
             return ast.unparse(tree)
         except (OSError, SyntaxError, IndexError, TypeError):
             pass
