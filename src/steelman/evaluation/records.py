@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from steelman import config, identity
-from steelman.attacks.attack import Around, Attack, Reference
+from steelman.attacks.attack import Attack, Reference
+from steelman.attacks.eot import EOT
+from steelman.attacks.from_prediction import FromPrediction
 from steelman.attacks.within import Within
 from steelman.files import command
 from steelman.norms import Norm
@@ -200,7 +202,7 @@ def _parts(attack: Attack) -> list[Attack]:
 
 
 def _core(attack: Attack) -> Attack:
-    while isinstance(attack, Around | Within) and attack.access == attack.attack.access:
+    while isinstance(attack, EOT | FromPrediction | Within):
         attack = attack.attack
     return attack
 

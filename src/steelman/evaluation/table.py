@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 ABOUT = b"steelman"
 """Where the table's Parquet file says what it is of."""
+UNKNOWN = "0" * 64
+"""In place of a file's hash, while that is worked out."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,7 +59,7 @@ class Evaluation:
         **about: Any,
     ) -> "Evaluation":
         """Rows with their records, and what else is known `about` them: `model` (digests by part), `data`."""
-        told = {**about, "format": VERSION, "space": space, "probes": list(probes)}
+        told = {**about, "format": VERSION, "file": "", "space": space, "probes": list(probes)}
         told["records"] = [record.plain() for record in {each.id: each for each in records}.values()]
         others = {key: value for key, value in (table.schema.metadata or {}).items() if key != ABOUT}
         return Evaluation(table.replace_schema_metadata(others | {ABOUT: json.dumps(told).encode()}))
@@ -145,13 +147,18 @@ class Evaluation:
         return found.get("pixels") or next(iter(found.values()))
 
     def save(self, path: str | Path) -> None:
-        """Write Parquet with checksums, whole or not at all."""
+        """Write Parquet with checksums of its pages and of the whole file; whole or not at all."""
         from pyarrow import parquet
 
-        said = json.dumps(self.about | {"content": _content(self.table, self.about)}).encode()
-        table = self.table.replace_schema_metadata((self.table.schema.metadata or {}) | {ABOUT: said})
+        said = json.dumps(self.about | {"file": UNKNOWN}).encode()
+        table = self.table.replace_schema_metadata()
+        how: dict[str, Any] = {"store_schema": False, "write_statistics": False, "write_page_checksum": True}
         with replacing(Path(path)) as partial:
-            parquet.write_table(table, partial, write_page_checksum=True)
+            with parquet.ParquetWriter(partial, table.schema, **how) as writer:
+                writer.write_table(table)
+                writer.add_key_value_metadata((self.table.schema.metadata or {}) | {ABOUT: said})
+            raw = partial.read_bytes()
+            partial.write_bytes(raw.replace(UNKNOWN.encode(), hashlib.sha256(raw).hexdigest().encode()))
 
     def __add__(self, other: "Evaluation") -> "Evaluation":
         """Both tables' rows; unattacked images that stand in both, with the same prediction, are taken once.
@@ -183,8 +190,8 @@ class Evaluation:
         other = [part for part in ours if part in parts and ours[part] != parts[part]]
         if other:
             raise ValueError(
-                f"the table is of another model, with other {' and '.join(other)}. Begin a new one (--fresh, or another "
-                "--folder)"
+                f"the table is of another model, with other {' and '.join(other)}. Begin a new one (--fresh, or "
+                "another --folder)"
             )
 
     def refuse_other_attacks(self, records: Iterable[Record]) -> None:
@@ -322,14 +329,12 @@ class Evaluation:
 def read_spaces(path: str | Path) -> dict[str, Evaluation]:
     """The tables in a file, by space; only older versions wrote two into one. See `Evaluation.load`."""
     import pyarrow
-    from pyarrow import parquet
 
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no evaluation table at {path}; `evaluate` and `save` make one")
     try:
-        table = parquet.read_table(path, page_checksum_verification=True)
-        found, lacking = _read(table)
+        found, lacking = _read(path.read_bytes())
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a whole evaluation table: {error}") from error
     if lacking:
@@ -340,30 +345,20 @@ def read_spaces(path: str | Path) -> dict[str, Evaluation]:
     return found
 
 
-def _read(table: "pyarrow.Table") -> tuple[dict[str, Evaluation], list[str]]:
+def _read(raw: bytes) -> tuple[dict[str, Evaluation], list[str]]:
     """The tables by space, and the columns that the file lacks."""
+    import pyarrow
+    from pyarrow import parquet
+
     from steelman.evaluation import older
 
+    table = parquet.read_table(pyarrow.BufferReader(raw), page_checksum_verification=True)
     about = Evaluation(table).about
     if "format" not in about and "parameters" in table.column_names:
         return older.tables(table)
-    content = about.pop("content", None)
-    if content is not None and content != _content(table, about):
+    said = about.pop("file")  # empty where somebody else has written the table
+    if said and hashlib.sha256(raw.replace(said.encode(), UNKNOWN.encode())).hexdigest() != said:
         raise ValueError("it has changed since it was written")
     table, lacking = completed(table)
     records = map(Record.of, about.pop("records"))
     return {about["space"]: Evaluation.of(table, records, **about)}, lacking
-
-
-def _content(table: "pyarrow.Table", about: Mapping[str, Any]) -> str:
-    """A hash of all values, and of what is said of them."""
-    digest = hashlib.sha256(json.dumps(dict(about), sort_keys=True).encode())
-    for name in table.column_names:
-        column = table[name].combine_chunks()
-        digest.update(f"{name} {column.type}".encode())
-        if str(column.type) == "string":
-            codes = column.dictionary_encode()
-            digest.update(json.dumps(codes.dictionary.to_pylist()).encode())
-            column = codes.indices
-        digest.update(np.ascontiguousarray(column.to_numpy(zero_copy_only=False)).tobytes())
-    return digest.hexdigest()

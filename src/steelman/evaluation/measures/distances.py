@@ -232,6 +232,8 @@ def _sizes(attack: Attacked, norm: str) -> np.ndarray:
 
 def _ratio(evaluation: Evaluation, attack: Attacked, norm: str, sizes: np.ndarray | None = None) -> np.ndarray:
     x = rows(evaluation).x_linf if norm == "Linf" else rows(evaluation).x_l2
+    if np.isnan(x).any():
+        raise Unmeasured(f"the table does not say how large the images are in {norm}: an older version wrote it")
     return (_sizes(attack, norm) if sizes is None else sizes) / (x + GUARD)
 
 
