@@ -2,18 +2,19 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow
+from torch import Tensor
 
 from steelman.attacks import Attack, CarliniWagner, MinimalFGSM
 from steelman.evaluation import Evaluation, FromPrediction
 from steelman.evaluation.records import CLEAN, Record, record_of
 from steelman.evaluation.schema import COLUMNS, completed
 from steelman.identity import digest
-from steelman.norms import Linf
+from steelman.norms import Linf, Norm
 
 ATTACKS = {  # name: (norm, eps, what it leaves)
     "clean": (None, 0.0, "label"),
@@ -33,6 +34,18 @@ Row = dict[str, Any]
 """Columns of a table; `norm`, `eps` (NaN: none) and `reference` of the attack; and `run`, the attack itself or, of one
 that is made up, a text that stands for all of its settings. What is none of these is a probe."""
 OF_THE_ATTACK = ("norm", "eps", "reference", "run")
+
+
+@dataclass(frozen=True)
+class Own(Attack):
+    """A user's own gradient attack, of which Steelman knows what `Attack` says."""
+
+    eps: float = 0.1
+    norm: Norm = Linf
+    steps: int = 7
+
+    def search(self, oracle: Any, x: Tensor, goal: Any, draws: Any) -> Tensor:
+        return x
 
 
 def made_up(count: int = 41, seed: int = 0, attacks=tuple(ATTACKS)) -> list[Row]:
@@ -88,7 +101,7 @@ def table_of(rows: list[Row], space: str = "pixels", records: Iterable[Record] =
 
 
 def record(row: Row, **more: Any) -> Record:
-    """The record of a row's attack; what the row says of norm, radius and reference goes before what the attack says."""
+    """The record of a row's attack; what the row says of norm, radius and reference goes before what that says."""
     name, run = row["attack"], row.get("run", "")
     if name == CLEAN:
         return Record(CLEAN)
