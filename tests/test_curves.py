@@ -5,12 +5,14 @@ import math
 import numpy as np
 import pytest
 
+import made_up
 from affine import affine
 from steelman.attacks import FGSM, PGD, DeepFool
 from steelman.evaluation import (
     Axis,
     Entry,
     Evaluation,
+    FromPrediction,
     Line,
     Measure,
     Point,
@@ -43,22 +45,22 @@ def table_of(attacks: dict[str, dict]) -> Evaluation:
     """Eight images of class 0, each attack with `wrong` images, and rows only where it has `met` them."""
     rows = []
     whole = np.ones(8, bool)
-    for name, each in {"clean": {"wrong": CLEAN, "norm": None, "eps": 0.0}, **attacks}.items():
+    for name, each in {"clean": {"wrong": CLEAN, "eps": 0.0}, **attacks}.items():
         for image in np.flatnonzero(each.get("met", whole)):
             wrong = int(each["wrong"][image])
             size = 0.0 if name == "clean" else float(each.get("size", np.full(8, each["eps"]))[image])
             rows.append(
-                {"image": int(image), "attack": name, "space": "pixels", "parameters": each.get("parameters", "")}
-                | {"away_from": "label", "norm": each.get("norm", "Linf"), "eps": each["eps"], "label": 0}
+                {"image": int(image), "attack": name, "run": each.get("run", name), "label": 0}
+                | {"norm": each.get("norm", "Linf"), "eps": each["eps"], "reference": each.get("reference", "label")}
                 | {"clean_prediction": int(CLEAN[image]), "prediction": wrong, "success": bool(wrong), "l0": 1.0}
                 | {"l1": size, "l2": size, "linf": size, "x_l2": 1.0 + image, "x_linf": 1.0, "loss": 1.0}
                 | {"forwards": 1, "gradients": 1, "seconds": 0.1}
             )
-    return Evaluation.from_columns({name: [row[name] for row in rows] for name in rows[0]})
+    return made_up.table_of(rows)
 
 
-def pgd(steps: int, eps: float = 0.1, **more) -> str:
-    return repr(PGD(eps=eps, steps=steps, **more))
+def pgd(steps: int, eps: float = 0.1, **more) -> PGD:
+    return PGD(eps=eps, steps=steps, **more)
 
 
 def wrong(*images: int) -> np.ndarray:
@@ -93,9 +95,9 @@ def test_a_curve_is_the_share_that_stands_at_every_radius():
 
 
 BOUNDED = {
-    "weak": {"wrong": wrong(0), "eps": 0.1, "parameters": pgd(5)},
-    "strong": {"wrong": wrong(0, 2, 6), "eps": 0.1, "parameters": pgd(20)},
-    "far": {"wrong": wrong(0, 2, 5, 6), "eps": 0.3, "parameters": pgd(20, 0.3)},
+    "weak": {"wrong": wrong(0), "eps": 0.1, "run": pgd(5)},
+    "strong": {"wrong": wrong(0, 2, 6), "eps": 0.1, "run": pgd(20)},
+    "far": {"wrong": wrong(0, 2, 5, 6), "eps": 0.3, "run": pgd(20, 0.3)},
 }
 
 
@@ -118,11 +120,12 @@ def test_an_attack_that_met_only_what_stood_has_the_point_of_all_up_to_it():
 
 def test_accuracy_against_steps_joins_attacks_that_differ_in_nothing_else():
     more = {
-        "other radius": {"wrong": wrong(2, 5, 6), "eps": 0.3, "parameters": pgd(40, 0.3)},
-        "restarts": {"wrong": wrong(0), "eps": 0.1, "parameters": pgd(40, restarts=2)},
-        "no call": {"wrong": wrong(0), "eps": 0.1, "parameters": "PGD("},
-        "minimal": {"wrong": wrong(0), "eps": math.nan, "parameters": repr(DeepFool(steps=5))},
-        "minimal too": {"wrong": wrong(0, 5), "eps": math.nan, "parameters": repr(DeepFool(steps=50))},
+        "other radius": {"wrong": wrong(2, 5, 6), "eps": 0.3, "run": pgd(40, 0.3)},
+        "restarts": {"wrong": wrong(0), "eps": 0.1, "run": pgd(40, restarts=2)},
+        "no call": {"wrong": wrong(0), "eps": 0.1, "run": "PGD(steps=3)"},
+        "minimal": {"wrong": wrong(0), "eps": math.nan, "run": DeepFool(steps=5)},
+        "from prediction": {"wrong": wrong(0), "eps": 0.1, "run": FromPrediction(pgd(40)), "reference": "prediction"},
+        "minimal too": {"wrong": wrong(0, 5), "eps": math.nan, "run": DeepFool(steps=50)},
     }
     found = against(table_of({**BOUNDED, **more}), "steps")
     assert set(found) == {"PGD, eps=0.1", "PGD, eps=0.3"}
@@ -136,7 +139,7 @@ def test_accuracy_against_steps_joins_attacks_that_differ_in_nothing_else():
 
 def test_success_rates_begin_with_the_natural_errors():
     attacks = {
-        f"FGSM {eps}": {"wrong": wrong(*images), "eps": eps, "parameters": repr(FGSM(eps=eps))}
+        f"FGSM {eps}": {"wrong": wrong(*images), "eps": eps, "run": FGSM(eps=eps)}
         for eps, images in ((0.3, (0, 2, 5, 6)), (0.1, (0,)), (0.2, (0, 6)))
     }
     (line,) = success_rates(table_of(attacks)).values()
@@ -345,9 +348,7 @@ def test_a_curve_and_its_attacks_are_drawn_together():
 
 
 def test_all_pictures_of_two_models_are_there_under_their_names():
-    attacks = {
-        f"FGSM {eps}": {"wrong": wrong(0), "eps": eps, "parameters": repr(FGSM(eps=eps))} for eps in (0.1, 0.2, 0.3)
-    }
+    attacks = {f"FGSM {eps}": {"wrong": wrong(0), "eps": eps, "run": FGSM(eps=eps)} for eps in (0.1, 0.2, 0.3)}
     table = table_of({**BOUNDED, **attacks})
     found = figures([Entry("one", table, LOG), Entry("two", table)])
     assert set(found) == {

@@ -121,7 +121,7 @@ def against(
         kind = settings.pop("kind", "")
         fixed = {**settings, "reference": attack.record.reference}
         told = (kind, frozenset((name, shown(value)) for name, value in fixed.items()))
-        lines.setdefault(told, []).append(Point(value, found.value, found.low, found.high, name))
+        lines.setdefault(told, []).append(Point(float(value), found.value, found.low, found.high, name))
     some = {told: points for told, points in lines.items() if len({point.x for point in points}) > 1}
     across = Axis(SETTINGS.get(setting, setting))
     up = Axis(measure.__name__.replace("_", " "), share=True)
