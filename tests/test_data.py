@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from steelman import NoisyCopies
 from steelman.data import Dataset, Digits, External, InMemory, Streamed, split_off
 from steelman.data.dataset import check_split
 from steelman.data.split import spread
@@ -214,3 +215,123 @@ def test_spread_takes_at_even_distances(length: int, count: int) -> None:
 def test_other_splits_are_refused() -> None:
     with pytest.raises(ValueError, match="split must be 'train' or 'test'; got 'validation'"):
         check_split("validation")
+
+
+# --- digests
+
+
+def some(count: int = 20, **changes) -> InMemory:
+    images = changes.pop("images", torch.arange(4 * count, dtype=torch.uint8).reshape(-1, 1, 2, 2))
+    labels = changes.pop("labels", torch.arange(count) % 3)
+    return InMemory(changes.pop("name", "some"), images, labels, ("a", "b", "c"), **changes)
+
+
+def flowing(data: InMemory) -> Streamed:
+    (batch,) = data.in_order(len(data))
+    items = list(zip(batch.x, batch.y.tolist(), strict=True))
+    return Streamed("some", items, data.shape, data.classes, labels=data.labels)
+
+
+def one_else(values: Tensor, place: int = 7) -> Tensor:
+    values = values.clone()
+    values.view(-1)[place] = values.view(-1)[place] + 1
+    return values
+
+
+KINDS = {"memory": lambda data: data, "stream": flowing, "copies": lambda data: NoisyCopies(copies=2)(data)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_digest_tells_other_images_labels_and_orders(kind: str) -> None:
+    make = KINDS[kind]
+    floats = torch.rand(20, 1, 2, 2, generator=torch.Generator().manual_seed(0)) / 2
+    others = {
+        "as it is": some(),
+        "a pixel": some(images=one_else(some().images)),
+        "a label": some(labels=one_else(some().labels, 6)),
+        "transposed": some(images=some().images.transpose(2, 3).contiguous()),
+        "shape": some(images=some().images.reshape(-1, 1, 4, 1)),
+        "fewer": some().subset(torch.arange(19)),
+        "order": some().subset(torch.arange(19, -1, -1)),
+        "white": some(levels=100),
+        "floats": some(images=floats),
+        "another float": some(images=floats + torch.eye(20)[3].reshape(-1, 1, 1, 1) * 1e-3),
+    }
+    digests = {name: make(data).digest() for name, data in others.items()}
+    assert len(set(digests.values())) == len(others), digests
+    assert make(some(name="other")).digest() == make(some()).digest() == make(some()).to("cpu").digest()
+
+
+def test_copies_with_other_noise_have_another_digest() -> None:
+    preparations = [NoisyCopies(copies=2), NoisyCopies(copies=3), NoisyCopies(copies=2, sigma=0.1)]
+    digests = [each(some()).digest() for each in preparations] + [preparations[0](some(), seed=1).digest()]
+    assert len(set(digests)) == 4
+
+
+class Many:
+    """Images that count how often they are read, and may be another one at each reading."""
+
+    def __init__(self, count: int, by_chance: bool = False, change: int | None = None) -> None:
+        self.count, self.by_chance, self.change, self.read = count, by_chance, change, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        self.read += 1
+        image = torch.full((1, 2, 2), place % 256, dtype=torch.uint8)
+        if self.by_chance:
+            image[0, 0, 0] = torch.randint(0, 256, ())
+        return image + (1 if place == self.change else 0), place % 3
+
+
+def stream(items: Many, labels: Tensor | None = None) -> Streamed:
+    return Streamed("many", items, (1, 2, 2), ("a", "b", "c"), labels=labels)
+
+
+def test_of_a_large_stream_some_images_are_read() -> None:
+    items = Many(10**5)
+    digest = stream(items).digest()
+    assert items.read <= 1200
+    assert stream(Many(10**5)).digest() == digest
+    assert stream(Many(10**5 + 1)).digest() != digest
+    assert stream(Many(10**5, change=10**5 - 1)).digest() != digest  # one of those that are read
+    labels = torch.arange(10**5) % 3
+    assert stream(items, labels).digest() != stream(items, one_else(labels, 3)).digest()
+
+
+def test_images_that_change_at_each_reading_are_known_by_their_labels() -> None:
+    labels = torch.arange(300) % 3
+    assert stream(Many(300, by_chance=True), labels).digest() == stream(Many(300, by_chance=True), labels).digest()
+    assert stream(Many(300, by_chance=True), labels).digest() != stream(Many(300, True), one_else(labels, 3)).digest()
+
+
+class Own(Dataset):
+    """A data set of a user's, which does not define a digest."""
+
+    def __init__(self, data: InMemory) -> None:
+        self.data, self.name, self.classes, self.shape, self.index = data, "own", data.classes, data.shape, data.index
+
+    @property
+    def labels(self) -> None:
+        return None
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batches(self, indices):
+        return self.data.batches(indices)
+
+    def subset(self, index: Tensor) -> "Own":
+        return Own(self.data.subset(index))
+
+    def to(self, device: torch.device | str) -> "Own":
+        return Own(self.data.to(device))
+
+
+def test_a_users_data_set_is_read_whole() -> None:
+    many = some(60, images=torch.zeros(60, 1, 2, 2, dtype=torch.uint8))
+    for other in (one_else(many.images, 239), one_else(many.images, 0)):
+        assert Own(some(60, images=other)).digest() != Own(many).digest()
+    assert Own(some(60, images=many.images, labels=one_else(many.labels, 0))).digest() != Own(many).digest()
+    assert Own(many).digest() == Own(many).to("cpu").digest()

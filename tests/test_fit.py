@@ -369,8 +369,19 @@ def test_another_run_in_the_folder_is_refused_by_what_differs(tmp_path: Path):
     refused(r"another training\.optimiser", optimiser=Adam())
     refused("another defence", defence=Spy())
     refused("another architecture", model=MLP(shape=(1, 8, 8), hidden=(7,)))
-    refused("another data set; another set of images: use another folder", data=images(80))
+    refused("another set of images: use another folder", data=images(80))
     assert len(fit(network(), images(), Plain(), replace(TRAINING, checkpoint_seconds=1.0), folder=tmp_path).log) == 4
+
+
+def test_other_pixels_with_the_same_labels_are_another_set_of_images(tmp_path: Path):
+    """As where images were read mirrored, and now are not."""
+    (whole,) = images().in_order(90)
+    fit(network(), (whole.x.flip(3), whole.y), Plain(), TRAINING, folder=tmp_path)
+    with pytest.raises(ValueError, match=r"holds a run with another set of images: use another folder, or delete"):
+        fit(network(), (whole.x, whole.y), Plain(), TRAINING, folder=tmp_path)
+    before = (tmp_path / "last.safetensors").read_bytes()
+    assert fit(network(), (whole.x.flip(3), whole.y), Plain(), TRAINING, folder=tmp_path).last["epoch"] == 3
+    assert (tmp_path / "last.safetensors").read_bytes() == before
 
 
 def test_a_users_own_objective_goes_on_though_its_address_is_another(tmp_path: Path):

@@ -285,18 +285,36 @@ def test_an_interrupt_says_what_is_kept(kept: bool, reference: MLP, small_parts:
 def test_what_was_made_otherwise_is_refused(reference: MLP, tmp_path: Path):
     data, preparation = digits(), Crafted(FGSM(eps=0.1))
     preparation(data, reference, folder=tmp_path)
-    others = {
-        "another preparation": lambda: Crafted(FGSM(eps=0.2))(data, reference, folder=tmp_path),
-        "another seed": lambda: preparation(data, reference, seed=1, folder=tmp_path),
-        "another set of images": lambda: preparation(data.subset(torch.arange(59, -1, -1)), reference, folder=tmp_path),
-        "another reference": lambda: preparation(data, MLP(shape=(1, 8, 8)), folder=tmp_path),
-    }
-    for told, call in others.items():
-        with pytest.raises(ValueError, match=rf"holds data made with {told}: use another folder"):
+    reversed = data.subset(torch.arange(59, -1, -1))
+    mirrored = InMemory(data.name, data.images.flip(3), data.labels, data.classes, levels=16, index=data.index)
+    others = [
+        ("preparation", lambda: Crafted(FGSM(eps=0.2))(data, reference, folder=tmp_path)),
+        ("seed", lambda: preparation(data, reference, seed=1, folder=tmp_path)),
+        ("set of images", lambda: preparation(reversed, reference, folder=tmp_path)),
+        ("set of images", lambda: preparation(mirrored, reference, folder=tmp_path)),
+        ("reference", lambda: preparation(data, MLP(shape=(1, 8, 8)), folder=tmp_path)),
+    ]
+    for told, call in others:
+        with pytest.raises(ValueError, match=rf"holds data made with another {told}: use another folder"):
             call()
     (tmp_path / "0-59.safetensors").write_bytes(b"cut")
     with pytest.raises(ValueError, match=r"0-59\.safetensors is not a readable checkpoint"):
         preparation(data, reference, folder=tmp_path)
+
+
+def test_parts_of_an_older_version_are_taken(reference: MLP, small_parts: list[int], tmp_path: Path):
+    """Of their data and reference they say what this version does not ask."""
+    data, preparation = digits(50), Crafted(FGSM(eps=0.1))
+    once = everything(preparation(data, reference, folder=tmp_path))
+    for path in tmp_path.glob("*.safetensors"):
+        state = checkpoint.load(path)
+        told = {name: state["told"][name] for name in ("preparation", "seed")} | {
+            "data set": "...",
+            "reference network": "...",
+        }
+        checkpoint.save(path, {**state, "told": told})
+    assert torch.equal(everything(preparation(data, reference, folder=tmp_path)).x, once.x)
+    assert small_parts == [10] * 5
 
 
 # --- bad input

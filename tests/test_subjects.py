@@ -1,6 +1,7 @@
 """Any model in: runs, functions, state dicts, ONNX files, black boxes, RobustBench's models."""
 
 import pickle
+import shutil
 import sys
 from collections import OrderedDict
 from enum import Enum
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from typer import BadParameter
 
-from steelman import checkpoint
+from steelman import FGSM, Surrogate, checkpoint
 from steelman.data import Arrays, Digits, External, ImageFolder
-from steelman.evaluation.store import fingerprint
 from steelman.evaluation.subject import Subject
+from steelman.identity import digest, model_parts
 from steelman.networks import MLP, BlackBox, LogOfProbabilities, Normalise, Preprocessed
 from steelman.norms import L1, L2
 from steelman.options import fraction
@@ -270,8 +271,8 @@ def test_a_black_box_of_a_module_says_no_more_than_it_is_asked(images: Tensor, n
     assert torch.equal(scores(images), network(images))
     assert not scores(images).requires_grad
     assert torch.equal(classes(images), network(images).argmax(1))
-    assert len({fingerprint(each) for each in (network, scores, classes)}) == 3
-    assert len({fingerprint(BlackBox(each)) for each in (network.forward, len)}) == 2
+    assert len({digest(model_parts(each)) for each in (network, scores, classes)}) == 3
+    assert len({digest(model_parts(BlackBox(each))) for each in (network.forward, len)}) == 2
 
 
 @pytest.mark.parametrize("batch", ["batch", 5])
@@ -284,7 +285,22 @@ def test_an_onnx_file_answers_with_scores(batch: str | int, images: Tensor, netw
     assert not subject.model(images.clone().requires_grad_()).requires_grad
     again = pickle.loads(pickle.dumps(subject.model))
     assert torch.equal(again(images), subject.model(images))
-    assert fingerprint(again) == fingerprint(subject.model)
+    assert model_parts(again) == model_parts(subject.model)
+
+
+def test_an_onnx_file_is_known_by_its_bytes(images: Tensor, network: MLP, tmp_path: Path):
+    pytest.importorskip("onnxruntime")
+    path = exported(network, tmp_path / "net.onnx", ["batch", 1, 8, 8])
+    model = Onnx(path, (1, 8, 8))
+    there = Onnx(Path(shutil.copy(path, tmp_path / "copy.onnx")), (1, 8, 8))
+    assert digest(Surrogate(FGSM(), model)) == digest(Surrogate(FGSM(), there))
+    assert model_parts(model) == model_parts(there) == model_parts(pickle.loads(pickle.dumps(model)))
+    before, known = model_parts(model), digest(model)
+    torch.manual_seed(1)
+    other = Onnx(exported(MLP(shape=(1, 8, 8), hidden=[]), path, ["batch", 1, 8, 8]), (1, 8, 8))
+    assert not torch.equal(other(images), model(images))
+    assert model_parts(other) != before
+    assert digest(other) != known
 
 
 def test_onnx_files_for_other_images_are_refused(network: MLP, tmp_path: Path):

@@ -29,8 +29,7 @@ def fingerprint(training: Training, defence: Game, nets: nn.ModuleDict, data: Da
         "defence": said(defence),
         "architecture": digest(shapes),
         **({"frozen classifier": digest(model_parts(nets[CLASSIFIER]))} if defence.frozen else {}),
-        "data set": f"{data.name}, {len(data)} images of {data.shape}",
-        "set of images": data.digest(),
+        "set of images": images_of(data),
         **{name: said(value) for name, value in more.items()},
     }
 
@@ -46,6 +45,11 @@ def refuse_other(ours: Mapping[str, str], found: Mapping[str, str], folder: Path
         for name in changed
     )
     raise ValueError(f"{folder} holds a run with {told}: use another folder, or delete this one")
+
+
+def images_of(data: Dataset) -> str:
+    """What a data set is known by."""
+    return f"{data.name}, {len(data)} images of {data.shape}, {data.digest()}"
 
 
 def said(value: object) -> str:

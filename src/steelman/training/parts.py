@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from steelman import checkpoint
 from steelman.data.dataset import Dataset
 from steelman.identity import digest, model_parts
-from steelman.training.fingerprint import said
+from steelman.training.fingerprint import images_of, said
 from steelman.training.processes import processes
 from steelman.types import Batch
 
@@ -89,8 +89,7 @@ def describe(preparation: object, data: Dataset, reference: nn.Module, seed: int
     return {
         "preparation": said(preparation),
         "reference": digest(model_parts(reference)),
-        "data set": f"{data.name}, {len(data)} images of {data.shape}",
-        "set of images": data.digest(),
+        "set of images": images_of(data),
         "seed": str(seed),
     }
 
