@@ -81,16 +81,16 @@ class Block:
         start = time.perf_counter()
         prediction, loss = self._answers(network, batch, x, 0)
         seconds = time.perf_counter() - start
-        first = rows.of_clean(prediction, loss, lambda: self._answers(network, batch, x, 1)[0])
-        if first is not None:
-            return first
-        nothing, ones = torch.zeros_like(loss), torch.ones_like(prediction)
-        success, none = prediction != batch.y, torch.zeros_like(ones)
-        result = AttackResult(
-            x, success, prediction, loss, *(nothing,) * 4, forwards=ones, gradients=none, seconds=seconds
-        )
-        probed = self._probed(CLEAN, network, batch, x, x)
-        rows.write(Met(self.records[CLEAN], batch, x, rows.pixels, prediction, result, probed))
+        prediction = rows.of_clean(prediction, loss, lambda: self._answers(network, batch, x, 1)[0])
+        new = torch.where(torch.from_numpy(~rows.met[CLEAN]))[0].to(x.device)
+        if len(new):
+            batch, x, loss, found = batch[new], x[new], loss[new], prediction[new]
+            nothing, ones = torch.zeros_like(loss), torch.ones_like(found)
+            success, seconds = found != batch.y, seconds * len(new) / len(prediction)
+            result = AttackResult(x, success, found, loss, *(nothing,) * 4, ones, torch.zeros_like(ones), seconds)
+            probed = self._probed(CLEAN, network, batch, x, x)
+            pixels = rows.pixels[rows.places(batch)]
+            rows.write(Met(self.records[CLEAN], batch, x, pixels, found, result, probed))
         return prediction
 
     def _answers(self, network: Model, batch: Batch, x: Images, again: int) -> tuple[Labels, PerImage]:
@@ -161,8 +161,8 @@ class _Rows:
             self.met[name][at[complete & (attack == name)]] = True
         self._note(at, {column: known[column] for column in ("prediction", "l0", "l1", "l2", "linf")})
 
-    def of_clean(self, prediction: Labels, loss: PerImage, again: Callable[[], Labels]) -> Labels | None:
-        """The predictions of the rows that are there, or None where these are to be written.
+    def of_clean(self, prediction: Labels, loss: PerImage, again: Callable[[], Labels]) -> Labels:
+        """The predictions of the unattacked images: of the rows that are there, and else those of now.
 
         Raises:
             ValueError: the model answers otherwise than it did. A random one may, as far as it contradicts itself.
@@ -186,7 +186,7 @@ class _Rows:
             now = now.copy()
             now[at] = before
         self.right = now == self.label
-        return torch.from_numpy(now).to(prediction.device) if self.met[CLEAN].all() else None
+        return torch.from_numpy(now).to(prediction.device)
 
     def places(self, batch: Batch) -> np.ndarray:
         assert batch.index is not None

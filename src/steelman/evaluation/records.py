@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from steelman import config, identity
+from steelman import identity
 from steelman.attacks.attack import Attack, Reference
 from steelman.attacks.eot import EOT
 from steelman.attacks.from_prediction import FromPrediction
@@ -145,9 +145,9 @@ class Record:
             return f"{self.call}, of which an older version did not write down what it held"
         if self.digest == other.digest:
             return ""
-        ours, theirs = dict(self.settings or {}), dict(other.settings or {})
-        paths = config.differences(ours, theirs)
-        told = [f"{path} {shown(_at(ours, path))}, now {shown(_at(theirs, path))}" for path in paths]
+        ours, theirs = dict(_leaves(self.settings)), dict(_leaves(other.settings))
+        paths = (path for path in {**ours, **theirs} if ours.get(path) != theirs.get(path))
+        told = [f"{path} {ours.get(path)}, now {theirs.get(path)}" for path in paths]
         return "; ".join(told) or "its code, or a file that it names, is another one"
 
     def plain(self) -> dict[str, Any]:
@@ -265,7 +265,13 @@ def _kinds(settings: Any) -> Iterator[str]:
     return (each["kind"] for each in _walk(settings) if isinstance(each.get("kind"), str))
 
 
-def _at(settings: Any, path: str) -> Any:
-    for part in path.split("."):
-        settings = settings.get(part) if isinstance(settings, Mapping) else None
-    return settings
+def _leaves(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """What is no mapping and no list, by its path."""
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            yield from _leaves(value, f"{path}.{key}" if path else key)
+    elif isinstance(settings, list):
+        for place, value in enumerate(settings):
+            yield from _leaves(value, f"{path}[{place}]")
+    else:
+        yield path, settings
