@@ -92,12 +92,15 @@ def test_rows_say_what_the_model_and_the_attack_say(table, network, batch):
     assert rows["seconds"].sum() > 0
 
 
-def test_what_the_attack_was_stands_in_its_rows(table):
-    fgsm, minimal = table.only("FGSM(eps=0.1)"), table.only("FromPrediction(DeepFool(steps=5))")
-    assert (fgsm["norm"][0], fgsm["eps"][0], fgsm["away_from"][0]) == ("Linf", 0.1, "label")
-    assert (minimal["norm"][0], minimal["away_from"][0]) == ("L2", "prediction")
-    assert np.isnan(minimal["eps"]).all()
-    assert "steps=5, overshoot=0.02" in minimal["parameters"][0]
+def test_what_the_attack_was_stands_in_its_record(table):
+    fgsm, minimal = table.record("FGSM(eps=0.1)"), table.record("FromPrediction(DeepFool(steps=5))")
+    assert (fgsm.norm, fgsm.eps, fgsm.reference, fgsm.kind) == ("Linf", 0.1, "label", "steelman.attacks.fgsm:FGSM")
+    assert (minimal.norm, minimal.eps, minimal.reference) == ("L2", None, "prediction")
+    assert "steps=5, overshoot=0.02" in minimal.call
+    assert (minimal.attack["steps"], minimal.setting("overshoot"), minimal.core) == (5, 0.02, "DeepFool")
+    for name in ("clean", *table.attacks):
+        assert set(table.only(name)["record"]) == {table.record(name).id}
+    assert len({record.id for record in table.records}) == 5
 
 
 def test_the_batch_size_does_not_change_the_table(table, network, digits):
@@ -163,8 +166,9 @@ def test_the_preprocessed_space_is_that_of_the_inner_network_without_a_box(netwo
     np.testing.assert_array_equal(rows["prediction"], network(expected).argmax(1))
     np.testing.assert_allclose(rows["l2"], L2.size(expected - seen), rtol=1e-5)
     np.testing.assert_allclose(rows["x_l2"], L2.size(seen), rtol=1e-5)
-    assert table.spaces == ("preprocessed",)
-    assert "box=None" in rows["parameters"][0]
+    assert table.space == "preprocessed"
+    assert table.record("FGSM(eps=0.5)").setting("box") is None
+    assert "box=None" in table.record("FGSM(eps=0.5)").call
 
 
 def test_pixels_of_a_preprocessed_model_are_attacked_through_the_preprocessing(network, batch):
@@ -217,6 +221,8 @@ def test_what_was_saved_is_loaded(table, tmp_path):
     assert loaded.table.schema.equals(table.table.schema)
     for column in table.table.column_names:
         np.testing.assert_array_equal(loaded[column], table[column])
+    assert loaded.records == table.records
+    assert (loaded.space, loaded.probes, loaded.about) == ("pixels", (), table.about)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["table.parquet"]
 
 
@@ -228,8 +234,9 @@ def test_a_file_that_is_no_table_is_refused_by_name(table, tmp_path):
     (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"cut\.parquet is not a whole evaluation table"):
         Evaluation.load(tmp_path / "cut.parquet")
-    with pytest.raises(ValueError, match="the column eps is missing"):
-        Evaluation(table.table.drop_columns(["eps"]))
+    Evaluation(table.table.drop_columns(["success"])).save(tmp_path / "less.parquet")
+    with pytest.raises(ValueError, match=r"less\.parquet is not a whole .*the column success is missing"):
+        Evaluation.load(tmp_path / "less.parquet")
 
 
 def test_tables_of_other_attacks_or_images_join(table, network, digits):
@@ -244,22 +251,25 @@ def test_tables_of_other_attacks_or_images_join(table, network, digits):
 def test_tables_of_one_cell_or_of_another_model_do_not_join(table, digits):
     with pytest.raises(ValueError, match="both tables have image"):
         table + table
-    with pytest.raises(ValueError, match="not the same data and model"):
+    with pytest.raises(ValueError, match="of another model, with other weights and buffers"):
         table + evaluate(small_network(seed=1), digits, [FGSM(eps=0.2)])
+    named = table.replaced(model={})  # of a table that does not say of which model it is, the answers tell
+    with pytest.raises(ValueError, match="not the same data and model: image"):
+        named + evaluate(small_network(seed=1), digits, [FGSM(eps=0.2)])
 
 
 def test_asking_for_what_is_not_there_lists_what_is(table):
-    with pytest.raises(ValueError, match=r"no rows of attack 'PGD\(\)'; the table has clean, FGSM"):
+    with pytest.raises(ValueError, match=r"no attack 'PGD\(\)' in the table; it has clean, FGSM"):
         table.only("PGD()")
-    with pytest.raises(ValueError, match="no rows in space 'preprocessed'; the table has pixels"):
-        table.only(space="preprocessed")
+    with pytest.raises(ValueError, match=r"no attack 'FGSM\(\)' in the table; it has clean, FGSM"):
+        table.record("FGSM()")
     with pytest.raises(KeyError, match="no column 'l3'"):
         table["l3"]
 
 
 def test_a_short_look_shows_the_accuracies(table):
     share = 100 * accuracy(table, "FGSM(eps=0.1)").value
-    assert repr(table).startswith("Evaluation(60 images, accuracy: clean ")
+    assert repr(table).startswith("Evaluation(60 images, pixels, accuracy: clean ")
     assert f"FGSM(eps=0.1) {share:.1f} %" in repr(table)
     assert f"<td>{share:.1f} %</td>" in table._repr_html_()
 

@@ -1,6 +1,7 @@
 """A table that grows: nothing is attacked twice, nothing is read by halves, the worst case costs what it needs."""
 
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -34,17 +35,22 @@ class Draw(Probe):
         return (seeds % 1000).float()
 
 
+ASKED: list[int] = []
+WATCHED: list[Callable[[], None]] = []
+
+
 class Counting(nn.Module):
-    """Counts the images that it has answered for."""
+    """Counts the images that it has answered for; a number that it held itself would make another model of it."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.inner = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-        self.count = 0
 
     def forward(self, x):
-        self.count += len(x)
+        ASKED.append(len(x))
+        for look in WATCHED:
+            look()
         return self.inner(x)
 
 
@@ -83,20 +89,20 @@ def same(ours: Evaluation, theirs: Evaluation, besides: tuple[str, ...] = ("seco
 
 def test_what_stands_is_not_attacked_again(model, digits, whole):
     first = evaluate(model, digits, {"weak": WEAK}, batch_size=16)
-    model.count = 0
+    ASKED.clear()
     again = evaluate(model, digits, {"weak": WEAK}, known=first, batch_size=16)
-    assert model.count == 0
+    assert sum(ASKED) == 40, "it is asked about the unattacked images, and about nothing else"
     same(again, first, besides=())
     more = evaluate(model, digits, BATTERY, known=first, batch_size=16)
     same(more, whole)
     assert (more.only("weak")["seconds"] == first.only("weak")["seconds"]).all()
 
 
-def test_more_images_and_another_space_are_added(model, digits, whole):
+def test_more_images_are_added(model, digits, whole):
     some = evaluate(model, digits.subset(torch.arange(10)), BATTERY)
-    model.count = 0
+    ASKED.clear()
     same(evaluate(model, digits, BATTERY, known=some), whole)
-    assert model.count < 40 * 60
+    assert sum(ASKED) < 40 * 60
 
 
 def test_only_what_still_stands_is_attacked_where_the_worst_case_is_asked_for(model, digits, whole):
@@ -116,7 +122,12 @@ def test_only_what_still_stands_is_attacked_where_the_worst_case_is_asked_for(mo
     assert cascade.whole("clean")
     assert not cascade.whole("strong")
     # Asked for the columns after all, the images that were left out are attacked.
-    same(evaluate(model, digits, BATTERY, known=cascade, batch_size=16), whole)
+    both = evaluate(model, digits, BATTERY, known=cascade, batch_size=16)
+    same(both, whole, ("seconds", "record"))
+    asked = {record.id: record.asked for record in both.records}
+    strong = both.only("strong")
+    attacked = [asked[record] == "survivors" for record in strong["record"]]
+    assert set(strong["image"][attacked]) == set(cascade.only("strong")["image"])
 
 
 def test_an_attack_from_the_prediction_meets_all_images(model, digits):
@@ -144,49 +155,70 @@ def test_probes_are_columns_and_are_added_to_what_stands(model, digits, whole):
 
 
 def test_another_model_or_attack_or_other_images_are_refused(model, digits, whole):
-    with pytest.raises(ValueError, match="another model"):
+    with pytest.raises(ValueError, match="another model, with other weights"):
         evaluate(Counting().eval(), digits, BATTERY, known=whole)
-    with pytest.raises(ValueError, match=r"another attack called weak: FGSM.*0\.1.* now FGSM.*0\.2"):
+    with pytest.raises(ValueError, match=r"another attack called weak: eps 0\.1, now 0\.2"):
         evaluate(model, digits, {"weak": FGSM(eps=0.2)}, known=whole)
-    with pytest.raises(ValueError, match="another seed"):
+    with pytest.raises(ValueError, match="another attack called weak: seed 0, now 1"):
         evaluate(model, digits, BATTERY, known=whole, seed=1)
     (batch,) = digits.batches([torch.arange(40)])
-    with pytest.raises(ValueError, match=r"other images|not of this model and these images"):
+    with pytest.raises(ValueError, match=r"of other images: image \d+ has other pixels or another label"):
         evaluate(model, (batch.x.flip(0), batch.y.flip(0)), {"other": WEAK}, known=whole)
-    other = Counting().eval()  # a function has no fingerprint: its answers tell it
-    with pytest.raises(ValueError, match="not of this model"):
-        evaluate(lambda x: other(x), digits, {"other": WEAK}, known=whole)
+    known = evaluate(model, (batch.x, batch.y), {"weak": WEAK})
+    one = torch.arange(40)[:, None, None, None] == 7
+    for x, y in (
+        (torch.where(one, 1 - batch.x, batch.x), batch.y),
+        (torch.where(one, batch.x + 1e-5, batch.x).clamp(max=1), batch.y),
+        (batch.x, torch.where(one.flatten(), (batch.y + 1) % 10, batch.y)),
+    ):
+        with pytest.raises(ValueError, match="of other images: image 7 has other pixels or another label"):
+            evaluate(model, (x, y), {"other": WEAK}, known=known)
+    other = Counting().eval()
+    functions = [evaluate(lambda x, net=net: net(x), digits, {}) for net in (model, other)]
+    with pytest.raises(ValueError, match="another model, with other code"):
+        functions[0] + functions[1]
+    unnamed = whole.replaced(model={})  # of a table that does not say of which model it is, the answers tell
+    with pytest.raises(ValueError, match=r"another model: unattacked, it answered otherwise to \d+ of 40 images"):
+        evaluate(other, digits, {"other": WEAK}, known=unnamed)
 
 
-def test_a_killed_evaluation_goes_on(model, digits, whole, tmp_path):
+def test_a_killed_evaluation_goes_on(model, digits, whole, tmp_path, monkeypatch):
     class Killed(Exception):
         pass
 
-    def until(blocks: int):
-        def model_(x):
-            if len(list((tmp_path / "parts").glob("*.parquet"))) == blocks:
-                raise Killed
-            return model(x)
+    def look() -> None:
+        if len(list((tmp_path / "parts").glob("*.parquet"))) == 2:
+            raise Killed
 
-        return model_
-
+    monkeypatch.setitem(globals(), "WATCHED", [look])
     with pytest.raises(Killed):
-        evaluate(until(2), digits, BATTERY, batch_size=10, folder=tmp_path)
-    assert len(list((tmp_path / "parts").iterdir())) == 2
+        evaluate(model, digits, BATTERY, batch_size=10, folder=tmp_path)
+    monkeypatch.undo()
+    parts = sorted(path.name for path in (tmp_path / "parts").iterdir())
+    assert parts == ["pixels-000001.parquet", "pixels-000002.parquet"]
     # One of the two parts is cut off, as by a full disk: it is told, and made anew.
-    part = tmp_path / "parts" / "000002.parquet"
+    part = tmp_path / "parts" / "pixels-000002.parquet"
     part.write_bytes(part.read_bytes()[:-100])
+    ASKED.clear()
     with pytest.warns(UserWarning, match=r"000002\.parquet is not a whole evaluation table.*attacked anew"):
-        table = evaluate(lambda x: model(x), digits, BATTERY, batch_size=10, folder=tmp_path)
+        table = evaluate(model, digits, BATTERY, batch_size=10, folder=tmp_path)
     same(table, whole)
-    assert [path.name for path in tmp_path.iterdir()] == ["table.parquet"]
+    attacked = sum(ASKED) - 40
+    assert {path.name for path in tmp_path.iterdir()} == {"table.parquet", ".lock"}
     same(Evaluation.load(tmp_path / "table.parquet"), table, besides=())
-    model.count = 0
+    ASKED.clear()
     evaluate(model, digits, BATTERY, folder=tmp_path, batch_size=10)
-    assert model.count == 40  # the functions had no fingerprint, so their answers were asked for once more
-    model.count = 0
-    evaluate(model, digits, BATTERY, folder=tmp_path, batch_size=10)
-    assert model.count == 0
+    assert sum(ASKED) == 40
+    ASKED.clear()
+    evaluate(model, digits, BATTERY, folder=tmp_path, batch_size=10, fresh=True)
+    assert attacked < sum(ASKED) - 40, "the whole part was not made again"
+
+
+def test_what_another_model_left_unfinished_is_not_gone_on_with(model, digits, whole, tmp_path):
+    part = evaluate(Counting().eval(), digits.subset(torch.arange(10)), {"weak": WEAK})
+    part.save(tmp_path / "parts" / "pixels-000001.parquet")
+    same(evaluate(model, digits, BATTERY, folder=tmp_path, batch_size=16), whole)
+    assert {path.name for path in tmp_path.iterdir()} == {"table.parquet", ".lock"}
 
 
 def test_a_table_that_is_cut_off_is_refused_by_name(model, digits, whole, tmp_path):
@@ -201,8 +233,10 @@ def test_the_table_says_what_it_is_of(model, digits, whole, tmp_path):
     whole.save(tmp_path / "table.parquet")
     about = Evaluation.load(tmp_path / "table.parquet").about
     assert about["data"] == digits.name
-    assert len(about["model"]) == 16
-    assert about == whole.only("weak").about == whole.about
+    assert set(about["model"]) == {"classes", "code", "weights", "buffers", "attributes"}
+    assert about == whole.about
+    assert whole.only(["clean", "weak"]).about == about | {"records": about["records"][:2]}
+    assert [each["name"] for each in about["records"]] == ["clean", *BATTERY]
 
 
 def test_a_model_that_answers_with_classes_alone(model, digits):
