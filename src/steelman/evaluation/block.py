@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -87,7 +87,9 @@ class Block:
             batch, x, loss, found = batch[new], x[new], loss[new], prediction[new]
             nothing, ones = torch.zeros_like(loss), torch.ones_like(found)
             success, seconds = found != batch.y, seconds * len(new) / len(prediction)
-            result = AttackResult(x, success, found, loss, *(nothing,) * 4, ones, torch.zeros_like(ones), seconds)
+            sizes = dict.fromkeys(("l0", "l1", "l2", "linf"), nothing)
+            cost: dict[str, Any] = {"forwards": ones, "gradients": torch.zeros_like(ones), "seconds": seconds}
+            result = AttackResult(x, success, found, loss, **sizes, **cost)
             probed = self._probed(CLEAN, network, batch, x, x)
             pixels = rows.pixels[rows.places(batch)]
             rows.write(Met(self.records[CLEAN], batch, x, pixels, found, result, probed))

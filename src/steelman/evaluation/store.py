@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from steelman.evaluation.block import Space
-from steelman.evaluation.records import CLEAN
+from steelman.evaluation.records import CLEAN, Record
 from steelman.evaluation.table import Evaluation, read_spaces
 from steelman.files import working_in
 
@@ -114,7 +114,16 @@ def merged(known: Evaluation | None, made: Sequence[Evaluation], names: Sequence
     order = {name: place for place, name in enumerate(dict.fromkeys([CLEAN, *whole.attacks, *names]))}
     places = np.array([order[name] for name in whole["attack"]])
     rows = whole.table.take(np.lexsort((whole["image"], places)))
-    return whole.replaced(rows, records=sorted(whole.records, key=lambda record: order[record.name]))
+    return whole.replaced(rows, records=sorted(_with_rows(whole), key=lambda record: order[record.name]))
+
+
+def _with_rows(evaluation: Evaluation) -> list[Record]:
+    """The records that rows name; of an attack that none names, the first."""
+    used = set(evaluation.table["record"].unique().to_pylist())
+    found = {
+        record.name: [each for each in evaluation.records if each.name == record.name] for record in evaluation.records
+    }
+    return [each for records in found.values() for each in [one for one in records if one.id in used] or records[:1]]
 
 
 def over(known: Evaluation, new: Evaluation) -> Evaluation:

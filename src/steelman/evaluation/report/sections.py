@@ -15,6 +15,7 @@ from steelman.evaluation.report.gallery import amplification, data_uri
 from steelman.evaluation.report.verdict import listed, signs_of, threat_name
 from steelman.evaluation.report.waterfall import waterfall
 from steelman.evaluation.transfer.transfer import Transfer
+from steelman.identity import digest
 from steelman.norms import NORMS
 
 PICTURED = 60
@@ -203,7 +204,7 @@ def evaluated(entry: Entry) -> dict[str, str]:
             made.setdefault(place, []).extend(name for name in names if name not in made[place])
     told = {
         "images of": entry.evaluation.about.get("data", ""),
-        "model": " ".join(f"{part} {digest}" for part, digest in model.items()) if model else "",
+        "model": digest(model) if model else "",
         "seed": ", ".join(map(str, sorted(seeds))),
     }
     for number, (place, names) in enumerate(made.items(), 1):
