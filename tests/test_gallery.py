@@ -11,8 +11,8 @@ from reported import ATTACKS, entries, models
 from steelman.attacks import DeepFool
 from steelman.data import Digits
 from steelman.evaluation import Evaluation, Gallery
+from steelman.evaluation.records import CLEAN
 from steelman.evaluation.report.gallery import amplification, png
-from steelman.evaluation.table import CLEAN
 
 pytestmark = pytest.mark.xdist_group("report")
 
@@ -56,7 +56,7 @@ def test_random_attacks_have_the_noise_of_the_evaluation(data, model):
     gallery = Gallery.of(model, data, table, ATTACKS, count=5)
     for place, image in enumerate(gallery.index.tolist()):
         assert float(gallery.size[place]) == pytest.approx(row_of(table, name, image)["l2"], rel=1e-5)
-    other = table.with_about({**table.about, "seed": "1"})
+    other = table.recorded(lambda record: record.changed(seed=1))
     assert not torch.allclose(Gallery.of(model, data, other, ATTACKS, count=5).x_adv, gallery.x_adv)
 
 

@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from steelman.evaluation.table import COLUMNS, Evaluation
+from made_up import table_of
 from steelman.sinks import MLflow, Sinks, TensorBoard
 from steelman.training import Training
 from steelman.training.fingerprint import FREE
@@ -119,7 +119,7 @@ def test_they_are_chosen_in_settings_that_change_nothing_else():
 
 
 def test_a_table_is_handed_over_to_frames(monkeypatch: pytest.MonkeyPatch):
-    table = Evaluation.from_columns({name: [] for name in COLUMNS})
+    table = table_of([])
     polars = ModuleType("polars")
     polars.from_arrow = lambda given: given is table.table  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "polars", polars)

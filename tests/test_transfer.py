@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from affine import Another, images, small_net
 from steelman.attacks import FGSM, PGD, Surrogate, WorstOf
 from steelman.data.memory import InMemory
-from steelman.evaluation import Evaluation, Transfer, evaluate, transfer, worst_case
+from steelman.evaluation import Transfer, evaluate, transfer, worst_case
 from steelman.evaluation.block import seeds_of
 from steelman.norms import Linf
 
@@ -80,6 +80,9 @@ def test_white_boxes_are_told_apart_and_equal_evaluate(matrix: Transfer):
     assert matrix.white == {("A", "A"), ("B", "B"), ("A and B", "A"), ("A and B", "B")}
     assert [matrix.black(target) for target in "ABC"] == [("B",), ("A",), ("A", "B", "A and B")]
     right = [by_hand(NETS[s], NETS["C"]) for s in "AB"] + [by_hand(Mean(NETS["A"], NETS["B"]), NETS["C"])]
+    for target, table in matrix.tables.items():
+        black = [name for name in table.attacks if table.record(name).how == "black"]
+        assert black == [matrix.from_source(source) for source in matrix.black(target)]
     assert matrix.worst[0] == matrix.accuracy[1][0]
     assert matrix.worst[2].value == np.all(right, axis=0).mean()
     for name in "AB":
@@ -94,11 +97,14 @@ def test_white_boxes_are_told_apart_and_equal_evaluate(matrix: Transfer):
             "l2",
             "linf",
             "x_l2",
-            "eps",
+            "pixels",
             "forwards",
         ):
             assert np.array_equal(ours[column], white[column]), column
-        assert ours["norm"].tolist() == white["norm"].tolist()
+        records = [ours.record(f"{ATTACK} from {name}"), white.record(str(ATTACK))]
+        assert [(each.norm, each.eps, each.how, each.reference) for each in records] == [
+            ("Linf", 0.1, "white", "label")
+        ] * 2
         np.testing.assert_allclose(ours["loss"], white["loss"], rtol=1e-5)
 
 
@@ -117,31 +123,67 @@ def test_a_saved_matrix_is_extended_and_no_image_is_crafted_twice(matrix: Transf
     monkeypatch.setattr(
         PGD, "search", lambda self, oracle, x, *more: crafted.append(len(x)) or search(self, oracle, x, *more)
     )
-    small = transfer({"A": a, "B": b}, {"A": a, "C": c}, DATA, ATTACK, folder=tmp_path / "crafted")
+    folder = tmp_path / "transfer"
+    small = transfer({"A": a, "B": b}, {"A": a, "C": c}, DATA, ATTACK, folder=folder)
     assert sum(crafted) == 2 * len(X)
-    small.save(tmp_path / "small.parquet")
-    small = Transfer.load(tmp_path / "small.parquet")
+    small.save(tmp_path / "small")
+    for place in (folder, tmp_path / "small"):
+        loaded = Transfer.load(place)
+        assert (loaded.attack, loaded.sources, loaded.targets, loaded.white) == (
+            small.attack,
+            ("A", "B"),
+            ("A", "C"),
+            {("A", "A")},
+        )
+        assert loaded.accuracy == small.accuracy
     wide = {"A": a, "B": b, "C": c, "D": d}
-    more = transfer(
-        {"A": a, "B": b, "D": d}, wide, DATA, ATTACK, folder=tmp_path / "crafted", known=small, batch_size=5
-    )
+    more = transfer({"A": a, "B": b, "D": d}, wide, DATA, ATTACK, folder=folder, batch_size=5)
     assert sum(crafted) == 3 * len(X), "only D's images are new"
     anew = transfer({"A": a, "B": b, "D": d}, wide, DATA, ATTACK)
     assert more.white == anew.white == {(name, name) for name in "ABD"}
     for name in "ABCD":
         ours, theirs = more.tables[name], anew.tables[name]
         assert ours.about["model"] == theirs.about["model"]
-        assert ours.parameters == theirs.parameters
-        for column in ("image", "attack", "prediction", "l2", "gradients"):
+        assert ours.records == theirs.records
+        for column in ("image", "attack", "record", "pixels", "prediction", "l2", "gradients", "forwards"):
             assert ours[column].tolist() == theirs[column].tolist()
+    crafted.clear()
     assert transfer({"A": a}, {"C": c}, DATA, ATTACK, known=more).accuracy == ((small.accuracy[0][1],),)
-    with pytest.raises(ValueError, match=r"of another attack or model .*give the attack another name"):
+    assert crafted == []
+    with pytest.raises(ValueError, match=r"another attack called .* from A: attack.eps 0\.1, now 0\.2"):
         transfer({"A": a}, {"C": c}, DATA, PGD(eps=0.2, steps=3), name=str(ATTACK), known=more)
+    with pytest.raises(ValueError, match=r"another attack called .* from A: model"):
+        transfer({"A": d}, {"C": c}, DATA, ATTACK, known=more)
     with pytest.raises(ValueError, match="is of another model"):
         transfer({"A": a}, {"C": d}, DATA, ATTACK, known=more)
-    fewer = {"C": Evaluation(small.tables["C"].table.slice(0, 2 * len(X) - 1))}
-    with pytest.raises(ValueError, match="of fewer images"):
-        transfer({"A": a}, {"C": c}, DATA, ATTACK, known=replace(small, tables=fewer))
+    with pytest.raises(ValueError, match="known or folder, not both"):
+        transfer({"A": a}, {"C": c}, DATA, ATTACK, known=more, folder=folder)
+    fewer = replace(small, tables={"C": small.tables["C"].of_images(range(5))})
+    whole = transfer({"A": a}, {"C": c}, DATA, ATTACK, known=fewer, batch_size=4)
+    assert whole.accuracy == ((small.accuracy[0][1],),)
+    assert sum(crafted) == len(X) - 5
+    part = transfer({"A": a}, {"C": c}, (X[:5].float(), Y[:5]), ATTACK, known=more)
+    assert part.tables["C"].images == 5
+
+
+def test_a_source_that_was_killed_goes_on(tmp_path: Path, monkeypatch):
+    a, _, c, _ = NETS.values()
+    crafted, search = [], PGD.search
+
+    def searched(self, oracle, x, *more):
+        if len(crafted) == 2:
+            raise KeyboardInterrupt
+        crafted.append(len(x))
+        return search(self, oracle, x, *more)
+
+    monkeypatch.setattr(PGD, "search", searched)
+    with pytest.raises(KeyboardInterrupt):
+        transfer({"A": a}, {"A": a, "C": c}, DATA, ATTACK, batch_size=4, folder=tmp_path)
+    crafted.append(-sum(crafted))
+    found = transfer({"A": a}, {"A": a, "C": c}, DATA, ATTACK, batch_size=4, folder=tmp_path)
+    assert crafted == [4, 4, -8, 4, 4]
+    anew = transfer({"A": a}, {"A": a, "C": c}, DATA, ATTACK, batch_size=4)
+    assert (found.accuracy, found.clean, found.worst) == (anew.accuracy, anew.clean, anew.worst)
 
 
 class Elsewhere(Executor):
@@ -173,7 +215,8 @@ def test_each_source_may_have_an_attack_of_its_own():
     a, b, c, _ = NETS.values()
     other = FGSM(eps=0.1)
     found = transfer({"A": a, "B": b}, {"C": c}, DATA, {"A": ATTACK, "B": other}, name=str(ATTACK))
-    assert found.tables["C"].parameters[f"{ATTACK} from B", "pixels"].startswith("FGSM(")
+    records = [found.tables["C"].record(f"{ATTACK} from {source}") for source in "AB"]
+    assert [record.attack["attack"]["kind"] for record in records] == ["PGD", "FGSM"]
     x_adv = other(b, *DATA)
     fallen = (c(DATA[0]).argmax(1) == Y) & (c(x_adv).argmax(1) == Y)
     assert found.accuracy[1][0].value == float(fallen.double().mean())
@@ -195,10 +238,26 @@ def test_what_makes_no_sense_is_refused():
         transfer({"A": a}, {"B": nn.Sequential(nn.Flatten(), nn.Linear(64, 10))}, DATA, ATTACK)
 
 
-def test_a_table_that_is_no_transfer_is_refused(tmp_path: Path):
+def test_a_folder_or_table_that_is_no_transfer_is_refused(matrix: Transfer, tmp_path: Path):
     evaluate(NETS["A"], DATA, []).save(tmp_path / "table.parquet")
-    with pytest.raises(ValueError, match="not a saved Transfer"):
+    with pytest.raises(ValueError, match=r"table\.parquet is not a saved transfer"):
         Transfer.load(tmp_path / "table.parquet")
+    with pytest.raises(FileNotFoundError, match=r"has no transfer\.json: `transfer` and `save` write one"):
+        Transfer.load(tmp_path)
+    matrix.save(tmp_path)
+    index = tmp_path / "transfer.json"
+    for text in (index.read_text()[:-9], "{}", "[]"):
+        index.write_text(text)
+        with pytest.raises(ValueError, match=r"transfer\.json is not what a transfer writes"):
+            Transfer.load(tmp_path)
+
+
+def test_targets_whose_names_are_no_folders_have_folders_of_their_own(tmp_path: Path):
+    names = ("a b", "a-b", "../a b", "ä/b")
+    found = transfer({"A": NETS["A"]}, dict.fromkeys(names, NETS["B"]), DATA, FGSM(eps=0.1), folder=tmp_path / "in")
+    assert len(list((tmp_path / "in").glob("*/table.parquet"))) == len(names)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    assert Transfer.load(tmp_path / "in").accuracy == found.accuracy
 
 
 def test_a_model_that_answers_with_classes_alone_can_be_a_target():
