@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-measures evaluate carlini-tables survey yopo learned learned-cost learned-figures docs clean
+.PHONY: help setup demo test check format bench bench-measures evaluate carlini-tables survey yopo learned learned-cost learned-figures soak docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | awk -F '\t' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -62,8 +62,11 @@ learned-cost: .venv/.ready  ## what learned adversaries cost, by the step and th
 learned-figures: .venv/.ready  ## the learned adversaries' figures on MNIST, half an hour, into docs/results/
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learned.figures $(if $(DATA),--data-dir "$(DATA)") $(ARGS)
 
+soak: .venv/.ready  ## kills at random moments, at length: each verb has to end in the same bits; ten minutes, no data
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.kills $(ARGS)
+
 docs: .venv/.ready  ## write docs/methods.md and docs/defences.md anew from docstrings, recipes and examples
-	@$(BIN)/python -m steelman.cards docs
+	@$(BIN)/python tools/method_pages.py docs
 
 clean:  ## remove what set-up and the tools made; runs/ and data/ stay
 	@rm -rf .venv .venv-bench .pytest_cache .ruff_cache .hypothesis dist build

@@ -13,10 +13,8 @@ with "and" before the last author; several are divided by semicolons; where ther
 import dataclasses
 import inspect
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import nn
 
@@ -201,79 +199,3 @@ def cite(names: Sequence[str] = ()) -> str:
     plain = [f"{item.name}: {item.reference}" for item in chosen]
     papers = {paper.key: paper.bibtex() for item in chosen for paper in item.papers}
     return "\n\n".join(["\n".join(plain), *papers.values()])
-
-
-WRITTEN = "<!-- Written by `make docs` from the docstrings{}: change those. -->\n"
-
-
-def methods_page() -> str:
-    """Attacks and filters as a Markdown page."""
-    return "\n".join(
-        [
-            "# Attacks and filters\n\n" + WRITTEN.format(""),
-            "Every attack also has `box=(0.0, 1.0)`, the range of valid images (`None` leaves them unbounded), "
-            '`uint8=False` and `precision="full"`: see [Attacks](attacks.md). Defences are on a '
-            "[page of their own](defences.md).\n",
-            *_chapter("Attacks", methods("attack")),
-            *_chapter("Filters", methods("filter")),
-        ]
-    )
-
-
-def defences_page(root: Path) -> str:
-    """Defences and preparations as a Markdown page, with the recipes and the examples of a checkout."""
-    recipes = sorted((root / "recipes").glob("*.toml"))
-    examples = sorted((root / "examples").glob("*.py"))
-    page = [
-        "# Defences\n\n" + WRITTEN.format(", `recipes/` and `examples/`"),
-        "An objective is called in a loop of one's own, `TRADES(PGD(eps=0.1))(network, Batch(x, y)).backward()`; a "
-        "game is played, `play(YOPO(eps=0.1), network, Batch(x, y), optimiser)`; `fit(network, data, defence, "
-        "Training(...))` trains by either, and so does a recipe, where `defence = { kind = ... }` has the fields "
-        "below. `Sum` makes the combinations. A preparation changes the training images once, before training: "
-        "`prepare = [{ kind = ... }]`. Complete loops are [at the end](#examples).\n",
-        *_chapter("Defences", methods("defence"), recipes),
-        *_chapter("Learned adversaries", methods("adversary"), recipes),
-        *_chapter("Preparations", methods("preparation"), recipes),
-        "## Examples\n",
-    ]
-    for path in examples:
-        text = path.read_text(encoding="utf-8")
-        page.append(f"### {path.stem.replace('_', ' ').capitalize()}\n\n```python\n{text}```\n")
-    return "\n".join(page)
-
-
-def _chapter(title: str, cards: list[Card], recipes: Sequence[Path] = ()) -> list[str]:
-    lines = [f"| [{item.name}](#{item.name.lower()}) | {_text(item.summary)} | {_text(item.cost)} |" for item in cards]
-    using = {path.stem: set(re.findall(r'kind = "(\w+)"', path.read_text(encoding="utf-8"))) for path in recipes}
-    return [
-        f"## {title}\n\n| | | cost |\n|---|---|---|",
-        *lines,
-        *(_section(item, [name for name, kinds in using.items() if item.name in kinds]) for item in cards),
-    ]
-
-
-def _section(item: Card, recipes: Sequence[str] = ()) -> str:
-    parts = [f"\n### {item.name}\n", f"`{item.signature}`\n", f"{_text(item.summary)}\n"]
-    if item.body:
-        parts.append(f"{_text(item.body)}\n")
-    if item.fields:
-        parts.append("| field | |\n|---|---|")
-        parts += [f"| `{name}` | {_text(meaning)} |" for name, meaning in item.fields.items()]
-        parts.append("")
-    parts.append(f"Reference: {_text(item.reference)}\n")
-    if item.raises:
-        parts.append(f"Raises {_text(item.raises)}\n")
-    if recipes:
-        parts.append(f"Recipes: {', '.join(f'`{name}`' for name in recipes)}.\n")
-    return "\n".join(parts)
-
-
-def _text(text: str) -> str:
-    """Mathematics in plain text, safe from Markdown; spans of code stay as they are."""
-    return re.sub(r"`[^`]*`|[\\*_<>|\[\]]", lambda match: match[0] if match[0][0] == "`" else "\\" + match[0], text)
-
-
-if __name__ == "__main__":
-    docs = Path(sys.argv[1])
-    (docs / "methods.md").write_text(methods_page(), encoding="utf-8")
-    (docs / "defences.md").write_text(defences_page(docs.parent), encoding="utf-8")
