@@ -6,14 +6,18 @@ import json
 import re
 from dataclasses import replace
 from math import inf
+from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
+from torch import nn
 
-from made_up import changed, made_up, of, right, table_of
+from made_up import ATTACKS as MADE_UP
+from made_up import changed, made_up, of, record, right, table_of
+from steelman.attacks import FGSM, PGD, Surrogate
 from steelman.evaluation import (
     Column,
     Entry,
@@ -40,9 +44,12 @@ from steelman.evaluation import (
 )
 from steelman.evaluation.checkup.checkup import Checkup, Finding
 from steelman.evaluation.measures import Measure
+from steelman.evaluation.records import CLEAN, Record, record_of
 from steelman.evaluation.report.entry import comparable
 from steelman.evaluation.report.paper_table import md
 from steelman.evaluation.report.results import SCHEMA
+from steelman.evaluation.transfer.crafted import Crafted
+from steelman.evaluation.transfer.transfer import from_source
 from steelman.norms import Linf
 
 COUNT = 41
@@ -69,12 +76,28 @@ def entries() -> list[Entry]:
     return [first, entry("two | <b>", 2)]
 
 
+def transfer_of(entries: list[Entry], attack: str = "FGSM()") -> Transfer:
+    """Made up too: what `weak` and `strong` did stands for images from two sources."""
+    sources = {"weak": entries[0].name, "strong": "C"}
+
+    def crafted(record: Record, target: str) -> Record:
+        source = sources[record.name]
+        made = Crafted(FGSM(), nn.Flatten(), source, attack, source == target, Path())
+        return record_of(from_source(attack, source), made)
+
+    def table(target: Entry) -> Evaluation:
+        rows = target.evaluation.only(["clean", *sources])
+        rows = rows.replaced(records=[rows.record(name) for name in ("clean", *sources)])
+        return rows.recorded(lambda each: each if each.name == CLEAN else crafted(each, target.name))
+
+    return Transfer(attack, {each.name: table(each) for each in entries})
+
+
 @pytest.fixture(scope="module")
 def transferred(entries) -> Transfer:
-    """Made up too: what `weak` and `strong` did stands for images from two sources."""
-    names = {("weak", "pixels"): "FGSM() from one_a & 50 %", ("strong", "pixels"): "FGSM() from C"}
-    tables = {each.name: each.evaluation.only(["clean", "weak", "strong"]).renamed(names) for each in entries}
-    return Transfer("FGSM()", (entries[0].name, "C"), tables, frozenset({(entries[0].name, entries[0].name)}))
+    found = transfer_of(entries)
+    assert (found.sources, found.white) == ((entries[0].name, "C"), {(entries[0].name, entries[0].name)})
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +114,7 @@ def folder(entries, transferred, tmp_path_factory):
         patch.setattr("steelman.evaluation.report.export.figures", lambda entries: {"curve-linf": picture})
         patch.setattr("steelman.evaluation.report.export.write_report", page)
         written = write(folder, entries, transfer=[transferred], on="2020-02-02", shape="l2l-da")
-    assert sorted(written) == sorted(folder.iterdir())
+    assert sorted([*written, folder / ".lock"]) == sorted(folder.iterdir())
     assert written[-1].name == "report.html"
     return folder
 
@@ -143,10 +166,8 @@ def reference_rows():
 
 
 def test_a_paper_of_transfer_is_a_column_of_pgns(entries, transferred):
-    renamed = replace(transferred, attack="weak", tables={
-        name: table.renamed({(f"FGSM() from {s}", "pixels"): f"weak from {s}" for s in transferred.sources})
-        for name, table in transferred.tables.items()
-    })  # fmt: skip
+    renamed = transfer_of(entries, "weak")
+    assert renamed.worst == transferred.worst
     for row, found in enumerate(renamed.worst):
         assert columns(paper_table(entries, "pgn", transfer=[renamed]), row)["weak black box"] == found
 
@@ -258,6 +279,7 @@ def test_results_follow_their_schema(folder, entries, transferred):
         assert model["images"] == COUNT
         assert {attack["name"] for attack in model["attacks"]} == set(each.evaluation.attacks)
         assert next(a["eps"] for a in model["attacks"] if a["name"] == "nearest") is None
+        assert next(a["how"] for a in model["attacks"] if a["name"] == "nearest") == "white"
         assert len(model["signs"]) == 5
     first = found["models"][entries[0].name]
     assert Checkup.of(first["checkup"]) == CHECKUP
@@ -268,6 +290,15 @@ def test_results_follow_their_schema(folder, entries, transferred):
     assert matrix["accuracy"][1][0]["value"] == transferred.accuracy[1][0].value
     found["models"][entries[0].name]["measures"]["clean accuracy"]["value"] = "much"
     assert len(list(validator.iter_errors(found))) == 1, "the schema would let anything pass"
+
+
+def test_an_attack_that_met_no_image_is_told_with_the_others():
+    spared = record({**of(BLOCK, "strong")[0], "run": FGSM()}, asked="survivors")
+    found = results([Entry("m", table_of([row for row in BLOCK if row["attack"] != "strong"], records=[spared]))])
+    jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8"))).validate(found)
+    (told,) = [attack for attack in found["models"]["m"]["attacks"] if attack["name"] == "strong"]
+    assert (told["images"], told["forwards"], told["asked"], told["eps"]) == (0, None, "survivors", 0.1)
+    assert (told["how"], told["settings"]["kind"], told["digest"]) == ("white", "FGSM", spared.digest)
 
 
 def test_what_is_infinite_is_null():
@@ -281,7 +312,7 @@ def test_a_whole_folder_is_written(folder, entries):
     names = {path.name for path in folder.iterdir() if path.suffix not in (".png", ".svg")}
     forms = {f"{stem}.{kind}" for stem in ("table", "black-box", "transfer-FGSM-") for kind in ("md", "tex", "csv")}
     tables = {"table-1-one_a-50-.parquet", "table-2-two-b-.parquet"}
-    assert names == {"results.json", "measures.csv", "report.md", "report.html", *forms, *tables}
+    assert names == {".lock", "results.json", "measures.csv", "report.md", "report.html", *forms, *tables}
     assert measures(Evaluation.load(folder / "table-2-two-b-.parquet")) == entries[1].measures
     assert (folder / "table.md").read_text() == paper_table(entries, "l2l-da").markdown()
 
@@ -353,16 +384,16 @@ def test_a_black_box_table_leaves_white_boxes_out(entries, transferred):
 def test_models_of_other_images_do_not_stand_side_by_side(entries, tmp_path):
     others = {
         "labels": changed(BLOCK, label=lambda row: (row["label"] + 1) % 3),
-        "pixels": changed(BLOCK, x_l2=lambda row: row["x_l2"] * (1.001 if row["image"] == 7 else 1)),
+        "pixels": changed(BLOCK, pixels=lambda row: row["pixels"] + (row["image"] == 7)),
+        "sizes": changed(BLOCK, pixels=0, x_l2=lambda row: row["x_l2"] * (1.001 if row["image"] == 7 else 1)),
         "images": [row for row in BLOCK if row["image"] != 3],
     }
     for name, rows in others.items():
         for show in (lambda pair: write(tmp_path / "none", pair), paper_table, results, csv_table):
             with pytest.raises(ValueError, match=rf"one_a & 50 % and {name} cannot stand side by side: .*image"):
                 show([entries[0], Entry(name, table_of(rows))])
-    behind = changed(BLOCK, space="preprocessed")
     with pytest.raises(ValueError, match="numbers of two spaces cannot be compared"):
-        results([entries[0], Entry("behind", table_of(behind))])
+        results([entries[0], Entry("behind", table_of(BLOCK, space="preprocessed"))])
     with pytest.raises(ValueError, match="two models are called"):
         results([entries[0], entries[0]])
     with pytest.raises(ValueError, match="at least one model"):
@@ -371,14 +402,27 @@ def test_models_of_other_images_do_not_stand_side_by_side(entries, tmp_path):
 
 
 def test_attacks_that_share_only_a_name_stand_in_different_rows():
-    said = {"a": "FGSM(eps=0.123456, norm=Linf)", "b": "FGSM(eps=0.2, norm=Linf)", "c": "PGD(eps=0.2)"}
-    tables = {name: table_of(changed(BLOCK, "weak", parameters=text)) for name, text in said.items()}
+    said = {"a": FGSM(eps=0.123456), "b": FGSM(eps=0.2), "c": PGD(eps=0.2)}
+    tables = {name: table_of(changed(BLOCK, "weak", run=attack)) for name, attack in said.items()}
     one, two = comparable([Entry(name, tables[name]) for name in "ab"])
     same = {"strong", "small", "nearest", "away", "grid"}
     assert set(one.evaluation.attacks) == {"weak: eps=0.1235", *same}
     assert set(two.evaluation.attacks) == {"weak: eps=0.2", *same}
     assert accuracy(one.evaluation, "weak: eps=0.1235") == accuracy(tables["a"], "weak")
     whole = paper_table([Entry(name, tables[name]) for name in "ac"], "l2l-da")
-    assert {"weak: FGSM(eps=0.123456, norm=Linf)", "weak: PGD(eps=0.2)"} <= {str(each) for each in whole.columns}
+    calls = {f"weak: {tables[name].record('weak').call}" for name in "ac"}
+    assert calls <= {str(each) for each in whole.columns}
     weak = [cell for column, cell in zip(whole.columns, whole.cells[0], strict=True) if "weak" in column.label]
     assert sorted(cell is None for cell in weak) == [False, True]
+
+
+def test_attacks_that_hold_different_models_stand_in_different_rows():
+    nets = {"a": nn.Flatten(), "b": nn.Flatten(0), "c": nn.Flatten()}
+    tables = {name: table_of(changed(BLOCK, "weak", run=Surrogate(FGSM(), net))) for name, net in nets.items()}
+    one, two, three = comparable([Entry(name, table) for name, table in tables.items()])
+    (first,), (second,), (third,) = (set(each.evaluation.attacks) - set(MADE_UP) for each in (one, two, three))
+    assert first == third != second
+    assert accuracy(two.evaluation, second) == accuracy(tables["b"], "weak")
+    behind = Entry("d", tables["a"], preprocessed=table_of(changed(BLOCK, "weak", run=FGSM()), space="preprocessed"))
+    (alone,) = comparable([behind])
+    assert set(alone.evaluation.attacks) == set(alone.preprocessed.attacks) == set(MADE_UP) - {"clean"}
