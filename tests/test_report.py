@@ -18,10 +18,12 @@ from reported import ATTACKS, RECIPE, entries, transferred
 from reported import page as written
 from steelman.data import Digits
 from steelman.evaluation import Entry, verdict, write_report
+from steelman.evaluation.records import Provenance
 from steelman.evaluation.report.pictures import pictures
 from steelman.evaluation.report.sections import gallery
 from steelman.evaluation.report.verdict import shared_threats
 from steelman.evaluation.report.waterfall import waterfall
+from steelman.identity import digest
 from steelman.norms import Linf
 
 BEST = "PGD training"
@@ -58,7 +60,7 @@ def test_the_verdict_names_the_best_within_the_strongest_threat():
     found = verdict(entries())
     stands = {}
     for entry in entries():
-        rows = [row for row in entry.evaluation.table.to_pylist() if row["space"] == "pixels"]
+        rows = entry.evaluation.table.to_pylist()
         images = {row["image"] for row in rows}
         fallen = {
             row["image"]
@@ -135,7 +137,10 @@ def test_the_page_has_every_number(page):
 def test_the_page_says_how_to_do_it_again_and_whom_to_cite(page):
     text = unescape(page)
     assert RECIPE in text
-    assert entries()[0].evaluation.about["model"] in text
+    models = {digest(entry.evaluation.about["model"]) for entry in entries()}
+    assert len(models) == 2
+    assert all(model in text for model in models)
+    assert str(entries()[0].evaluation.record("DeepFool()").made) in text
     assert "@software{steelman" in text
     for key in ("madry2018", "moosavidezfooli2016"):
         assert re.search(rf"@inproceedings\{{{key}", text), key
@@ -145,8 +150,8 @@ def test_the_page_says_how_to_do_it_again_and_whom_to_cite(page):
 def test_the_page_has_nothing_to_fetch_and_one_script_that_its_policy_names(page):
     policy = next(made["content"] for tag, made in Seen(page).elements if made.get("http-equiv"))
     (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
-    digest = b64encode(sha256(script.encode()).digest()).decode()
-    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    hashed = b64encode(sha256(script.encode()).digest()).decode()
+    assert policy == f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{hashed}'"
     for tag, made in Seen(page).elements:
         assert not any(name.startswith("on") for name in made), tag
         for name in ("src", "href", "srcset", "action", "data", "xlink:href"):
@@ -191,7 +196,7 @@ def test_what_can_be_read_off_a_curve_is_the_curve(drawn):
         for row in rows:
             if row["clean_prediction"] != row["label"]:
                 near[row["image"]] = 0.0
-            elif row["norm"] == "L2" and row["prediction"] != row["label"]:
+            elif entry.evaluation.record(row["attack"]).norm == "L2" and row["prediction"] != row["label"]:
                 near[row["image"]] = min(near[row["image"]], row["l2"])
         sizes = np.array(list(near.values()))
         for x, y, px, py in zip(*(line[key] for key in ("x", "y", "px", "py")), strict=True):
@@ -210,7 +215,7 @@ ALONE = {
     "nothing felled": changed(
         made_up(), clean_prediction=lambda row: row["label"], prediction=lambda row: row["label"], success=False
     ),
-    "only behind preprocessing": made_up(space="preprocessed"),
+    "only behind preprocessing": made_up(seed=3),
     "thirty attacks": of(made_up(), "clean") + MANY,
 }
 
@@ -218,7 +223,8 @@ ALONE = {
 @pytest.mark.parametrize("case", ALONE)
 def test_a_page_is_written_of_whatever_there_is(case, tmp_path):
     log = [{"epoch": 0, "clean": nan, "loss": inf}, {"epoch": 1, "clean": 0.5, "loss": nan}]
-    entry = Entry("a_name_" * 30, table_of(ALONE[case]), log if "unattacked" in case else ())
+    table = table_of(ALONE[case], space="preprocessed" if "preprocessing" in case else "pixels")
+    entry = Entry("a_name_" * 30, table, log if "unattacked" in case else ())
     text = write_report(tmp_path, [entry]).read_text(encoding="utf-8")
     json = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
     assert all("NaN" not in each and "Infinity" not in each for each in json)
@@ -231,6 +237,22 @@ def test_a_page_is_written_of_whatever_there_is(case, tmp_path):
     assert sentence.get(case, "of the images right") in text
     assert '<section id="gallery"' not in text
     assert ('<section id="waterfall"' in text) == (case not in ("nothing but unattacked images", "no bounded attack"))
+
+
+def test_the_page_shows_where_a_table_was_made_in_parts(tmp_path):
+    here = Provenance("1.0", "2.0", date="2019-03-02", hardware="this one", command="steelman evaluate runs/a")
+    there = replace(here, date="2019-04-01", hardware="another", command="steelman evaluate runs/a --battery standard")
+    table = table_of(made_up(attacks=("clean", "weak", "strong")))
+    for parts, said in (
+        ({}, [f"<dt>made</dt><dd>{here}</dd>", f"<dt>command</dt><dd>{here.command}</dd>"]),
+        (
+            {"strong": there},
+            ["<dt>part 1 (", "<dt>part 2 (strong)</dt>", str(here), str(there), here.command, there.command],
+        ),
+    ):
+        new = table.recorded(lambda each, parts=parts: each.changed(made=parts.get(each.name, here)))
+        text = write_report(tmp_path, [Entry("m", new)]).read_text(encoding="utf-8")
+        assert all(each in text for each in said)
 
 
 def test_ten_models_fit_on_one_page(tmp_path):

@@ -173,7 +173,7 @@ def standing(entry, radius: float) -> float:
     for row in rows:
         if row["clean_prediction"] != row["label"]:
             near[row["image"]] = 0.0
-        elif row["norm"] == "L2" and row["prediction"] != row["label"]:
+        elif entry.evaluation.record(row["attack"]).norm == "L2" and row["prediction"] != row["label"]:
             near[row["image"]] = min(near[row["image"]], row["l2"])
     return float(np.mean(np.array(list(near.values())) > radius))
 
