@@ -13,6 +13,7 @@ from steelman import FGSM, HopSkipJump, Square
 from steelman.data import Digits
 from steelman.evaluation.assess import assess, attacked, battery_of, look, reference_of
 from steelman.evaluation.battery import Battery, named_battery
+from steelman.evaluation.store import tables_in
 from steelman.evaluation.subject import Subject
 from steelman.evaluation.table import Evaluation
 from steelman.networks import MLP, BlackBox, LogOfProbabilities, Normalise, Preprocessed
@@ -61,7 +62,7 @@ def test_attacks_ask_no_more_than_the_check_up_found(subject: Subject, network: 
     entry = assess(seen, BATTERY, found, progress=False)
     assert entry.evaluation.attacks == ("Square", "HopSkipJump")
     assert (entry.checkup, entry.name, entry.evaluation.images) == (found, "model", 12)
-    assert repr(entry).startswith("Entry('model', Evaluation(12 images, accuracy: clean ")
+    assert repr(entry).startswith("Entry('model', Evaluation(12 images, pixels, accuracy: clean ")
     assert "| clean accuracy |" in entry._repr_markdown_()
     assert found._repr_html_().count("<tr>") == len(found.findings)
     seen, found = look(subject, "decisions")
@@ -147,7 +148,9 @@ def test_a_table_is_extended_and_never_made_again(subject: Subject, monkeypatch:
 
     def table(images: int, **how) -> Evaluation:
         attacks = {"FGSM": FGSM(eps=0.1), **how.pop("more", {})}
-        return attacked(subject, Battery(attacks, images=images), folder=folder, progress=False, **how)
+        found = attacked(subject, Battery(attacks, images=images), folder=folder, progress=False, **how)
+        assert list(found) == ["pixels"]
+        return found["pixels"]
 
     first = table(8)
     assert asked == [8]
@@ -157,9 +160,9 @@ def test_a_table_is_extended_and_never_made_again(subject: Subject, monkeypatch:
     assert (asked, more.images, more.attacks) == ([8, 4, 12], 12, ("FGSM", "half"))
     with pytest.raises(ValueError, match=r"table\.parquet holds 12 images, and 8 are to be evaluated: .*--fresh"):
         table(8)
-    with pytest.raises(ValueError, match=r"of another model .*--fresh"):
+    with pytest.raises(ValueError, match=r"of another model, with other classes.*--fresh"):
         attacked(of(subject, BlackBox(subject.model)), Battery({}, images=12), folder=folder, progress=False)
-    with pytest.raises(ValueError, match=r"another attack called FGSM: .*--fresh"):
+    with pytest.raises(ValueError, match=r"another attack called FGSM: eps 0\.1, now 0\.2.*--fresh"):
         attacked(subject, Battery({"FGSM": FGSM(eps=0.2)}, images=12), folder=folder, progress=False)
     assert table(8, fresh=True).images == 8
 
@@ -167,7 +170,7 @@ def test_a_table_is_extended_and_never_made_again(subject: Subject, monkeypatch:
 def test_what_a_killed_evaluation_left_is_repaired_or_refused_by_name(subject: Subject):
     folder = subject.results
     battery = Battery({"FGSM": FGSM(eps=0.1)}, images=8)
-    whole = attacked(subject, battery, folder=folder, progress=False)
+    whole = attacked(subject, battery, folder=folder, progress=False)["pixels"]
     content = (folder / "table.parquet").read_bytes()
     (folder / "table.parquet").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"table\.parquet is not a whole evaluation table.*--fresh begins a new one"):
@@ -175,27 +178,40 @@ def test_what_a_killed_evaluation_left_is_repaired_or_refused_by_name(subject: S
     (folder / "parts").mkdir()
     (folder / "table.parquet").rename(folder / "parts" / "000001.parquet")
     with pytest.warns(UserWarning, match=r"000001\.parquet is not a whole evaluation table.*attacked anew"):
-        again = attacked(subject, battery, folder=folder, progress=False)
+        again = attacked(subject, battery, folder=folder, progress=False)["pixels"]
     assert (again["prediction"] == whole["prediction"]).all()
     assert not (folder / "parts").exists()
 
 
-def test_deep_defenses_measures_go_into_the_same_table(subject: Subject, network: MLP):
+def test_deep_defenses_measures_have_a_table_of_the_space_of_their_model(subject: Subject, network: MLP):
     normalised = of(subject, Preprocessed(Normalise(shape=(1, 8, 8), mean=[0.5], std=[0.5]), network).eval())
     battery = Battery({"FGSM": FGSM(eps=0.1)}, images=20, deep_defense=True)
-    assert attacked(normalised, battery, progress=False).spaces == ("pixels", "preprocessed")
-    table = attacked(subject, battery, folder=subject.results, progress=False)
-    names = {
-        "FGSM",
+    own = {
         "DeepFool 5",
         "DeepFool 50",
         "minimal FGSM",
         *(f"FGSM({share} eps_ref)" for share in ("0.2", "0.5", "1.0")),
     }
-    assert set(table.attacks) == names
-    given = attacked(subject, battery, eps_ref=0.5, progress=False)
-    assert set(given.only("FGSM(0.5 eps_ref)")["eps"]) == {0.25}
-    assert set(table.only("FGSM(1.0 eps_ref)")["eps"]) == {reference_of(replace(subject, battery=battery))}
+    for folder in (None, subject.results / "normalised"):
+        tables = attacked(normalised, battery, folder=folder, progress=False)
+        assert {space: (set(table.attacks), table.space) for space, table in tables.items()} == {
+            "pixels": ({"FGSM"}, "pixels"),
+            "preprocessed": (own, "preprocessed"),
+        }
+    found = tables_in(subject.results / "normalised")
+    assert list(found) == ["pixels", "preprocessed"]
+    assert all(found[space].table.equals(tables[space].table) for space in tables)
+    entry = assess(normalised, battery, folder=subject.results / "normalised", progress=False)
+    assert entry.spaces.keys() == {"pixels", "preprocessed"}
+    assert {"accuracy, FGSM", "rho_2, DeepFool 5 (preprocessed)"} <= set(entry.measures)
+    for folder in (None, subject.results):
+        tables = attacked(subject, battery, folder=folder, progress=False)
+        assert list(tables) == ["pixels"]
+        assert set(tables["pixels"].attacks) == {"FGSM", *own}
+    given = attacked(subject, battery, eps_ref=0.5, progress=False)["pixels"]
+    assert given.record("FGSM(0.5 eps_ref)").eps == 0.25
+    eps_ref = reference_of(replace(subject, battery=battery))
+    assert tables["pixels"].record("FGSM(1.0 eps_ref)").eps == eps_ref
 
 
 MODULE = """
@@ -221,9 +237,8 @@ def test_any_model_goes_from_the_command_to_a_report(tmp_path: Path, monkeypatch
     told = json.loads((tmp_path / "evaluations" / "linear" / "results.json").read_text())["models"]["linear"]
     assert (told["images"], told["checkup"]["access"]) == (9, "gradients")
     assert told["info"]["normalised by"] == "mean 0.5, std 0.5"
-    assert told["info"]["command"] == f"steelman evaluate {name}:linear {' '.join(words)}"
+    (made,) = told["about"]["made"]
+    assert made["command"] == f"steelman evaluate {name}:linear {' '.join(words)}"
     code, _, err = call("evaluate", f"{name}:linear", *words[:4], "--folder", "evaluations/linear")
     assert code == 2
-    assert re.search(
-        r"steelman: the table that is to be extended is of another model .*\(--fresh, or another --folder\)", err
-    )
+    assert re.search(r"steelman: the table is of another model, with other .*\(--fresh, or another --folder\)", err)

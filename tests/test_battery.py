@@ -367,6 +367,11 @@ def test_within_keeps_what_lies_inside(digits: tuple[nn.Module, Tensor, Tensor])
     eps = float(length[length > 0].median()) + 1e-4
     inside = Within(DeepFool(), eps)(model, x, y)
     assert torch.equal(inside, torch.where((length <= eps)[:, None, None, None], found, x))
-    for attack in (PGD(), FromPrediction(FGSM())):
-        with pytest.raises(ValueError, match="has a radius itself"):
-            Within(attack)
+    with pytest.raises(ValueError, match="has a radius itself"):
+        Within(PGD())
+    with pytest.raises(ValueError, match="FromPrediction decides what success is: put it around Within, not into it"):
+        Within(FromPrediction(DeepFool()))
+    leaves = FromPrediction(Within(DeepFool(), eps)).run(model, x, y)
+    said = model(x).argmax(1)
+    assert torch.equal(leaves.x_adv, Within(DeepFool(), eps)(model, x, said))
+    assert torch.equal(leaves.success, leaves.prediction != said)
