@@ -147,6 +147,8 @@ def test_a_saved_matrix_is_extended_and_no_image_is_crafted_twice(matrix: Transf
         assert ours.records == theirs.records
         for column in ("image", "attack", "record", "pixels", "prediction", "l2", "gradients", "forwards"):
             assert ours[column].tolist() == theirs[column].tolist()
+    turned = transfer({"D": d, "A": a}, {"C": c}, DATA, ATTACK, folder=folder)
+    assert (turned.sources, turned.accuracy) == (("D", "A"), (more.accuracy[2][2:3], more.accuracy[0][2:3]))
     crafted.clear()
     assert transfer({"A": a}, {"C": c}, DATA, ATTACK, known=more).accuracy == ((small.accuracy[0][1],),)
     assert crafted == []

@@ -241,7 +241,8 @@ def transfer(
                 known=None if known is None else known.tables.get(target),
                 folder=None if folder is None else Path(folder) / _folder(target),
             )
-            tables[target] = table.only([CLEAN, *met]).of_images(index)
+            table, names = table.only([CLEAN, *met]).of_images(index), [CLEAN, *met]
+            tables[target] = table.replaced(records=sorted(table.records, key=lambda each: names.index(each.name)))
     found = Transfer(name, tables)
     if folder is not None:
         found._write_index(Path(folder))
