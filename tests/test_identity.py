@@ -179,6 +179,39 @@ def test_a_function_is_its_code_and_what_it_asks_of_its_module(monkeypatch: pyte
     assert digest(by_a_global) != before
 
 
+HELPER = """
+MEAN = [0.4, 0.5]
+
+def scale(x):
+    return x * MEAN[0]
+"""
+ASKING = {
+    "a list": "from helper import MEAN\n\ndef f(x):\n    return x - MEAN[0]\n",
+    "a module": "import helper\n\ndef f(x):\n    return helper.scale(x)\n",
+    "a function's list": "from helper import scale\n\ndef f(x):\n    return scale(x)\n",
+    "within": "from helper import scale\n\ndef f(x):\n    return sum([scale(each) for each in x])\n",
+}
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_what_a_function_asks_of_anywhere_of_the_users_is_told(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for number, helper in enumerate((HELPER, HELPER, HELPER.replace("0.4", "0.3"))):
+        (tmp_path / f"helper_{number}.py").write_text(helper)
+        (tmp_path / f"asking_{number}.py").write_text(ASKING[name])
+        monkeypatch.setitem(sys.modules, "helper", __import__(f"helper_{number}"))
+        for each in vars(sys.modules["helper"]).values():
+            if callable(each) and hasattr(each, "__code__"):
+                each.__module__ = "helper"
+        function = getattr(__import__(f"asking_{number}"), "f")  # noqa: B009
+        function.__module__ = "asking"
+        found.append(digest(function))
+    assert found[0] == found[1] != found[2]
+
+
 def test_comments_and_docstrings_decide_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(tmp_path)
     texts = (

@@ -203,7 +203,7 @@ def test_an_ensemble_is_a_recipe_whose_members_are_trained_first(tiny: Path, tmp
     x = next(test.in_order(20)).x
     torch.testing.assert_close(ensemble(x), Ensemble(members)(x))
     subject = run.subject(None)
-    assert attacked(subject, battery_of(subject), images=20, progress=False).images == 20
+    assert attacked(subject, battery_of(subject), images=20, progress=False)["pixels"].images == 20
     for change in ("start=tiny.toml", "network.members=3", "network.hidden=[3]", "network.members=[{kind='LeNot'}]"):
         with pytest.raises(ValueError, match=r"start: 1 recipes for 2|Ensemble has members|members\[0\]: there is no"):
             train(str(both), tmp_path / "runs", None, [change], "wrong")

@@ -8,7 +8,6 @@ names the path and, for a name that is not there, the nearest that is.
 import dataclasses
 import inspect
 import re
-import tomllib
 import types
 import typing
 from collections.abc import Callable
@@ -40,6 +39,8 @@ def read_file(path: Path, what: str, read: Callable[[dict[str, Any]], T]) -> T:
     Raises:
         FileNotFoundError, ValueError: no such file, not TOML, or what `read` raises, with the file's name before it.
     """
+    import tomllib
+
     if not path.is_file():
         raise FileNotFoundError(f"there is no {what} {path}")
     try:

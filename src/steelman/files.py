@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -87,5 +86,7 @@ def _holder(path: Path) -> str:
 
 def command() -> str:
     """The command line of this process."""
+    import shlex
+
     name, *arguments = sys.argv
     return shlex.join([Path(name).name, *arguments])

@@ -11,7 +11,7 @@ import re
 import sys
 import textwrap
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -197,16 +197,15 @@ class _Reader:
         self.say(_source(function.__code__))
         closure = [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]
         self.take((function.__defaults__, function.__kwdefaults__, closure))
-        for name in function.__code__.co_names:  # what it asks of its module
-            found = function.__globals__.get(name)
-            if isinstance(found, int | float | str | Tensor | nn.Module | types.FunctionType | type):
-                self.say(name)
-                self.take(found)
+        for name, found in _asked(function):
+            self.say(name)
+            self.take(found)
 
 
 _PROCESS = os.urandom(8).hex()
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _OF_TORCH = frozenset(vars(nn.Module()))
+_TOLD = (int, float, complex, str, tuple, list, dict, np.ndarray, Tensor, nn.Module, types.FunctionType, type)
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
@@ -251,6 +250,26 @@ def _of_a_library(module: str) -> bool:
         return False
     places = [spec.origin, *(spec.submodule_search_locations or ())] if spec is not None else []
     return any(part in str(place) for place in places for part in ("site-packages", "dist-packages"))
+
+
+def _asked(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """What a function asks of its module, and of the user's other modules: values and code."""
+    names = dict.fromkeys(_names(function.__code__))
+    for name in names:
+        found = function.__globals__.get(name)
+        if isinstance(found, types.ModuleType) and not _of_a_library(found.__name__):
+            inside = vars(found)
+            yield from ((f"{name}.{each}", inside[each]) for each in names if isinstance(inside.get(each), _TOLD))
+        elif isinstance(found, _TOLD):
+            yield name, found
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """All names in a function, and in the functions and comprehensions within it."""
+    yield from code.co_names
+    for each in code.co_consts:
+        if isinstance(each, types.CodeType):
+            yield from _names(each)
 
 
 @functools.cache
