@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -58,8 +59,13 @@ def test_a_run_holds_what_was_promised(root: Path):
     told = results(run / "evaluation")
     assert set(told) == {"tiny"}
     assert told["tiny"]["images"] == 40
-    assert told["tiny"]["info"]["command"] == f"steelman evaluate {run}"
-    assert {"model", "seed", "versions", "date"} <= set(told["tiny"]["about"])
+    about = told["tiny"]["about"]
+    assert (about["data"], set(about["model"])) == ("Digits", {"classes", "code", "weights", "buffers", "attributes"})
+    (made,) = about["made"]
+    assert made["command"] == f"steelman evaluate {run}"
+    assert (made["steelman"], made["pytorch"]) == (version("steelman"), torch.__version__)
+    assert all(made[each] for each in ("python", "device", "hardware", "date"))
+    assert {attack["seed"] for attack in told["tiny"]["attacks"]} == {0}
     assert told["tiny"]["checkup"]["access"] == "gradients"
     assert "epochs = 2" in told["tiny"]["recipe"]
     assert len((run / "log.jsonl").read_text().splitlines()) == 3
@@ -104,6 +110,11 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"steelman.evaluation.report.{place}.figures", lambda entries: {})
 
 
+def times(folder: Path) -> dict[Path, int]:
+    """When the images that were kept were written."""
+    return {path: path.stat().st_mtime_ns for path in folder.glob("transfer-*/crafted/*/*.safetensors")}
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_images_made_on_one_run_are_tested_on_the_others(root: Path, tmp_path: Path, call):
     run, both = root / "runs" / "tiny", tmp_path / "both"
@@ -120,13 +131,13 @@ def test_images_made_on_one_run_are_tested_on_the_others(root: Path, tmp_path: P
     accuracy = found["models"]["tiny"]["measures"]["accuracy, FGSM .1"]
     assert matrix["accuracy"] == [[accuracy] * 2] * 2
     assert (both / "table.tex").read_text().count("FGSM .1") == 1
-    images = {path: path.stat().st_mtime_ns for path in (both / "crafted").iterdir()}
+    images = times(both)
     assert len(images) == 1, "what was made on one twin is what was made on the other"
     code, out, err = call(
         *words, "--transfer", "FGSM", "--surrogate", tmp_path / "zero", "--surrogate", run, "--ensemble"
     )
     assert (code, err) == (0, "")
-    assert {path: path.stat().st_mtime_ns for path in (both / "crafted").iterdir()}.items() > images.items()
+    assert times(both).items() > images.items()
     first, second = json.loads((both / "results.json").read_text())["transfer"]
     assert first["sources"] == ["zero", "tiny", "mean of 2"]
     assert first["accuracy"][1][0] == accuracy
