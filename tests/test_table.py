@@ -27,6 +27,7 @@ from steelman.evaluation import (
     rho_2,
     rho_inf,
     signs,
+    verdict,
 )
 from steelman.evaluation.records import Provenance
 from steelman.evaluation.report.entry import Entry
@@ -158,6 +159,8 @@ def test_where_a_table_was_made_is_told_by_record(table: Evaluation):
     told = evaluated(entry)
     assert "an old card" in told["part 2 (FGSM)"]
     assert told["command of part 2"] == "steelman evaluate x"
+    assert "The table was made in parts, by 2 different versions or machines." in verdict([entry]).sure
+    assert not any("in parts" in line for line in verdict([Entry("model", table)]).sure)
 
 
 def test_tables_of_two_spaces_that_version_1_wrote_are_read(tmp_path: Path):

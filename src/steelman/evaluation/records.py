@@ -52,6 +52,11 @@ class Provenance:
             command(),
         )
 
+    @property
+    def where(self) -> tuple[str, ...]:
+        """All but day and command."""
+        return self.steelman, self.pytorch, self.python, self.device, self.hardware
+
     def __str__(self) -> str:
         told = {"steelman": self.steelman, "PyTorch": self.pytorch, "Python": self.python}
         parts = [f"{name} {value}" for name, value in told.items() if value]

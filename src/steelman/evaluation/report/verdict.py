@@ -185,6 +185,9 @@ def _sure(entries: Sequence[Entry], transfer: Sequence[Transfer]) -> tuple[str, 
         warned = 0 if entry.checkup is None else sum(each.level == "warning" for each in entry.checkup.findings)
         if warned:
             parts.append(f"{whose}{_counted(warned, 'warning')} of the check-up.")
+        made = {place.where for table in entry.spaces.values() for place in table.made}
+        if len(made) > 1:
+            parts.append(f"{whose}The table was made in parts, by {len(made)} different versions or machines.")
     return tuple(parts)
 
 
