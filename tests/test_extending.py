@@ -36,34 +36,39 @@ class Draw(Probe):
 
 
 ASKED: list[int] = []
+"""How many images a network was asked about, call by call."""
 WATCHED: list[Callable[[], None]] = []
 
 
-class Counting(nn.Module):
-    """Counts the images that it has answered for; a number that it held itself would make another model of it."""
+@pytest.fixture(autouse=True)
+def counted(monkeypatch):
+    """A module that counted itself would be another model whenever it was asked."""
+    forward = nn.Linear.forward
 
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.inner = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-
-    def forward(self, x):
+    def counting(self, x):
         ASKED.append(len(x))
         for look in WATCHED:
             look()
-        return self.inner(x)
+        return forward(self, x)
+
+    monkeypatch.setattr(nn.Linear, "forward", counting)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
 
 
 @pytest.fixture(scope="module")
 def model():
-    model = Counting()
+    model = network()
     (train,) = Digits().load("train").batches([torch.arange(500)])
     optimiser = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(40):
         optimiser.zero_grad()
         nn.functional.cross_entropy(model(train.x), train.y).backward()
         optimiser.step()
-    return model.eval()
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +161,7 @@ def test_probes_are_columns_and_are_added_to_what_stands(model, digits, whole):
 
 def test_another_model_or_attack_or_other_images_are_refused(model, digits, whole):
     with pytest.raises(ValueError, match="another model, with other weights"):
-        evaluate(Counting().eval(), digits, BATTERY, known=whole)
+        evaluate(network(), digits, BATTERY, known=whole)
     with pytest.raises(ValueError, match=r"another attack called weak: eps 0\.1, now 0\.2"):
         evaluate(model, digits, {"weak": FGSM(eps=0.2)}, known=whole)
     with pytest.raises(ValueError, match="another attack called weak: seed 0, now 1"):
@@ -173,7 +178,7 @@ def test_another_model_or_attack_or_other_images_are_refused(model, digits, whol
     ):
         with pytest.raises(ValueError, match="of other images: image 7 has other pixels or another label"):
             evaluate(model, (x, y), {"other": WEAK}, known=known)
-    other = Counting().eval()
+    other = network()
     functions = [evaluate(lambda x, net=net: net(x), digits, {}) for net in (model, other)]
     with pytest.raises(ValueError, match="another model, with other code"):
         functions[0] + functions[1]
@@ -190,10 +195,10 @@ def test_a_killed_evaluation_goes_on(model, digits, whole, tmp_path, monkeypatch
         if len(list((tmp_path / "parts").glob("*.parquet"))) == 2:
             raise Killed
 
-    monkeypatch.setitem(globals(), "WATCHED", [look])
-    with pytest.raises(Killed):
-        evaluate(model, digits, BATTERY, batch_size=10, folder=tmp_path)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "WATCHED", [look])
+        with pytest.raises(Killed):
+            evaluate(model, digits, BATTERY, batch_size=10, folder=tmp_path)
     parts = sorted(path.name for path in (tmp_path / "parts").iterdir())
     assert parts == ["pixels-000001.parquet", "pixels-000002.parquet"]
     # One of the two parts is cut off, as by a full disk: it is told, and made anew.
@@ -215,7 +220,7 @@ def test_a_killed_evaluation_goes_on(model, digits, whole, tmp_path, monkeypatch
 
 
 def test_what_another_model_left_unfinished_is_not_gone_on_with(model, digits, whole, tmp_path):
-    part = evaluate(Counting().eval(), digits.subset(torch.arange(10)), {"weak": WEAK})
+    part = evaluate(network(), digits.subset(torch.arange(10)), {"weak": WEAK})
     part.save(tmp_path / "parts" / "pixels-000001.parquet")
     same(evaluate(model, digits, BATTERY, folder=tmp_path, batch_size=16), whole)
     assert {path.name for path in tmp_path.iterdir()} == {"table.parquet", ".lock"}
@@ -259,12 +264,11 @@ def test_two_processes_make_the_same_table(digits):
         assert sorted(each(double, map(Slow, range(40)), pool, ahead=4)) == list(range(0, 80, 2))
         with pytest.raises(ValueError, match="cannot be sent to another process"):
             evaluate(lambda x: x, digits, [WEAK], executor=pool)
-        torch.manual_seed(0)
-        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+        net = network()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            ours = evaluate(network, digits, BATTERY, batch_size=10, executor=pool, columns=False)
-    same(ours, evaluate(network, digits, BATTERY, batch_size=10, columns=False))
+            ours = evaluate(net, digits, BATTERY, batch_size=10, executor=pool, columns=False)
+    same(ours, evaluate(net, digits, BATTERY, batch_size=10, columns=False))
 
 
 def test_threads_would_disturb_each_other(model, digits):
