@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steelman import FGSM, Batch, Plain, Training, checkpoint, evaluate, fit
+from steelman import FGSM, AdversarialTraining, Batch, Plain, Surrogate, Training, checkpoint, evaluate, fit
 from steelman.data import Digits, Flip, InMemory, PadCrop, split_off
 from steelman.defences import Objective
 from steelman.networks import MLP
@@ -382,6 +382,21 @@ def test_other_pixels_with_the_same_labels_are_another_set_of_images(tmp_path: P
     before = (tmp_path / "last.safetensors").read_bytes()
     assert fit(network(), (whole.x.flip(3), whole.y), Plain(), TRAINING, folder=tmp_path).last["epoch"] == 3
     assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
+def test_another_surrogate_in_a_defence_is_refused(tmp_path: Path):
+    """Its text is the same: the weights are not."""
+
+    def defence(scale: float) -> AdversarialTraining:
+        surrogate = network()
+        surrogate[1].weight.data *= scale
+        return AdversarialTraining(Surrogate(FGSM(eps=0.1), surrogate))
+
+    assert repr(defence(1.0)) == repr(defence(2.0))
+    for _ in range(2):
+        fit(network(), images(), defence(1.0), TRAINING, folder=tmp_path)
+    with pytest.raises(ValueError, match="another network, tensor or function in an attack: use another folder"):
+        fit(network(), images(), defence(2.0), TRAINING, folder=tmp_path)
 
 
 def test_a_users_own_objective_goes_on_though_its_address_is_another(tmp_path: Path):

@@ -1,12 +1,13 @@
 """What must be the same for a stopped training to go on."""
 
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from steelman.attacks.attack import Attack
 from steelman.data.dataset import Dataset
 from steelman.defences.game import Game
 from steelman.identity import digest, model_parts, without_address
@@ -27,6 +28,7 @@ def fingerprint(training: Training, defence: Game, nets: nn.ModuleDict, data: Da
     return {
         **{f"training.{item.name}": said(getattr(training, item.name)) for item in fields(training)},
         "defence": said(defence),
+        "network, tensor or function in an attack": digest(list(_attacks(defence))),
         "architecture": digest(shapes),
         **({"frozen classifier": digest(model_parts(nets[CLASSIFIER]))} if defence.frozen else {}),
         "set of images": images_of(data),
@@ -45,6 +47,18 @@ def refuse_other(ours: Mapping[str, str], found: Mapping[str, str], folder: Path
         for name in changed
     )
     raise ValueError(f"{folder} holds a run with {told}: use another folder, or delete this one")
+
+
+def _attacks(value: object) -> Iterator[Attack]:
+    """The attacks in a defence. A user's own objective may keep count of what it has done, and is known by its text."""
+    if isinstance(value, Attack):
+        yield value
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from _attacks(each)
+    elif is_dataclass(value):
+        for item in fields(value):
+            yield from _attacks(getattr(value, item.name))
 
 
 def images_of(data: Dataset) -> str:
