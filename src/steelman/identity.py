@@ -192,7 +192,7 @@ class _Reader:
 
     def _function(self, function: types.FunctionType) -> None:
         self.say(function.__module__, function.__qualname__)
-        if _of_a_library(function.__module__):
+        if _of_a_library(function.__module__ or ""):  # none of code that was run in no module
             return
         self.say(_source(function.__code__))
         closure = [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]
