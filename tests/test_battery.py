@@ -348,18 +348,6 @@ def test_a_recipe_keeps_the_battery_that_it_names_written_out(tmp_path: Path) ->
         load_recipe(path, ["evaluation.battery=quikc"])
 
 
-def test_from_prediction_leaves_what_the_model_says(digits: tuple[nn.Module, Tensor, Tensor]) -> None:
-    model, x, y = digits
-    said = model(x).argmax(1)
-    assert bool((said != y).any())
-    away, inner = FromPrediction(DeepFool(steps=5)), DeepFool(steps=5)
-    assert torch.equal(away(model, x, y), inner(model, x, said))
-    assert FromPrediction(DeepFool(box=None)).box is None
-    assert (away.norm, away.eps, away.access) == (L2, None, "gradients")
-    with pytest.raises(ValueError, match="has no target"):
-        away(model, x, y, target=(y + 1) % 10)
-
-
 def test_within_keeps_what_lies_inside(digits: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, x, y = digits
     found = DeepFool()(model, x, y)
@@ -369,9 +357,3 @@ def test_within_keeps_what_lies_inside(digits: tuple[nn.Module, Tensor, Tensor])
     assert torch.equal(inside, torch.where((length <= eps)[:, None, None, None], found, x))
     with pytest.raises(ValueError, match="has a radius itself"):
         Within(PGD())
-    with pytest.raises(ValueError, match="FromPrediction decides what success is: put it around Within, not into it"):
-        Within(FromPrediction(DeepFool()))
-    leaves = FromPrediction(Within(DeepFool(), eps)).run(model, x, y)
-    said = model(x).argmax(1)
-    assert torch.equal(leaves.x_adv, Within(DeepFool(), eps)(model, x, said))
-    assert torch.equal(leaves.success, leaves.prediction != said)
