@@ -84,6 +84,38 @@ def test_mode_device_and_gradients_decide_nothing():
     assert model_parts(net) == model_parts(Net().train())
 
 
+class Plain(nn.Module):
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layers = nn.ModuleList([nn.Linear(4, 3), nn.Linear(3, 2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+WRAPPED = {
+    "compiled": torch.compile,
+    "traced": lambda net: torch.jit.trace(net, torch.rand(2, 4)),
+    "scripted": torch.jit.script,
+    "frozen": lambda net: torch.jit.freeze(torch.jit.script(net)),
+    "parallel": nn.DataParallel,
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", WRAPPED)
+def test_compiled_and_scripted_models_are_told_by_their_weights(name: str):
+    wrap = WRAPPED[name]
+    first, again, other = (wrap(Plain(seed).eval()) for seed in (0, 0, 1))
+    before = model_parts(first)
+    if name != "compiled":  # which would take long
+        first(torch.rand(2, 4))
+    assert model_parts(first) == before == model_parts(again) != model_parts(other)
+
+
 def test_a_model_has_the_same_parts_in_another_process():
     code = (
         "from steelman.identity import model_parts, digest; from steelman.networks import LeNet; "

@@ -48,6 +48,7 @@ def model_parts(model: object) -> dict[str, str]:
     `classes` (names and structure), their `code` (as source, where that can be had), `weights`, `buffers` (persistent
     or not), and `attributes`: all else that the modules hold, and hooks. Of another callable than a module, `code`.
     """
+    model = getattr(model, "_orig_mod", model)  # of a compiled one
     if isinstance(model, nn.Module):
         return _parts(model, False, {})
     reader = _Reader(strict=False)
@@ -145,6 +146,7 @@ class _Reader:
                     self.take(key)
                     self.take(value[key])
             case nn.Module():
+                value = getattr(value, "_orig_mod", value)
                 self.say(*_parts(value, self.strict, self.memory).items())
             case type():
                 self.code_of(value)
@@ -210,6 +212,12 @@ _TOLD = (int, float, complex, str, tuple, list, dict, np.ndarray, Tensor, nn.Mod
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
     """What a module holds besides weights, buffers and other modules, and what is hooked into its forward pass."""
+    if isinstance(module, torch.jit.ScriptModule):  # whose Python object is new at every reading
+        try:
+            code, constants = module.code_with_constants
+        except (AttributeError, RuntimeError):  # a list of modules, which has no forward pass
+            return {}
+        return {"code": code, "constants": list(constants.const_mapping.values())}
     own = {
         name: value
         for name, value in sorted(vars(module).items())
