@@ -318,8 +318,11 @@ def test_spaces_have_tables_of_their_own_in_one_folder(tmp_path: Path):
 def test_blocks_that_another_model_left_are_put_away(tmp_path: Path):
     model, attacks = Net().eval(), {"FGSM": FGSM(eps=0.1)}
     part = evaluate(Net(seed=3).eval(), TEST.subset(torch.arange(15)), attacks, **QUIET)
-    part.save(tmp_path / "parts" / "pixels-000001.parquet")
-    found = evaluate(model, TEST, attacks, folder=tmp_path, **QUIET)
+    for number in (1, 2):
+        part.save(tmp_path / "parts" / f"pixels-00000{number}.parquet")
+    with pytest.warns(UserWarning, match="has blocks of another model: they are removed") as told:
+        found = evaluate(model, TEST, attacks, folder=tmp_path, **QUIET)
+    assert len(told) == 1
     assert found["prediction"].tolist() == evaluate(model, TEST, attacks, **QUIET)["prediction"].tolist()
     assert not (tmp_path / "parts").exists()
 

@@ -200,7 +200,8 @@ def evaluate(
             with several(workers) or nullcontext() as executor:
                 entry = assess(opened, chosen, found, executor=executor, fresh=fresh, **how)
         except KeyboardInterrupt as error:
-            raise KeyboardInterrupt("evaluation was interrupted; the same call goes on with what is left") from error
+            again = "--fresh begins again" if fresh else "the same call goes on with what is left"
+            raise KeyboardInterrupt(f"evaluation was interrupted; {again}") from error
         written = write(results, [entry], classes=opened.test.classes)
         for sink in sinks:
             sink.results({name: each.value for name, each in entry.measures.items()}, written)

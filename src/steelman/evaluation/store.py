@@ -53,11 +53,11 @@ class EvaluationFolder:
             yield
 
     def read(self, model: Mapping[str, str]) -> Evaluation | None:
-        """What is there; parts that are not whole, or of another model, are put away with a warning."""
+        """What is there; blocks that are damaged, or of another model, are removed with a warning."""
         if self.fresh:
             self._put_away(self.parts)
             return None
-        known = self._table()
+        known, others = self._table(), False
         for path in self._files(self.parts):
             try:
                 part = Evaluation.load(path)
@@ -70,7 +70,10 @@ class EvaluationFolder:
             try:
                 part.refuse_other_model(model)
             except ValueError:
-                path.unlink()  # of an evaluation that nobody goes on with
+                if not others:
+                    warnings.warn(f"{self.parts} has blocks of another model: they are removed", stacklevel=4)
+                others = True
+                path.unlink()
                 continue
             known = part if known is None else over(known, part)
             self.kept = max(self.kept, int(path.stem.rpartition("-")[2]))

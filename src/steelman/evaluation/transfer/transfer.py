@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import nullcontext
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,7 +27,7 @@ from steelman.evaluation.records import CLEAN, Record
 from steelman.evaluation.store import table_path
 from steelman.evaluation.table import Evaluation
 from steelman.evaluation.transfer.crafted import Crafted
-from steelman.files import write_text
+from steelman.files import PARTIAL, working_in, write_text
 from steelman.identity import model_parts
 from steelman.types import Batch, Images, Logits, Model
 
@@ -217,7 +217,7 @@ def transfer(
     sent = models if executor is None else _on_cpu(models)
     index = dataset.index.tolist() if isinstance(dataset, Dataset) else range(len(dataset[0]))
     tables = {}
-    with TemporaryDirectory() if folder is None else nullcontext(folder) as place:
+    with TemporaryDirectory() if folder is None else _held(Path(folder)) as place:
         for target, model in targets.items():
             met = {
                 from_source(name, source): Crafted(
@@ -226,7 +226,7 @@ def transfer(
                     source,
                     name,
                     _knows(models[source], model),
-                    folder=Path(place) / "crafted" / digests[source],
+                    Path(place) / "crafted" / digests[source],
                 )
                 for source in sources
             }
@@ -247,6 +247,15 @@ def transfer(
     if folder is not None:
         found._write_index(Path(folder))
     return found
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[Path]:
+    """A transfer's folder, for one process at a time; what dead ones have left half written is removed."""
+    with working_in(folder):
+        for left in (folder / "crafted").glob(f"*/*{PARTIAL}"):
+            left.unlink()
+        yield folder
 
 
 def from_source(attack: str, source: str) -> str:
