@@ -63,7 +63,7 @@ def test_what_cannot_be_held_is_named(tmp_path: Path):
         checkpoint.save(tmp_path / "a", {"a": [0, tmp_path]})
 
 
-@pytest.mark.parametrize("broken", ["save_file", "fsync", "replace"])
+@pytest.mark.parametrize("broken", ["save", "fsync", "replace"])
 def test_a_write_that_fails_leaves_the_old_file(broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "a.safetensors"
     checkpoint.save(path, {"x": torch.zeros(3)})
@@ -71,7 +71,7 @@ def test_a_write_that_fails_leaves_the_old_file(broken: str, tmp_path: Path, mon
     def fail(*args: Any, **options: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(safetensors.torch if broken == "save_file" else os, broken, fail)
+    monkeypatch.setattr(safetensors.torch if broken == "save" else os, broken, fail)
     with pytest.raises(OSError, match="no space"):
         checkpoint.save(path, {"x": torch.ones(3)})
     monkeypatch.undo()

@@ -222,7 +222,8 @@ def test_a_killed_evaluation_goes_on(model, digits, whole, tmp_path, monkeypatch
 def test_what_another_model_left_unfinished_is_not_gone_on_with(model, digits, whole, tmp_path):
     part = evaluate(network(), digits.subset(torch.arange(10)), {"weak": WEAK})
     part.save(tmp_path / "parts" / "pixels-000001.parquet")
-    same(evaluate(model, digits, BATTERY, folder=tmp_path, batch_size=16), whole)
+    with pytest.warns(UserWarning, match="has blocks of another model: they are removed"):
+        same(evaluate(model, digits, BATTERY, folder=tmp_path, batch_size=16), whole)
     assert {path.name for path in tmp_path.iterdir()} == {"table.parquet", ".lock"}
 
 

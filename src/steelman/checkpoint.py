@@ -4,13 +4,11 @@ A checkpoint says of itself what networks its weights are of, so that they are b
 has a digest of all its bytes.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import version
-from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from steelman.files import replacing
+from steelman.files import UNSEALED, is_whole, replacing, sealed
 from steelman.networks.building import description_of, device, network_of
 from steelman.types import CLASSIFIER, Description
 
@@ -29,7 +27,6 @@ FORMAT = "steelman 2"
 BEFORE = "steelman 1"
 """The format without digest and descriptions, which is still read."""
 
-_DIGEST = 64
 _START = json.dumps({"__metadata__": {FORMAT: '{"digest":"'}}, separators=(",", ":"))[:-3].encode()
 """How the header begins; what follows is the digest of the file, in which the digest itself is zeros."""
 
@@ -46,17 +43,15 @@ def save(path: Path, state: dict[str, Any], networks: Mapping[str, nn.Module] | 
     tensors: dict[str, Tensor] = {}
     described = {name: description_of(net) for name, net in (networks or {}).items()}
     header = {
-        "digest": "0" * _DIGEST,
+        "digest": UNSEALED,
         "version": version("steelman"),
         "networks": {name: asdict(found) for name, found in described.items() if found is not None},
         "state": _pack(state, "", tensors),
     }
+    # not by save_file, which would leave a temporary file of its own behind where it is killed
+    raw = safetensors.torch.save(tensors, {FORMAT: json.dumps(header, separators=(",", ":"))})
     with replacing(path) as partial:
-        safetensors.torch.save_file(tensors, partial, {FORMAT: json.dumps(header, separators=(",", ":"))})
-        with partial.open("r+b") as file:
-            digest = _digest(file)
-            file.seek(8 + len(_START))
-            file.write(digest.encode())
+        partial.write_bytes(sealed(raw))
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -140,51 +135,29 @@ def _read(path: Path, device: torch.device | str) -> tuple[dict[str, Any], dict[
     """The state, and what is said of networks."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
+    raw = path.read_bytes()
+    start = raw[8 : 8 + len(_START) + len(UNSEALED)]
+    if start.startswith(_START) and not is_whole(raw, start[len(_START) :].decode("latin1")):
+        raise ValueError(
+            f"{path} is not a readable checkpoint: its bytes are not those that were written (it was truncated or "
+            "damaged). Delete it, or put a whole copy in its place"
+        )
     try:
-        whole = _whole(path)
-        with safe_open(path, "pt", device=str(device)) as file:
-            said = file.metadata() or {}
-            if FORMAT in said and whole:
-                header = json.loads(said[FORMAT])
-            elif said.get("format") == BEFORE:
-                header = {"networks": {}, "state": json.loads(said["state"])}
-            else:
-                raise ValueError(f"{path} is a safetensors file, but not a checkpoint of this version ({FORMAT})")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        said = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")]).get("__metadata__", {})
+        if FORMAT in said and start.startswith(_START):
+            header = json.loads(said[FORMAT])
+        elif said.get("format") == BEFORE:
+            header = {"networks": {}, "state": json.loads(said["state"])}
+        else:
+            raise ValueError(f"{path} is a safetensors file, but not a checkpoint of this version ({FORMAT})")
+        tensors = {name: value.to(device) for name, value in safetensors.torch.load(raw).items()}
         described = {
             name: Description(found["network"], tuple(found["shape"]), found["classes"])
             for name, found in header["networks"].items()
         }
         return _unpack(header["state"], tensors), described
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a readable checkpoint ({error}); it may be truncated or corrupt") from error
-
-
-def _whole(path: Path) -> bool:
-    """Whether a file begins as one of this format; then its bytes are those that were written.
-
-    Raises:
-        ValueError: they are not.
-    """
-    with path.open("rb") as file:
-        start = file.read(8 + len(_START) + _DIGEST)
-        if not start[8:].startswith(_START):
-            return False
-        file.seek(0)
-        if _digest(file).encode() != start[-_DIGEST:]:
-            raise ValueError(
-                f"{path} is not a readable checkpoint: its bytes are not those that were written (it was truncated or "
-                "damaged). Delete it, or put a whole copy in its place"
-            )
-    return True
-
-
-def _digest(file: BufferedIOBase) -> str:
-    """Of a whole file, in which its own digest counts as zeros."""
-    found = hashlib.sha256(file.read(8 + len(_START)) + b"0" * len(file.read(_DIGEST)))
-    while block := file.read(1 << 20):
-        found.update(block)
-    return found.hexdigest()
 
 
 def _weights(state: dict[str, Any], name: str, path: Path) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and folders in which one process works at a time."""
 
+import hashlib
 import json
 import os
 import platform
@@ -12,6 +13,8 @@ from pathlib import Path
 
 PARTIAL = ".partial"
 """How the name of a file ends that is still being written."""
+UNSEALED = "0" * 64
+"""In place of a file's hash within it, until that is known."""
 
 
 @contextmanager
@@ -34,6 +37,16 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def sealed(raw: bytes) -> bytes:
+    """A file with its own hash in place of the `UNSEALED` in it."""
+    return raw.replace(UNSEALED.encode(), hashlib.sha256(raw).hexdigest().encode(), 1)
+
+
+def is_whole(raw: bytes, seal: str) -> bool:
+    """Whether a file has that hash: no byte has changed since it was sealed."""
+    return hashlib.sha256(raw.replace(seal.encode(), UNSEALED.encode(), 1)).hexdigest() == seal
 
 
 def write_text(path: Path, text: str) -> None:

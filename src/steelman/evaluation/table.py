@@ -1,6 +1,5 @@
 """One row per image and attack: what evaluation writes, and all that every measure, curve and report reads."""
 
-import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,15 +12,13 @@ import numpy as np
 
 from steelman.evaluation.records import CLEAN, Provenance, Record
 from steelman.evaluation.schema import VERSION, completed
-from steelman.files import replacing
+from steelman.files import UNSEALED, is_whole, replacing, sealed
 
 if TYPE_CHECKING:
     import pyarrow
 
 ABOUT = b"steelman"
 """Where the table's Parquet file says what it is of."""
-UNKNOWN = "0" * 64
-"""In place of a file's hash, while that is worked out."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -150,15 +147,14 @@ class Evaluation:
         """Write Parquet with checksums of its pages and of the whole file; whole or not at all."""
         from pyarrow import parquet
 
-        said = json.dumps(self.about | {"file": UNKNOWN}).encode()
+        said = json.dumps(self.about | {"file": UNSEALED}).encode()
         table = self.table.replace_schema_metadata()
         how: dict[str, Any] = {"store_schema": False, "write_statistics": False, "write_page_checksum": True}
         with replacing(Path(path)) as partial:
             with parquet.ParquetWriter(partial, table.schema, **how) as writer:
                 writer.write_table(table)
                 writer.add_key_value_metadata((self.table.schema.metadata or {}) | {ABOUT: said})
-            raw = partial.read_bytes()
-            partial.write_bytes(raw.replace(UNKNOWN.encode(), hashlib.sha256(raw).hexdigest().encode()))
+            partial.write_bytes(sealed(partial.read_bytes()))
 
     def __add__(self, other: "Evaluation") -> "Evaluation":
         """Both tables' rows; unattacked images that stand in both, with the same prediction, are taken once.
@@ -357,7 +353,7 @@ def _read(raw: bytes) -> tuple[dict[str, Evaluation], list[str]]:
     if "format" not in about and "parameters" in table.column_names:
         return older.tables(table)
     said = about.pop("file")  # empty where somebody else has written the table
-    if said and hashlib.sha256(raw.replace(said.encode(), UNKNOWN.encode())).hexdigest() != said:
+    if said and not is_whole(raw, said):
         raise ValueError("it has changed since it was written")
     table, lacking = completed(table)
     records = map(Record.of, about.pop("records"))
