@@ -11,7 +11,6 @@ import torch
 from pyarrow import parquet
 from safetensors.torch import save_file
 
-sys.path.append(str(Path(__file__).parents[1]))  # benchmarks lie beside the package, and are not installed
 from benchmarks.kills.chain import Moment, Reference, chain
 from benchmarks.kills.same import differences
 from benchmarks.kills.started import ENVIRONMENT
