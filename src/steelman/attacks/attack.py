@@ -154,9 +154,13 @@ class Attack(ABC):
 
 
 class Around(Attack):
-    """An attack that is made of another one, whose norm and radius, where it has them, are its own."""
+    """An attack that is made of another one, whose access, norm and radius, where it has them, are its own."""
 
     attack: Attack
+
+    @property
+    def access(self) -> Access:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.attack.access
 
     @property
     def norm(self) -> Norm | None:

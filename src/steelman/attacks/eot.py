@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from steelman.attacks.attack import Access, Around, Attack, check_parts
+from steelman.attacks.attack import Around, Attack, check_parts
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
 from steelman.randomness import Draws
@@ -40,10 +40,6 @@ class EOT(Around):
         check_parts("EOT", (self.attack,))
         if self.samples < 1:
             raise ValueError(f"EOT needs samples >= 1; got {self.samples}")
-
-    @property
-    def access(self) -> Access:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.attack.access
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         every = torch.arange(len(x), device=x.device)

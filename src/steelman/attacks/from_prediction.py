@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from steelman.attacks.attack import Access, Around, Attack, Reference
+from steelman.attacks.attack import Around, Attack, Reference
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
 from steelman.randomness import Draws
@@ -31,10 +31,6 @@ class FromPrediction(Around):
     def __post_init__(self) -> None:
         for name in ("box", "uint8", "precision"):
             object.__setattr__(self, name, getattr(self.attack, name))
-
-    @property
-    def access(self) -> Access:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.attack.access
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         return self.attack.search(oracle, x, goal, draws)

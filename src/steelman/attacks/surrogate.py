@@ -81,10 +81,6 @@ class IgnoringFilter(Around):
     def __post_init__(self) -> None:
         check_parts("IgnoringFilter", (self.attack,))
 
-    @property
-    def access(self) -> Access:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.attack.access
-
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         if not isinstance(oracle.model, Filtered):
             raise ValueError(

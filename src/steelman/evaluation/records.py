@@ -5,6 +5,7 @@ import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import date
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -47,7 +48,7 @@ class Provenance:
             str(torch.__version__),
             platform.python_version(),
             torch.cuda.get_device_name(device) if cuda else str(device or "cpu"),
-            f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            f"{_processor()}, {os.cpu_count()} cores",
             date.today().isoformat(),
             command(),
         )
@@ -138,7 +139,7 @@ class Record:
 
     def kinds(self) -> Iterator[str]:
         """The names of its class and of all attacks, losses and others in it."""
-        return _kinds(self.settings)
+        return (each["kind"] for each in _walk(self.settings) if isinstance(each.get("kind"), str))
 
     def differs(self, other: "Record") -> str:
         """What tells two attacks of one name apart; empty where nothing does."""
@@ -165,6 +166,17 @@ class Record:
         made = {item.name: told.get("made", {}).get(item.name, "") for item in fields(Provenance)}
         values = {key: value for key, value in told.items() if key in known and key != "made"}
         return Record(**values, made=Provenance(**made))
+
+
+@cache
+def _processor() -> str:
+    """The processor's name, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def record_of(
@@ -264,10 +276,6 @@ def _walk(settings: Any) -> Iterator[Mapping[str, Any]]:
         yield settings
     for value in settings.values() if isinstance(settings, Mapping) else settings if isinstance(settings, list) else ():
         yield from _walk(value)
-
-
-def _kinds(settings: Any) -> Iterator[str]:
-    return (each["kind"] for each in _walk(settings) if isinstance(each.get("kind"), str))
 
 
 def _leaves(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:

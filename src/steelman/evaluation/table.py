@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -277,28 +278,13 @@ class Evaluation:
         return self.replaced(self.table.filter(compute.field("image").isin(pyarrow.array(images, pyarrow.int64()))))
 
     def to_pandas(self) -> Any:
-        """A pandas DataFrame.
-
-        Raises:
-            ImportError: pandas is not installed.
-        """
-        try:
-            import pandas  # pyright: ignore[reportMissingImports]  # noqa: F401
-        except ImportError as error:
-            raise ImportError("pandas is not installed: pip install steelman[pandas]") from error
+        """A pandas DataFrame. Raises ImportError where pandas is not installed."""
+        _needed("pandas")
         return self.table.to_pandas()
 
     def to_polars(self) -> Any:
-        """A polars DataFrame.
-
-        Raises:
-            ImportError: polars is not installed.
-        """
-        try:
-            import polars  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise ImportError("polars is not installed: pip install steelman[polars]") from error
-        return polars.from_arrow(self.table)
+        """A polars DataFrame. Raises ImportError where polars is not installed."""
+        return _needed("polars").from_arrow(self.table)
 
     def _lines(self) -> list[tuple[str, float]]:
         """Attack and accuracy of all that met every image, for a short look."""
@@ -320,6 +306,13 @@ class Evaluation:
         rows = "".join(f"<tr><td>{escape(name)}</td><td>{100 * share:.1f} %</td></tr>" for name, share in self._lines())
         caption = f"<caption>{self.images} images, {self.space}</caption>"
         return f"<table>{caption}<tr><th>attack</th><th>accuracy</th></tr>{rows}</table>"
+
+
+def _needed(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ImportError(f"{name} is not installed: pip install steelman[{name}]") from error
 
 
 def read_spaces(path: str | Path) -> dict[str, Evaluation]:

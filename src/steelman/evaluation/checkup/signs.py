@@ -8,7 +8,6 @@ import numpy as np
 
 from steelman.attacks import FGSM, PGD, Attack, UniformNoise
 from steelman.evaluation.measures.rows import Attacked, rows
-from steelman.evaluation.records import Record
 from steelman.evaluation.schema import ROUNDING
 from steelman.evaluation.table import Evaluation
 from steelman.evaluation.transfer.transfer import Transfer
@@ -65,8 +64,8 @@ def signs(evaluation: Evaluation, transfer: Transfer | None = None, *, name: str
     Raises:
         ValueError: `transfer` has several targets, and no `name` says which is meant.
     """
-    runs = _runs(evaluation)
-    if runs and runs[0].rows.wrong.all():
+    runs = list(rows(evaluation).attacks.values())
+    if runs and runs[0].wrong.all():
         return tuple(Sign(question, "not asked: no image is right unattacked", None) for question in QUESTIONS)
     found = (_one_step(runs), _black_box(runs, transfer, name), _unbounded(runs), _chance(runs), _radii(runs))
     return tuple(Sign(question, *each) for question, each in zip(QUESTIONS, found, strict=True))
@@ -95,109 +94,64 @@ _UNBOUNDED = {"ALMA", "CarliniWagner", "DDN", "DeepFool", "FMN"}
 """Minimal attacks that find something wherever there is a gradient to follow."""
 
 
-@dataclass(frozen=True)
-class _Run:
-    """One attack and its rows. Arrays are over all images, in order; none that is wrong unattacked falls."""
-
-    rows: Attacked
-    fell: np.ndarray
-    sizes: np.ndarray
-
-    @property
-    def record(self) -> Record:
-        return self.rows.record
-
-    @property
-    def name(self) -> str:
-        return self.rows.name
-
-    @property
-    def norm(self) -> str | None:
-        return self.rows.norm
-
-    @property
-    def eps(self) -> float:
-        return self.rows.eps
-
-    @property
-    def images(self) -> int:
-        return len(self.fell)
-
-    @property
-    def met(self) -> np.ndarray:
-        """Images that it met, or had not to."""
-        return ~self.rows.spared
-
-    @property
-    def whole(self) -> bool:
-        return bool(self.met.all())
-
-    @property
-    def minimal(self) -> bool:
-        return not self.rows.bounded
-
-    def within(self, eps: float) -> np.ndarray:
-        """Who fell within a radius."""
-        return self.fell & ((self.eps <= eps) | (self.sizes <= eps * ROUNDING))
-
-    def left(self, eps: float = np.inf) -> int:
-        return int((~self.rows.wrong & ~self.within(eps)).sum())
-
-    def told(self, eps: float = np.inf) -> str:
-        return f"{self.name} leaves {_percent(self.left(eps) / self.images)}"
-
-
-def _runs(evaluation: Evaluation) -> list[_Run]:
-    """Every attack of the table."""
-    return [
-        _Run(attacked, attacked.found & ~attacked.wrong, attacked.size(attacked.norm or "L2"))
-        for attacked in rows(evaluation).attacks.values()
-    ]
-
-
 _Answer = tuple[str, bool | None]
+
+
+def _within(run: Attacked, eps: float = np.inf) -> np.ndarray:
+    """The images that were right unattacked and that an attack broke within a radius."""
+    return run.broke & ((run.eps <= eps) | (run.size(run.norm or "L2") <= eps * ROUNDING))
+
+
+def _left(run: Attacked, eps: float = np.inf) -> int:
+    return int((~run.wrong & ~_within(run, eps)).sum())
+
+
+def _told(run: Attacked, eps: float = np.inf) -> str:
+    return f"{run.name} leaves {_percent(_left(run, eps) / len(run.row))}"
 
 
 def _percent(part: float) -> str:
     return f"{100 * part:.1f} %"
 
 
-def _threats(runs: Iterable[_Run]) -> list[tuple[str, float]]:
+def _threats(runs: Iterable[Attacked]) -> list[tuple[str, float]]:
     """The norms and radii of bounded attacks; in norms that have minimal ones alone, the median of what these found."""
     runs = [run for run in runs if run.norm is not None]
-    found = {(str(run.norm), run.eps) for run in runs if not run.minimal}
+    found = {(str(run.norm), run.eps) for run in runs if run.bounded}
     for norm in {run.norm for run in runs} - {norm for norm, _ in found}:
-        sizes = np.minimum.reduce([np.where(run.fell, run.sizes, np.inf) for run in runs if run.norm == norm])
+        sizes = np.minimum.reduce(
+            [np.where(run.broke, run.size(run.norm or "L2"), np.inf) for run in runs if run.norm == norm]
+        )
         if np.isfinite(sizes).any():
             found.add((str(norm), float(np.median(sizes[np.isfinite(sizes)]))))
     return sorted(found)
 
 
-def _at(runs: Iterable[_Run], how: str, norm: str, eps: float) -> list[_Run]:
+def _at(runs: Iterable[Attacked], how: str, norm: str, eps: float) -> list[Attacked]:
     """The attacks of a kind that speak of a norm and radius: bounded by it, or minimal."""
-    return [run for run in runs if run.record.how == how and run.norm == norm and (run.minimal or run.eps == eps)]
+    return [run for run in runs if run.record.how == how and run.norm == norm and (not run.bounded or run.eps == eps)]
 
 
-def _strongest(runs: Iterable[_Run], eps: float = np.inf) -> _Run:
-    return max(runs, key=lambda run: int(run.within(eps).sum()))
+def _strongest(runs: Iterable[Attacked], eps: float = np.inf) -> Attacked:
+    return max(runs, key=lambda run: int(_within(run, eps).sum()))
 
 
-def _beats(run: _Run, other: _Run, eps: float = np.inf) -> tuple[float, bool]:
+def _beats(run: Attacked, other: Attacked, eps: float = np.inf) -> tuple[float, bool]:
     """By how much accuracy is lower under the first, and whether that is more than tau and than chance."""
     from scipy.stats import binomtest
 
-    first, second = run.within(eps), other.within(eps)
+    first, second = _within(run, eps), _within(other, eps)
     alone, others = int((first & ~second).sum()), int((second & ~first).sum())
-    lower = (alone - others) / run.images
+    lower = (alone - others) / len(run.row)
     sure = lower > TAU and binomtest(alone, alone + others, alternative="greater").pvalue < 0.05
     return lower, bool(sure)
 
 
-def _alone(runs: Sequence[_Run], others: Sequence[_Run], eps: float) -> tuple[int, int]:
+def _alone(runs: Sequence[Attacked], others: Sequence[Attacked], eps: float) -> tuple[int, int]:
     """How many fell to `runs` and to none of `others`; and how many may have, whom not all of these have met."""
-    alone = np.logical_or.reduce([run.within(eps) for run in runs])
-    alone &= ~np.logical_or.reduce([run.within(eps) for run in others])
-    met = np.logical_and.reduce([run.met for run in others])
+    alone = np.logical_or.reduce([_within(run, eps) for run in runs])
+    alone &= ~np.logical_or.reduce([_within(run, eps) for run in others])
+    met = np.logical_and.reduce([~run.spared for run in others])
     return int((alone & met).sum()), int((alone & ~met).sum())
 
 
@@ -208,22 +162,23 @@ def _worst(answers: Iterable[tuple[float, _Answer]]) -> _Answer | None:
     return None if best is None else best[1]
 
 
-def _compared(run: _Run, other: _Run, norm: str, eps: float) -> tuple[float, _Answer]:
+def _compared(run: Attacked, other: Attacked, norm: str, eps: float) -> tuple[float, _Answer]:
     lower, sure = _beats(run, other, eps)
     chance = "; with so few images that may be chance" if lower > TAU and not sure else ""
-    return lower, (f"{run.told(eps)}, {other.told(eps)} ({norm} {eps:.4g}){chance}", sure)
+    return lower, (f"{_told(run, eps)}, {_told(other, eps)} ({norm} {eps:.4g}){chance}", sure)
 
 
-def _one_step(runs: list[_Run]) -> _Answer:
+def _one_step(runs: list[Attacked]) -> _Answer:
     ones = [
         run
         for run in runs
         if run.record.core in ("FGSM", "RandomFGSM") or (run.record.core in ("PGD", "MIM") and run.record.steps == 1)
     ]
     many = [run for run in runs if run.record.core in ("APGD", "MIM", "PGD") and run.record.steps > 1]
+    ones, many = ([run for run in some if not run.spared.any()] for some in (ones, many))
     answers = []
     for norm, eps in _threats(runs):
-        first, second = (_at((run for run in some if run.whole), "white", norm, eps) for some in (ones, many))
+        first, second = (_at(some, "white", norm, eps) for some in (ones, many))
         if first and second:
             answers.append(_compared(_strongest(first), _strongest(second), norm, eps))
     return _worst(answers) or (
@@ -232,7 +187,7 @@ def _one_step(runs: list[_Run]) -> _Answer:
     )
 
 
-def _black_box(runs: list[_Run], transfer: Transfer | None, name: str | None) -> _Answer:
+def _black_box(runs: list[Attacked], transfer: Transfer | None, name: str | None) -> _Answer:
     answers = _black_beats_white(runs)
     if transfer is not None:
         targets = list(transfer.targets)
@@ -240,7 +195,7 @@ def _black_box(runs: list[_Run], transfer: Transfer | None, name: str | None) ->
             raise ValueError(f"which of the transfer's targets is it? give name, one of {', '.join(targets)}")
         target = targets[0] if name is None else name
         if target in targets:
-            answers += _black_beats_white(_runs(transfer.tables[target]))
+            answers += _black_beats_white(list(rows(transfer.tables[target]).attacks.values()))
     return _worst(answers) or (
         "not asked: it needs a black-box attack (Square, HopSkipJump, Surrogate, or a transfer from other models) and "
         "a white-box one of the same norm and radius",
@@ -248,11 +203,11 @@ def _black_box(runs: list[_Run], transfer: Transfer | None, name: str | None) ->
     )
 
 
-def _black_beats_white(runs: list[_Run]) -> list[tuple[float, _Answer]]:
+def _black_beats_white(runs: list[Attacked]) -> list[tuple[float, _Answer]]:
     answers = []
     for norm, eps in _threats(run for run in runs if run.record.how in ("white", "black")):
         black, white = (_at(runs, how, norm, eps) for how in ("black", "white"))
-        whole = [[run for run in some if run.whole] for some in (black, white)]
+        whole = [[run for run in some if not run.spared.any()] for some in (black, white)]
         if all(whole):
             answers.append(_compared(_strongest(whole[0], eps), _strongest(whole[1], eps), norm, eps))
         elif black and white:
@@ -260,10 +215,10 @@ def _black_beats_white(runs: list[_Run]) -> list[tuple[float, _Answer]]:
     return answers
 
 
-def _only(runs: Sequence[_Run], others: Sequence[_Run], norm: str, eps: float) -> tuple[float, _Answer]:
+def _only(runs: Sequence[Attacked], others: Sequence[Attacked], norm: str, eps: float) -> tuple[float, _Answer]:
     """Whether more than tau of the images fell to some attacks alone."""
     alone, perhaps = _alone(runs, others, eps)
-    images = runs[0].images
+    images = len(runs[0].row)
     names, white = ", ".join(run.name for run in runs), ", ".join(run.name for run in others)
     numbers = f"{alone} of {images} images fell to {names} and not to {white} ({norm} {eps:.4g})"
     if perhaps:
@@ -272,30 +227,30 @@ def _only(runs: Sequence[_Run], others: Sequence[_Run], norm: str, eps: float) -
     return alone / images, (numbers, found)
 
 
-def _unbounded(runs: list[_Run]) -> _Answer:
+def _unbounded(runs: list[Attacked]) -> _Answer:
     free = [
         run
         for run in runs
         if run.record.how == "white"
         and (
             (run.record.core in _UNBOUNDED and run.record.steps >= 20)
-            if run.minimal
+            if not run.bounded
             else (run.norm == "Linf" and run.eps >= 1)
         )
     ]
     if not free:
         return "not asked: it needs PGD(eps=1, random_start=False), or a minimal attack such as FMN", None
-    met = np.logical_and.reduce([run.met for run in free])
-    stood = ~free[0].rows.wrong & ~np.logical_or.reduce([run.fell for run in free])
-    unknown = stood & ~met & ~np.logical_or.reduce([run.fell for run in runs if run.record.how == "white"])
-    left, perhaps = (int(some.sum()) / free[0].images for some in (stood & met, unknown))
+    met = np.logical_and.reduce([~run.spared for run in free])
+    stood = ~free[0].wrong & ~np.logical_or.reduce([run.broke for run in free])
+    unknown = stood & ~met & ~np.logical_or.reduce([run.broke for run in runs if run.record.how == "white"])
+    left, perhaps = (int(some.sum()) / len(free[0].row) for some in (stood & met, unknown))
     numbers = f"{', '.join(run.name for run in free)} leave{'s' * (len(free) == 1)} {_percent(left)}"
     if perhaps:
         numbers += f", and {_percent(perhaps)} more were met by a black box or by chance alone"
     return numbers, True if left > TAU else None if left + perhaps > TAU else False
 
 
-def _chance(runs: list[_Run]) -> _Answer:
+def _chance(runs: list[Attacked]) -> _Answer:
     answers = []
     for norm, eps in _threats(run for run in runs if run.record.how == "chance"):
         random, white = (_at(runs, how, norm, eps) for how in ("chance", "white"))
@@ -307,19 +262,19 @@ def _chance(runs: list[_Run]) -> _Answer:
     )
 
 
-def _radii(runs: list[_Run]) -> _Answer:
-    families: dict[tuple[str, str | None], list[_Run]] = {}
+def _radii(runs: list[Attacked]) -> _Answer:
+    families: dict[tuple[str, str | None], list[Attacked]] = {}
     for run in runs:
-        if run.record.how == "white" and not run.minimal and run.whole and run.norm is not None:
+        if run.record.how == "white" and run.bounded and not run.spared.any() and run.norm is not None:
             families.setdefault((run.record.family, run.norm), []).append(run)
     answers = [_along(sorted(family, key=lambda run: run.eps)) for family in families.values() if len(family) > 1]
     return _worst(answers) or ("not asked: it needs one attack at several radii, on every image", None)
 
 
-def _along(runs: list[_Run]) -> tuple[float, _Answer]:
+def _along(runs: list[Attacked]) -> tuple[float, _Answer]:
     """One attack along its radii."""
-    last, images = runs[-1], runs[-1].images
-    left = [run.left() for run in runs]
+    last, images = runs[-1], len(runs[-1].row)
+    left = [_left(run) for run in runs]
     numbers = (
         f"{runs[0].record.core} leaves {', '.join(f'{100 * each / images:.1f}' for each in left)} % at {last.norm} "
         f"{', '.join(f'{run.eps:.4g}' for run in runs)}"

@@ -69,6 +69,11 @@ class Attacked:
         return self.met & (self.column("prediction", -1.0) != self.label)
 
     @cached_property
+    def broke(self) -> np.ndarray:
+        """Images that were right unattacked and are misclassified after it."""
+        return self.found & ~self.wrong
+
+    @cached_property
     def changed(self) -> np.ndarray:
         """Images that the attack met and whose prediction it changed."""
         return self.met & (self.column("prediction", -1.0) != self.column("clean_prediction", -1.0))

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from steelman.evaluation.measures import (
     Measure,
@@ -40,20 +40,12 @@ NEITHER = ("PASS", "LossSensitivity", "TrainingSetDistance", "CLEVER")
 """Probes' labels: of what they measure, nobody can say that more of it is better."""
 
 
-@dataclass(frozen=True)
-class Met:
+class Met(NamedTuple):
     """An attack that models met, and in which space."""
 
-    record: Record
+    name: str
     space: str
-
-    @property
-    def name(self) -> str:
-        return self.record.name
-
-    @property
-    def bounded(self) -> bool:
-        return self.record.bounded
+    record: Record
 
     def leaves(self, reference: str, norm: str) -> bool:
         return self.record.reference == reference and self.record.norm == norm
@@ -138,7 +130,7 @@ def _met(entries: Sequence[Entry]) -> list[Met]:
     for entry in entries:
         for space, table in entry.spaces.items():
             for name in table.attacks:
-                found.setdefault((name, space), Met(table.record(name), space))
+                found.setdefault((name, space), Met(name, space, table.record(name)))
     return list(found.values())
 
 
@@ -169,7 +161,7 @@ def _in(space: str, measure: Callable[[Evaluation], Measure]) -> Callable[[Entry
 
 
 def _fitting(met: Sequence[Met]) -> Shape:
-    bounded = [each for each in met if each.bounded]
+    bounded = [each for each in met if each.record.bounded]
     if any(each.record.reference == "prediction" for each in met) and any("eps_ref" in each.name for each in bounded):
         return "deep-defense"
     pixels = [each.record for each in bounded if each.space == "pixels"]
@@ -187,7 +179,9 @@ def _deep_defense(seen: Seen) -> Iterator[Filled]:
     yield Column("Acc."), _in(space, clean_accuracy)
     for each in own:
         yield Column("rho_2", each.name if len(own) > 1 else ""), _of(each, rho_2)
-    shares = [(re.search(r"([\d.]+) eps_ref\)?(.*)", each.name, re.DOTALL), each) for each in seen.met if each.bounded]
+    shares = [
+        (re.search(r"([\d.]+) eps_ref\)?(.*)", each.name, re.DOTALL), each) for each in seen.met if each.record.bounded
+    ]
     for share, each in sorted(((s, each) for s, each in shares if s), key=lambda pair: float(pair[0][1])):
         yield Column(f"{share[1]} eps_ref{share[2]}", "Acc. at"), _of(each, accuracy)
 
@@ -207,7 +201,7 @@ def _deep_defense_2(seen: Seen) -> Iterator[Filled]:
 
 def _efficient_defenses(seen: Seen) -> Iterator[Filled]:
     for each in seen.met:
-        if not each.bounded:
+        if not each.record.bounded:
             yield Column("Acc.", each.name), _of(each, accuracy)
             yield Column("robustness", each.name), _of(each, empirical_robustness)
         yield from seen.columns("TrainingSetDistance", each.name)
@@ -215,7 +209,7 @@ def _efficient_defenses(seen: Seen) -> Iterator[Filled]:
 
 
 def _l2lda(seen: Seen) -> Iterator[Filled]:
-    bounded = [each for each in seen.met if each.bounded and each.space == "pixels"]
+    bounded = [each for each in seen.met if each.record.bounded and each.space == "pixels"]
     yield Column("Natural"), _in("pixels", clean_accuracy)
     for each in bounded:
         yield Column(each.name), _of(each, accuracy)
@@ -238,7 +232,7 @@ def _pgn(seen: Seen) -> Iterator[Filled]:
     for each in seen.met:
         if each.space != "pixels" or each.record.reference != "label":
             continue
-        if each.bounded:
+        if each.record.bounded:
             yield Column("Acc.", each.name), _of(each, accuracy)
         else:
             yield Column("mean", each.name), _of(each, _mean)
