@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from steelman.evaluation import Evaluation, clean_accuracy, evaluate, robust_accuracy
 from steelman.evaluation.battery import named_battery
-from steelman.evaluation.measures import standing
+from steelman.evaluation.measures.accuracies import standing
 from steelman.evaluation.report.waterfall import waterfall
 from steelman.norms import Linf
 from steelman.runs import train

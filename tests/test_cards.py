@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tools import method_pages
 
 from steelman import cards
 from steelman.cards import Paper, card, cite, methods, own_fields
-from tools import method_pages
 
 ROOT = Path(__file__).parent.parent
 CLASSES = {name: member for room in cards.ROOMS for name, member in vars(room).items()}

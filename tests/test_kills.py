@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pyarrow
 import torch
-from pyarrow import parquet
-from safetensors.torch import save_file
-
 from benchmarks.kills.chain import Moment, Reference, chain
 from benchmarks.kills.same import differences
 from benchmarks.kills.started import ENVIRONMENT
+from pyarrow import parquet
+from safetensors.torch import save_file
 
 SMALL = ("--set", "network.hidden=[16]", "--set", "training.checkpoint_seconds=0")
 TRAIN = ("train", "plain_digits_mlp", *SMALL, "--set")

@@ -32,7 +32,8 @@ from steelman.evaluation import (
     unmeasured,
     worst_case,
 )
-from steelman.evaluation.measures import bootstrap, met, share, standing, threats
+from steelman.evaluation.measures.accuracies import met, standing, threats
+from steelman.evaluation.measures.measure import bootstrap, share
 from steelman.norms import L2, Linf
 
 ROWS = made_up()

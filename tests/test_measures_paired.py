@@ -9,8 +9,9 @@ import pytest
 
 from made_up import changed, made_up, of, right, table_of
 from steelman.evaluation import accuracy, clean_accuracy, paired, paired_norms, robust_accuracy, smallest_norms
-from steelman.evaluation.measures import Paired, same_images, share
-from steelman.evaluation.measures.paired import _newcombe
+from steelman.evaluation.measures import Paired
+from steelman.evaluation.measures.measure import share
+from steelman.evaluation.measures.paired import _newcombe, same_images
 from steelman.norms import L2, Linf
 
 ROWS = made_up()

@@ -2,70 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from steelman.adversaries import GAP, L2LDA, PGN, AdvGAN, AttackTraining
-from steelman.attacks import (
-    ALMA,
-    ANPGD,
-    APGD,
-    DDN,
-    EOT,
-    FAB,
-    FGSM,
-    FMN,
-    JSMA,
-    LBFGS,
-    MIM,
-    PGD,
-    AutoAttack,
-    BestOf,
-    BoundaryAttack,
-    CarliniWagner,
-    CarliniWagnerL0,
-    CarliniWagnerLinf,
-    DeepFool,
-    GaussianNoise,
-    HopSkipJump,
-    IgnoringFilter,
-    MinimalFGSM,
-    RandomFGSM,
-    SaltAndPepper,
-    SigmaZero,
-    Square,
-    Surrogate,
-    UniformNoise,
-    UniversalPerturbation,
-    VirtualAdversarial,
-    Within,
-    WorstOf,
-)
-from steelman.defences import (
-    AWP,
-    MART,
-    MMA,
-    TRADES,
-    VAT,
-    YOPO,
-    AdversarialTraining,
-    Bilateral,
-    CrossLipschitz,
-    DeepDefense,
-    Distillation,
-    Free,
-    GaussianAugmentation,
-    InputGradientRegularisation,
-    JacobianRegularisation,
-    LabelSmoothing,
-    Parseval,
-    Plain,
-    Sum,
-    TradesYOPO,
-    UniformAugmentation,
-)
-from steelman.filters import (
-    BPDA,
-    BitDepth,
-    MedianSmoothing,
-)
+from steelman import adversaries, attacks, defences, filters
+from steelman.adversaries import *  # noqa: F403
+from steelman.attacks import *  # noqa: F403
+from steelman.defences import *  # noqa: F403
+from steelman.filters import *  # noqa: F403
 from steelman.norms import L0, L1, L2, Linf
 from steelman.training import Crafted, NoisyCopies, SoftLabels, Training, fit
 from steelman.types import Batch
@@ -75,81 +16,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "ALMA",
-    "ANPGD",
-    "APGD",
-    "AWP",
-    "BPDA",
-    "DDN",
-    "EOT",
-    "FAB",
-    "FGSM",
-    "FMN",
-    "GAP",
-    "JSMA",
-    "L0",
-    "L1",
-    "L2",
-    "L2LDA",
-    "LBFGS",
-    "MART",
-    "MIM",
-    "MMA",
-    "PGD",
-    "PGN",
-    "TRADES",
-    "VAT",
-    "YOPO",
-    "AdvGAN",
-    "AdversarialTraining",
-    "AttackTraining",
-    "AutoAttack",
-    "Batch",
-    "BestOf",
-    "Bilateral",
-    "BitDepth",
-    "BoundaryAttack",
-    "CarliniWagner",
-    "CarliniWagnerL0",
-    "CarliniWagnerLinf",
-    "Crafted",
-    "CrossLipschitz",
-    "DeepDefense",
-    "DeepFool",
-    "Distillation",
-    "Free",
-    "GaussianAugmentation",
-    "GaussianNoise",
-    "HopSkipJump",
-    "IgnoringFilter",
-    "InputGradientRegularisation",
-    "JacobianRegularisation",
-    "LabelSmoothing",
-    "Linf",
-    "MedianSmoothing",
-    "MinimalFGSM",
-    "NoisyCopies",
-    "Parseval",
-    "Plain",
-    "RandomFGSM",
-    "SaltAndPepper",
-    "SigmaZero",
-    "SoftLabels",
-    "Square",
-    "Sum",
-    "Surrogate",
-    "TradesYOPO",
-    "Training",
-    "UniformAugmentation",
-    "UniformNoise",
-    "UniversalPerturbation",
-    "VirtualAdversarial",
-    "Within",
-    "WorstOf",
-    "evaluate",
-    "fit",
-]
+__all__ = ["L0", "L1", "L2", "Batch", "Crafted", "Linf", "NoisyCopies", "SoftLabels", "Training", "evaluate", "fit"]
+__all__ += adversaries.__all__
+__all__ += attacks.__all__
+__all__ += defences.__all__
+__all__ += filters.__all__
 
 
 def __getattr__(name: str) -> Any:

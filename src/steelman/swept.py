@@ -22,7 +22,8 @@ from steelman.evaluation import (
     save_figure,
 )
 from steelman.evaluation.curves.robustness import CLEAN_ACCURACY
-from steelman.evaluation.measures import plain, same_images
+from steelman.evaluation.measures.measure import plain
+from steelman.evaluation.measures.paired import same_images
 from steelman.evaluation.store import TABLE
 from steelman.files import write_text
 from steelman.norms import Norm

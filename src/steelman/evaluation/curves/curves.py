@@ -15,12 +15,12 @@ from steelman.evaluation.measures import (
     Unmeasured,
     accuracy,
     clean_accuracy,
-    met,
     robust_accuracy,
-    share,
     smallest_norms,
     success_rate,
 )
+from steelman.evaluation.measures.accuracies import met
+from steelman.evaluation.measures.measure import share
 from steelman.evaluation.measures.rows import rows
 from steelman.evaluation.records import shown
 from steelman.evaluation.table import Evaluation

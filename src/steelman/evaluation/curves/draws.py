@@ -11,7 +11,8 @@ from steelman.attacks.attack import Attack
 from steelman.attacks.mode import evaluation_mode
 from steelman.evaluation.curves.line import Axis, Line, Point
 from steelman.evaluation.evaluate import Data, batches_of
-from steelman.evaluation.measures import Measure, share
+from steelman.evaluation.measures import Measure
+from steelman.evaluation.measures.measure import share
 from steelman.losses import cross_entropy
 from steelman.randomness import combine
 from steelman.types import Batch, Images, Labels, Logits, Model, PerImage, Seeds

@@ -7,12 +7,9 @@ from steelman.evaluation.measures.accuracies import (
     accuracy,
     average_accuracy,
     clean_accuracy,
-    met,
     minimum,
     robust_accuracy,
-    standing,
     success_rate,
-    threats,
     worst_case,
 )
 from steelman.evaluation.measures.distances import (
@@ -26,8 +23,8 @@ from steelman.evaluation.measures.distances import (
     rho_inf,
     smallest_norms,
 )
-from steelman.evaluation.measures.measure import Measure, Unmeasured, bootstrap, plain, share
-from steelman.evaluation.measures.paired import Paired, paired, paired_norms, same_images
+from steelman.evaluation.measures.measure import Measure, Unmeasured
+from steelman.evaluation.measures.paired import Paired, paired, paired_norms
 from steelman.evaluation.measures.probed import clever, probed, training_set_distance
 from steelman.evaluation.measures.summary import measures, summary, unmeasured
 
@@ -37,7 +34,6 @@ __all__ = [
     "Unmeasured",
     "accuracy",
     "average_accuracy",
-    "bootstrap",
     "clean_accuracy",
     "clever",
     "empirical_robustness",
@@ -46,23 +42,17 @@ __all__ = [
     "mean_norm",
     "measures",
     "median_norm",
-    "met",
     "minimum",
     "paired",
     "paired_norms",
-    "plain",
     "probed",
     "rho_2",
     "rho_cw",
     "rho_inf",
     "robust_accuracy",
-    "same_images",
-    "share",
     "smallest_norms",
-    "standing",
     "success_rate",
     "summary",
-    "threats",
     "training_set_distance",
     "unmeasured",
     "worst_case",

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steelman.evaluation.measures import Unmeasured, threats
+from steelman.evaluation.measures import Unmeasured
+from steelman.evaluation.measures.accuracies import threats
 from steelman.evaluation.measures.paired import Paired, paired
 from steelman.evaluation.records import CLEAN
 from steelman.evaluation.report.entry import Entry

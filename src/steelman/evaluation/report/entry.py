@@ -6,7 +6,8 @@ from functools import cached_property
 from typing import Any
 
 from steelman.evaluation.checkup.checkup import Checkup
-from steelman.evaluation.measures import Measure, measures, same_images, unmeasured
+from steelman.evaluation.measures import Measure, measures, unmeasured
+from steelman.evaluation.measures.paired import same_images
 from steelman.evaluation.records import Record, shown
 from steelman.evaluation.report.gallery import Gallery
 from steelman.evaluation.table import Evaluation

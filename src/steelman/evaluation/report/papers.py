@@ -19,10 +19,10 @@ from steelman.evaluation.measures import (
     rho_cw,
     rho_inf,
     robust_accuracy,
-    threats,
     worst_case,
 )
-from steelman.evaluation.measures import met as attacks_met
+from steelman.evaluation.measures.accuracies import met as attacks_met
+from steelman.evaluation.measures.accuracies import threats
 from steelman.evaluation.measures.summary import along_radii
 from steelman.evaluation.records import Record
 from steelman.evaluation.report.entry import Entry, comparable, measured

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steelman.evaluation.measures import met, threats
+from steelman.evaluation.measures.accuracies import met, threats
 from steelman.evaluation.records import Provenance
 from steelman.evaluation.report.entry import Entry
 from steelman.evaluation.report.gallery import amplification, data_uri

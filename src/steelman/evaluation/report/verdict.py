@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from steelman.evaluation.checkup.signs import Sign, signs
-from steelman.evaluation.measures import Measure, Paired, clean_accuracy, met, paired, robust_accuracy, threats
+from steelman.evaluation.measures import Measure, Paired, clean_accuracy, paired, robust_accuracy
+from steelman.evaluation.measures.accuracies import met, threats
 from steelman.evaluation.report.entry import Entry, comparable
 from steelman.evaluation.transfer.transfer import Transfer
 from steelman.norms import NORMS
