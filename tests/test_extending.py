@@ -106,8 +106,12 @@ def test_what_stands_is_not_attacked_again(model, digits, whole):
 def test_more_images_are_added(model, digits, whole):
     some = evaluate(model, digits.subset(torch.arange(10)), BATTERY)
     ASKED.clear()
-    same(evaluate(model, digits, BATTERY, known=some), whole)
+    more = evaluate(model, digits, BATTERY, known=some)
+    same(more, whole, besides=("seconds", "record"))
     assert sum(ASKED) < 40 * 60
+    asked = {record.id: record.images for record in more.records}
+    of_some = np.isin(more["image"], some["image"])
+    assert [asked[each] for each in more["record"]] == np.where(of_some, 10, 40).tolist()
 
 
 def test_only_what_still_stands_is_attacked_where_the_worst_case_is_asked_for(model, digits, whole):

@@ -118,7 +118,7 @@ def test_a_record_says_what_an_attack_was(table: Evaluation):
         "white",
         "gradients",
     )
-    assert (record.norm, record.eps, record.steps, record.asked) == ("Linf", 0.1, 3, "every")
+    assert (record.norm, record.eps, record.steps, record.asked, record.images) == ("Linf", 0.1, 3, "every", 12)
     assert record.settings is not None
     assert (record.settings["steps"], record.settings["loss"]) == (3, {"kind": "CrossEntropy"})
     away = table.record("away")
@@ -135,6 +135,7 @@ OTHER = dict.fromkeys(("name", "kind", "call", "digest", "access", "core"), "oth
     "eps": None,
     "steps": 4,
     "asked": "survivors",
+    "images": 7,
     "seed": 1,
 }
 

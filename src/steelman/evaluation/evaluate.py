@@ -94,8 +94,8 @@ def evaluate(
     batches, count = batches_of(dataset, gathered * batch_size)
     about = {"model": model_parts(model), "data": dataset.name if isinstance(dataset, Dataset) else ""}
     made = Provenance.now(_device(model, dataset))
-    records = {CLEAN: Record(CLEAN, seed=seed, made=made)} | {
-        name: record_of(name, attack, seed=seed, survivors_only=not columns, made=made)
+    records = {CLEAN: Record(CLEAN, images=count, seed=seed, made=made)} | {
+        name: record_of(name, attack, images=count, seed=seed, survivors_only=not columns, made=made)
         for name, attack in named.items()
     }
     sent = deepcopy(model).cpu() if executor is not None and isinstance(model, nn.Module) else model

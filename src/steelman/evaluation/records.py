@@ -79,7 +79,8 @@ class Record:
     norm, eps  its norm and radius; a minimal attack has no radius
     steps      0 where it has none
     core       the name of its class, or of the attack inside that only randomness, a bound or a reference is put around
-    asked      the images that it met: every one, or only those that nothing before had broken (survivors)
+    asked      about every image that it was given, or only about those that nothing before had broken (survivors)
+    images     how many it was given; 0 where an older version wrote
     seed       of the evaluation
     made       where
     id         by which rows name it: equal for equal records, in every table
@@ -98,6 +99,7 @@ class Record:
     steps: int = 0
     core: str = ""
     asked: Literal["every", "survivors"] = "every"
+    images: int = 0
     seed: int = 0
     made: Provenance = Provenance()
     id: str = ""
@@ -180,7 +182,13 @@ def _processor() -> str:
 
 
 def record_of(
-    name: str, attack: Attack, *, seed: int = 0, survivors_only: bool = False, made: Provenance = Provenance()
+    name: str,
+    attack: Attack,
+    *,
+    images: int = 0,
+    seed: int = 0,
+    survivors_only: bool = False,
+    made: Provenance = Provenance(),
 ) -> Record:
     """The record of an attack that is about to be run."""
     norm, eps = getattr(attack, "norm", None), getattr(attack, "eps", None)
@@ -199,6 +207,7 @@ def record_of(
         steps=int(getattr(core, "steps", 0)),
         core=type(core).__name__,
         asked="survivors" if survivors_only and attack.reference == "label" else "every",
+        images=images,
         seed=seed,
         made=made,
     )

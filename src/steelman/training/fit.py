@@ -52,11 +52,11 @@ def fit(
 
     `data` is a `Dataset`, or images and labels. With a `folder`, every epoch leaves `last.safetensors` (everything
     needed to go on), `best.safetensors` and `log.jsonl`; called again with the same arguments, training goes on where
-    it was and ends, in one process, in the same bits as if it had never stopped. While it trains, another process that
-    would train there waits. `prepare` is applied to the training
-    images once the validation images are held out, so that what it makes of those is never trained on. `players` are
-    other networks and optimisers than the game would make for itself, by name. Under torchrun, every process calls this
-    with the same arguments. torch's global generators are seeded before every batch, and handed back as they were.
+    it was and ends, in one process, in the same bits as if it had never stopped. Another process that would train there
+    meanwhile waits. `prepare` is applied to the training images once the validation images are held out, so that what
+    it makes of those is never trained on. `players` are other networks and optimisers than the game would make for
+    itself, by name. Under torchrun, every process calls this with the same arguments. torch's global generators are
+    seeded before every batch, and handed back as they were.
 
     Raises:
         ValueError: the folder holds a run with other settings or images; the data, the network or the defence cannot be

@@ -101,6 +101,7 @@ def _attack(table: Evaluation, name: str, space: str) -> dict[str, Any]:
         "eps": record.eps,
         "steps": record.steps,
         "asked": record.asked,
+        "asked_about": record.images,
         "seed": record.seed,
         "images": len(rows),
         "forwards": _mean(rows["forwards"]),
