@@ -1,4 +1,4 @@
-"""Killed and started again, commands end in the bits of one that nobody disturbed: the short form of `make soak`."""
+"""Killed and started again, commands end in the bits of an uninterrupted one: the short form of `make soak`."""
 
 import json
 import shutil

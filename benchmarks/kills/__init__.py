@@ -1,1 +1,1 @@
-"""Commands killed at random moments, which have to end in the bits of one that nobody disturbed: `make soak`."""
+"""Commands killed at random moments, which have to end in the bits of an uninterrupted one: `make soak`."""

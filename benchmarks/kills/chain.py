@@ -15,7 +15,7 @@ SLOW = 0.3
 
 @dataclass(frozen=True)
 class Reference:
-    """What a command leaves that nobody disturbed.
+    """What an uninterrupted command leaves.
 
     startup  seconds before it first wrote: Python begins, and imports
     work     seconds from there to its end; kills are spread over these

@@ -57,7 +57,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def working_in(folder: Path) -> Iterator[None]:
-    """Hold a folder while the block runs. A second process waits, with a warning that says for whom.
+    """Hold a folder while the block runs. A second process waits, with a warning that names the first.
 
     The lock is the operating system's and ends with its process, however that ends. The same process may hold a folder
     several times. What dead processes have left half written is removed.

@@ -4,8 +4,8 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,7 @@ class _Run:
         resumed = self._resume()
         epochs = -(-self.total // self.batches)
         with ExitStack() as stack:
-            stack.enter_context(_mode_kept(self.nets))
+            stack.enter_context(evaluation_mode(self.nets, frozen=False))  # left as it was after
             stack.enter_context(once_per_place())
             stack.enter_context(torch.random.fork_rng([self.device] if self.device.type == "cuda" else []))
             stop = stack.enter_context(interrupts())
@@ -392,13 +392,3 @@ def _game(defence: Game, micro_batch: int | None) -> Game:
             "as it likes"
         )
     return MicroBatches(defence, micro_batch)
-
-
-@contextmanager
-def _mode_kept(nets: nn.ModuleDict) -> Iterator[None]:
-    modes = [(module, module.training) for module in nets.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

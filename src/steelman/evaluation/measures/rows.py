@@ -1,8 +1,8 @@
 """The table as measures read it: image by image, with what is known of an image that an attack did not meet.
 
 An attack may lack rows (`evaluate(columns=False)`): those of natural errors, which had not to be attacked, and, where
-it is bounded, those of images that had fallen to something else within its norm and radius. It was *spared* these. One
-that was spared all images has no row.
+it is bounded, those of images that another attack had broken within its norm and radius. It was *spared* these. One
+that no image was left for has no row.
 """
 
 from collections.abc import Iterable, Sequence

@@ -41,7 +41,7 @@ def measures(*tables: Evaluation) -> dict[str, Measure]:
 
 
 def unmeasured(*tables: Evaluation) -> dict[str, str]:
-    """What `measures` leaves out, and why: an attack was spared some images, or fooled none, or overflowed."""
+    """What `measures` leaves out, and why: an attack skipped some images, or broke none, or overflowed."""
     return _measured(tables)[1]
 
 
