@@ -132,16 +132,11 @@ def trained() -> nn.Module:
 def test_a_random_model_may_contradict_itself_and_no_more():
     model = Random(0.3).eval()
     attacks = {"FGSM": FGSM(eps=0.05)}
-    first = evaluate(model, TEST, {}, batch_size=40, progress=False)
-    assert (
-        evaluate(model, TEST, {}, batch_size=40, progress=False).table
-        == first.table.set_column(
-            first.table.column_names.index("seconds"),
-            "seconds",
-            evaluate(model, TEST, {}, batch_size=40, progress=False).table["seconds"],
-        )
-        or (evaluate(model, TEST, {}, batch_size=40, progress=False)["prediction"] == first["prediction"]).all()
-    )
+    first, again = (evaluate(model, TEST, {}, batch_size=40, progress=False) for _ in range(2))
+    for column in ("prediction", "loss"):
+        np.testing.assert_array_equal(again[column], first[column], err_msg="the same seed draws the same")
+    other = evaluate(model, TEST, {}, batch_size=20, progress=False)
+    assert (other["loss"] != first["loss"]).any(), "a random model, whose draws are another batch's"
     grown = evaluate(model, TEST, attacks, batch_size=20, known=first, progress=False)  # other draws
     assert (grown.only(CLEAN)["prediction"] == first["prediction"]).all()
     model.net = nn.Sequential(model.net, Flip())
@@ -328,14 +323,14 @@ def test_blocks_that_another_model_left_are_put_away(tmp_path: Path):
 
 
 def test_an_attack_that_no_image_was_left_for_is_a_record_without_rows():
-    attacks = {"far": FGSM(eps=1.0), "further": FGSM(eps=2.0), "near": FGSM(eps=0.0)}
+    """After a bounded attack whose ball is the whole box, another radius beyond leaves no image to meet."""
     model = trained()
+    attacks = {"far": PGD(eps=1.0, steps=20, random_start=False), "further": FGSM(eps=2.0), "near": FGSM(eps=0.01)}
     found = evaluate(model, TEST, attacks, columns=False, **QUIET)
-    assert "further" in found.attacks
+    assert found.without_rows == ("further",), "the first attack breaks every image"
+    assert "further" not in set(found["attack"])
     record = found.record("further")
-    assert (record.eps, record.asked) == (2.0, "survivors")
-    if "further" in found.without_rows:
-        assert "further" not in set(found["attack"])
+    assert (record.eps, record.asked, record.images) == (2.0, "survivors", 40)
     again = evaluate(model, TEST, attacks, columns=False, known=found, **QUIET)
     assert again.table == found.table
     assert again.records == found.records
