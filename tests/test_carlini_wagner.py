@@ -246,6 +246,17 @@ def test_l0_freezes_whole_pixels() -> None:
     assert int(pixels.max()) <= 10
 
 
+@pytest.mark.parametrize("edge", [False, True])
+def test_l0_freezes_the_pixels_of_least_effect(edge: bool) -> None:
+    """Without a polish, which would hide the order: of an affine model, the fewest pixels are known."""
+    attack = CarliniWagnerL0(steps=60, c=0.1, c_factor=10.0, c_max=1e3, step_size=0.05, polish=0)
+    for seed in range(2):
+        model = affine(seed, images=12, edge=edge)
+        result = attack.run(model, model.x, model.y)
+        assert bool(result.success.all())
+        assert float((result.l0 / model.nearest_in_box(L0)).mean()) <= 1.1  # in reverse order, 1.6 to 3.8
+
+
 def test_over_targets_is_the_attack_at_every_wrong_class() -> None:
     attack = CarliniWagner(steps=20, search_steps=2, c=1.0, step_size=0.1)
     found = over_targets(attack, MODEL, X, Y, batch_size=7)
