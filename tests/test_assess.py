@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from steelman import FGSM, HopSkipJump, Square
-from steelman.data import Digits
+from steelman.data import Digits, InMemory
 from steelman.evaluation.assess import assess, attacked, battery_of, look, reference_of
 from steelman.evaluation.battery import Battery, named_battery
 from steelman.evaluation.store import tables_in
@@ -122,6 +122,24 @@ class Odd(nn.Module):
 def test_a_model_that_cannot_be_asked_is_refused(answer: object, message: str, subject: Subject):
     with pytest.raises(ValueError, match=message):
         look(of(subject, Odd(answer)))
+
+
+class Few(nn.Module):
+    def __init__(self, network: nn.Module, logits: int) -> None:
+        super().__init__()
+        self.network, self.logits = network, logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)[:, : self.logits]
+
+
+def test_labels_that_cannot_be_right_are_refused_before_anything_is_attacked(subject: Subject, network: MLP):
+    with pytest.raises(ValueError, match=r"model answers with 5 logits, .* label 9 has no class"):
+        look(of(subject, Few(network, 5)))
+    test = next(subject.test.in_order(2000))
+    first = InMemory("from 1", test.x, test.y + 1, tuple(map(str, range(11))))
+    with pytest.raises(ValueError, match=r"label 10 has no class among them\. Labels begin with 1: subtract it"):
+        look(replace(subject, test=first))
 
 
 def test_the_battery_is_the_subjects_own_or_quick(subject: Subject):

@@ -27,7 +27,7 @@ from steelman.attacks import (
     DeepFool,
     MinimalFGSM,
 )
-from steelman.data import Digits
+from steelman.data import Digits, InMemory
 from steelman.evaluation import evaluate, measures, signs
 from steelman.evaluation.checkup.checkup import Checkup, Finding, checkup
 from steelman.evaluation.checkup.slopes import Slopes
@@ -79,7 +79,7 @@ def test_an_honest_network_is_fine_and_left_as_it_was() -> None:
 
 
 def test_images_are_spread_over_the_data_set() -> None:
-    x, y = torch.rand(10, 1, 8, 8), torch.arange(10)
+    x, y = torch.rand(40, 1, 8, 8), torch.arange(40) // 10
     seen: list[Tensor] = []
 
     def model(at: Tensor) -> Tensor:
@@ -87,7 +87,10 @@ def test_images_are_spread_over_the_data_set() -> None:
         return NET(at)
 
     checkup(model, (x, y), images=4)
-    torch.testing.assert_close(seen[0], x[[0, 2, 5, 7]])
+    places = [int((x == image).flatten(1).all(1).nonzero()) for image in seen[0]]
+    assert sorted(y[places].tolist()) == [0, 1, 2, 3]
+    assert places == sorted(places)
+    x, y = x[:10], torch.arange(10)
     assert "4 of shape (1, 8, 8)" in look(model, (x, y), images=4)["images"].found
     assert "10 of shape" in look(model, (x, y))["images"].found
 
@@ -110,10 +113,67 @@ def test_images_out_of_range(x: Tensor, said: str, advice: str) -> None:
 
 def test_a_normalisation_that_is_missing_is_named() -> None:
     finding = look(lambda x: NET((x + 1) / 2))["accuracy"]
-    assert finding.advice.startswith("The model expects that: give --mean 0.")
+    assert finding.advice.startswith("Perhaps the model expects that: try --mean 0.")
     assert "% behind --mean 0." in finding.found
     finding = look(lambda x: NET(x / 255))["accuracy"]
-    assert finding.advice == "The model expects that: give --mean 0 --std 0.00392157"
+    assert finding.advice == "Perhaps the model expects that: try --mean 0 --std 0.00392157"
+
+
+def by_brightness(hits: int, behind: int, images: int = 100) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    """A model that is right on the first `hits` images, and on the last `behind` where they come as bytes."""
+
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            place = (x.flatten(1)[:, 0] * (images if x.max() <= 1 else images / 255)).round().long()
+            right = place < hits if x.max() <= 1 else place >= images - behind
+            return F.one_hot(torch.where(right, place % 10, (place + 1) % 10), 10).float() * 3 - x.mean()
+
+    x = (torch.arange(images) / images).reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
+    return Model(), (x, torch.arange(images) % 10)
+
+
+@pytest.mark.parametrize(
+    ("hits", "behind", "named"), [(30, 30, False), (30, 40, False), (30, 70, True), (80, 99, True)]
+)
+def test_a_normalisation_is_named_only_where_more_hits_are_no_chance(hits: int, behind: int, named: bool) -> None:
+    """Ten more of 100 was once enough; where the hits are on other images, chance gives as many."""
+    model, data = by_brightness(hits, behind)
+    assert ("expects that" in look(model, data)["accuracy"].advice) == named
+
+
+def test_labels_that_are_counted_from_1_are_named() -> None:
+    (batch,) = TEST.batches([torch.arange(len(TEST))])
+    x, y = batch.x, batch.y + 1
+    some = y < 10
+    finding = look(NET, (x[some], y[some]))["labels"]
+    assert finding.level == "warning"
+    assert "the lowest is 1" in finding.found
+    assert "counted from 1" in finding.advice
+    beyond = look(NET, (x, y))["answer"]
+    assert beyond.level == "warning"
+    assert "label 10 has no class" in beyond.found
+    late = torch.cat([x[some], x[~some][:1]]), torch.cat([y[some], torch.tensor([10])])
+    assert "label 10 has no class" in look(NET, late, images=9)["answer"].found
+
+
+def test_labels_without_a_0_are_no_fault_of_a_model_that_is_right() -> None:
+    (batch,) = TEST.batches([torch.where(TEST.labels > 0)[0]])
+    assert "labels" not in look(NET, (batch.x, batch.y))
+
+
+def test_predictions_that_are_none_of_the_datas_classes_are_named() -> None:
+    few = InMemory("few", TEST.images[TEST.labels < 4], TEST.labels[TEST.labels < 4], tuple("0123"), levels=TEST.levels)
+    assert "classes" not in look(lambda x: NET(x) - torch.arange(10) * 100.0, few)
+    finding = look(lambda x: NET(x) + torch.arange(10) * 100.0, few)["classes"]
+    assert finding.found == "100 % of the predictions are none of the data set's 4 classes"
+    assert finding.level == "warning"
+
+
+def test_two_classes_at_chance_are_a_warning() -> None:
+    x, y = torch.rand(100, 1, 8, 8), torch.arange(100) % 2
+    finding = look(lambda x: torch.stack([x.flatten(1)[:, 0], x.flatten(1)[:, 1]], 1), (x, y))["accuracy"]
+    assert finding.level == "warning"
+    assert "no more than chance" in finding.found
 
 
 def nan_where_bright(x: Tensor) -> Tensor:

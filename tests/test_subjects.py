@@ -104,7 +104,7 @@ def test_a_state_dict_is_found_in_what_it_is_wrapped_in(wrapped, network: MLP, i
     assert not subject.model.training
     assert (subject.name, subject.results, subject.battery) == ("net", Path("evaluations/net"), None)
     assert subject.info == {"model": str(tmp_path / "net.pt"), "data": "Digits()", "network": TABLE}
-    assert len(subject.training()) > len(subject.test) > len(subject.first(7)) == 7
+    assert len(subject.training()) > len(subject.test) > len(subject.sample(7)) == 7
 
 
 def test_safetensors_and_our_own_checkpoints_too(network: MLP, images: Tensor, tmp_path: Path):

@@ -15,6 +15,13 @@ def fraction(text: str) -> float:
         raise typer.BadParameter(f"{text!r} is not a number such as .3 or 8/255") from error
 
 
+Trust: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODULE",
+        help="Import what files name in this module or package, as often as you like. Such code runs: trust your own.",
+    ),
+]
 DataDir: TypeAlias = Annotated[
     Path | None,
     typer.Option("--data-dir", envvar="STEELMAN_DATA", help="Where data sets lie; otherwise they are downloaded."),
@@ -52,7 +59,7 @@ Columns: TypeAlias = Annotated[
         help="Every attack on every image, or only on those that still stand; default: as the battery says.",
     ),
 ]
-Images: TypeAlias = Annotated[int | None, typer.Option(min=1, help="Only the first so many test images.")]
+Images: TypeAlias = Annotated[int | None, typer.Option(min=1, help="So many test images, a sample by class.")]
 DataName: TypeAlias = Annotated[
     str | None,
     typer.Option(help="A data set's name, an .npz file, a folder of pictures, module:function, or a TOML table."),

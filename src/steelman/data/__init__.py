@@ -9,6 +9,7 @@ from steelman.data.external import External
 from steelman.data.folder import ImageFolder
 from steelman.data.idx import KMNIST, MNIST, FashionMNIST
 from steelman.data.memory import InMemory
+from steelman.data.sample import Sampled, sampled
 from steelman.data.split import split_off
 from steelman.data.stream import Streamed
 from steelman.data.svhn import SVHN
@@ -29,8 +30,10 @@ __all__ = [
     "ImageFolder",
     "InMemory",
     "PadCrop",
+    "Sampled",
     "Source",
     "Split",
     "Streamed",
+    "sampled",
     "split_off",
 ]

@@ -47,7 +47,7 @@ class Battery:
 
     attacks       in pixels, inside the box: a table of names and attacks, which are run in this order
     black_box     attacks that are run after these, but only on models that do not give gradients
-    images        the first so many test images; default all
+    images        so many test images, a sample by class that is the same for every model; default all
     deep_defense  also the Deep Defense paper's measures, in the preprocessed space where there is one: rho_2 and l_2 of
                   DeepFool with 5 and 50 steps and rho_inf of the minimal FGSM, unclipped, and accuracies at .2, .5 and
                   1 of eps_ref. Default False

@@ -6,13 +6,14 @@ from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from steelman.attacks.attack import Around, Attack, check_images, check_labels
 from steelman.data.dataset import Dataset
+from steelman.data.sample import Sample
 from steelman.evaluation.block import Block, Space, space_of
 from steelman.evaluation.probes.probe import Probe
 from steelman.evaluation.records import CLEAN, Provenance, Record, record_of
@@ -48,7 +49,8 @@ def evaluate(
 
     model       an `nn.Module` or any callable from images to logits, or to classes alone where attacks ask for no more.
                 A module is evaluated in evaluation mode with its parameters frozen, and found as it was
-    dataset     a `Dataset`, or images and labels as a pair of tensors
+    dataset     a `Dataset`, or images and labels as a pair of tensors; of `sampled(dataset, 1000)` the table says how
+                it was drawn
     attacks     attacks, named by the call that makes them, or a mapping from names to attacks; they are run in this
                 order. `FromPrediction(attack)` leaves the model's prediction instead of the label
     batch_size  images at once; it does not change the table, but for rounding inside the model
@@ -75,9 +77,10 @@ def evaluate(
     Cost: each attack's own, and one forward pass per attack to verify and one for the unattacked images.
 
     Raises:
-        ValueError: no images, two attacks of one name, one of them called "clean", a radius per image, a batch size
-            below 1; for "preprocessed" a model without those parts, or an attack that needs a box; a known table of
-            another model, space or other images, or with another attack under one of the names; an executor of threads.
+        ValueError: no images, a label that has no class, two attacks of one name, one of them called "clean", a radius
+            per image, a batch size below 1; for "preprocessed" a model without those parts, or an attack that needs a
+            box; a known table of another model, space or other images, or with another attack under one of the names;
+            an executor of threads.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
@@ -92,7 +95,8 @@ def evaluate(
         pass  # refuses what has no such space before anything is read
     gathered = 1 if columns or executor is not None else GATHERED
     batches, count = batches_of(dataset, gathered * batch_size)
-    about = {"model": model_parts(model), "data": dataset.name if isinstance(dataset, Dataset) else ""}
+    about = {"model": model_parts(model), **_told(dataset)}
+    highest = _highest_label(dataset)
     made = Provenance.now(_device(model, dataset))
     records = {CLEAN: Record(CLEAN, images=count, seed=seed, made=made)} | {
         name: record_of(name, attack, images=count, seed=seed, survivors_only=not columns, made=made)
@@ -106,7 +110,7 @@ def evaluate(
             if executor is not None:  # memory of a GPU is not sent
                 device, batch = batch.x.device.type, replace(batch, x=batch.x.cpu(), y=batch.y.cpu())
             rows = None if known is None or batch.index is None else known.of_images(batch.index.tolist())
-            yield Block(sent, batch, space, named, records, tuple(probes), rows, batch_size, device)
+            yield Block(sent, batch, space, named, records, tuple(probes), rows, batch_size, device, highest)
 
     home = None if folder is None else EvaluationFolder(Path(folder), space, fresh)
     with nullcontext() if home is None else home.held(), bar(progress, count * max(len(named), 1)) as advance:
@@ -132,6 +136,23 @@ def evaluate(
         if home is not None:
             home.close(evaluation)
     return evaluation
+
+
+def _told(dataset: Data) -> dict[str, Any]:
+    """What a table says of its images: the data set's name and classes, and how they were drawn from it."""
+    if not isinstance(dataset, Dataset):
+        return {"data": "", "classes": None, "sample": None}
+    drawn = dataset.drawn.plain() if isinstance(dataset, Sample) else None
+    return {"data": dataset.name, "classes": list(dataset.classes), "sample": drawn}
+
+
+def _highest_label(dataset: Data) -> int:
+    """Of all images, so that a label without a class is refused before the first attack; -1 where there are none."""
+    labels = dataset.labels if isinstance(dataset, Dataset) else dataset[1]
+    if labels is None:
+        assert isinstance(dataset, Dataset)
+        return len(dataset.classes) - 1
+    return int(labels.max()) if len(labels) else -1
 
 
 def _device(model: Model, dataset: Data) -> torch.device:

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from steelman.adversaries.adversary import Adversary
 from steelman.data.dataset import Dataset
+from steelman.data.sample import sampled
 from steelman.evaluation.battery import Battery
 from steelman.evaluation.block import Space
 from steelman.networks.preprocess import Preprocessed
@@ -51,7 +51,6 @@ class Subject:
         """Where Deep Defense's measures are taken: behind the preprocessing, where there is one."""
         return "preprocessed" if isinstance(self.model, Preprocessed) else "pixels"
 
-    def first(self, images: int | None) -> Dataset:
-        """The first so many test images; all for None."""
-        count = len(self.test) if images is None else min(images, len(self.test))
-        return self.test if count == len(self.test) else self.test.subset(torch.arange(count))
+    def sample(self, images: int | None) -> Dataset:
+        """So many test images, a sample by class that is the same for every model (`sampled`); all for None."""
+        return sampled(self.test, images)

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steelman.attacks.attack import Access
+from steelman.attacks.attack import Access, check_labels
 from steelman.attacks.mode import buffers_kept
+from steelman.data.sample import sample_order, sampled
 from steelman.evaluation.checkup.finding import Finding
+from steelman.evaluation.checkup.labels import Known
 from steelman.evaluation.checkup.look import Look
 from steelman.evaluation.evaluate import Data
 from steelman.types import Images, Labels, Model
@@ -70,7 +72,7 @@ def checkup(model: Model, dataset: Data, *, images: int = 100, batch_size: int =
 
     model   as for `evaluate`; also one that answers with classes alone. Found as it was: mode, gradients, buffers and
             torch's random state
-    images  at most so many (default 100), evenly spread over the data set
+    images  at most so many (default 100), a sample by class
     batch_size  images at once
     seed    of what is drawn: a jitter of the images, directions, and a random model's own draws
 
@@ -87,20 +89,22 @@ def checkup(model: Model, dataset: Data, *, images: int = 100, batch_size: int =
     devices = [x.device] if x.is_cuda else []
     with torch.inference_mode(False), torch.random.fork_rng(devices), buffers_kept(model):
         torch.manual_seed(seed)
-        look = Look(model, x.detach().clone(), y, batch_size, seed)
+        look = Look(model, x.detach().clone(), y, batch_size, seed, Known.of(dataset, y))
         access = look.go()
     return Checkup(tuple(look.findings), access)
 
 
 def _some(dataset: Data, images: int) -> tuple[Images, Labels]:
-    """So many images, evenly spread."""
+    """So many images, a sample by class."""
     count = len(dataset[0]) if isinstance(dataset, tuple) else len(dataset)
     if count == 0:
         raise ValueError("there are no images to look at")
-    places = torch.arange(min(images, count)) * count // min(images, count)
     if isinstance(dataset, tuple):
+        check_labels("y", dataset[1], dataset[0])
+        places = sample_order(dataset[1], torch.arange(count))[:images].sort().values
         return dataset[0][places.to(dataset[0].device)], dataset[1][places.to(dataset[1].device)]
-    (batch,) = dataset.batches([places])
+    some = sampled(dataset, images)
+    (batch,) = some.batches([torch.arange(len(some))])
     return batch.x, batch.y
 
 

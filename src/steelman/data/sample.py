@@ -1,0 +1,111 @@
+"""A sample of a data set, by class, the same for every model."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from steelman.data.dataset import Dataset
+from steelman.randomness import combine
+from steelman.types import Batch
+
+SEED = 0
+"""One seed for all samples, so that all models are evaluated on the same images."""
+
+BY_CLASS, AT_RANDOM = "by class", "at random"
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """How a sample was drawn.
+
+    images  how many it has
+    of      how many the data set has
+    seed    of the order in which images are drawn
+    rule    "by class": every class has its share; "at random", where labels are not known without reading the images
+    """
+
+    images: int
+    of: int
+    seed: int
+    rule: str
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.images:,} of {self.of:,} images, a sample {self.rule} (seed {self.seed})"
+
+
+def sample_order(labels: Tensor | None, index: Tensor, seed: int = SEED) -> Tensor:
+    """An order of images of which every beginning is a sample by class; without labels, a random order.
+
+    labels  of the images, in the order of `index`
+    index   each image's place in its data set
+
+    Within a class the order is random. The image at place r of a class of n has the key (r + 1/2) / n, and images are
+    ordered by their keys, so that the first N images have of each class its share of N, to within about one image.
+    """
+    index = index.cpu()
+    keys = combine(torch.full_like(index, seed), index)
+    order = keys.argsort(stable=True)
+    if labels is None:
+        return order
+    grouped = order[labels.cpu()[order].argsort(stable=True)]  # by class, random within
+    counts = torch.bincount(labels.cpu())
+    counts = counts[counts > 0]
+    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    share = (torch.arange(len(index)) - starts + 0.5) / counts.repeat_interleave(counts)
+    # Of equal shares the random keys decide, not the number of the class.
+    mixed = keys[grouped].argsort(stable=True)
+    return grouped[mixed[share[mixed].argsort(stable=True)]]
+
+
+def sampled(dataset: Dataset, count: int | None, seed: int = SEED) -> Dataset:
+    """So many images of a data set, in its order; the whole set for None, or where it has no more.
+
+    count  how many images
+    seed   of the sample (default 0, for all models)
+
+    A larger sample contains every smaller one. The sample depends on the labels and places of the images alone.
+
+    Raises:
+        ValueError: a count below 1.
+    """
+    if count is not None and count < 1:
+        raise ValueError(f"a sample needs at least one image; got {count}")
+    if count is None or count >= len(dataset):
+        return dataset
+    places = sample_order(dataset.labels, dataset.index, seed)[:count].sort().values
+    rule = AT_RANDOM if dataset.labels is None else BY_CLASS
+    return Sample(dataset.subset(places), Sampled(count, len(dataset), seed, rule))
+
+
+@final
+class Sample(Dataset):
+    """Some images of a data set, which know how they were drawn."""
+
+    def __init__(self, images: Dataset, drawn: Sampled) -> None:
+        self.images, self.drawn = images, drawn
+        self.name, self.classes, self.shape, self.index = images.name, images.classes, images.shape, images.index
+
+    @property
+    def labels(self) -> Tensor | None:
+        return self.images.labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:
+        return self.images.batches(indices)
+
+    def subset(self, index: Tensor) -> Dataset:
+        return self.images.subset(index)
+
+    def to(self, device: torch.device | str) -> "Sample":
+        return Sample(self.images.to(device), self.drawn)
+
+    def digest(self) -> str:
+        return self.images.digest()
