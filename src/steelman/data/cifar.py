@@ -1,6 +1,5 @@
 """CIFAR-10 and CIFAR-100, from the official binary archives."""
 
-import io
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,14 @@ import torch
 
 from steelman.data.arrays import read_npz
 from steelman.data.dataset import Source, Split, check_split
-from steelman.data.files import Remote, find, locate, unpacked
+from steelman.data.files import Bounded, Remote, exactly, find, locate, opened
 from steelman.data.memory import InMemory
+from steelman.decoding import SMALL, decoding
 
 _PIXELS = 3 * 32 * 32
 _COUNTS = {"train": 50_000, "test": 10_000}
+_NAMES = 2**16
+"""A file of names is shorter."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +40,16 @@ class _Family:
         url = f"https://www.cs.toronto.edu/~kriz/{self.archive}"
         (home,) = locate([Remote(self.archive, self.md5, (url,), also=(self.unpacked,))], self.inside, folder)
         files = self.train if split == "train" else self.test
-        each = _COUNTS[split] // len(files)
-        contents = _contents(home, self.unpacked, [*files, self.names])
         width = self.labels + _PIXELS
+        sizes = dict.fromkeys(files, _COUNTS[split] // len(files) * width)
+        contents = _contents(home, self.unpacked, sizes, self.names)
         for file in files:
-            if len(contents[file]) != each * width:
-                raise ValueError(
-                    f"{home / file} is truncated or corrupt: {each} records of {width} bytes were expected, "
-                    f"{len(contents[file])} bytes are there"
-                )
             labels = np.frombuffer(contents[file], np.uint8).reshape(-1, width)[:, self.labels - 1]
             if labels.max() >= self.classes:
                 raise ValueError(f"{home / file} has the label {labels.max()}; {self.classes - 1} is the highest")
-        records = torch.frombuffer(bytearray(b"".join(contents[file] for file in files)), dtype=torch.uint8)
-        records = records.reshape(-1, width)
-        names = tuple(contents[self.names].decode().split())
+        records = torch.cat([torch.frombuffer(contents[file], dtype=torch.uint8) for file in files]).reshape(-1, width)
+        with decoding(home / self.names, "a text of names"):
+            names = tuple(contents[self.names].decode().split())
         if len(names) != self.classes:
             raise ValueError(f"{home / self.names} names {len(names)} classes instead of {self.classes}")
         images = records[:, self.labels :].reshape(-1, 3, 32, 32).contiguous()
@@ -120,33 +117,52 @@ _CIFAR100 = _Family(
 )
 
 
-def _contents(home: Path, folder: str, files: list[str]) -> dict[str, bytes]:
-    """The named files of a folder, or of the archive of that folder, which is not written to disk."""
+def _contents(home: Path, folder: str, sizes: dict[str, int], names: str) -> dict[str, bytearray]:
+    """The files of these sizes, and that of the names, of a folder or of the archive of that folder, which is not
+    written to disk."""
+    wanted = [*sizes, names]
     if home.is_dir():
-        missing = [file for file in files if not (home / file).exists()]
+        missing = [file for file in wanted if not (home / file).exists()]
         if missing:
             raise FileNotFoundError(f"{home} lacks {', '.join(missing)}; unpack the archive again")
-        return {file: (home / file).read_bytes() for file in files}
-    contents = {}
-    try:
-        with tarfile.open(fileobj=io.BytesIO(unpacked(home)), mode="r:") as archive:
-            for member in archive:
-                if member.isfile() and Path(member.name).parent.name == folder:
-                    reader = archive.extractfile(member)
-                    assert reader is not None
-                    if Path(member.name).name in files:
-                        contents[Path(member.name).name] = reader.read()
-    except tarfile.TarError as error:
-        raise ValueError(f"{home} is truncated or corrupt ({error}); fetch it again") from error
-    missing = [file for file in files if file not in contents]
+        contents = {}
+        for file in wanted:
+            with decoding(home / file, "a file of this data set"), opened(home / file) as stream:
+                length = (home / file).stat().st_size
+                contents[file] = exactly(stream, sizes.get(file, min(length, _NAMES)), length)
+        return contents
+    with decoding(home, "the official archive"):
+        contents = _archived(home, folder, sizes, names)
+    missing = [file for file in wanted if file not in contents]
     if missing:
         raise ValueError(f"{home} is not the official archive: it lacks {', '.join(missing)}")
     return contents
 
 
+def _archived(home: Path, folder: str, sizes: dict[str, int], names: str) -> dict[str, bytearray]:
+    """Read from one end of the archive to the other, so that its checksum is checked."""
+    contents: dict[str, bytearray] = {}
+    with opened(home) as stream:
+        bounded = Bounded(stream, max(SMALL, 20 * sum(sizes.values())))  # the test set is a sixth of all
+        with tarfile.open(fileobj=bounded, mode="r|") as archive:  # pyright: ignore[reportArgumentType,reportCallIssue]
+            for member in archive:
+                file = Path(member.name)
+                if not member.isfile() or file.parent.name != folder or file.name not in (*sizes, names):
+                    continue
+                size = sizes.get(file.name, min(member.size, _NAMES))
+                reader = archive.extractfile(member)
+                if member.size != size or reader is None:
+                    raise ValueError(f"{file.name} has {member.size:,} bytes instead of {size:,}")
+                contents[file.name] = bytearray(reader.read())
+        while bounded.read(2**20):
+            pass
+    return contents
+
+
 def _without(dataset: InMemory, file: Path, split: Split) -> InMemory:
     (places,) = read_npz(file, split)
-    if places.ndim != 1 or not np.isin(places, np.arange(len(dataset))).all():
+    whole = np.issubdtype(places.dtype, np.integer) or places.size == 0
+    if places.ndim != 1 or not whole or not np.isin(places, np.arange(len(dataset))).all():
         raise ValueError(f"{file}: {split} must be a list of places of images, 0 .. {len(dataset) - 1}")
     keep = torch.ones(len(dataset), dtype=torch.bool)
     keep[torch.from_numpy(places.astype(np.int64))] = False

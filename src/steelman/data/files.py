@@ -1,13 +1,15 @@
 """Finding the files of a data set: in the user's folders first, then by download."""
 
 import gzip
+import io
 import os
-import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from steelman.decoding import refuse_bomb
 
 _SECONDS = 5.0
 """How long a server may be silent: a machine without a network should learn so at once."""
@@ -72,19 +74,45 @@ def find(name: str, folder: Path | None) -> Path:
     raise FileNotFoundError(f"no {name}; looked for {', '.join(str(place.absolute()) for place in places)}")
 
 
-def unpacked(file: Path) -> bytes:
-    """The content of a file, without gzip if its name says so.
+def opened(file: Path) -> io.BufferedIOBase:
+    """A file's content as a stream, without gzip if its name says so."""
+    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
+
+
+def exactly(stream: io.BufferedIOBase, count: int, stored: int) -> bytearray:
+    """What is left of a stream, which is `count` bytes; no more than these are read.
+
+    stored  size of the file, packed as it is
 
     Raises:
-        ValueError: the gzip stream is truncated or fails its checksum.
+        ValueError: there are fewer or more, or so many cannot be in a file of that size.
     """
-    content = file.read_bytes()
-    if file.suffix != ".gz":
-        return content
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{file} is truncated or corrupt ({error}); fetch it again") from error
+    refuse_bomb(count, stored)
+    content = bytearray()
+    while piece := stream.read(min(count + 1 - len(content), _PIECE)):
+        content += piece
+    if len(content) != count:
+        raise ValueError(
+            f"{count:,} bytes should follow, and there are {'more' if len(content) > count else len(content)}"
+        )
+    return content
+
+
+_PIECE = 2**24
+
+
+class Bounded:
+    """A stream that ends in a ValueError where it has more than so many bytes."""
+
+    def __init__(self, stream: io.BufferedIOBase, most: int) -> None:
+        self.stream, self.most, self.seen = stream, most, 0
+
+    def read(self, count: int) -> bytes:
+        piece = self.stream.read(count)
+        self.seen += len(piece)
+        if self.seen > self.most:
+            raise ValueError(f"it unpacks to more than {self.most:,} bytes")
+        return piece
 
 
 def _first(home: Path, names: Sequence[str]) -> Path | None:

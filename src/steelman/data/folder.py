@@ -1,8 +1,9 @@
 """A folder of pictures."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
@@ -10,7 +11,14 @@ from torch import Tensor
 from steelman.data.dataset import Source, Split, check_split
 from steelman.data.files import find
 from steelman.data.stream import Streamed, pixels
+from steelman.decoding import decoding
 
+if TYPE_CHECKING:
+    import PIL.Image
+
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
+_DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
+_WHITE_16 = 65535
 _SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
 
 
@@ -26,12 +34,19 @@ class ImageFolder(Source):
     workers  processes that read, default 0: the one that trains
 
     Classes are the names of the folders in train/, sorted; pictures are sorted by class and name. They are streamed.
+    Hidden folders and files (.git, ._1.png, __MACOSX) are left out. Pictures are turned as their EXIF says; 16-bit grey
+    PNG and PGM have white at 65535. Pictures that could be read in several ways (transparent, animated, CMYK, floating
+    point) are refused when they are read.
     """
 
     path: str
     size: tuple[int, int] | None = None
     grey: bool = False
     workers: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.size is not None and min(self.size) < 1) or self.workers < 0:
+            raise ValueError(f"size has to be above 0, and workers not below; got {self.size} and {self.workers}")
 
     def load(self, split: Split, folder: Path | None = None) -> Streamed:
         check_split(split)
@@ -46,7 +61,7 @@ class ImageFolder(Source):
             (file, label)
             for label, name in enumerate(classes)
             for file in sorted((part / name).glob("*"))
-            if file.suffix.lower() in _SUFFIXES
+            if file.suffix.lower() in _SUFFIXES and not _hidden(file)
         ]
         if not files:
             raise ValueError(f"no pictures in the folders of {part}; these count: {', '.join(sorted(_SUFFIXES))}")
@@ -58,7 +73,11 @@ class ImageFolder(Source):
 def _folders(root: Path, part: str) -> tuple[str, ...]:
     if not (root / part).is_dir():
         raise FileNotFoundError(f"{root} needs a folder {part}/ with one folder of pictures per class")
-    return tuple(sorted(each.name for each in (root / part).iterdir() if each.is_dir()))
+    return tuple(sorted(each.name for each in (root / part).iterdir() if each.is_dir() and not _hidden(each)))
+
+
+def _hidden(path: Path) -> bool:
+    return path.name.startswith((".", "__MACOSX"))
 
 
 class _Pictures:
@@ -74,12 +93,53 @@ class _Pictures:
         from PIL import Image, ImageOps
 
         file, label = self.files[place]
-        try:
-            with Image.open(file) as picture:
-                image = picture.convert(self.mode)
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
-            raise ValueError(f"{file} is not a picture, or truncated or corrupt: {error}") from error
+        image = _read(file, self.mode)
         if self.size is not None:
             height, width = self.size
             image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-        return pixels(image), label
+        if image.mode != "F":
+            return pixels(image), label
+        grey = (pixels(image) / _WHITE_16).clamp(0, 1)
+        return grey if self.mode == "L" else grey.repeat(3, 1, 1), label
+
+
+def _read(file: Path, mode: str) -> "PIL.Image.Image":
+    """A picture in this mode, or in "F" with values 0 .. 65535 where it has 16 bits."""
+    from PIL import Image, ImageOps
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        # Of the formats, only those of these names: others run programs, such as Ghostscript.
+        with decoding(file, "a picture"), Image.open(file, formats=_FORMATS) as picture:
+            problem, deep = _problem(picture), picture.mode in _DEEP
+            image = None if problem else ImageOps.exif_transpose(picture).convert("F" if deep else mode)
+    if image is None:
+        raise ValueError(f"{file} {problem}")
+    return image
+
+
+def _problem(picture: Any) -> str:
+    """What is unclear about a picture, with the remedy; "" for nothing."""
+    if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":  # a JPEG of a camera, with a preview
+        return f"has {picture.n_frames} pictures (an animation, or pages), and one is needed: save the right one alone"
+    mode, transparent = picture.mode, picture.has_transparency_data
+    if mode == "F" or (mode in _DEEP and not (picture.format in ("PNG", "PPM") and not transparent)):
+        return f"has pixels of type {mode}, of which white is not known: save it with 8 bits, or as a 16-bit grey PNG"
+    if mode not in _DEEP and _is_deep(picture):
+        return "has 16 bits per colour, of which Pillow reads 8: save it with 8 bits"
+    if mode not in (*_DEEP, "1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+        return f"has colours of type {mode}, which can become red, green and blue in several ways: save it as RGB"
+    if transparent and picture.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+        return "is transparent, and its background is not known: save it on one, without transparency"
+    return ""
+
+
+def _is_deep(picture: Any) -> bool:
+    """Whether a picture that is read in 8 bits has more."""
+    for tile in picture.tile:
+        told = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if any(isinstance(each, str) and ";16" in each for each in told):
+            return True
+        if tile[0] in ("ppm", "ppm_plain") and told[-1] > 255:
+            return True
+    return False

@@ -10,30 +10,28 @@ import torch
 from torch import Tensor
 
 from steelman.data.dataset import Source, Split, check_split
-from steelman.data.files import Remote, locate, unpacked
+from steelman.data.files import Remote, exactly, locate, opened
 from steelman.data.memory import InMemory
+from steelman.decoding import decoding
 
 
 def read_idx(file: Path, dimensions: int) -> Tensor:
     """The unsigned bytes of an IDX file, plain or gzipped, as a uint8 tensor.
 
     Raises:
-        ValueError: another type or number of dimensions than asked for, or a length that does not match them.
+        ValueError: damaged, another type or number of dimensions than asked for, or a length that does not match them.
     """
-    content = unpacked(file)
-    header = 4 + 4 * dimensions
-    magic = 0x0800 + dimensions  # unsigned bytes, so many dimensions
-    if len(content) < header or struct.unpack_from(">I", content)[0] != magic:
-        raise ValueError(
-            f"{file} is not an IDX file of unsigned bytes in {dimensions} dimensions (magic {magic:#010x})"
-        )
-    sizes = struct.unpack_from(f">{dimensions}I", content, 4)
-    if len(content) != header + math.prod(sizes):
-        raise ValueError(
-            f"{file} is truncated or corrupt: its header promises {'x'.join(map(str, sizes))} bytes, "
-            f"and {len(content) - header} follow"
-        )
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).reshape(sizes)
+    with decoding(file, f"an IDX file of unsigned bytes in {dimensions} dimensions"), opened(file) as stream:
+        header = stream.read(4 + 4 * dimensions)
+        magic, *sizes = struct.unpack(f">{1 + dimensions}I", header)
+        if magic != 0x0800 + dimensions:  # unsigned bytes, so many dimensions
+            raise ValueError(f"its magic number is {magic:#010x} and should be {0x0800 + dimensions:#010x}")
+        content = exactly(stream, math.prod(sizes), file.stat().st_size)
+    return (
+        torch.frombuffer(content, dtype=torch.uint8).reshape(sizes)
+        if content
+        else torch.zeros(sizes, dtype=torch.uint8)
+    )
 
 
 @dataclass(frozen=True)

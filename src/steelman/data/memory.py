@@ -86,10 +86,26 @@ class InMemory(Dataset):
         return InMemory(self.name, images, labels, self.classes, levels=self.levels, index=index)
 
 
+MOST_CLASSES = 100_000
+"""Of labels without names: a higher one is more likely wrong."""
+
+
+def numbered(where: str, highest: int) -> tuple[str, ...]:
+    """Names of the classes 0 .. `highest`.
+
+    Raises:
+        ValueError: there would be too many.
+    """
+    if highest >= MOST_CLASSES:
+        raise ValueError(
+            f"{where}: the label {highest} cannot be right: without names there are {MOST_CLASSES} classes"
+        )
+    return tuple(map(str, range(highest + 1)))
+
+
 def as_dataset(data: Dataset | tuple[Tensor, Tensor]) -> Dataset:
     """A pair of images and labels as a data set; a data set as it is."""
     if isinstance(data, Dataset):
         return data
     images, labels = data
-    count = int(labels.max()) + 1 if len(labels) else 0
-    return InMemory("tensors", images, labels, tuple(str(label) for label in range(count)))
+    return InMemory("tensors", images, labels, numbered("tensors", int(labels.max()) if len(labels) else -1))

@@ -81,6 +81,7 @@ class Streamed(Dataset):
         loader: Iterable[list[Tensor]] = DataLoader(
             _Checked(self.name, self.items, self.shape, len(self.classes)),  # pyright: ignore[reportArgumentType]
             batch_sampler=plan,
+            collate_fn=_together,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
         )
@@ -113,6 +114,14 @@ class Streamed(Dataset):
             index=index,
             device=device,
         )
+
+
+def _together(items: list[tuple[Tensor, int, int]]) -> list[Tensor]:
+    """A batch; where it has bytes and floating point, all in floating point."""
+    images, labels, places = zip(*items, strict=True)
+    if len({image.dtype for image in images}) > 1:
+        images = [image.to(torch.float32) / (255 if image.dtype == torch.uint8 else 1) for image in images]
+    return [torch.stack(list(images)), torch.tensor(labels), torch.tensor(places)]
 
 
 class _Checked:
