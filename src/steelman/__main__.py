@@ -1,5 +1,15 @@
-"""`python -m steelman`, which torchrun needs."""
+"""`steelman` and `python -m steelman`, which torchrun needs."""
 
-from steelman.cli import main
+from steelman.failures import guarded
 
-main()
+
+def main() -> None:
+    """The command; an interrupt while it is being imported is one line, too."""
+    with guarded():
+        from steelman.cli import main
+
+        main()
+
+
+if __name__ == "__main__":
+    main()

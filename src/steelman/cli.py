@@ -1,15 +1,13 @@
-"""The command. Each verb is a few lines over the library; errors of a user are one line, not a traceback."""
+"""The command. Each verb is a few lines over the library, which is imported only once a verb begins."""
 
-import os
 import sys
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from steelman.failures import guarded, plainly
 from steelman.options import (
     AccessName,
     BatteryName,
@@ -27,8 +25,10 @@ from steelman.options import (
     Runs,
     Std,
     SubjectName,
+    Trust,
     Workers,
 )
+from steelman.trust import trusting
 
 if TYPE_CHECKING:
     from steelman.runs import Run
@@ -37,8 +37,19 @@ if TYPE_CHECKING:
 ADVERSARIES = ("adversary", "Learned adversaries")
 
 
-class _Train(TyperCommand):
-    """Its help also names methods. Only then are they imported, so that other help is there at once."""
+class _Verb(TyperCommand):
+    """Whatever its work raises ends in one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with guarded(str(self.name)), trusting(*ctx.params.get("trust") or ()):
+            _import_library()
+            done = super().invoke(ctx)
+            sys.stdout.flush()  # here, where a reader that has gone is no error
+            return done
+
+
+class _Train(_Verb):
+    """Its help also names methods."""
 
     panels = (
         ("defence", "Defences (defence = { kind = ... } in a recipe)"),
@@ -54,13 +65,13 @@ class _Train(TyperCommand):
         from rich.panel import Panel
         from rich.table import Table
 
-        from steelman.cards import methods
+        from steelman.summaries import summaries
 
         for kind, title in self.panels:
             table = Table.grid(padding=(0, 2))
-            for each in methods(kind):
-                if each.name not in self.left_out:
-                    table.add_row(f"[bold cyan]{each.name}[/]", escape(each.summary))
+            for name, summary in summaries(kind).items():
+                if name not in self.left_out:
+                    table.add_row(f"[bold cyan]{name}[/]", escape(summary))
             Console().print(Panel(table, title=title, title_align="left", border_style="dim"))
 
 
@@ -80,7 +91,7 @@ app = typer.Typer(
 )
 
 
-@app.command(epilog="Example: steelman demo --runs /tmp/runs")
+@app.command(cls=_Verb, epilog="Example: steelman demo --runs /tmp/runs")
 def demo(runs: Runs = Path("runs")) -> None:
     """Train plain, PGD and Deep Defense networks on handwritten digits, attack them, and write a report."""
     from steelman import demo
@@ -95,6 +106,7 @@ def train(
     runs: Runs = Path("runs"),
     name: Annotated[str | None, typer.Option(help="The run's folder in RUNS; default: the recipe's name.")] = None,
     set_: Changes = None,
+    trust: Trust = None,
 ) -> None:
     """Train a recipe. Called again after any stop, it goes on where it was.
 
@@ -105,7 +117,7 @@ def train(
     """
     from steelman.runs import train
 
-    _trained(lambda: train(recipe, runs, data_dir, set_, name))
+    _trained(train(recipe, runs, data_dir, set_, name))
 
 
 @app.command(
@@ -121,6 +133,7 @@ def attack_train(
     runs: Runs = Path("runs"),
     name: Annotated[str | None, typer.Option(help="The new run's folder in RUNS; default: ADVERSARY-on-RUN.")] = None,
     set_: Changes = None,
+    trust: Trust = None,
 ) -> None:
     """Train a learned adversary against a run's classifier, which stays as it is.
 
@@ -132,10 +145,12 @@ def attack_train(
     """
     from steelman.attack_train import attack_train
 
-    _trained(lambda: attack_train(run, adversary, runs, data_dir, set_, name))
+    _trained(attack_train(run, adversary, runs, data_dir, set_, name))
 
 
-@app.command(epilog="Example: steelman evaluate my_module:my_model --data CIFAR10 --battery standard --images 1000")
+@app.command(
+    cls=_Verb, epilog="Example: steelman evaluate my_module:my_model --data CIFAR10 --battery standard --images 1000"
+)
 def evaluate(
     subject: SubjectName,
     battery: BatteryName = None,
@@ -159,6 +174,7 @@ def evaluate(
     ] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write measures for TensorBoard.")] = False,
     mlflow: Annotated[bool, typer.Option("--mlflow", help="Also log measures and report to MLflow.")] = False,
+    trust: Trust = None,
 ) -> None:
     """Attack any model with a battery: a table, measures with intervals, curves and report.html.
 
@@ -208,7 +224,7 @@ def evaluate(
     _show([entry], written)
 
 
-@app.command(epilog="Example: steelman sweep pgd_digits_mlp --vary defence.attack.eps=0.05,0.1,0.15,0.2,0.3")
+@app.command(cls=_Verb, epilog="Example: steelman sweep pgd_digits_mlp --vary defence.attack.eps=0.05,0.1,0.15,0.2,0.3")
 def sweep(
     recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe.")],
     vary: Annotated[
@@ -241,6 +257,7 @@ def sweep(
         int, typer.Option(min=1, help="Networks at once; each has a GPU of its own where there are.")
     ] = 1,
     set_: Changes = None,
+    trust: Trust = None,
 ) -> None:
     """Train a recipe for each value of a setting, attack each network, and draw the robustness curve.
 
@@ -279,7 +296,10 @@ def sweep(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: steelman compare runs/plain_digits_mlp runs/pgd_digits_mlp --transfer PGD --paper l2l-da")
+@app.command(
+    cls=_Verb,
+    epilog="Example: steelman compare runs/plain_digits_mlp runs/pgd_digits_mlp --transfer PGD --paper l2l-da",
+)
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of evaluated runs or evaluations, of the same data.")],
     paper: Annotated[
@@ -307,6 +327,7 @@ def compare(
     workers: Annotated[int, typer.Option(min=1, help="Processes that make them.")] = 1,
     data_dir: DataDir = None,
     folder: Annotated[Path, typer.Option(help="Where the common report goes.")] = Path("runs/comparison"),
+    trust: Trust = None,
 ) -> None:
     """One table in the shape of a paper's, and one report, over several evaluated models.
 
@@ -334,7 +355,7 @@ def compare(
     console.print(f"report: {found.written[-1]}", soft_wrap=True, highlight=False)
 
 
-@app.command(epilog="Example: steelman cite PGD DeepDefense")
+@app.command(cls=_Verb, epilog="Example: steelman cite PGD DeepDefense")
 def cite(methods: Annotated[list[str], typer.Argument(help="Names of attacks and defences, such as PGD.")]) -> None:
     """The papers behind methods, as text and BibTeX."""
     from steelman.cards import cite
@@ -342,15 +363,16 @@ def cite(methods: Annotated[list[str], typer.Argument(help="Names of attacks and
     print(cite(methods))
 
 
-def _trained(go: Callable[[], "Run"]) -> None:
-    """Train, and say what came of it and what comes next."""
+def _import_library() -> None:
+    from steelman import __all__ as names
+
+    assert names
+
+
+def _trained(run: "Run") -> None:
+    """Say what came of a training and what comes next."""
     from steelman.training.processes import processes
 
-    try:
-        run = go()
-    except KeyboardInterrupt as error:
-        _complain(error)
-        raise typer.Exit(130) from error
     if processes().first:
         last = run.log[-1]
         shown = "".join(f", {key} {value:.4f}" for key, value in last.items() if isinstance(value, float))
@@ -372,25 +394,11 @@ def _show(entries: list[Any], written: list[Path]) -> None:
     console.print(f"report: {written[-1]}", soft_wrap=True, highlight=False)
 
 
-def _complain(error: BaseException) -> None:
-    print(f"steelman: {str(error) or 'interrupted'}", file=sys.stderr)
-
-
 def main() -> None:
-    """Exit codes: 0 done, 1 training diverged, 2 the user's error, 130 interrupted.
+    """Exit codes: 0 done, 1 training diverged or an error that was not foreseen, 2 the user's error, 130 interrupted.
 
-    STEELMAN_TRACEBACK=1 shows tracebacks.
+    Errors are one line; of one that was not foreseen the line names a log with the details. STEELMAN_TRACEBACK=1 shows
+    tracebacks.
     """
-    from steelman.training.play import Diverged
-
-    before = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"steelman: {message}\n"
-    try:
+    with plainly(), guarded():
         app()
-    except (ValueError, OSError, ImportError, Diverged, KeyboardInterrupt) as error:
-        if os.environ.get("STEELMAN_TRACEBACK"):
-            raise
-        _complain(error)
-        sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1 if isinstance(error, Diverged) else 2)
-    finally:
-        warnings.formatwarning = before
