@@ -11,6 +11,7 @@ from steelman.naming import nearest
 from steelman.norms import L2
 from steelman.recipe import changed, find_recipe, load_recipe, read_recipe
 from steelman.runs import Run, train_recipe
+from steelman.trust import written
 
 HELD_OUT = 1000
 """At most so many training images, and at most a tenth, choose the generator."""
@@ -31,22 +32,29 @@ def attack_train(
     changes    of the recipe that is made of both, such as "defence.adversary.eps=0.1"
     called     the new run's folder in `runs`; default ADVERSARY-on-RUN
 
-    A run that is there already goes on where it stopped; a finished one is returned as it is.
+    A run that is there already goes on where it stopped; a finished one is returned as it is. A 'module:function' in
+    `changes` is imported; one that the run or recipe names only if it is trusted (`steelman.trust`).
 
     Raises:
-        FileNotFoundError, ValueError: no such run, adversary or recipe; settings that cannot be right; the folder holds
-            an attack on another classifier or with other settings.
+        FileNotFoundError, ValueError: no such run, adversary or recipe; settings that cannot be right; a name that is
+            not trusted; the folder holds an attack on another classifier or with other settings, or lies outside RUNS.
     """
-    run = Run.open(victim)
+    with written(*changes or ()):
+        return _attack_train(Run.open(victim), adversary, runs, data, changes or [], called)
+
+
+def _attack_train(
+    run: Run, adversary: str, runs: Path, data: Path | None, changes: list[str], called: str | None
+) -> Run:
     name, settings = _chosen(adversary, run, data)
     settings |= {"data": config.write(run.recipe.data), "network": run.recipe.network, "start": str(run.checkpoint)}
     if "evaluation" not in settings:
-        before = [change for change in changes or [] if not change.lstrip().startswith("evaluation")]
+        before = [change for change in changes if not change.lstrip().startswith("evaluation")]
         settings["evaluation"] = {"attacks": _battery(_adversary(settings, before))}
     recipe = read_recipe(changed(settings, changes))
     last = "" if run.which == "best" else f"-{run.which}"
     called = called or f"{name}-on-{run.folder.resolve().name}{last}"
-    return train_recipe(recipe, runs / called / "recipe.toml", runs, called, data)
+    return train_recipe(recipe, run.folder / "recipe.toml", runs, called, data)  # its data and network stand there
 
 
 def _chosen(adversary: str, run: Run, data: Path | None) -> tuple[str, dict[str, Any]]:

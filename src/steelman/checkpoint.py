@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from steelman.files import UNSEALED, is_whole, replacing, sealed
 from steelman.networks.building import description_of, device, network_of
+from steelman.trust import named_in
 from steelman.types import CLASSIFIER, Description
 
 FORMAT = "steelman 2"
@@ -91,9 +92,13 @@ def network(path: Path | str, name: str = CLASSIFIER) -> nn.Module:
     path  a checkpoint, or the folder of a training, whose best one it then is
     name  "classifier", or another player of the training, such as a learned adversary's "generator"
 
+    A 'module:function' by which the checkpoint says that it is built is imported only if it is trusted
+    (`steelman.trust`).
+
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        ValueError: it has no such network, or does not say how that is built; the message says what to do.
+        ValueError: it has no such network, does not say how that is built, or names what is not trusted; the message
+            says what to do.
     """
     file = file_of(path)
     state, described = _read(file, "cpu")
@@ -101,7 +106,7 @@ def network(path: Path | str, name: str = CLASSIFIER) -> nn.Module:
     if name not in described:
         raise ValueError(_undescribed(file, name))
     found = described[name]
-    with torch.random.fork_rng([]):
+    with torch.random.fork_rng([]), named_in(file):
         built = network_of(found.network, found.shape, found.classes)
     built.load_state_dict(weights)
     return built.to(device()).eval()

@@ -76,15 +76,19 @@ def compare(
     ensemble    craft on the mean of all sources' logits too
     count       processes that craft
 
+    Tables and logs are read; networks are built, and images loaded, for transfers alone. What of them a recipe names by
+    'module:function' is imported only if it is trusted (`steelman.trust`).
+
     Raises:
         FileNotFoundError: one has not been evaluated.
-        ValueError: one is given twice; other data, images, or names; a transfer of what is no run.
+        ValueError: one is given twice; other data, images, or names; a transfer of what is no run, or of a network that
+            is not trusted.
     """
     for folder in folders:
         if folders.count(folder) > 1:
             raise ValueError(f"{folder} is given twice")
     runs = {folder: Run.open(folder) for folder in folders if _is_run(folder)}
-    there = dict(zip(runs, entries(list(runs.values()), data), strict=True)) if runs else {}
+    there = dict(zip(runs, entries(list(runs.values())), strict=True)) if runs else {}
     shown = comparable([_with_checkup(there[each], runs[each]) if each in runs else _left(each) for each in folders])
     found: list[Transfer] = []
     if attacks:
@@ -94,8 +98,7 @@ def compare(
         found = _transfers(list(runs.values()), shown, data, into, attacks, surrogates, ensemble, count)
     elif surrogates or ensemble:
         raise ValueError("surrogates are for a transfer: name its attack too, such as --transfer PGD")
-    classes = next(iter(runs.values())).data("test", data).classes if runs else ()
-    return Compared(shown, found, write(into, shown, transfer=found, shape=shape, classes=classes), shape)
+    return Compared(shown, found, write(into, shown, transfer=found, shape=shape), shape)
 
 
 def shape_of(text: str) -> Shape:

@@ -1,9 +1,6 @@
 """Finding things by name, and saying which name was meant when there is no such thing."""
 
 import difflib
-import importlib
-import os
-import sys
 from collections.abc import Iterable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
@@ -17,30 +14,6 @@ def nearest(name: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(name.lower(), folded)
     close.sort(key=lambda other: sorted(other) != sorted(name.lower()))  # letters that have changed places come first
     return f"did you mean {folded[close[0]]}?" if close else f"there are {', '.join(folded.values()) or 'none'}"
-
-
-def by_path(path: str) -> object:
-    """What `module:name` means; the working directory is searched too, as `python -m` does.
-
-    Raises:
-        ValueError: not of that form, no such module, or no such name in it.
-    """
-    module, colon, name = path.partition(":")
-    if not (module and colon and name):
-        raise ValueError(f"{path!r} is not of the form 'module:name', such as 'my_package.my_module:my_function'")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: object = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there; something that it imports is not
-        raise ValueError(f"{path!r}: no module named {error.name!r} on the Python path or in {os.getcwd()}") from error
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise ValueError(f"{path!r}: {part!r} is not there; {nearest(part, vars(found))}")
-        found = getattr(found, part)
-    return found
 
 
 def call(method: Any) -> str:

@@ -1,5 +1,6 @@
 """Runs: a recipe trained into a folder, evaluated there, and compared with others."""
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from steelman import checkpoint, config
 from steelman.adversaries.adversary import GENERATOR, Adversary, AttackTraining
 from steelman.checkpoint import trained_weights
 from steelman.data.dataset import Dataset
-from steelman.evaluation.assess import battery_of, entry_of
 from steelman.evaluation.report.entry import Entry
 from steelman.evaluation.store import TABLE, tables_in
 from steelman.evaluation.subject import Subject
@@ -24,6 +24,7 @@ from steelman.training.fingerprint import FREE
 from steelman.training.fit import fit
 from steelman.training.prepare import Guided, Preparation
 from steelman.training.processes import processes
+from steelman.trust import named_in, written
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,13 @@ class Run:
 
     def data(self, split: str, folder: Path | None) -> Dataset:
         assert split in ("train", "test")
-        return self.recipe.data.load(split, folder)
+        with named_in(self.folder / "recipe.toml"):
+            return self.recipe.data.load(split, folder)
 
     def network(self, like: Dataset) -> nn.Module:
         """The trained network, in evaluation mode; `like` is any split of its data."""
-        model = build(self.recipe, like, fitted=False)
+        with named_in(self.folder / "recipe.toml"):
+            model = build(self.recipe, like, fitted=False)
         model.load_state_dict(trained_weights(self.folder, self.which))
         return model.to(device()).eval()
 
@@ -122,48 +125,70 @@ class Run:
             battery=battery if battery.attacks or battery.deep_defense else None,
             generator=lambda adversary: self.generator(adversary, test),
             data=type(self.recipe.data).__name__,
-            info={
-                "data": str(self.recipe.data),
-                "network": " ".join(str(value) for value in self.recipe.network.values()),
-                "defence": " + ".join(map(str, (*self.recipe.prepare, self.recipe.defence))),
-                **({"begun from": ", ".join(self.recipe.starts)} if self.recipe.starts else {}),
-                "epochs": str(log[-1]["epoch"]),
-                "training seed": str(self.recipe.training.seed),
-                "training time": f"{sum(line.get('seconds', 0) for line in log):.0f} s",
-            },
+            info=self._info(log),
             log=log,
             recipe=to_toml(self.recipe),
         )
 
-    def entry(self, data: Path | None) -> Entry:
-        """What reports show of the run; it has to be evaluated."""
+    def entry(self) -> Entry:
+        """What reports show of the run, as far as its files tell it: neither its network nor its images are needed.
+
+        Raises:
+            FileNotFoundError: it has not been evaluated.
+        """
         if not (self.results / TABLE).is_file():
             raise FileNotFoundError(f"{self.folder} has not been evaluated: `steelman evaluate {self.folder}` does it")
-        subject = self.subject(data)
-        attacks = {} if subject.battery is None else battery_of(subject).attacks
-        return entry_of(subject, tables_in(self.results), attacks)
+        tables, log = tables_in(self.results), self.log
+        return Entry(
+            name=self.name,
+            evaluation=tables["pixels"],
+            log=log,
+            info=self._info(log),
+            recipe=to_toml(self.recipe),
+            preprocessed=tables.get("preprocessed"),
+        )
+
+    def _info(self, log: list[dict[str, Any]]) -> dict[str, str]:
+        """What a reader should know of the run."""
+        return {
+            "data": str(self.recipe.data),
+            "network": " ".join(str(value) for value in self.recipe.network.values()),
+            "defence": " + ".join(map(str, (*self.recipe.prepare, self.recipe.defence))),
+            **({"begun from": ", ".join(self.recipe.starts)} if self.recipe.starts else {}),
+            "epochs": str(log[-1]["epoch"]),
+            "training seed": str(self.recipe.training.seed),
+            "training time": f"{sum(line.get('seconds', 0) for line in log):.0f} s",
+        }
 
 
 def train(name: str, runs: Path, data: Path | None, changes: list[str] | None = None, called: str | None = None) -> Run:
     """Train a recipe into `runs`/`called` (default: the recipe's name); first the recipes that it names.
 
-    A run that is there already goes on where it stopped; a finished one is returned as it is.
+    A run that is there already goes on where it stopped; a finished one is returned as it is. A 'module:function' in
+    `changes` is imported; one in the recipe's file only if it is trusted (`steelman.trust`).
     """
     path = find_recipe(name)
-    return train_recipe(load_recipe(path, changes), path, runs, called or path.stem, data)
+    with written(*changes or ()):
+        return train_recipe(load_recipe(path, changes), path, runs, called or path.stem, data)
 
 
 def train_recipe(recipe: Recipe, path: Path, runs: Path, called: str, data: Path | None, progress: bool = True) -> Run:
-    """Train a recipe, the recipes of which lie beside `path`."""
+    """Train a recipe, the recipes of which lie beside `path`.
+
+    Raises:
+        ValueError: `called` leads out of `runs`, and whatever of the recipe cannot be.
+    """
+    folder = folder_in(runs, called)
     trained = train_named(recipe, path, runs, data)
-    folder = runs / called
-    images = recipe.data.load("train", data)
-    model = build(recipe, images)
+    with named_in(path):
+        images = recipe.data.load("train", data)
+        model = build(recipe, images)
     _begin(model, recipe, [trained[name] for name in recipe.starts])
     guides = [_guide(recipe, each) for each in recipe.prepare]
     references = tuple(None if name is None else _reference(trained[name], images) for name in guides)
     stages = Stages(recipe.prepare, references, recipe.training.seed, folder / "prepared") if recipe.prepare else None
-    test = recipe.data.load("test", data)
+    with named_in(path):
+        test = recipe.data.load("test", data)
     how: dict[str, Any] = {"folder": folder, "test": test, "prepare": stages, "progress": progress}
     with processes().holding(folder):
         if processes().first:
@@ -172,6 +197,18 @@ def train_recipe(recipe: Recipe, path: Path, runs: Path, called: str, data: Path
         fit(model.to(device()), images, recipe.defence, recipe.training, **how)
         processes().any(False)  # the others wait until the first has written, for they may read it next
     return Run(folder, recipe)
+
+
+def folder_in(runs: Path, name: str) -> Path:
+    """The folder of a run or sweep in `runs`, where all that is written stays.
+
+    Raises:
+        ValueError: the name leads out of `runs`, or to `runs` itself.
+    """
+    there = Path(os.path.abspath(runs / name))
+    if ".." in Path(name).parts or Path(os.path.abspath(runs)) not in there.parents:
+        raise ValueError(f"{name!r} is no name of a folder in {runs}: leave out '..' and the way from the root")
+    return runs / name
 
 
 def train_named(recipe: Recipe, path: Path, runs: Path, data: Path | None) -> dict[str, Run]:
@@ -291,7 +328,7 @@ def refuse_other(recipe: Recipe, folder: Path) -> None:
         )
 
 
-def entries(runs: list[Run], data: Path | None) -> list[Entry]:
+def entries(runs: list[Run]) -> list[Entry]:
     """Evaluated runs as one report shows them, under names that tell them apart.
 
     Raises:
@@ -305,7 +342,7 @@ def entries(runs: list[Run], data: Path | None) -> list[Entry]:
                 f"{run.folder} is of {run.recipe.data} and {first.folder} of {first.recipe.data}: "
                 "only runs of the same data can be compared"
             )
-    found = [replace(run.entry(data), name=name) for run, name in zip(runs, _told_apart(runs), strict=True)]
+    found = [replace(run.entry(), name=name) for run, name in zip(runs, _told_apart(runs), strict=True)]
     for run, entry in zip(runs, found, strict=True):
         if _images(entry.evaluation) != _images(found[0].evaluation):
             raise ValueError(

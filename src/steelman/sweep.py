@@ -21,10 +21,11 @@ from steelman.evaluation.store import TABLE
 from steelman.evaluation.subject import Subject
 from steelman.files import working_in
 from steelman.recipe import Recipe, build, find_recipe, load_recipe, parts_of
-from steelman.runs import refuse_other, train_named, train_recipe
+from steelman.runs import folder_in, refuse_other, train_named, train_recipe
 from steelman.swept import Judging, Outcome, Swept
 from steelman.training.play import Diverged
 from steelman.training.processes import processes
+from steelman.trust import named_in, written
 from steelman.workers import each as worked
 from steelman.workers import workers
 
@@ -84,8 +85,24 @@ def sweep(
     """
     if processes().world > 1:
         raise ValueError("a sweep starts processes of its own (workers): call it without torchrun")
+    with written(*vary, *changes):
+        return _sweep(name, vary, runs, data, changes, called, judging, measure, count, say)
+
+
+def _sweep(
+    name: str,
+    vary: Sequence[str],
+    runs: Path,
+    data: Path | None,
+    changes: Sequence[str],
+    called: str | None,
+    judging: Judging | None,
+    measure: str,
+    count: int,
+    say: Callable[[str], None],
+) -> Swept:
     path = find_recipe(name)
-    folder = runs / (called or f"{path.stem}-sweep")
+    folder = folder_in(runs, called or f"{path.stem}-sweep")
     _, variants, judged = _asked(path, folder, vary, changes, judging)
     _check(variants, folder, data, judged)  # before the folder is touched
     with working_in(folder):
@@ -103,8 +120,8 @@ def sweep(
         left = [each for each in variants if not outcomes[each.folder].measures]
         for variant in left:  # here, and once: two of the others could begin to train the same one
             train_named(variant.recipe, path, runs, data)
-        called, alone = folder.name, count == 1  # several bars in one terminal would be none
-        jobs = [_Job(each, runs, f"{called}/{each.folder}", data, judging, alone) for each in left]
+        place, alone = folder.relative_to(runs), count == 1  # several bars in one terminal would be none
+        jobs = [_Job(each, runs, f"{place}/{each.folder}", data, judging, alone) for each in left]
         with workers(max(1, min(count, len(jobs)))) or nullcontext() as executor:
             for outcome in worked(_done, jobs, executor):
                 outcomes[outcome.run] = outcome
@@ -267,9 +284,11 @@ def _check(variants: list[Variant], folder: Path, data: Path | None, judging: Ju
         refuse_other(recipe, folder / variant.folder)
         source = str(recipe.data)
         if source not in images:
-            images[source] = recipe.data.load("train", data)
+            with named_in(variant.path):
+                images[source] = recipe.data.load("train", data)
         try:
-            build(recipe, images[source], fitted=False)
+            with named_in(variant.path):
+                build(recipe, images[source], fitted=False)
         except ValueError as error:
             raise ValueError(f"{variant.folder}: {error}") from error
     like = images[str(variants[0].recipe.data)]

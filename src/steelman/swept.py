@@ -96,12 +96,15 @@ class Swept:
             raise FileNotFoundError(f"{folder} is no sweep: there is no {path}. `steelman sweep` makes one")
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            outcomes = (
+            read = (
                 Outcome(**{**each, "measures": {name: _measure(m) for name, m in each["measures"].items()}})
                 for each in found["networks"]
             )
             judging = config.read(Judging, found["evaluation"])
-            return Swept(folder, found["recipe"], judging, found["measure"], tuple(outcomes))
+            outcomes = tuple(read)
+            for each in outcomes:
+                _check_name(each.run)
+            return Swept(folder, found["recipe"], judging, found["measure"], outcomes)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not what a sweep writes: {error!r}") from error
 
@@ -245,6 +248,12 @@ def _shown(value: float, share: bool) -> str:
 
 def _signed(value: float, share: bool) -> str:
     return f"{100 * value:+.2f}" if share else f"{value:+.3g}"
+
+
+def _check_name(run: str) -> None:
+    """Raises ValueError where a run of a sweep would lie outside its folder."""
+    if Path(run).name != run or run in ("", ".."):
+        raise ValueError(f"{run!r} is no name of a folder in it")
 
 
 def _rank(value: str) -> tuple[float, str]:

@@ -3,13 +3,16 @@
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import get_context
 from pickle import PicklingError
 from typing import Any, TypeVar
 
 import torch
+
+from steelman.trust import Allowed, adopt, current
 
 T = TypeVar("T")
 
@@ -28,13 +31,38 @@ def workers(count: int) -> Executor | None:
     if count == 1:
         return None
     context = get_context("spawn")  # a forked child of a process with CUDA or threads of its own hangs
-    places = context.Queue()
-    for place in range(count):
-        places.put(place)
-    return ProcessPoolExecutor(count, context, _begin, (places, count))
+    with _safe_path():
+        places = context.Queue()
+        for place in range(count):
+            places.put(place)
+        return _Workers(count, context, _begin, (places, count, current()))
 
 
-def _begin(places: Any, count: int) -> None:
+class _Workers(ProcessPoolExecutor):
+    def submit(self, *call: Any, **options: Any) -> Future:
+        with _safe_path():  # this starts processes
+            return super().submit(*call, **options)
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Python processes that are started in the block do not look into the working directory first.
+
+    They get this process's path later; until then a file there, called like one of Python's own modules, would be run.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
+def _begin(places: Any, count: int, allowed: Allowed) -> None:
+    adopt(allowed)
     place = places.get()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
     if torch.cuda.is_available():

@@ -6,7 +6,7 @@ from typing import final
 
 from steelman.data.dataset import Dataset, Source, Split, check_split
 from steelman.data.stream import Items, Streamed, pixels
-from steelman.naming import by_path
+from steelman.trust import imported, is_reading
 
 
 @final
@@ -14,7 +14,8 @@ from steelman.naming import by_path
 class External(Source):
     """Any map-style `torch.utils.data.Dataset`: what `function(split)` returns, with split "train" or "test".
 
-    function  'module:function', found on the Python path or in the working directory
+    function  'module:function', found on the Python path or, after that, in the working directory. Of a recipe it is
+              imported only if it is trusted (`steelman.trust`)
     classes   names of the classes; left out, the data set's own `classes` are taken
     workers   processes that read, default 0: the one that trains
 
@@ -27,9 +28,13 @@ class External(Source):
     classes: tuple[str, ...] = ()
     workers: int = 0
 
+    def __post_init__(self) -> None:
+        # What a program makes is its author's own word; what a recipe says has to be trusted when it is loaded.
+        object.__setattr__(self, "_from_file", is_reading())
+
     def load(self, split: Split, folder: Path | None = None) -> Dataset:
         check_split(split)
-        function = by_path(self.function)
+        function = imported(self.function, from_file=getattr(self, "_from_file", True))
         if not callable(function):
             raise ValueError(f"{self.function!r} is a {type(function).__name__}, not a function of the split")
         items = function(split)

@@ -11,7 +11,7 @@ from torch import nn
 
 from steelman.data.dataset import Dataset
 from steelman.filters.squeeze import BitDepth, MedianSmoothing
-from steelman.naming import by_path, nearest
+from steelman.naming import nearest
 from steelman.networks.bounded_relu import bounded_relus
 from steelman.networks.carlini import CarliniNet
 from steelman.networks.cnn import CNN
@@ -32,6 +32,7 @@ from steelman.networks.small_cnn import SmallCNN
 from steelman.networks.vision import AlexNet, ResNet18
 from steelman.networks.whiten import Whiten
 from steelman.networks.wide_resnet import WideResNet
+from steelman.trust import imported
 from steelman.types import Description
 
 N = TypeVar("N", bound=nn.Module)
@@ -53,13 +54,20 @@ def build(kind: str, *, shape: Sequence[int], classes: int | None = None, **opti
              `classes`, a function is given those that it has arguments for
     options  its other arguments
 
-    Initial weights come from torch's global generator: seed that first.
+    Initial weights come from torch's global generator: seed that first. 'module:function' is imported, since the caller
+    has written it; `network_of`, whose settings come from files, imports only what is trusted.
 
     Raises:
         ValueError: an unknown name or option, a shape that the network cannot take, or no `nn.Module` was made.
     """
+    return _build(kind, False, shape=shape, classes=classes, **options)
+
+
+def _build(
+    kind: str, from_file: bool, /, *, shape: Sequence[int], classes: int | None = None, **options: Any
+) -> nn.Module:
     if ":" in kind:
-        make = by_path(kind)
+        make = imported(kind, from_file=from_file)
         if not callable(make):
             raise ValueError(f"{kind!r} is a {type(make).__name__}, which cannot be called")
     elif kind in _KINDS:
@@ -89,8 +97,10 @@ def network_of(
     fit             fit a preprocessing layer on these; default: where it needs that, a checkpoint will have been
     path            what errors call the settings
 
+    Settings are text of a file: a 'module:function' in them is imported only if it is trusted (`steelman.trust`).
+
     Raises:
-        ValueError: settings that cannot be; the message begins with their path.
+        ValueError: settings that cannot be, or a name that is not trusted; the message begins with their path.
     """
     return described(_network_of(settings, shape, classes, fit, path), settings, shape, classes)
 
@@ -136,11 +146,11 @@ def _network_of(
             _network_of(each, shape, classes, fit, f"{path}.members[{place}]") for place, each in enumerate(members)
         )
     try:
-        network = build(kind, shape=shape, classes=classes, **settings)
+        network = _build(kind, True, shape=shape, classes=classes, **settings)
         if bound is not None:
             bounded_relus(network, float(bound))
-        layer = None if before is None else build(**_table(before), shape=shape)
-        filter = None if outermost is None else build(**_table(outermost), shape=shape)
+        layer = None if before is None else _part(before, shape)
+        filter = None if outermost is None else _part(outermost, shape)
         if filter is not None:
             Filtered(filter, network).filter(torch.zeros(1, *shape))  # refuses what changes the shape
     except (TypeError, ValueError) as error:
@@ -152,6 +162,10 @@ def _network_of(
     return network if filter is None else Filtered(filter, network)
 
 
-def _table(settings: str | dict[str, Any]) -> dict[str, Any]:
-    """A bare name is a kind without settings."""
-    return {"kind": settings} if isinstance(settings, str) else settings
+def _part(settings: str | dict[str, Any], shape: Sequence[int]) -> nn.Module:
+    """A preprocessing or filter; a bare name is a kind without settings."""
+    options = {"kind": settings} if isinstance(settings, str) else settings
+    if not isinstance(options, dict) or not isinstance(options.get("kind"), str):
+        raise ValueError(f"a preprocessing or filter needs a kind, such as Normalise; got {settings!r}")
+    kind, options = options["kind"], {name: value for name, value in options.items() if name != "kind"}
+    return _build(kind, True, shape=shape, **options)

@@ -10,7 +10,6 @@ from torch import nn
 
 from steelman.data.dataset import Dataset
 from steelman.evaluation.subject import Subject
-from steelman.naming import by_path
 from steelman.networks import Normalise, Preprocessed
 from steelman.networks.black_box import BlackBox
 from steelman.networks.building import device, network_of
@@ -20,6 +19,7 @@ from steelman.subjects.images import source, table
 from steelman.subjects.onnx import Onnx
 from steelman.subjects.weights import fill, read_state
 from steelman.subjects.zoo import robustbench
+from steelman.trust import imported, written
 
 WEIGHTS = (".safetensors", ".pt", ".pth")
 ZOO = "robustbench"
@@ -44,6 +44,8 @@ def open_subject(
     network   of a state dict: a network's name, 'module:function', or a TOML table as [network] of a recipe
     mean, std of a normalising layer that is put before the model, one number per channel; default none
     norm      of the threat model, which tells RobustBench's models apart
+
+    A 'module:function' given here is imported. One that a run's own files name has to be trusted: `steelman.trust`.
 
     Raises:
         FileNotFoundError, ImportError, ValueError: what is named is not there, not readable, not a model, does not fit
@@ -101,14 +103,15 @@ def _filled(path: Path, network: str | None, like: Dataset) -> nn.Module:
             "as LeNet, 'module:function' or '{ kind = \"MLP\", hidden = [24] }'"
         )
     settings: dict[str, Any] = table(network, "--network") if network.startswith("{") else {"kind": network}
-    model = network_of(settings, like.shape, len(like.classes), path="--network")
+    with written(network):
+        model = network_of(settings, like.shape, len(like.classes), path="--network")
     fill(model, state, str(path))
     return model.eval()
 
 
 def _found(path: str, like: Dataset) -> nn.Module:
     """A module as it is found; what makes one is called; what takes images is a black box."""
-    found: Any = by_path(path)
+    found: Any = imported(path, from_file=False)
     if isinstance(found, nn.Module):
         return found
     if not callable(found):
