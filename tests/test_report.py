@@ -71,13 +71,14 @@ def test_the_verdict_names_the_best_within_the_strongest_threat():
     assert found.attack == "Linf 0.1"
     assert {name: share.value for name, share in found.standing} == pytest.approx(stands)
     assert found.standing[0][0] == BEST
-    assert found.sentence.startswith(f"{BEST} stands best: it keeps {100 * stands[BEST]:.1f} % of the images right")
+    assert found.finding.startswith(f"{BEST} stands best: it keeps {100 * stands[BEST]:.1f} % of the images right")
     ((name, pair),) = found.against
     assert name == "Plain <b>"
     assert pair.difference.value == pytest.approx(stands[BEST] - stands[name])
     assert f"60 images of {Digits().load('test').name}, 4 attacks." in found.tried
     assert any("upper bounds" in line for line in found.sure)
-    assert f"{BEST}: 1 warning of the check-up." in found.sure
+    assert found.cautions == (f"The check-up of {BEST} warns: gradients: one in three is zero.",)
+    assert found.sentence == f"{found.cautions[0]} {found.finding}"
 
 
 def test_a_single_attack_at_another_radius_does_not_decide():
@@ -98,7 +99,7 @@ def test_the_verdict_owns_up_to_chance_and_to_having_nothing_to_say():
     same = verdict([second, replace(second, name="Twin")])
     assert "differ no more than by chance (exact McNemar p = 1), so their order is not settled" in same.sentence
     minimal = replace(second, evaluation=second.evaluation.only(["clean", "DeepFool()"]))
-    assert verdict([minimal]).sentence.startswith("No bounded attack was run")
+    assert verdict([minimal]).finding.startswith("No bounded attack was run")
     assert verdict([minimal]).standing == verdict([minimal]).against == ()
     assert "stands best" not in verdict([second]).sentence
 
@@ -116,7 +117,9 @@ def test_only_attacks_that_all_models_met_decide_between_them():
 def test_the_page_has_every_number(page):
     text = unescape(page.replace("<wbr>", ""))
     assert "2020-02-02" in text
-    assert escape(verdict(entries(), [transferred()]).sentence).replace(" %", "\u00a0%") in page
+    found = verdict(entries(), [transferred()])
+    for sentence in (*found.cautions, found.finding):
+        assert escape(sentence).replace(" %", "\u00a0%") in page
     for entry in entries():
         for name, measure in entry.measures.items():
             value = f"{100 * measure.value:.1f}\u00a0%" if measure.kind == "share" else f"{measure.value:#.3g}"

@@ -1,5 +1,6 @@
 """A model with the images on which it is evaluated."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,14 @@ class Subject:
     def space(self) -> Space:
         """Where Deep Defense's measures are taken: behind the preprocessing, where there is one."""
         return "preprocessed" if isinstance(self.model, Preprocessed) else "pixels"
+
+    @property
+    def again(self) -> str:
+        """The command that evaluates it, where it is a run."""
+        if self.home is None:
+            return ""
+        last = self.home / "last.safetensors"
+        return shlex.join(["steelman", "evaluate", str(last if self.results.name.endswith("-last") else self.home)])
 
     def sample(self, images: int | None) -> Dataset:
         """So many test images, a sample by class that is the same for every model (`sampled`); all for None."""

@@ -25,13 +25,25 @@ QUESTIONS = (
 )
 
 
+NOTHING_LEFT = "not asked: no image is right unattacked"
+
+
 @dataclass(frozen=True)
 class Sign:
-    """One sign: what is asked, the numbers that answer it, and whether it is there; None where nothing was measured."""
+    """One sign: what is asked, the numbers that answer it, and whether it is there; None where nothing was measured.
+
+    `ask` is the command that asks what the table leaves open, where a report knows it.
+    """
 
     question: str
     numbers: str
     found: bool | None
+    ask: str = ""
+
+    @property
+    def open(self) -> bool:
+        """Whether other attacks could answer it; none can where no image is right."""
+        return self.found is None and self.numbers != NOTHING_LEFT
 
 
 def signs(evaluation: Evaluation, transfer: Transfer | None = None, *, name: str | None = None) -> tuple[Sign, ...]:
@@ -66,7 +78,7 @@ def signs(evaluation: Evaluation, transfer: Transfer | None = None, *, name: str
     """
     runs = list(rows(evaluation).attacks.values())
     if runs and runs[0].wrong.all():
-        return tuple(Sign(question, "not asked: no image is right unattacked", None) for question in QUESTIONS)
+        return tuple(Sign(question, NOTHING_LEFT, None) for question in QUESTIONS)
     found = (_one_step(runs), _black_box(runs, transfer, name), _unbounded(runs), _chance(runs), _radii(runs))
     return tuple(Sign(question, *each) for question, each in zip(QUESTIONS, found, strict=True))
 
@@ -112,6 +124,11 @@ def _told(run: Attacked, eps: float = np.inf) -> str:
 
 def _percent(part: float) -> str:
     return f"{100 * part:.1f} %"
+
+
+def threats_of(evaluation: Evaluation) -> list[tuple[str, float]]:
+    """The norms and radii of which the signs speak, Linf first."""
+    return sorted(_threats(rows(evaluation).attacks.values()), key=lambda threat: (threat[0] != "Linf", threat))
 
 
 def _threats(runs: Iterable[Attacked]) -> list[tuple[str, float]]:

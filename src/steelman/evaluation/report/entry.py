@@ -26,6 +26,7 @@ class Entry:
     checkup     what was found of the model before it was attacked
     recipe      the recipe as TOML, where the model has one, for who wants to do it again
     preprocessed  its table behind the preprocessing, where it has one beside that in pixels
+    again       the command that evaluates it, `steelman evaluate RUN`, where it is a run
     """
 
     name: str
@@ -36,6 +37,7 @@ class Entry:
     checkup: Checkup | None = None
     recipe: str = ""
     preprocessed: Evaluation | None = None
+    again: str = ""
 
     @cached_property
     def spaces(self) -> dict[str, Evaluation]:

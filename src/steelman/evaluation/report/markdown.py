@@ -5,6 +5,7 @@ from datetime import date
 from typing import Any
 
 from steelman.evaluation.black_box import black_box_table, transfer_table
+from steelman.evaluation.checkup.signs import Sign
 from steelman.evaluation.report import sections
 from steelman.evaluation.report.compared import chosen, compared
 from steelman.evaluation.report.entry import Entry, comparable
@@ -40,7 +41,7 @@ def report_markdown(
     found = verdict(entries, transfer)
     parts = [
         f"# {title or f'How robust {are} {names}?'}",
-        f"**{md(found.sentence)}**",
+        *(f"**{md(each)}**" for each in (*found.cautions, found.finding)),
         _list([*found.tried, *found.sure]),
         *_tables(entries, transfer, found.attack, shape),
         *_waterfalls(entries),
@@ -89,8 +90,13 @@ def _signs(entries: Sequence[Entry], transfer: Sequence[Transfer]) -> Iterator[s
     rows = []
     for same in zip(*asked, strict=True):
         answers = [sign for row in same for sign in row["signs"]]
-        rows.append([same[0]["question"], *(f"{MARKS[sign.found]}: {md(sign.numbers)}" for sign in answers)])
+        rows.append([same[0]["question"], *map(_answered, answers)])
     yield _table(["Sign", *(entry.name for entry in entries)], rows, plain=False)
+
+
+def _answered(sign: Sign) -> str:
+    ask = "" if not sign.ask else f". This asks it: `{sign.ask.replace('|', chr(92) + '|')}`"
+    return f"{MARKS[sign.found]}: {md(sign.numbers)}{ask}"
 
 
 def _checkups(entries: Sequence[Entry]) -> Iterator[str]:

@@ -47,6 +47,7 @@ def results(entries: Sequence[Entry], *, transfer: Sequence[Transfer] = (), on: 
             "date": on or date.today().isoformat(),
             "verdict": {
                 "sentence": found.sentence,
+                "cautions": found.cautions,
                 "attack": found.attack,
                 "standing": [{"model": name, **asdict(each)} for name, each in found.standing],
                 "against": [{"model": name, "paired": asdict(each)} for name, each in found.against],
@@ -71,6 +72,8 @@ def _model(entry: Entry, transfer: Sequence[Transfer]) -> dict[str, Any]:
         "info": dict(entry.info),
         "about": {
             "data": entry.evaluation.about.get("data", ""),
+            "classes": entry.evaluation.about.get("classes"),
+            "sample": entry.evaluation.about.get("sample"),
             "model": entry.evaluation.about.get("model") or {},
             "made": [{**asdict(place), "attacks": names} for place, names in entry.evaluation.made.items()],
         },

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from steelman.evaluation.checkup.signs import Sign, signs
 from steelman.evaluation.measures import Measure, Paired, clean_accuracy, paired, robust_accuracy
 from steelman.evaluation.measures.accuracies import met, threats
+from steelman.evaluation.report.asking import with_command
+from steelman.evaluation.report.cautions import cautions
 from steelman.evaluation.report.entry import Entry, comparable
 from steelman.evaluation.transfer.transfer import Transfer
 from steelman.norms import NORMS
@@ -17,7 +19,8 @@ LEVEL = 0.05
 class Verdict:
     """The strongest threat that all models met, and the models' standing under it, best first; all of it in sentences.
 
-    sentence  what was found
+    cautions  what has to be known before any number: a model that does not classify, missing classes, warnings
+    finding   what was found
     attack    the threat, a norm and a radius; empty where there is none
     standing  by model, the share of images for which nothing in its table lies within that radius
     against   the best against each other model on the same images, at this threat; empty where these are not the same
@@ -25,12 +28,18 @@ class Verdict:
     sure      what the numbers do not say, and what speaks against them
     """
 
-    sentence: str
+    cautions: tuple[str, ...]
+    finding: str
     attack: str
     standing: tuple[tuple[str, Measure], ...]
     against: tuple[tuple[str, Paired], ...]
     tried: tuple[str, ...]
     sure: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """The whole verdict: the cautions, then what was found."""
+        return " ".join([*self.cautions, self.finding])
 
 
 def verdict(entries: Sequence[Entry], transfer: Sequence[Transfer] = ()) -> Verdict:
@@ -43,13 +52,13 @@ def verdict(entries: Sequence[Entry], transfer: Sequence[Transfer] = ()) -> Verd
     on one model do to others, may show a sign of masked gradients.
     """
     entries = comparable(entries)
-    tried, sure = _tried(entries), _sure(entries, transfer)
+    known, tried, sure = cautions(entries), _tried(entries), _sure(entries, transfer)
     found = _strongest(entries)
     if found is None:
         sentence = "No bounded attack was run on all of these models, so none can be called robust."
         if len(entries) == 1:
             sentence = "No bounded attack was run, so nothing can be said of robustness within a radius."
-        return Verdict(sentence, "", (), (), tried, sure)
+        return Verdict(known, sentence, "", (), (), tried, sure)
     (norm, eps), standing = found
     threat = threat_name(norm, eps)
     against = _against(entries, norm, eps, [each for each, _ in standing])
@@ -60,9 +69,8 @@ def verdict(entries: Sequence[Entry], transfer: Sequence[Transfer] = ()) -> Verd
             (name, "keeps no image right") if len(entries) == 1 else ("No model", "keeps a single image right")
         )
         unattacked = ", ".join(f"{_share(clean[each])}" + (f" ({each})" if others else "") for each, _ in standing)
-        return Verdict(
-            f"{whom} {keeps} within {threat}; unattacked: {unattacked}.", threat, standing, against, tried, sure
-        )
+        sentence = f"{whom} {keeps} within {threat}; unattacked: {unattacked}."
+        return Verdict(known, sentence, threat, standing, against, tried, sure)
     first = "stands best: it " if others else ""
     sentence = (
         f"{name} {first}keeps {_share(best)} of the images right within {threat}, "
@@ -75,7 +83,7 @@ def verdict(entries: Sequence[Entry], transfer: Sequence[Transfer] = ()) -> Verd
             rest.append(f"{len(more)} more between {_share(more[-1][1])} and {_share(more[0][1])}")
         sentence += f" {listed(rest)}."
         sentence += _unsettled(name, *others[0], best, dict(against).get(others[0][0]))
-    return Verdict(sentence, threat, standing, against, tried, sure)
+    return Verdict(known, sentence, threat, standing, against, tried, sure)
 
 
 def shared_threats(entries: Sequence[Entry]) -> dict[tuple[str, float], dict[str, Measure]]:
@@ -156,6 +164,8 @@ def _tried(entries: Sequence[Entry]) -> tuple[str, ...]:
     numbers = " and ".join(f"{each:,}" for each in images) + (" image" if images == [1] else " images")
     data = {entry.evaluation.about.get("data", "") for entry in entries}
     whose = f" of {data.pop()}" if len(data) == 1 and all(data) else ""
+    drawn = entries[0].evaluation.about.get("sample")
+    whose += f", of {drawn['of']:,} a sample {drawn['rule']} (seed {drawn['seed']})" if drawn else ""
     parts = [f"{numbers}{whose}, {_counted(len(kinds), 'attack')}."]
     within = sorted({threat for entry in entries for threat in threats(entry.evaluation)})
     if bounded:
@@ -183,9 +193,6 @@ def _sure(entries: Sequence[Entry], transfer: Sequence[Transfer]) -> tuple[str, 
         there = [sign for sign in signs_of(entry, transfer) if sign.found]
         if there:
             parts.append(f"{whose}{_counted(len(there), 'sign')} of masked gradients, so distrust the numbers.")
-        warned = 0 if entry.checkup is None else sum(each.level == "warning" for each in entry.checkup.findings)
-        if warned:
-            parts.append(f"{whose}{_counted(warned, 'warning')} of the check-up.")
         made = {place.where for table in entry.spaces.values() for place in table.made}
         if len(made) > 1:
             parts.append(f"{whose}The table was made in parts, by {len(made)} different versions or machines.")
@@ -195,7 +202,8 @@ def _sure(entries: Sequence[Entry], transfer: Sequence[Transfer]) -> tuple[str, 
 def signs_of(entry: Entry, transfer: Sequence[Transfer]) -> tuple[Sign, ...]:
     """The signs of masked gradients, with what images made on other models do to this one, where that is known."""
     told = next((each for each in transfer if entry.name in each.targets), None)
-    return signs(entry.evaluation, told, name=None if told is None else entry.name)
+    found = signs(entry.evaluation, told, name=None if told is None else entry.name)
+    return tuple(with_command(sign, entry) for sign in found)
 
 
 def listed(parts: Sequence[str]) -> str:
