@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from steelman.files import UNSEALED, is_whole, replacing, sealed
+from steelman.files import UNSEALED, is_whole, replacing, sealed, writable
 from steelman.networks.building import description_of, device, network_of
 from steelman.trust import named_in
 from steelman.types import CLASSIFIER, Description
@@ -53,6 +53,19 @@ def save(path: Path, state: dict[str, Any], networks: Mapping[str, nn.Module] | 
     raw = safetensors.torch.save(tensors, {FORMAT: json.dumps(header, separators=(",", ":"))})
     with replacing(path) as partial:
         partial.write_bytes(sealed(raw))
+
+
+def room_for(network: nn.Module, folder: Path, count: int = 1) -> None:
+    """See that so many trainings of a network can keep their checkpoints in a folder, before the first one begins.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk has no room for them.
+    """
+    # `last` has the weights and what the optimiser remembers of each, `best` has the weights; while one is replaced,
+    # the old one stays. Where that is there from an earlier call, only a new one beside it needs room.
+    weights = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    there = any(folder.glob("*.safetensors"))
+    writable(folder, weights * (2 if there else 3 * count + 2))
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

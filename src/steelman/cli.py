@@ -187,7 +187,7 @@ def evaluate(
 
     from steelman.evaluation.assess import assess, battery_of, look, reference_of
     from steelman.evaluation.report.export import write
-    from steelman.files import working_in
+    from steelman.files import REPORT, working_in, writable
     from steelman.runs import Run
     from steelman.sinks import Sinks
     from steelman.subjects.opening import open_subject
@@ -207,6 +207,7 @@ def evaluate(
     chosen = battery_of(opened, battery, threat, eps, columns)
     results = folder or opened.results
     names = [name for name, wanted in (("tensorboard", tensorboard), ("mlflow", mlflow)) if wanted]
+    writable(results, REPORT)
     with working_in(results), Sinks(opened.home or results, names) as sinks:
         opened, found = look(opened, access_of(access))
         Console().print(found)
@@ -388,8 +389,10 @@ def _show(entries: list[Any], written: list[Path]) -> None:
     from rich.console import Console
 
     from steelman.evaluation.report.papers import measures_table
+    from steelman.evaluation.report.verdict import verdict
 
     console = Console()
+    console.print(verdict(entries).sentence, markup=False, highlight=False)
     console.print(measures_table(entries))
     console.print(f"report: {written[-1]}", soft_wrap=True, highlight=False)
 

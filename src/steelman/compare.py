@@ -1,10 +1,11 @@
 """Evaluated models side by side, and what images made on one do to the others."""
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from steelman import config
 from steelman.adversaries.adversary import Adversary
 from steelman.attacks.attack import Attack
 from steelman.data.dataset import Dataset
+from steelman.decoding import decoding, parse_json
 from steelman.evaluation import write
 from steelman.evaluation.black_box import black_box_table, transfer_table
 from steelman.evaluation.checkup.checkup import Checkup
@@ -23,7 +25,9 @@ from steelman.evaluation.report.paper_table import PaperTable
 from steelman.evaluation.report.papers import SHAPES, Shape, paper_table
 from steelman.evaluation.report.verdict import verdict
 from steelman.evaluation.store import TABLE, tables_in
+from steelman.evaluation.table import Evaluation
 from steelman.evaluation.transfer.transfer import Source, Transfer, transfer
+from steelman.files import REPORT, writable
 from steelman.identity import model_parts
 from steelman.naming import nearest
 from steelman.networks.building import device
@@ -90,6 +94,7 @@ def compare(
     runs = {folder: Run.open(folder) for folder in folders if _is_run(folder)}
     there = dict(zip(runs, entries(list(runs.values())), strict=True)) if runs else {}
     shown = comparable([_with_checkup(there[each], runs[each]) if each in runs else _left(each) for each in folders])
+    writable(into, REPORT)
     found: list[Transfer] = []
     if attacks:
         if len(runs) < len(folders):
@@ -123,13 +128,27 @@ def _left(folder: Path) -> Entry:
     path = folder / RESULTS
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has a table and no {RESULTS}: `steelman evaluate` writes both")
-    models = json.loads(path.read_text(encoding="utf-8"))["models"]
-    if len(models) != 1:
-        raise ValueError(f"{folder} is of {len(models)} models: give the folder of each one")
-    ((name, said),) = models.items()
-    checkup = None if said["checkup"] is None else Checkup.of(said["checkup"])
-    table, behind = tables["pixels"], tables.get("preprocessed")
-    return Entry(name, table, said["training"], None, said["info"], checkup, said["recipe"] or "", behind)
+    with decoding(path, "what `steelman evaluate` writes", "Evaluate the model again"):
+        models = parse_json(path.read_bytes())["models"]
+        told = {name: _from_json(name, said, tables) for name, said in models.items()}
+    if len(told) != 1:
+        raise ValueError(f"{folder} is of {len(told)} models: give the folder of each one")
+    return next(iter(told.values()))
+
+
+def _from_json(name: str, said: Mapping[str, Any], tables: Mapping[str, Evaluation]) -> Entry:
+    checkup, recipe = said["checkup"], said["recipe"] or ""
+    if not isinstance(recipe, str) or not all(isinstance(each, str) for each in (name, *said["info"].values())):
+        raise TypeError("names, recipe and info are texts")
+    return Entry(
+        name=name,
+        evaluation=tables["pixels"],
+        log=[dict(line) for line in said["training"]],
+        info=said["info"],
+        checkup=None if checkup is None else Checkup.of(checkup),
+        recipe=recipe,
+        preprocessed=tables.get("preprocessed"),
+    )
 
 
 def _with_checkup(entry: Entry, run: Run) -> Entry:
@@ -164,6 +183,7 @@ def _transfers(
     for entry in shown:
         _refuse_newer(entry, models[entry.name])
     found = []
+    writable(into, REPORT + 4 * prod(images.shape) * len(images) * len(sources) * len(attacks))
     with workers(count) or nullcontext() as executor:
         for asked in attacks:
             name, attack = _attack(asked, {**named, **crafted_on})

@@ -7,6 +7,7 @@ from pathlib import Path
 from steelman.evaluation.assess import assess, battery_of, look
 from steelman.evaluation.report.entry import Entry
 from steelman.evaluation.report.export import write
+from steelman.files import REPORT, writable
 from steelman.runs import train
 
 MODELS = {
@@ -20,6 +21,7 @@ def run(runs: Path, say: Callable[[str], None]) -> tuple[list[Entry], list[Path]
     """Train three networks, attack each with the same battery, and write one report over them into `runs`/demo."""
     import torch
 
+    writable(runs / "demo", REPORT)
     torch.set_num_threads(1)  # so small are these networks that a second thread only waits
     entries = []
     for name, recipe in MODELS.items():

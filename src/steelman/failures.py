@@ -51,7 +51,10 @@ def guarded(verb: str = "") -> Iterator[None]:
 
 
 def described(error: BaseException, verb: str = "") -> tuple[int, str]:
-    """An exit code and a line for an error; the details of what was not foreseen are written to a log."""
+    """An exit code and a line for an error; the details of what was not foreseen are written to a log.
+
+    verb  what failed, with which the line of such an error begins; "" where that is said elsewhere
+    """
     if isinstance(error, KeyboardInterrupt):
         return 130, one_line(str(error)) or "interrupted"
     if _diverged(error):
@@ -64,7 +67,7 @@ def described(error: BaseException, verb: str = "") -> tuple[int, str]:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     remedy = next((f" ({text})" for kind, text in REMEDIES if kind in kinds), "")
     said = ": ".join(part for part in (type(error).__name__, text) if part)
-    return 1, f"{verb + ' ' if verb else ''}failed: {said}{remedy}; {_written(error, verb)}"
+    return 1, f"{verb + ' failed: ' if verb else ''}{said}{remedy}; {_written(error, verb)}"
 
 
 def one_line(text: str) -> str:

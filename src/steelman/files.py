@@ -13,6 +13,10 @@ from pathlib import Path
 
 PARTIAL = ".partial"
 """How the name of a file ends that is still being written."""
+ROOM = 4 * 2**20
+"""Bytes that have to be free on a disk before work begins, whatever it will write."""
+REPORT = 16 * 2**20
+"""Bytes that a report with its tables and pictures may take."""
 UNSEALED = "0" * 64
 """In place of a file's hash within it, until that is known."""
 
@@ -55,16 +59,58 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def writable(folder: Path, needed: int = 0) -> None:
+    """Try to write in a folder before work begins, of which the results will go there; nothing is left behind.
+
+    folder  where it is not there yet, it will be made in the nearest folder above it, and that one is tried
+    needed  bytes, about; `ROOM` more are kept free for what is small
+
+    Raises:
+        OSError: it cannot be made or written, or the disk has no room; the message says which, and what to do.
+    """
+    import shutil
+    import tempfile
+
+    above = next((each for each in (folder, *folder.absolute().parents) if each.exists()), Path())
+    if not above.is_dir():
+        raise NotADirectoryError(f"nothing can be written to {folder}, since {above} is a file: give another folder")
+    try:
+        total, _, free = shutil.disk_usage(above)
+        if total and free < needed + ROOM:  # some file systems do not tell, and have 0 of 0
+            raise OSError(
+                f"only {_megabytes(free)} are free at {above}, and {_megabytes(needed + ROOM)} may be needed: make "
+                "room, or give another folder"
+            )
+        with tempfile.NamedTemporaryFile(dir=above, suffix=PARTIAL) as file:
+            file.write(bytes(2**16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise type(error)(f"nothing can be written to {folder} ({error.strerror}): give another folder") from error
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 2**20:.3g} MB" if count < 2**30 else f"{count / 2**30:.3g} GB"
+
+
 @contextmanager
 def working_in(folder: Path) -> Iterator[None]:
     """Hold a folder while the block runs. A second process waits, with a warning that names the first.
 
     The lock is the operating system's and ends with its process, however that ends. The same process may hold a folder
     several times. What dead processes have left half written is removed.
+
+    Raises:
+        ValueError: a lock in the folder is a symbolic link, through which another file would be overwritten.
     """
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
+    for link in (folder / ".lock", folder / ".lock.json"):
+        if link.is_symlink():
+            raise ValueError(f"{link} is a symbolic link, which nothing here makes: remove it")
     lock, holder = FileLock(folder / ".lock", is_singleton=True), folder / ".lock.json"
     try:
         lock.acquire(timeout=0)

@@ -190,6 +190,8 @@ def train_recipe(recipe: Recipe, path: Path, runs: Path, called: str, data: Path
     with named_in(path):
         test = recipe.data.load("test", data)
     how: dict[str, Any] = {"folder": folder, "test": test, "prepare": stages, "progress": progress}
+    if processes().first:
+        checkpoint.room_for(model, folder)
     with processes().holding(folder):
         if processes().first:
             refuse_other(recipe, folder)

@@ -14,16 +14,19 @@ from typing import Any
 from torch import nn
 
 from steelman import config
+from steelman.checkpoint import room_for
+from steelman.data.dataset import Dataset
 from steelman.evaluation import default_measure, measures, named_measure
 from steelman.evaluation.assess import attacked, battery_of
+from steelman.evaluation.battery import Battery
 from steelman.evaluation.curves.robustness import CLEAN_ACCURACY
 from steelman.evaluation.store import TABLE
 from steelman.evaluation.subject import Subject
-from steelman.files import working_in
+from steelman.failures import described
+from steelman.files import REPORT, working_in, writable
 from steelman.recipe import Recipe, build, find_recipe, load_recipe, parts_of
 from steelman.runs import folder_in, refuse_other, train_named, train_recipe
 from steelman.swept import Judging, Outcome, Swept
-from steelman.training.play import Diverged
 from steelman.training.processes import processes
 from steelman.trust import named_in, written
 from steelman.workers import each as worked
@@ -184,8 +187,8 @@ def _done(job: _Job) -> Outcome:
         battery = battery_of(subject, judging.battery, judging.norm, judging.eps, judging.columns)
         tables = attacked(subject, battery, folder=run.results, images=judging.images, progress=job.progress)
         found = measures(*tables.values())
-    except (Diverged, ValueError, RuntimeError) as error:  # of memory, too
-        return replace(outcome, failed=str(error))
+    except Exception as error:  # whatever it is, the other networks are trained
+        return replace(outcome, failed=described(error)[1])
     return replace(outcome, measures=found)
 
 
@@ -279,6 +282,9 @@ def _spelt(written: Any, parts: list[str]) -> str:
 def _check(variants: list[Variant], folder: Path, data: Path | None, judging: Judging) -> None:
     """Raises what would be wrong with any of them, before the first is trained."""
     images: dict[str, Any] = {}
+    batteries: dict[str, Variant] = {}
+    largest: nn.Module | None = None
+    new = 0
     for variant in variants:
         recipe = variant.recipe
         refuse_other(recipe, folder / variant.folder)
@@ -286,17 +292,37 @@ def _check(variants: list[Variant], folder: Path, data: Path | None, judging: Ju
         if source not in images:
             with named_in(variant.path):
                 images[source] = recipe.data.load("train", data)
+            batteries[source] = variant
         try:
             with named_in(variant.path):
-                build(recipe, images[source], fitted=False)
+                network = build(recipe, images[source], fitted=False)
         except ValueError as error:
             raise ValueError(f"{variant.folder}: {error}") from error
-    like = images[str(variants[0].recipe.data)]
-    own = variants[0].recipe.evaluation
-    battery_of(
-        Subject("", nn.Identity(), like, lambda: like, folder, battery=own, generator=lambda adversary: nn.Identity()),
-        judging.battery,
-        judging.norm,
-        judging.eps,
-        judging.columns,
+        if not (folder / variant.folder / "last.safetensors").is_file():
+            new += 1
+            largest = network if largest is None else max(largest, network, key=_size)
+    for source, variant in batteries.items():
+        _battery(variant, images[source], folder, judging)
+    if largest is not None:
+        room_for(largest, folder, new)
+    writable(folder, REPORT)
+
+
+def _battery(variant: Variant, like: Dataset, folder: Path, judging: Judging) -> Battery:
+    """What a variant will be evaluated with, as far as that can be told before it is trained."""
+    recipe = variant.recipe
+    subject = Subject(
+        variant.folder,
+        nn.Identity(),
+        like,
+        lambda: like,
+        folder,
+        battery=recipe.evaluation if recipe.evaluation.attacks or recipe.evaluation.deep_defense else None,
+        generator=lambda adversary: nn.Identity(),
+        data=type(recipe.data).__name__,
     )
+    return battery_of(subject, judging.battery, judging.norm, judging.eps, judging.columns)
+
+
+def _size(network: nn.Module) -> int:
+    return sum(value.numel() for value in network.state_dict().values())

@@ -19,6 +19,7 @@ from steelman.evaluation.probes.probe import Probe
 from steelman.evaluation.records import CLEAN, Provenance, Record, record_of
 from steelman.evaluation.store import EvaluationFolder, merged
 from steelman.evaluation.table import Evaluation
+from steelman.files import writable
 from steelman.identity import model_parts
 from steelman.types import Batch, Model
 from steelman.workers import each
@@ -93,6 +94,8 @@ def evaluate(
         named = {name: _unboxed(name, attack) for name, attack in named.items()}
     with space_of(model, space):
         pass  # refuses what has no such space before anything is read
+    if folder is not None:
+        writable(Path(folder))
     gathered = 1 if columns or executor is not None else GATHERED
     batches, count = batches_of(dataset, gathered * batch_size)
     about = {"model": model_parts(model), **_told(dataset)}
