@@ -65,6 +65,8 @@ def fit(
         KeyboardInterrupt: after an interrupt (or SIGTERM), once a checkpoint is written.
     """
     group = processes()
+    if folder is not None and group.first:
+        checkpoint.room_for(model, Path(folder))
     run = _Run(model, data, defence, training, folder, test, prepare, players or {}, group, progress)
     with group.holding(run.folder):
         return run.go()

@@ -1,0 +1,190 @@
+"""The one place where a model is called: what it is given, and what its answer must be."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from steelman.types import Images, Logits, Model
+
+_OTHER_TYPE = re.compile(r"dtype|scalar type|should be the same|same type", re.IGNORECASE)
+"""How torch says that images and weights are of types that do not go together."""
+
+
+class Forward:
+    """A model as everything here calls it. It is made once for many calls, which are of one mode.
+
+    - The model may write into the images that it is given: it gets a copy, at the first call and then wherever it has
+      written into that one.
+    - Images are cast to the type of its parameters, where these have one type.
+    - Logits are cast to the type of the images, at least to float32.
+    - An object with `.logits`, a mapping with "logits", and a tuple or list that begins with the logits are unwrapped.
+    - It is never asked about an empty batch: the answer is empty, with as many classes as before.
+
+    model   its parameters are looked at
+    called  what is called; default: `model`
+    given   the type that images are cast to where parameters do not say; default: the type that they have
+
+    Raises:
+        ValueError: the answer is none of these; types that do not go together; a model that writes into its images
+            only now and then.
+    """
+
+    def __init__(self, model: Model, called: Model | None = None, *, given: torch.dtype | None = None) -> None:
+        self.model, self._called = model, called or model
+        types = _parameter_types(model)
+        self._type = types.pop() if len(types) == 1 else given
+        self._reads_only = False
+        self._nothing: Tensor | None = None
+
+    def __call__(self, x: Images, autocast: Literal["off", "bf16", "caller"] = "off") -> Tensor:
+        """`autocast` is the one under which the model is called: "caller" is what is on where this is called."""
+        if len(x) == 0:
+            nothing = x.new_zeros(0, 2) if self._nothing is None else self._nothing
+            return nothing + 0 * x.flatten(1)[:, :1] if nothing.is_floating_point() else nothing
+        given = x if self._type is None else x.to(self._type)
+        lent = given if given is not x or (self._reads_only and not x.is_inference()) else x.clone()
+        before = None if lent.is_inference() else lent._version
+        answer = self._answer(lent, autocast)
+        if before is not None and lent._version != before:
+            if lent is x:
+                raise ValueError(
+                    "the model writes into its images on some calls and not on others, so that the images of this call "
+                    "are lost: let it compute a new tensor instead, such as x / 255 for x.div_(255)"
+                )
+            self._reads_only = False
+        elif given is x:
+            self._reads_only = True
+        if answer.is_floating_point():
+            answer = answer.to(x.dtype if x.dtype.itemsize >= 4 else torch.float32)
+        self._nothing = answer[:0].detach()
+        return answer
+
+    def _answer(self, x: Images, autocast: str) -> Tensor:
+        kind = x.device.type
+        try:
+            if autocast == "caller" or (autocast == "off" and not torch.is_autocast_enabled(kind)):
+                return unwrapped(self._called(x))
+            with torch.autocast(kind, torch.bfloat16, enabled=autocast == "bf16"):
+                return unwrapped(self._called(x))
+        except RuntimeError as error:
+            types = _parameter_types(self.model)
+            if types in (set(), {x.dtype}) or not _OTHER_TYPE.search(str(error)):
+                raise
+            raise ValueError(
+                f"the model has parameters of {' and '.join(sorted(map(_short, types)))}, and fails on images of "
+                f"{_short(x.dtype)}: cast inside the model, such as x.to(self.first.weight.dtype), where the type "
+                f"changes ({str(error).splitlines()[0]})"
+            ) from error
+
+
+def answer_of(model: Model, x: Images) -> Tensor:
+    """What a model says of images, logits or classes, once and in full precision; see `Forward`."""
+    return Forward(model)(x)
+
+
+def logits_of(model: Model, x: Images) -> Logits:
+    """Logits in training, under the caller's autocast; see `Forward`.
+
+    Raises:
+        ValueError: as `Forward`; no images; the model answers with classes alone.
+    """
+    if len(x) == 0:
+        raise ValueError("a batch to train on needs at least one image")
+    found = Forward(model)(x, "caller")
+    if not found.is_floating_point():
+        raise ValueError(f"training needs logits; the model answers with {_short(found.dtype)}")
+    return found
+
+
+def unwrapped(answer: Any) -> Tensor:
+    """The logits in what a model returned.
+
+    Raises:
+        ValueError: there are none where they are looked for.
+    """
+    if isinstance(answer, Tensor):
+        return answer
+    found = answer
+    if isinstance(answer, Mapping) and "logits" in answer:
+        found = answer["logits"]
+    elif hasattr(answer, "logits"):
+        found = answer.logits
+    elif isinstance(answer, tuple | list) and answer:
+        found = answer[0]
+    if isinstance(found, Tensor):
+        return found
+    what = f"a {type(answer).__name__}"
+    if isinstance(answer, Mapping):
+        what += f" with {', '.join(repr(key) for key in list(answer)[:5]) or 'nothing in it'}"
+    elif isinstance(answer, tuple | list):
+        what += f" of {', '.join(type(each).__name__ for each in answer[:5]) or 'nothing'}"
+    raise ValueError(
+        f"the model returns {what}. It must return logits: a tensor of shape (batch, classes), an object with .logits, "
+        'a mapping with "logits", or a tuple or list that begins with them. Wrap it in a torch.nn.Module whose forward '
+        "does `return self.model(x)[...]`"
+    )
+
+
+def lent(x: Images) -> Images:
+    """A copy for a preprocessing layer or filter, which may write into what it is given."""
+    return x.clone()
+
+
+def _parameter_types(model: Model) -> set[torch.dtype]:
+    if not isinstance(model, nn.Module):
+        return set()
+    return {each.dtype for each in model.parameters() if each.is_floating_point()}
+
+
+def _short(kind: torch.dtype) -> str:
+    return str(kind).removeprefix("torch.")
+
+
+# --- what an answer must be
+
+
+def check_answer(answer: Tensor, batch: int, highest_label: int) -> None:
+    """Refuse what can be neither logits nor classes.
+
+    Raises:
+        ValueError: see `check_logits`; classes that are not one per image.
+    """
+    if answer.is_floating_point():
+        check_logits(answer, batch, highest_label)
+    elif answer.shape != (batch,):
+        raise ValueError(
+            f"the model must return logits, or one class per image; got {answer.dtype} {tuple(answer.shape)}"
+        )
+
+
+def are_probabilities(answer: Tensor) -> bool:
+    """Whether all rows are at least 0 and sum to 1."""
+    return bool(len(answer) and (answer >= 0).all() and ((answer.sum(1) - 1).abs() < 1e-4).all())
+
+
+def check_logits(logits: Tensor, batch: int, highest_label: int) -> None:
+    """Refuse what cannot be logits.
+
+    Raises:
+        ValueError: not of shape (batch, classes), one class, a label that has no class, NaN, probabilities.
+    """
+    if logits.ndim != 2 or len(logits) != batch:
+        raise ValueError(f"the model must return logits of shape ({batch}, classes); got {tuple(logits.shape)}")
+    classes = logits.shape[1]
+    if classes < 2:
+        raise ValueError("the model returns one number per image; an attack needs logits of at least two classes")
+    if highest_label >= classes:
+        raise ValueError(
+            f"label {highest_label} has no class: the model returns {classes} logits, for 0 to {classes - 1}"
+        )
+    with torch.no_grad():
+        if not bool(logits.isfinite().all()):
+            raise ValueError("the model returns NaN or infinite logits on these images")
+        if are_probabilities(logits):
+            raise ValueError(
+                "the model returns probabilities (rows are at least 0 and sum to 1). Attacks need logits: remove the "
+                "softmax, or return its input"
+            )
