@@ -1,18 +1,30 @@
 """TOML to dataclasses: right values arrive, wrong ones are named by their path."""
 
+import math
 import tomllib
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
 
 import pytest
 import tomli_w
+import torch
 
+from every_attack import ATTACKS
+from every_defence import DEFENCES
 from steelman import FGSM, L0, L1, L2, PGD, CarliniWagner, DeepFool, Linf, Training, config
 from steelman.attacks import Attack
-from steelman.data import CIFAR10, MNIST, Digits, Flip, PadCrop, Source
-from steelman.defences import AdversarialTraining, DeepDefense, Objective, Plain, Sum
-from steelman.losses import DLR, KL, CrossEntropy, Margin
+from steelman.data import CIFAR10, MNIST, Augmentation, Digits, Flip, PadCrop, Source
+from steelman.defences import AdversarialTraining, DeepDefense, Free, Game, Objective, Plain, Sum
+from steelman.evaluation import Probe
+from steelman.losses import DLR, KL, CrossEntropy, Loss, Margin
+from steelman.optimisers import Optimiser
+from steelman.recipe import changed, parts_of
+from steelman.schedules import Schedule
 from steelman.training import SGD, Adam, Cosine, Steps
+from steelman.training.prepare import Preparation
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,11 @@ class Everything:
     many: tuple[int, ...] = ()
     attacks: dict[str, Attack] = field(default_factory=dict)
     training: Training = Training()
+
+
+@dataclass(frozen=True)
+class WithNetwork:
+    network: dict[str, Any]
 
 
 def everything(text: str) -> Everything:
@@ -127,3 +144,102 @@ def test_differences_are_paths():
     ours, theirs = config.write(Everything(PGD(), attacks={"a b": FGSM()})), config.write(Everything(PGD(steps=3)))
     assert config.differences(ours, theirs) == ["attack.steps", 'attacks."a b"']
     assert config.differences(ours, ours) == []
+
+
+ALLOWED = {
+    ("DeepDefense", "p"): (math.inf,),
+    ("DeepFool", "p"): (math.inf,),
+    ("Margin", "confidence"): (math.inf,),  # never switches the gradient off, the default
+    ("JSMA", "theta"): (-1,),  # darkens instead of brightening
+    ("Sum", "weights"): (-1,),  # ascends an objective
+    ("Training", "seed"): (-1,),
+}
+"""Numbers that are right, though not finite or negative."""
+
+
+def methods() -> Iterator[tuple[type, Any]]:
+    """Of everything that a recipe may name, one with the settings it has by itself, and those of the tests' tables."""
+    for base in (Attack, Game, Source, Augmentation, Optimiser, Schedule, Preparation, Loss, Probe):
+        for kind in config.concrete(base).values():
+            if kind.__module__.startswith("steelman."):
+                with suppress(TypeError):  # it has settings without a default; the tables below have it
+                    yield base, kind()
+    yield from ((Attack, case.attack) for case in ATTACKS)
+    yield from ((Game, game) for game in DEFENCES.values())
+    yield Training, Training()
+
+
+def numbers(hint: Any) -> bool:
+    """Whether a setting is a number, or several."""
+    return bool({float, int} & {hint, *get_args(hint), *(part for each in get_args(hint) for part in get_args(each))})
+
+
+def test_no_setting_is_nan_infinite_or_negative_by_mistake() -> None:
+    tried, let_through = set(), set()
+    for base, method in methods():
+        written = config.write(method)
+        try:
+            config.read(base, written)
+        except ValueError:  # it holds a network, which no file does
+            continue
+        for item in fields(method):
+            hint = get_type_hints(type(method))[item.name]
+            setting = (type(method).__name__, item.name)
+            if not item.init or not numbers(hint) or setting in tried:
+                continue
+            tried.add(setting)
+            for value in (math.nan, math.inf, -1):
+                several = isinstance(written[item.name], list) or (item.name, written[item.name]) == ("weights", "none")
+                values = [value] * 2 if several else value
+                try:
+                    config.read(base, written | {item.name: values})
+                except ValueError as error:
+                    assert "\n" not in str(error)  # noqa: PT017
+                else:
+                    let_through.add((*setting, value))
+    assert len(tried) > 200
+    assert let_through == {(*setting, value) for setting, values in ALLOWED.items() for value in values}
+
+
+@pytest.mark.parametrize("box", [(1.0, 0.0), (0.5, 0.5), (0.0, math.nan), (-math.inf, 1.0)])
+def test_a_box_in_a_call_is_two_numbers_in_order(box: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="box is the range of the images, two finite numbers"):
+        FGSM(eps=0.1, box=box)(lambda x: x, torch.rand(2, 3), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="box is the range of the images"):
+        Free(box=box)
+
+
+@pytest.mark.parametrize("text", ['network = { kind = "MLP", hidden = [nan] }', "network = { dropout = inf }"])
+def test_a_network_s_settings_are_finite(text: str) -> None:
+    with pytest.raises(ValueError, match=r"network.*: needs a finite number; got (nan|inf)"):
+        config.read(WithNetwork, tomllib.loads(text))
+
+
+DEEP = {
+    "array": "a = " + "[" * 3000 + "]" * 3000,
+    "unclosed array": "a = " + "[" * 100_000,
+    "table": "a = " + "{ a = " * 3000 + "1" + " }" * 3000,
+    "dotted key": ".".join(["a"] * 3000) + " = 1",
+    "header": "[" + ".".join(["a"] * 3000) + "]",
+    "digits": "a = " + "9" * 10_000,
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_toml_that_is_nested_deep_is_refused_in_one_line(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "deep.toml").write_text(DEEP[kind])
+    with pytest.raises(ValueError, match=r"deep\.toml is not TOML: ") as caught:
+        config.read_file(tmp_path / "deep.toml", "recipe", lambda settings: settings)
+    assert len(str(caught.value)) < 500
+    assert "\n" not in str(caught.value)
+
+
+def test_a_change_that_is_nested_deep_is_a_word() -> None:
+    assert changed({}, ["a=" + "[" * 3000])["a"] == "[" * 3000
+    assert parts_of(".".join(["a"] * 3000)) == []
+
+
+def test_what_is_no_text_is_no_toml(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_bytes(b"a = '\xff'")
+    with pytest.raises(ValueError, match=r"a\.toml is not TOML: UnicodeDecodeError"):
+        config.read_file(tmp_path / "a.toml", "recipe", lambda settings: settings)

@@ -16,8 +16,11 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 
 from torch import Tensor
 
+from steelman.decoding import one_line, parse_toml
 from steelman.naming import nearest
 from steelman.norms import NORMS, Norm
+from steelman.ranges import check_finite, check_ranges
+from steelman.trust import reading
 
 T = TypeVar("T")
 
@@ -30,7 +33,8 @@ def read(kind: type[T], value: Any, path: str = "") -> T:
     Raises:
         ValueError: an unknown key or name, a missing or ill-typed value; the message begins with its path.
     """
-    return _read(kind, value, path)
+    with reading():
+        return _read(kind, value, path)
 
 
 def read_file(path: Path, what: str, read: Callable[[dict[str, Any]], T]) -> T:
@@ -39,14 +43,14 @@ def read_file(path: Path, what: str, read: Callable[[dict[str, Any]], T]) -> T:
     Raises:
         FileNotFoundError, ValueError: no such file, not TOML, or what `read` raises, with the file's name before it.
     """
-    import tomllib
-
     if not path.is_file():
         raise FileNotFoundError(f"there is no {what} {path}")
     try:
-        return read(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not TOML: {error}") from error
+        settings = parse_toml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not TOML: {one_line(error)}") from error
+    try:
+        return read(settings)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -80,14 +84,16 @@ def _plain(kind: type) -> bool:
     return not any(inspect.isabstract(base) for base in kind.__mro__)
 
 
-def _read(kind: Any, value: Any, path: str) -> Any:
+def _read(kind: Any, value: Any, path: str, infinite: bool = False) -> Any:
+    """infinite  whether a number may be so"""
     if kind is Any:
+        check_finite(value, path, infinite)
         return None if value == NONE else value
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
-        return _read_union(get_args(kind), value, path)
+        return _read_union(get_args(kind), value, path, infinite)
     if origin is tuple:
-        return _read_tuple(get_args(kind), value, path)
+        return _read_tuple(get_args(kind), value, path, infinite)
     if origin is dict:
         if not isinstance(value, dict):
             raise ValueError(f"{path}: needs a table; got {value!r}")
@@ -96,10 +102,10 @@ def _read(kind: Any, value: Any, path: str) -> Any:
         return _read_norm(value, path)
     if isinstance(kind, type) and (dataclasses.is_dataclass(kind) or inspect.isabstract(kind)):
         return _read_object(kind, value, path)
-    return _read_leaf(kind, value, path)
+    return _read_leaf(kind, value, path, infinite)
 
 
-def _read_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+def _read_tuple(kinds: tuple[Any, ...], value: Any, path: str, infinite: bool) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
         raise ValueError(f"{path}: needs a list; got {value!r}")
     if len(kinds) == 2 and kinds[1] is Ellipsis:
@@ -107,20 +113,21 @@ def _read_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...
     if len(kinds) != len(value):
         raise ValueError(f"{path}: needs {len(kinds)} values; got {len(value)}")
     return tuple(
-        _read(kind, item, f"{path}[{place}]") for place, (kind, item) in enumerate(zip(kinds, value, strict=True))
+        _read(kind, item, f"{path}[{place}]", infinite)
+        for place, (kind, item) in enumerate(zip(kinds, value, strict=True))
     )
 
 
-def _read_union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
+def _read_union(kinds: tuple[Any, ...], value: Any, path: str, infinite: bool) -> Any:
     if type(None) in kinds and (value is None or value == NONE):
         return None
     kinds = tuple(kind for kind in kinds if kind is not type(None) and not _is_tensor(kind))
     if len(kinds) == 1:
-        return _read(kinds[0], value, path)
+        return _read(kinds[0], value, path, infinite)
     problems = []
     for kind in kinds:
         try:
-            return _read(kind, value, path)
+            return _read(kind, value, path, infinite)
         except ValueError as error:
             problems.append(str(error))
     raise ValueError("; or ".join(dict.fromkeys(problems)))
@@ -163,16 +170,25 @@ def _read_object(kind: type, value: Any, path: str) -> Any:
     for key, item in fields.items():
         if key not in settings and item.default is item.default_factory is dataclasses.MISSING:
             raise ValueError(f"{join(path, key)}: {kind.__name__} needs it")
-    values = {key: _read(hints[key], item, join(path, key)) for key, item in settings.items()}
+    values = {
+        key: _read(hints[key], item, join(path, key), _may_be_infinite(fields[key])) for key, item in settings.items()
+    }
     try:
-        return kind(**values)
+        made = kind(**values)
+        check_ranges(made)
+        return made
     except ValueError as error:
         raise ValueError(f"{path}: {error}" if path else str(error)) from error
 
 
-def _read_leaf(kind: Any, value: Any, path: str) -> Any:
+def _may_be_infinite(item: dataclasses.Field[Any]) -> bool:
+    return item.metadata.get("infinite", item.default in (float("inf"), -float("inf")))
+
+
+def _read_leaf(kind: Any, value: Any, path: str, infinite: bool) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
+    check_finite(value, path, infinite)
     try:
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from steelman.ranges import check_amounts
+
 
 @dataclass(frozen=True)
 class Optimiser(ABC):
@@ -25,6 +27,11 @@ class SGD(Optimiser):
     weight_decay: float = 0.0
     nesterov: bool = False
 
+    def __post_init__(self) -> None:
+        check_amounts("SGD", lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        if self.nesterov and not self.momentum > 0:
+            raise ValueError(f"nesterov needs a momentum above 0; got {self.momentum}")
+
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.SGD(
             parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
@@ -38,6 +45,11 @@ class Adam(Optimiser):
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_amounts("Adam", lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+        if max(self.betas) >= 1:
+            raise ValueError(f"Adam needs betas below 1; got {self.betas}")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)

@@ -4,6 +4,8 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from steelman.ranges import check_amounts
+
 
 @dataclass(frozen=True)
 class Schedule(ABC):
@@ -30,11 +32,9 @@ class Linear(Schedule):
     by: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.start >= 0 and self.end >= 0 and 0 < self.by <= 1):
-            raise ValueError(
-                f"Linear needs start >= 0, end >= 0 and a fraction by, above 0 to 1; got {self.start}, {self.end} and "
-                f"{self.by}"
-            )
+        check_amounts("Linear", start=self.start, end=self.end)
+        if not 0 < self.by <= 1:
+            raise ValueError(f"Linear needs a fraction by, above 0 to 1; got {self.by}")
 
     def __call__(self, progress: float) -> float:
         return self.start + (self.end - self.start) * min(progress / self.by, 1.0)
@@ -50,6 +50,7 @@ class Steps(Schedule):
     def __post_init__(self) -> None:
         if not all(0 <= fraction <= 1 for fraction in self.at):
             raise ValueError(f"Steps are at fractions of the training, 0 to 1; got {self.at}")
+        check_amounts("Steps", factor=self.factor)
 
     def __call__(self, progress: float) -> float:
         # A hair early: 4 of 5 epochs may come out just below .8.

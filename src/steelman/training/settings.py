@@ -7,6 +7,7 @@ from typing import Any
 from steelman.attacks.attack import Attack
 from steelman.data.augment import Augmentation
 from steelman.optimisers import SGD, Optimiser
+from steelman.ranges import check_amounts
 from steelman.schedules import Constant, Schedule
 from steelman.sinks import KINDS
 
@@ -59,10 +60,11 @@ class Training:
     mlflow: bool = False
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or self.batch_size < 1 or not self.validation >= 0 or self.track_test < 0:
+        check_amounts("training", validation=self.validation, checkpoint_seconds=self.checkpoint_seconds)
+        if self.epochs < 0 or self.batch_size < 1 or self.track_test < 0:
             raise ValueError(
-                "training needs epochs >= 0, batch_size >= 1, validation >= 0 and track_test >= 0; got "
-                f"{self.epochs}, {self.batch_size}, {self.validation} and {self.track_test}"
+                "training needs epochs >= 0, batch_size >= 1 and track_test >= 0; got "
+                f"{self.epochs}, {self.batch_size} and {self.track_test}"
             )
         if self.iterations is not None and self.iterations < 1:
             raise ValueError(f"iterations is a number of batches, at least 1; got {self.iterations}")

@@ -81,6 +81,8 @@ class CLEVER(Probe):
                 f"batches, batch_size, pool and at_once must be at least 1; got {self.batches}, {self.batch_size}, "
                 f"{self.pool} and {self.at_once}"
             )
+        if isinstance(self.target, int) and self.target < 0:
+            raise ValueError(f"target must be a class, 0 or above; got {self.target}")
         if isinstance(self.target, str) and self.target not in ("runner-up", "least-likely", "random"):
             raise ValueError(f'target must be "runner-up", "least-likely", "random" or a class; got {self.target!r}')
 
