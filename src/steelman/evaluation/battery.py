@@ -18,6 +18,7 @@ from steelman.attacks.fgsm import FGSM
 from steelman.attacks.fmn import FMN
 from steelman.attacks.hop_skip_jump import HopSkipJump
 from steelman.attacks.noise import SaltAndPepper, UniformNoise
+from steelman.attacks.radius import check_radii, check_radius
 from steelman.attacks.sigma_zero import SigmaZero
 from steelman.attacks.square import Square
 from steelman.evaluation.checkup.signs import sign_attacks
@@ -72,6 +73,8 @@ class Battery:
             raise ValueError(f"images is how many test images to evaluate, at least 1; got {self.images}")
         if both := self.attacks.keys() & self.black_box.keys():
             raise ValueError(f"two attacks are called {min(both)}: give the one in black_box another name")
+        for name, attack in (self.attacks | self.black_box).items():
+            check_radii(attack, name)
 
     def within(self, access: Access) -> "Battery":
         """What can be run on a model that gives no more than this.
@@ -234,6 +237,7 @@ def _built(name: str, norm: Norm, eps: float | None, data: str | None) -> Batter
     eps = default_radius(data, norm) if eps is None else eps
     if not 0 < eps < float("inf"):
         raise ValueError(f"eps is a radius above 0; got {eps}")
+    check_radius(norm, eps, (0.0, 1.0), name)
     at = f"{norm} {_written(eps)}"
     if name == "signs":
         square = {} if norm is L1 else {f"Square {at}, 1000 queries": Square(eps, norm, queries=1000, rescale=False)}
