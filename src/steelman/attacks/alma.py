@@ -12,7 +12,7 @@ from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal, Margin
 from steelman.norms import L1, L2, TINY, Norm, column
 from steelman.randomness import Draws
-from steelman.types import Images, Logits, PerImage
+from steelman.types import Images, Indices, Logits, PerImage
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,13 @@ class ALMA(Attack):
 
     With a target, v is the highest other logit minus the target's over the same spread; with two classes, v is not
     divided. The look and the polish are ours, as in DDN and FMN: the search starts on the nearest of the boundaries
-    linearised at x. Defaults without another source are those of the code, whose fixed first rate we follow rather than
-    the paper's, which is to cover a given distance: on LeNet it found longer perturbations.
+    linearised at x, and where it fails, because that is too far away, once more at x. Defaults without another source
+    are those of the code, whose fixed first rate we follow rather than the paper's, which is to cover a given distance:
+    on LeNet it found longer perturbations.
 
     Cost: `steps` gradient passes: classes - 1 for the first look, 1 per round of polish, the rest with a forward pass
-    each; the first look 1 forward pass more, the polish up to 7 per round.
+    each; the first look 1 forward pass more, the polish up to 7 per round. Where the first search fails, up to `steps`
+    of both more.
     Reference: Jerome Rony, Eric Granger, Marco Pedersoli and Ismail Ben Ayed, "Augmented Lagrangian adversarial
     attacks", ICCV 2021, algorithm 1.
     """
@@ -81,6 +83,21 @@ class ALMA(Attack):
             return found
         steps = left_over(self.steps, spent + self.polish)
         x, goal, image = x[which], goal[which], start[which]
+        best, nearest = self._descend(oracle, x, image, goal, which, steps)
+        failed = torch.where(nearest.isinf())[0]
+        if len(failed) and self.classes > 1:
+            clean, aim, place = x[failed], goal[failed], which[failed]
+            steps = left_over(self.steps, self.polish)
+            best[failed], nearest[failed] = self._descend(oracle, clean, clean, aim, place, steps)
+        won = torch.where(nearest.isfinite())[0]
+        best[won] = polish(oracle, x[won], best[won], goal[won], self.norm, self.box, self.polish, which[won])
+        found[which] = best
+        return found
+
+    def _descend(
+        self, oracle: Oracle, x: Images, image: Images, goal: Goal, which: Indices, steps: int
+    ) -> tuple[Images, PerImage]:
+        """The search from `image` on: the nearest success of each image and its norm, infinite where there is none."""
         delta = image - x
         size = self.norm.size(delta)
         best, nearest = x.clone(), torch.full_like(size, torch.inf)
@@ -111,10 +128,7 @@ class ALMA(Attack):
             image = within(delta.addcmul_(momentum, column(self.step_size * decay, x), value=-1).add_(x), self.box)
             delta = image - x
             size = self.norm.size(delta)
-        won = torch.where(nearest.isfinite())[0]
-        best[won] = polish(oracle, x[won], best[won], goal[won], self.norm, self.box, self.polish, which[won])
-        found[which] = best
-        return found
+        return best, nearest
 
 
 def _lead(logits: Logits, goal: Goal) -> PerImage:

@@ -11,7 +11,7 @@ from steelman.attacks.oracle import Oracle
 from steelman.losses import CrossEntropy, Goal
 from steelman.norms import L2, TINY, Norm, column
 from steelman.randomness import Draws
-from steelman.types import Images
+from steelman.types import Images, Indices, PerImage
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,17 @@ class DDN(Attack):
     Two departures of ours, without which perturbations of affine models are up to 56 times the optimum. A first look
     tries the nearest of the boundaries, linearised at x, and keeps that point where it is a success: the gradient
     follows the highest rival, which need not be the nearest. (To start there shortens short searches, but made
-    perturbations of a robust LeNet 3 % longer after 100 steps.) And a polish linearises the boundary once more where
-    the best image is, tries its nearest point, and halves the way back from there. With classes=0 and polish=0, it is
-    the paper's.
+    perturbations of a robust LeNet 3 % longer after 100 steps. To look only where the search fails leaves that 9 passes
+    more, but made the medians of two PGD-trained networks on Digits .1 % and .7 % longer after 50 and 100 steps.) Where
+    look and search fail, there is one more search, with the passes of the look. And a polish linearises the boundary
+    once more where the best image is, tries its nearest point, and halves the way back from there. With classes=0 and
+    polish=0, it is the paper's.
     Paper and code differ: the paper's e is free, the code's at most the distance of the farthest corner of the box,
     which changes no image; we leave that out.
 
     Cost: `steps` gradient passes: classes - 1 for the first look, 1 per round of polish, the rest with a forward pass
-    each; the first look 2 forward passes more, the polish up to 7 per round.
+    each; the first look 2 forward passes more, the polish up to 7 per round. Where look and search fail, up to `steps`
+    of both more.
     Reference: Jerome Rony, Luiz G. Hafemann, Luiz S. Oliveira, Ismail Ben Ayed, Robert Sabourin and Eric Granger,
     "Decoupling direction and norm for efficient gradient-based L2 adversarial attacks and defenses", CVPR 2019,
     algorithm 1.
@@ -77,15 +80,33 @@ class DDN(Attack):
         look, which, spent = first_look(oracle, x, goal, L2, self.box, self.classes)
         if len(which) == 0:
             return found
-        steps = left_over(self.steps, spent + (self.polish if self.levels is None else 0))
-        x, goal, image = x[which], goal[which], x[which].clone()
-        delta, size = torch.zeros_like(x), x.new_zeros(len(x))
-        radius = torch.full_like(size, self.init_norm)
-        best, nearest = x.clone(), torch.full_like(size, torch.inf)
+        polished = self.polish if self.levels is None else 0
+        steps = left_over(self.steps, spent + polished)
+        x, goal = x[which], goal[which]
+        best, nearest = x.clone(), torch.full_like(x.flatten(1)[:, 0], torch.inf)
         if self.classes > 1:
             there = self._place(look[which])
             lucky = torch.where(clearly(goal, oracle.logits(there, which)))[0]
             best[lucky], nearest[lucky] = there[lucky], L2.size(there - x)[lucky]
+        self._descend(oracle, x, goal, which, steps, best, nearest)
+        failed = torch.where(nearest.isinf())[0]
+        if len(failed) and self.classes > 1:
+            clean, aim, place = x[failed], goal[failed], which[failed]
+            again = clean.clone(), nearest[failed]
+            self._descend(oracle, clean, aim, place, left_over(self.steps, polished), *again)
+            best[failed], nearest[failed] = again
+        won = torch.where(nearest.isfinite())[0]
+        if self.levels is None:
+            best[won] = polish(oracle, x[won], best[won], goal[won], L2, self.box, self.polish, which[won])
+        found[which] = best
+        return found
+
+    def _descend(
+        self, oracle: Oracle, x: Images, goal: Goal, which: Indices, steps: int, best: Images, nearest: PerImage
+    ) -> None:
+        """The search from `x`; what is nearer than before goes into `best` and `nearest`."""
+        image, delta, size = x.clone(), torch.zeros_like(x), torch.zeros_like(nearest)
+        radius = torch.full_like(size, self.init_norm)
         for step in range(steps):
             logits, _, gradient = oracle.ascent(image, CrossEntropy(), goal, which)
             reached = clearly(goal, logits)
@@ -97,11 +118,6 @@ class DDN(Attack):
             image = self._place(delta.add_(x))
             delta = image - x
             size = L2.size(delta)
-        won = torch.where(nearest.isfinite())[0]
-        if self.levels is None:
-            best[won] = polish(oracle, x[won], best[won], goal[won], L2, self.box, self.polish, which[won])
-        found[which] = best
-        return found
 
     def _place(self, image: Images) -> Images:
         """Onto the box and the grey levels, in place."""

@@ -12,7 +12,7 @@ from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal, Margin
 from steelman.norms import L0, L1, L2, TINY, Linf, Norm, column
 from steelman.randomness import Draws
-from steelman.types import Images
+from steelman.types import Images, Indices, PerImage
 
 _DUAL = {Linf: 1, L2: 2, L1: math.inf}
 
@@ -37,15 +37,18 @@ class FMN(Attack):
     polish     rounds of the last polish, default 1, 0 for none
 
     The look and the polish are ours, as in DDN: the search starts on the nearest of the boundaries linearised at x, in
-    L0 only where that is a success; and a polish tries the nearest point of the boundary linearised at the best image,
-    and halves the way back from there, or, in L0, the number of entries.
+    L0 only where that is a success, and where it fails, because that is too far away, once more at x; and a polish
+    tries the nearest point of the boundary linearised at the best image, and halves the way back from there, or, in L0,
+    the number of entries. On small networks and random images, 10 to 20 steps in Linf or L2 then fail on less than half
+    as many images.
     Paper and code differ: both go onto the ball, then to the box, which leaves a perturbation inside the ball, and with
     L2 on MNIST, where half of each step leaves the box, the estimate of the boundary then stalls short of it and 8 in
     10 images fail. We go to the box first; the ball's projection stays in it. Their start from an image of another
     class has no place here.
 
     Cost: `steps` gradient passes: classes - 1 for the first look, 1 per round of polish, the rest with a forward pass
-    each; the first look 1 forward pass more (L0: 2), the polish up to 7 per round (L0: 12).
+    each; the first look 1 forward pass more (L0: 2), the polish up to 7 per round (L0: 12). Where the first search
+    fails, up to `steps` of both more.
     Reference: Maura Pintor, Fabio Roli, Wieland Brendel and Battista Biggio, "Fast minimum-norm adversarial attacks
     through adaptive norm constraints", NeurIPS 2021, algorithm 1.
     """
@@ -76,6 +79,21 @@ class FMN(Attack):
         if self.norm is L0 and self.classes > 1:
             reached = clearly(goal, oracle.logits(image, which))
             image = torch.where(column(reached, x), image, x)
+        best, nearest = self._descend(oracle, x, image, goal, which, steps)
+        failed = torch.where(nearest.isinf())[0]
+        if len(failed) and self.classes > 1:
+            clean, aim, place = x[failed], goal[failed], which[failed]
+            steps = left_over(self.steps, self.polish)
+            best[failed], nearest[failed] = self._descend(oracle, clean, clean, aim, place, steps)
+        won = torch.where(nearest.isfinite())[0]
+        best[won] = polish(oracle, x[won], best[won], goal[won], self.norm, self.box, self.polish, which[won])
+        found[which] = best
+        return found
+
+    def _descend(
+        self, oracle: Oracle, x: Images, image: Images, goal: Goal, which: Indices, steps: int
+    ) -> tuple[Images, PerImage]:
+        """The search from `image` on: the nearest success of each image and its norm, infinite where there is none."""
         delta = image - x
         size = self.norm.size(delta)
         radius = size.clamp(min=1) if self.norm is L0 else torch.full_like(size, torch.inf)
@@ -100,7 +118,4 @@ class FMN(Attack):
             delta = self.norm.project(image - x, radius)
             image = within(x + delta, self.box)  # which rounding may leave
             size = self.norm.size(delta)
-        won = torch.where(nearest.isfinite())[0]
-        best[won] = polish(oracle, x[won], best[won], goal[won], self.norm, self.box, self.polish, which[won])
-        found[which] = best
-        return found
+        return best, nearest
