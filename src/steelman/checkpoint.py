@@ -14,9 +14,10 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
+from steelman.decoding import decoding, parse_json
 from steelman.files import UNSEALED, is_whole, replacing, sealed, writable
 from steelman.networks.building import description_of, device, network_of
 from steelman.trust import named_in
@@ -95,7 +96,15 @@ def trained_weights(folder: Path, name: str = "best", net: str = CLASSIFIER) -> 
     Raises:
         ValueError: the training had no such player.
     """
-    path = folder / f"{name}.safetensors"
+    return weights_in(folder / f"{name}.safetensors", net)
+
+
+def weights_in(path: Path, net: str = CLASSIFIER) -> dict[str, Tensor]:
+    """The weights of a network in a checkpoint.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no checkpoint, or it has no such network.
+    """
     return _weights(load(path), net, path)
 
 
@@ -121,8 +130,18 @@ def network(path: Path | str, name: str = CLASSIFIER) -> nn.Module:
     found = described[name]
     with torch.random.fork_rng([]), named_in(file):
         built = network_of(found.network, found.shape, found.classes)
-    built.load_state_dict(weights)
+    fill(built, weights, file)
     return built.to(device()).eval()
+
+
+def fill(network: nn.Module, weights: dict[str, Tensor], file: Path) -> None:
+    """Put the weights of a checkpoint into a network.
+
+    Raises:
+        ValueError: they are of another network.
+    """
+    with decoding(file, f"a checkpoint of this {type(network).__name__}", "It is of another network, or damaged"):
+        network.load_state_dict(weights)
 
 
 def shared_network(path: Path | str, name: str = CLASSIFIER) -> nn.Module:
@@ -160,32 +179,38 @@ def _read(path: Path, device: torch.device | str) -> tuple[dict[str, Any], dict[
             f"{path} is not a readable checkpoint: its bytes are not those that were written (it was truncated or "
             "damaged). Delete it, or put a whole copy in its place"
         )
-    try:
-        said = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")]).get("__metadata__", {})
+    with decoding(path, "a readable checkpoint"):
+        said = parse_json(raw[8 : 8 + int.from_bytes(raw[:8], "little")]).get("__metadata__", {})
+        header: Any = None
         if FORMAT in said and start.startswith(_START):
-            header = json.loads(said[FORMAT])
+            header = parse_json(said[FORMAT])
         elif said.get("format") == BEFORE:
-            header = {"networks": {}, "state": json.loads(said["state"])}
-        else:
-            raise ValueError(f"{path} is a safetensors file, but not a checkpoint of this version ({FORMAT})")
+            header = {"networks": {}, "state": parse_json(said["state"])}
+    if header is None:
+        raise ValueError(f"{path} is a safetensors file, but not a checkpoint of this version ({FORMAT})")
+    with decoding(path, "a readable checkpoint"):
         tensors = {name: value.to(device) for name, value in safetensors.torch.load(raw).items()}
         described = {
             name: Description(found["network"], tuple(found["shape"]), found["classes"])
             for name, found in header["networks"].items()
         }
-        return _unpack(header["state"], tensors), described
-    except (SafetensorError, KeyError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a readable checkpoint ({error}); it may be truncated or corrupt") from error
+        state = _unpack(header["state"], tensors)
+        if not isinstance(state, dict):
+            raise ValueError("it holds no state")
+        return state, described
 
 
 def _weights(state: dict[str, Any], name: str, path: Path) -> dict[str, Tensor]:
     nets = state.get("nets", state)
+    nets = nets if isinstance(nets, dict) else {}
     if name not in nets:
         there = ", ".join(each for each in nets if isinstance(nets[each], dict))
         raise ValueError(
             f"{path} has no {name}, only {there or 'other things'}: its defence trains no such network (`steelman "
             "attack-train` trains a generator against a classifier)"
         )
+    if not isinstance(nets[name], dict):
+        raise ValueError(f"{path}: its {name} is no state dict, but a {type(nets[name]).__name__}")
     return nets[name]
 
 

@@ -33,7 +33,7 @@ def decoding(
     except Exception as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a seek before the start
             raise
-        raise ValueError(f"{path} is not {what} ({one_line(error)}). {remedy}") from error
+        raise ValueError(f"{path} is not {what}: {one_line(error).rstrip('.')}. {remedy}") from error
 
 
 def one_line(error: BaseException) -> str:

@@ -139,7 +139,7 @@ def _holder(path: Path) -> str:
         said = json.loads(path.read_text())
         since = datetime.fromtimestamp(path.stat().st_mtime).isoformat(" ", "minutes")
         return f"process {said['process']} on {said['host']} since {since} ({said['command']})"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "another process"
 
 

@@ -84,7 +84,7 @@ class Run:
         """The trained network, in evaluation mode; `like` is any split of its data."""
         with named_in(self.folder / "recipe.toml"):
             model = build(self.recipe, like, fitted=False)
-        model.load_state_dict(trained_weights(self.folder, self.which))
+        checkpoint.fill(model, trained_weights(self.folder, self.which), self.checkpoint)
         return model.to(device()).eval()
 
     def player(self, name: str, like: Dataset) -> nn.Module:
@@ -92,7 +92,7 @@ class Run:
         state = trained_weights(self.folder, self.which, name)
         with torch.random.fork_rng([]):
             player = self.recipe.defence.players(like)[name].network
-        player.load_state_dict(state)
+        checkpoint.fill(player, state, self.checkpoint)
         return player.to(device()).eval()
 
     def generator(self, adversary: Adversary, like: Dataset) -> nn.Module:
@@ -269,7 +269,7 @@ def _beside(path: Path, name: str) -> str:
 def _reference(run: Run, images: Dataset) -> nn.Module:
     try:
         return run.network(images)
-    except RuntimeError as error:
+    except ValueError as error:
         raise ValueError(
             f"the network of {run.folder} is not for {images.name}, so it cannot guide: {error}"
         ) from error
@@ -298,8 +298,8 @@ def _begin(model: nn.Module, recipe: Recipe, starts: list[Run]) -> None:
         raise ValueError(f"start: {len(starts)} recipes for {len(parts)} networks; an Ensemble has one for each member")
     for part, start in zip(parts, starts, strict=True):
         try:
-            part.load_state_dict(trained_weights(start.folder, start.which))
-        except RuntimeError as error:
+            checkpoint.fill(part, trained_weights(start.folder, start.which), start.checkpoint)
+        except ValueError as error:
             raise ValueError(f"this recipe's network is not that of {start.folder}, its start: {error}") from error
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
 _WHITE_16 = 65535
+_REMEDY = "It may be truncated, damaged or far too large: save it again"
 _SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
 
 
@@ -110,7 +111,7 @@ def _read(file: Path, mode: str) -> "PIL.Image.Image":
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         # Of the formats, only those of these names: others run programs, such as Ghostscript.
-        with decoding(file, "a picture"), Image.open(file, formats=_FORMATS) as picture:
+        with decoding(file, "a picture", _REMEDY), Image.open(file, formats=_FORMATS) as picture:
             problem, deep = _problem(picture), picture.mode in _DEEP
             image = None if problem else ImageOps.exif_transpose(picture).convert("F" if deep else mode)
     if image is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from steelman import attacks, config
 from steelman.attacks.attack import Attack
 from steelman.attacks.from_prediction import FromPrediction
+from steelman.decoding import decoding, parse_json
 from steelman.evaluation.records import CLEAN, Provenance, Record, record_of
 from steelman.evaluation.schema import COLUMNS, completed
 from steelman.evaluation.table import ABOUT, Evaluation
@@ -28,7 +29,7 @@ def tables(table: "pyarrow.Table") -> tuple[dict[str, Evaluation], list[str]]:
     import pyarrow
     from pyarrow import compute
 
-    about: dict[str, str] = json.loads((table.schema.metadata or {}).get(ABOUT, b"{}"))
+    about: dict[str, str] = parse_json((table.schema.metadata or {}).get(ABOUT, b"{}"))
     seed, made = int(about.get("seed", 0)), _made(about)
     found, lacking = {}, list[str]()
     for space in table["space"].unique().to_pylist():
@@ -38,7 +39,7 @@ def tables(table: "pyarrow.Table") -> tuple[dict[str, Evaluation], list[str]]:
         ids = pyarrow.array([records[name].id for name in rows["attack"].to_pylist()], pyarrow.string())
         rows, missing = completed(rows.drop_columns(list(GONE)).append_column("record", ids))
         lacking += [name for name in missing if name != "pixels" and name not in lacking]
-        for name, of, norm, eps in json.loads(about.get("unmet", "[]")):
+        for name, of, norm, eps in parse_json(about.get("unmet", "[]")):
             if of == space and name not in records:
                 records[name] = Record(name, norm=norm, eps=eps, asked="survivors", seed=seed, made=made)
         probes = [
@@ -59,12 +60,11 @@ def transfer(path: Path) -> tuple[str, dict[str, Evaluation]]:
     Raises:
         ValueError: the file is not whole, or not of a transfer.
     """
-    import pyarrow
     from pyarrow import compute, parquet
 
-    try:
-        whole = parquet.read_table(path)
-        told = json.loads((whole.schema.metadata or {})[TRANSFER])
+    with decoding(path, "a saved transfer"):
+        whole = parquet.read_table(path, page_checksum_verification=True)
+        told = parse_json((whole.schema.metadata or {})[TRANSFER])
         attack, white = told["attack"], {tuple(pair) for pair in told["white"]}
         found = {}
         for target, about in told["targets"].items():
@@ -74,8 +74,6 @@ def transfer(path: Path) -> tuple[str, dict[str, Evaluation]]:
                 lambda record, to=target: _crafted(record, attack, to, told["sources"], white)
             )
         return attack, found
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a saved transfer: {error!r}") from error
 
 
 def _crafted(record: Record, attack: str, target: str, sources: list[str], white: set[tuple[str, ...]]) -> Record:

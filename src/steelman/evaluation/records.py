@@ -167,7 +167,18 @@ class Record:
         known = {item.name for item in fields(Record)}
         made = {item.name: told.get("made", {}).get(item.name, "") for item in fields(Provenance)}
         values = {key: value for key, value in told.items() if key in known and key != "made"}
-        return Record(**values, made=Provenance(**made))
+        for key, value in values.items():
+            if not isinstance(value, _KINDS.get(key, str)):
+                raise ValueError(f"the {key} of a record cannot be {value!r:.40}")
+        return Record(**values, made=Provenance(**{key: str(value) for key, value in made.items()}))
+
+
+_KINDS: dict[str, Any] = dict.fromkeys(("steps", "images", "seed"), int) | {
+    "settings": Mapping | None,
+    "norm": str | None,
+    "eps": int | float | None,
+}
+"""What the fields of a record are in a file; all others are texts."""
 
 
 @cache

@@ -91,13 +91,19 @@ def table_of(met: Sequence[Met], probes: Sequence[str] = ()) -> "pyarrow.Table":
 
 
 def completed(table: "pyarrow.Table") -> "tuple[pyarrow.Table, list[str]]":
-    """A table with all columns, and the names of those that it lacked.
+    """A table with all columns, each of its type, and the names of those that it lacked.
 
     Raises:
-        ValueError: it lacks a column that nothing can stand for.
+        ValueError: it lacks a column that nothing can stand for, or one has another type, or empty cells.
     """
     import pyarrow
 
+    for name in table.column_names:
+        if name in COLUMNS:
+            column = table[name].cast(pyarrow.type_for_alias(COLUMNS[name].kind))
+            if column.null_count:
+                raise ValueError(f"the column {name} has empty cells")
+            table = table.set_column(table.column_names.index(name), name, column)
     lacking = [name for name in COLUMNS if name not in table.column_names]
     for name in lacking:
         if COLUMNS[name].missing is None:
@@ -105,6 +111,13 @@ def completed(table: "pyarrow.Table") -> "tuple[pyarrow.Table, list[str]]":
         kind = pyarrow.type_for_alias(COLUMNS[name].kind)
         table = table.append_column(name, pyarrow.array([COLUMNS[name].missing] * table.num_rows, kind))
     return table, lacking
+
+
+def check_records(table: "pyarrow.Table", records: Sequence[Record]) -> None:
+    """Raises ValueError where rows name an attack or a record that there is not."""
+    for column, there in (("attack", {each.name for each in records}), ("record", {each.id for each in records})):
+        if strange := set(table[column].unique().to_pylist()) - there:
+            raise ValueError(f"rows are of the {column} {min(strange)!r}, of which there is no record")
 
 
 def _array(value: Any, count: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """One row per image and attack: what evaluation writes, and all that every measure, curve and report reads."""
 
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steelman.decoding import decoding, parse_json, refuse_bomb
 from steelman.evaluation.records import CLEAN, Provenance, Record
-from steelman.evaluation.schema import VERSION, completed
+from steelman.evaluation.schema import VERSION, check_records, completed
 from steelman.files import UNSEALED, is_whole, replacing, sealed
 
 if TYPE_CHECKING:
     import pyarrow
+
+SEAL = rb'"file": "([0-9a-f]{64})"'
+"""Where a file has its own hash, in the JSON of its metadata; in a text within that, quotes have backslashes."""
 
 ABOUT = b"steelman"
 """Where the table's Parquet file says what it is of."""
@@ -87,7 +92,7 @@ class Evaluation:
     def about(self) -> dict[str, Any]:
         """What the table is of, as it travels in its metadata."""
         said = (self.table.schema.metadata or {}).get(ABOUT)
-        return {"records": [], "probes": [], "space": "pixels"} if said is None else json.loads(said)
+        return {"records": [], "probes": [], "space": "pixels"} if said is None else parse_json(said)
 
     @cached_property
     def records(self) -> tuple[Record, ...]:
@@ -317,15 +322,11 @@ def _needed(name: str) -> Any:
 
 def read_spaces(path: str | Path) -> dict[str, Evaluation]:
     """The tables in a file, by space; only older versions wrote two into one. See `Evaluation.load`."""
-    import pyarrow
-
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no evaluation table at {path}; `evaluate` and `save` make one")
-    try:
+    with decoding(path, "a whole evaluation table"):
         found, lacking = _read(path.read_bytes())
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a whole evaluation table: {error}") from error
     if lacking:
         warnings.warn(
             f"{path} was written by a version that had no {', '.join(lacking)}: what needs that is not measured",
@@ -341,13 +342,18 @@ def _read(raw: bytes) -> tuple[dict[str, Evaluation], list[str]]:
 
     from steelman.evaluation import older
 
-    table = parquet.read_table(pyarrow.BufferReader(raw), page_checksum_verification=True)
+    if (seal := re.search(SEAL, raw)) and not is_whole(raw, seal[1].decode()):
+        raise ValueError("it has changed since it was written")  # before anything reads what is damaged
+    file = parquet.ParquetFile(pyarrow.BufferReader(raw), page_checksum_verification=True)
+    refuse_bomb(8 * file.metadata.num_rows * file.metadata.num_columns, len(raw))
+    table = file.read()
     about = Evaluation(table).about
     if "format" not in about and "parameters" in table.column_names:
         return older.tables(table)
-    said = about.pop("file")  # empty where somebody else has written the table
-    if said and not is_whole(raw, said):
-        raise ValueError("it has changed since it was written")
+    if about.pop("file") and not seal:  # empty where somebody else has written the table
+        raise ValueError("its hash is not where it was written")
     table, lacking = completed(table)
-    records = map(Record.of, about.pop("records"))
-    return {about["space"]: Evaluation.of(table, records, **about)}, lacking
+    records = [Record.of(each) for each in about.pop("records")]
+    found = Evaluation.of(table, records, **about)
+    check_records(table, records)
+    return {found.space: found}, lacking

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from steelman.decoding import decoding
+
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 CLASSES = ("tensor(int64)", "tensor(int32)")
 
@@ -66,10 +68,11 @@ class Onnx(nn.Module):
     def _ask(self, images: np.ndarray) -> np.ndarray:
         """Where the batch is fixed, the last one is filled up."""
         filled = images if self.batch is None else np.resize(images, (self.batch, *images.shape[1:]))
-        try:
-            return self.session.runs.run([self.output], {self.input: filled})[0][: len(images)]
-        except Exception as error:  # as above
-            raise ValueError(f"{self.path} failed on {filled.shape} images: {str(error).splitlines()[0]}") from error
+        with decoding(self.path, f"a model that answers on images of shape {filled.shape}"):
+            answer = self.session.runs.run([self.output], {self.input: filled})[0]
+            if not isinstance(answer, np.ndarray) or answer.ndim == 0 or len(answer) != len(filled):
+                raise ValueError(f"it gave {getattr(answer, 'shape', type(answer).__name__)} for {len(filled)} images")
+        return answer[: len(images)]
 
     def extra_repr(self) -> str:
         return f"{Path(self.path).name}, sha256 {self.session.digest}"
@@ -89,10 +92,8 @@ class _Session:
         options.log_severity_level = 3  # errors, which are raised here
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         providers = [each for each in wanted if each in onnxruntime.get_available_providers()]
-        try:
+        with decoding(path, "a readable ONNX model"):
             self.runs: Any = onnxruntime.InferenceSession(path, options, providers=providers)
-        except Exception as error:  # ONNX Runtime's own exceptions have no common class
-            raise ValueError(f"{path} is not a readable ONNX model: {str(error).splitlines()[0]}") from error
 
     def __reduce__(self) -> tuple[type, tuple[str], dict[str, str]]:
         return type(self), (self.path,), {"digest": self.digest}

@@ -2,18 +2,19 @@
 
 import difflib
 import pickle
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from steelman import checkpoint
+from steelman.decoding import decoding, one_line, refuse_bomb
 from steelman.naming import nearest
-from steelman.types import CLASSIFIER
 
 PREFIXES = ("module.", "model.", "_orig_mod.", "network.", "net.")
 """What wrappers put before the names: DataParallel, a normalising model, torch.compile."""
@@ -35,31 +36,54 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"there is no file {path}")
     if path.suffix == ".safetensors":
         return _safe(path)
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    held, pickled = None, ""
+    with decoding(path, "a readable file of torch.save"):
+        _check_archive(path)
+        try:
+            held = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            reason = re.search(r"WeightsUnpickler error: ([^\n]*)", str(error))
+            pickled = reason[1][:200] if reason else "it cannot be unpickled"
+    if pickled:
         raise ValueError(
             f"{path} holds more than tensors and plain values, or is damaged, and nothing here is unpickled: save "
-            f"model.state_dict() alone ({str(error).splitlines()[0]})"
-        ) from error
-    except (RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable file of torch.save: {str(error).splitlines()[0]}") from error
+            f"model.state_dict() alone ({one_line(ValueError(pickled))})"
+        )
     return _inside(held, path)
 
 
+def _check_archive(path: Path) -> None:
+    """The checksums of an archive, which torch does not look at. Files of torch before 1.6, and those that were saved
+    without checksums, have none.
+
+    Raises:
+        ValueError, zipfile.BadZipFile: something in it is damaged, or claims to be far larger than the file.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_ZIP)) != _ZIP:
+            return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        refuse_bomb(sum(member.file_size for member in members), path.stat().st_size)
+        if any(member.CRC for member in members) and (damaged := archive.testzip()):
+            raise ValueError(f"{damaged} in it fails its checksum")
+
+
+_ZIP = b"PK\x03\x04"
+
+
 def _safe(path: Path) -> dict[str, Tensor]:
-    try:
-        if checkpoint.is_checkpoint(path):
-            state = checkpoint.load(path)
-            return state.get("nets", state)[CLASSIFIER]
-        return safetensors.torch.load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file ({error}); it may be truncated") from error
+    with decoding(path, "a readable safetensors file"):
+        ours = checkpoint.is_checkpoint(path)
+        state = {} if ours else safetensors.torch.load_file(path)
+    return checkpoint.weights_in(path) if ours else state
 
 
 def _inside(held: Any, path: Path) -> dict[str, Tensor]:
     """The state dict, out of what it is wrapped in."""
-    while isinstance(held, Mapping):
+    for _ in range(len(INSIDE)):
+        if not isinstance(held, Mapping):
+            break
         within = next((held[name] for name in INSIDE if isinstance(held.get(name), Mapping)), None)
         if within is None:
             break
@@ -102,7 +126,8 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
         problems.append(_first(shapes))
     if problems:
         raise ValueError(f"{where} does not fit {type(network).__name__}: {'; '.join(problems)}")
-    network.load_state_dict(given)
+    with decoding(where, f"a state dict of {type(network).__name__}", "Save model.state_dict() alone"):
+        network.load_state_dict(given)
 
 
 def _bare(name: str, wanted: Mapping[str, Tensor]) -> str:
