@@ -83,6 +83,38 @@ def test_bibtex_of_a_paper():
     )
 
 
+def test_bibtex_of_a_paper_that_arxiv_alone_has():
+    @dataclass(frozen=True)
+    class Preprint:
+        """One.
+
+        Cost: none.
+        Reference: Ann Ab-Ox, "Of it", arXiv 2019, 1910.09338, section 3; Bo Cy, "No", ICML 2019, 1910.09338.
+        """
+
+    preprint, paper = card(Preprint).papers
+    assert (preprint.eprint, paper.eprint) == ("1910.09338", "")
+    assert preprint.bibtex() == (
+        "@misc{abox2019of,\n"
+        "  author        = {Ann Ab-Ox},\n"
+        "  title         = {{Of it}},\n"
+        "  year          = {2019},\n"
+        "  eprint        = {1910.09338},\n"
+        "  archivePrefix = {arXiv},\n"
+        "}"
+    )
+
+
+@pytest.mark.parametrize("read", [each for each in methods() if "arXiv" in each.reference], ids=lambda read: read.name)
+def test_every_reference_to_arxiv_has_its_number(read):
+    preprints = [paper for paper in read.papers if paper.venue == "arXiv"]
+    assert read.reference.count("arXiv") == len(preprints) > 0
+    for paper in preprints:
+        (year,) = re.fullmatch(r"(\d\d)(?:0[1-9]|1[0-2])\.\d{4,5}", paper.eprint).groups()  # pyright: ignore
+        assert 2000 + int(year) == paper.year, "the year of the number"
+        assert f"  eprint        = {{{paper.eprint}}},\n" in cite([read.name])
+
+
 def test_methods_are_the_public_attacks_defences_and_filters():
     names = {kind: set() for kind in cards.KINDS.values()}
     for item in methods():
@@ -113,7 +145,7 @@ def test_cite_prints_references_and_each_paper_once():
     text = cite(["PGD", "AdversarialTraining", "PGD", "Plain"])
     plain, *entries = text.split("\n\n")
     assert [line.split(":")[0] for line in plain.splitlines()] == ["PGD", "AdversarialTraining", "Plain"]
-    assert [re.match(r"@inproceedings\{(\w+),", entry)[1] for entry in entries] == [  # pyright: ignore
+    assert [re.match(r"@\w+\{(\w+),", entry)[1] for entry in entries] == [  # pyright: ignore
         "madry2018towards",
         "gowal2019an",
         "goodfellow2015explaining",
@@ -127,7 +159,11 @@ def test_cite_without_a_name_prints_all():
     assert all(f"\n{item.name}: " in f"\n{text}" for item in methods())
     for entry in text.split("\n\n")[1:]:
         assert entry.count("{") == entry.count("}")
-        assert re.findall(r"^  (\w+) += \{.+\},$", entry, re.M) == ["author", "title", "booktitle", "year"]
+        named = ["author", "title", "booktitle", "year"]
+        if entry.startswith("@misc"):
+            named = ["author", "title", "year", "eprint", "archivePrefix"]
+        assert re.findall(r"^  (\w+) += \{.+\},$", entry, re.M) == named
+        assert re.fullmatch(r"@\w+\{\w+,\n(  \w+ += \{.+\},\n)+\}", entry)
 
 
 @pytest.mark.parametrize(("wrong", "right"), [("pgd", "PGD"), ("DeepFoul", "DeepFool"), ("deepdefence", "DeepDefense")])

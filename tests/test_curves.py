@@ -32,6 +32,7 @@ from steelman.evaluation import (
     figures,
     named_measure,
     reference_epsilon,
+    robust_accuracy,
     robustness_curve,
     success_rates,
 )
@@ -92,6 +93,35 @@ def test_a_curve_is_the_share_that_stands_at_every_radius():
         assert found.at(radius) == sum(size > radius for size in smallest) / 8
     assert found.points == ()
     assert curve(table, L2, ["one"]).at(0.25) == 3 / 8
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_point_contradicts_the_curve_which_is_the_robust_accuracy(seed: int):
+    """A weak minimal attack, such as a short HopSkipJump, once had a line above the markers of bounded attacks."""
+    table = made_up.table_of(made_up.made_up(seed=seed))
+    for norm, radii in ((Linf, (0.0, 0.03, 0.05, 0.1, 0.3)), (L2, (0.0, 0.2, 0.5, 0.9, 3.0))):
+        found = curve(table, norm)
+        assert len(found.radius) > 1
+        for radius in radii:
+            assert found.at(radius) == pytest.approx(robust_accuracy(table, norm, radius).value)
+        for name, eps, share in found.points:
+            assert found.at(eps) <= share, name
+    spared = made_up.table_of(
+        [row for row in made_up.made_up(seed=seed) if row["attack"] != "weak" or row["image"] % 2]
+    )
+    assert len(curve(spared, Linf).radius) > 1
+
+
+def test_a_perturbation_of_exactly_the_radius_counts_at_the_radius():
+    sizes = np.array([0.1 * (1 + 3e-6), 0, 0, 0, 0, 0, 0, 0])
+    table = table_of(
+        {
+            "near": {"wrong": wrong(5), "norm": "Linf", "eps": math.nan, "size": np.full(8, 0.7)},
+            "edge": {"wrong": wrong(0), "eps": 0.1, "size": sizes},
+        }
+    )
+    found = curve(table, Linf)
+    assert found.at(0.1) == robust_accuracy(table, Linf, 0.1).value == 4 / 8
 
 
 BOUNDED = {
@@ -343,7 +373,7 @@ def test_a_curve_and_its_attacks_are_drawn_together():
     table = table_of({"near": {"wrong": wrong(0, 2, 5), "norm": "Linf", "eps": math.nan, "size": sizes}, **BOUNDED})
     found = curve(table, Linf)
     (axes,) = draw_curves({"model": found}).axes
-    assert drawn(axes, "model")[:3] == [(0, 5 / 8), (0.2, 4 / 8), (0.3, 3 / 8)]
+    assert drawn(axes, "model")[:3] == [(0, 5 / 8), (0.1, 2 / 8), (0.3, 1 / 8)]
     assert sorted(drawn(axes, "_model")) == [(0.1, 2 / 8), (0.1, 4 / 8), (0.3, 1 / 8)]
 
 

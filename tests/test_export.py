@@ -39,13 +39,13 @@ from steelman.evaluation import (
     rho_cw,
     robust_accuracy,
     transfer_table,
-    worst_case,
     write,
 )
 from steelman.evaluation.checkup.checkup import Checkup, Finding
 from steelman.evaluation.measures import Measure
 from steelman.evaluation.records import CLEAN, Record, record_of
 from steelman.evaluation.report.entry import comparable
+from steelman.evaluation.report.markdown import report_markdown
 from steelman.evaluation.report.paper_table import md
 from steelman.evaluation.report.results import SCHEMA
 from steelman.evaluation.transfer.crafted import Crafted
@@ -127,6 +127,21 @@ def columns(table: PaperTable, row: int = 0) -> dict[str, object]:
     return {str(column): cell for column, cell in zip(table.columns, table.cells[row], strict=True)}
 
 
+def test_every_kind_of_accuracy_is_explained_beside_its_table(entries):
+    """Robust accuracy, Min and accuracies differ by fractions: a reader is told why."""
+    lines = ["Accuracy under an attack:", "Robust accuracy: no attack", "Min: the lowest accuracy"]
+    shown = measures_table(entries[:1])
+    for text in (shown.markdown(), shown.caption, report_markdown(entries[:1])):
+        assert all(line in text for line in lines)
+    l2l = paper_table(entries[:1], "l2l-da")
+    assert [line in l2l.caption for line in lines] == [False, True, True]
+    found = entries[0].measures
+    assert dict(columns(l2l))["Linf 0.1 Robust accuracy"] == found["robust accuracy, Linf 0.1"]
+    assert dict(columns(l2l))["Linf 0.1 Min"] == found["Min, Linf 0.1"]
+    assert "Robust accuracy:" in paper_table(entries[:1], "mma").caption
+    assert "Min" not in paper_table([entry("m", 3, reference_rows())], "deep-defense").caption
+
+
 def test_each_paper_has_its_columns(entries):
     first = entries[0].evaluation
     deep = columns(paper_table([entry("m", 3, reference_rows())], "auto"))
@@ -137,7 +152,7 @@ def test_each_paper_has_its_columns(entries):
         "Natural": clean_accuracy(first),
         **{name: accuracy(first, name) for name in ("weak", "strong", "small")},
         "Linf 0.1 Min": minimum(first, linf),
-        "Linf 0.1 Worst case": worst_case(first, linf),
+        "Linf 0.1 Robust accuracy": robust_accuracy(first, Linf, 0.1),
     }
     pgn = columns(paper_table(entries[:1], "pgn"))
     assert pgn["nearest mean"] == rho_cw(first, "nearest")

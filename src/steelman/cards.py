@@ -7,7 +7,7 @@ them or an empty line. A reference is
     Authors, "Title", Venue Year, section.
 
 with "and" before the last author; several are divided by semicolons; where there is no paper, a text that begins with
-"none".
+"none". A paper that arXiv alone has is "arXiv Year, number, section".
 """
 
 import dataclasses
@@ -40,18 +40,20 @@ KINDS: dict[type, str] = {
 }
 
 PAPER = re.compile(r'(?P<authors>[^"]+), "(?P<title>[^"]+)", (?P<venue>.+?) (?P<year>\d{4})(, (?P<place>.+))?')
+ARXIV, NUMBER = "arXiv", re.compile(r"\d{4}\.\d{4,5}\b")
 LABEL = re.compile(r"(Cost|Reference|Raises)\b ?([^:]*):\s*(.*)")
 FIELD = re.compile(r"(\w+(?:, \w+)*)  +(\S.*)")
 
 
 @dataclass(frozen=True)
 class Paper:
-    """What a reference names."""
+    """What a reference names; `eprint` is its number at arXiv, where that is its venue."""
 
     authors: tuple[str, ...]
     title: str
     venue: str
     year: int
+    eprint: str = ""
 
     @property
     def key(self) -> str:
@@ -63,11 +65,13 @@ class Paper:
         entries = {
             "author": " and ".join(self.authors),
             "title": "{" + self.title + "}",  # a second pair of braces keeps capitals as they are
-            "booktitle": self.venue,
+            **({} if self.eprint else {"booktitle": self.venue}),
             "year": str(self.year),
+            **({"eprint": self.eprint, "archivePrefix": ARXIV} if self.eprint else {}),
         }
-        lines = (f"  {name:<9} = {{{value}}},\n".replace("&", r"\&") for name, value in entries.items())
-        return f"@inproceedings{{{self.key},\n{''.join(lines)}}}"
+        wide = max(map(len, ("booktitle", *entries)))
+        lines = (f"  {name:<{wide}} = {{{value}}},\n".replace("&", r"\&") for name, value in entries.items())
+        return f"@{'misc' if self.eprint else 'inproceedings'}{{{self.key},\n{''.join(lines)}}}"
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,17 @@ class Card:
                 match["title"],
                 match["venue"],
                 int(match["year"]),
+                _eprint(match["venue"], match["place"]),
             )
             for match in found
             if match is not None
         )
+
+
+def _eprint(venue: str, place: str | None) -> str:
+    """The number with which the place in a paper of arXiv's begins."""
+    found = re.match(NUMBER, place or "")
+    return found[0] if venue == ARXIV and found else ""
 
 
 def _authors(text: str) -> list[str]:

@@ -28,7 +28,7 @@ class Surrogate(Around):
 
     Cost: 1 forward pass on the model, to check it; the attack's passes on the surrogate, which are not counted.
     Reference: Nicolas Papernot, Patrick McDaniel and Ian Goodfellow, "Transferability in machine learning: from
-    phenomena to black-box attacks using adversarial samples", arXiv 2016, section 2.
+    phenomena to black-box attacks using adversarial samples", arXiv 2016, 1605.07277, section 2.
 
     Raises:
         ValueError: the surrogate is neither a model nor a path, or answers for other classes; its checkpoint is damaged

@@ -42,7 +42,7 @@ class JacobianRegularisation(GradientPenalty):
     one batched pass took 1.1 to 1.9 times as long, copies of the batch 1.7 to 3 times.
     Reference: Daniel Jakubovitz and Raja Giryes, "Improving DNN robustness to adversarial attacks using Jacobian
     regularization", ECCV 2018, section 3; Judy Hoffman, Daniel A. Roberts and Sho Yaida, "Robust learning with Jacobian
-    regularization", arXiv 2019, section 2.
+    regularization", arXiv 2019, 1908.02729, section 2.
 
     Raises:
         ValueError: a compiled network, which cannot be differentiated twice; one class; weight negative or not finite;

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from steelman.evaluation.measures import minimum, worst_case
+from steelman.evaluation.report.explained import explained
 from steelman.evaluation.report.paper_table import Cell, Column, PaperTable
 from steelman.evaluation.table import Evaluation
 from steelman.evaluation.transfer.transfer import Transfer
@@ -80,6 +81,7 @@ def black_box_table(transfers: Sequence[Transfer], sources: Sequence[str] | None
     if summed:
         columns += [Column("Min"), Column("Worst case")]
     said = f"Crafted on {chosen[0]}, tested on the rows." if len(chosen) == 1 else "Black box, tested on the rows."
+    said = " ".join([said, *explained(column.label for column in columns)])
     return PaperTable(said, "Model", tuple(columns), transfers[0].targets, tuple(rows))
 
 

@@ -19,10 +19,10 @@ from steelman.evaluation.measures import (
     smallest_norms,
     success_rate,
 )
-from steelman.evaluation.measures.accuracies import met
 from steelman.evaluation.measures.measure import share
 from steelman.evaluation.measures.rows import rows
 from steelman.evaluation.records import shown
+from steelman.evaluation.schema import ROUNDING
 from steelman.evaluation.table import Evaluation
 from steelman.norms import NORMS, Norm
 
@@ -47,7 +47,7 @@ class Curve:
     """The share of images whose smallest adversarial perturbation is longer than r, for every r.
 
     A step function: from `radius[i]` up to the next radius it is `accuracy[i]`; `radius[0]` is 0. `points` holds name,
-    eps and accuracy of each bounded attack in this norm.
+    eps and accuracy of each bounded attack in this norm, which stand on the curve or above it.
     """
 
     norm: Norm
@@ -61,33 +61,50 @@ class Curve:
 
 
 def curve(evaluation: Evaluation, norm: Norm, attacks: Sequence[str] | None = None) -> Curve:
-    """Accuracy versus radius, from each image's smallest perturbation over `attacks`.
+    """Accuracy versus radius, from each image's smallest perturbation over `attacks`: the robust accuracy at every r.
 
-    By default over the minimal attacks that minimise this norm; where there are none, only the points are left, and the
-    curve is its value at 0. It bounds the true robust accuracy from above: a better attack can only lower it.
+    By default over all attacks in the table, of whatever norm, so that no bounded attack's point stands below the line;
+    where no attack minimises this norm, only the points are left, and the curve is its value at 0. It bounds the true
+    robust accuracy from above: a better attack can only lower it.
 
     The point of a bounded attack is its accuracy; of one that met only the images that still stood, the share that
     nothing up to it has brought down within its radius.
     """
     own = {name: each for name, each in rows(evaluation).attacks.items() if each.norm == repr(norm)}
+    bounds, known = {name: each.eps for name, each in own.items() if each.bounded}, _known(evaluation)
     if attacks is None:
-        attacks = [name for name, each in own.items() if not each.bounded]
+        attacks = known if len(bounds) < len(own) else []
     points = tuple(
-        (name, each.eps, _standing(evaluation, name, norm, each.eps)) for name, each in own.items() if each.bounded
+        (name, eps, _standing(evaluation, name, norm, eps, known)) for name, eps in bounds.items() if name in known
     )
     if not attacks:
         return Curve(norm, np.zeros(1), np.array([clean_accuracy(evaluation).value]), points)
-    smallest = np.sort(smallest_norms(evaluation, norm, attacks))
+    smallest = smallest_norms(evaluation, norm, attacks)
+    for eps in bounds.values():  # a perturbation of exactly eps may read a little longer
+        smallest = np.where((smallest > eps) & (smallest <= eps * ROUNDING), eps, smallest)
+    smallest = np.sort(smallest)
     radius = np.unique(np.concatenate([[0.0], smallest[np.isfinite(smallest)]]))
     return Curve(norm, radius, 1 - np.searchsorted(smallest, radius, side="right") / len(smallest), points)
 
 
-def _standing(evaluation: Evaluation, attack: str, norm: Norm, eps: float) -> float:
+def _known(evaluation: Evaluation) -> list[str]:
+    """The attacks of which every image's answer is known: that met it, or were spared it since it had fallen."""
+    found = rows(evaluation)
+
+    def known(name: str) -> bool:
+        try:
+            return bool(found.chosen([name]))
+        except Unmeasured:
+            return False
+
+    return [name for name in found.attacks if known(name)]
+
+
+def _standing(evaluation: Evaluation, attack: str, norm: Norm, eps: float, known: Sequence[str]) -> float:
     try:
         return accuracy(evaluation, attack).value
     except Unmeasured:
-        names = met(evaluation)
-        return robust_accuracy(evaluation, norm, eps, names[: names.index(attack) + 1]).value
+        return robust_accuracy(evaluation, norm, eps, known[: known.index(attack) + 1]).value
 
 
 def attacked_norms(evaluation: Evaluation) -> list[Norm]:

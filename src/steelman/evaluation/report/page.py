@@ -17,6 +17,7 @@ from steelman.evaluation.curves.plots import PALETTE
 from steelman.evaluation.measures import Measure, clean_accuracy
 from steelman.evaluation.report import sections
 from steelman.evaluation.report.entry import Entry, comparable, measured
+from steelman.evaluation.report.explained import explained
 from steelman.evaluation.report.pictures import pictures
 from steelman.evaluation.report.verdict import listed, shared_threats, threat_name, verdict
 from steelman.evaluation.transfer.transfer import Transfer
@@ -65,6 +66,7 @@ def write_report(
         entries=entries,
         glance=_glance(entries),
         groups=_groups(entries),
+        explained=explained(measured(entries)),
         pictures=pictures(entries),
         missing=sections.missing(entries),
         waterfalls=sections.waterfalls(entries),

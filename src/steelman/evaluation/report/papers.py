@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from steelman.evaluation.measures import (
@@ -19,13 +20,13 @@ from steelman.evaluation.measures import (
     rho_cw,
     rho_inf,
     robust_accuracy,
-    worst_case,
 )
 from steelman.evaluation.measures.accuracies import met as attacks_met
 from steelman.evaluation.measures.accuracies import threats
 from steelman.evaluation.measures.summary import along_radii
 from steelman.evaluation.records import Record
 from steelman.evaluation.report.entry import Entry, comparable, measured
+from steelman.evaluation.report.explained import explained
 from steelman.evaluation.report.paper_table import Cell, Column, PaperTable
 from steelman.evaluation.table import Evaluation
 from steelman.evaluation.transfer.transfer import Transfer
@@ -79,7 +80,7 @@ def paper_table(entries: Sequence[Entry], shape: Shape = "auto", *, transfer: Se
            eps_ref) and 2 (l_2 of DeepFool, rho_inf, mean L2 of Carlini and Wagner's attack, accuracy under PGD, PASS).
            "efficient-defenses": its tables 2 and 3 (accuracy under minimal attacks, empirical robustness, distance to
            the training set, loss sensitivity).
-           "l2l-da": its table 2 (clean accuracy, one per bounded attack, Min), with the worst case by image beside Min,
+           "l2l-da": its table 2 (clean accuracy, one per bounded attack, Min), with the robust accuracy beside Min,
            which is never above it. "pgn": its table 2 (accuracies, or mean and median norms, black-box accuracies where
            there is a transfer of the attack, clean accuracy, seconds per epoch). "mma": its tables (clean accuracy,
            AvgAcc, AvgRobAcc, robust accuracy at each radius). "all": every measure. "auto" (default): the first of
@@ -103,8 +104,11 @@ def paper_table(entries: Sequence[Entry], shape: Shape = "auto", *, transfer: Se
         return paper_table(entries, "all", transfer=transfer)
     if not there:
         raise ValueError(f"these models were not measured by what a table of {shape} holds; take another shape")
+    labels = [label for place in there for column in (columns[place][0],) for label in (column.label, column.group)]
+    if shape == "mma":
+        labels.append("robust accuracy")
     return PaperTable(
-        f"{entries[0].evaluation.images} images.",
+        " ".join([f"{entries[0].evaluation.images} images.", *explained(labels)]),
         "Model",
         tuple(columns[place][0] for place in there),
         tuple(entry.name for entry in entries),
@@ -217,7 +221,8 @@ def _l2lda(seen: Seen) -> Iterator[Filled]:
         if len(names) > 1:
             where = f"{norm} {eps:.4g}" if len(seen.threats) > 1 else ""
             yield Column("Min", where), _all_of(names, minimum)
-            yield Column("Worst case", where), _all_of(names, worst_case)
+            robust = partial(robust_accuracy, norm=NORMS[norm], eps=eps)
+            yield Column("Robust accuracy", where), _all_of(names, lambda table, _, of=robust: of(table))
 
 
 def _all_of(names: Sequence[str], measure: Callable[[Evaluation, Sequence[str]], Measure]) -> Callable[[Entry], Cell]:

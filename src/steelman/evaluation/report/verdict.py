@@ -178,6 +178,8 @@ def _tried(entries: Sequence[Entry]) -> tuple[str, ...]:
     }
     mixed = f"{white} used the model's gradients (white box), {len(kinds) - white} its answers alone (black box)."
     parts.append(box.get(white, mixed))
+    if len({frozenset(met(entry.evaluation)) for entry in entries}) > 1:
+        parts.append("Not all models met the same attacks: the verdict counts those that all met, measures all.")
     if spared:
         parts.append(f"{_counted(len(spared), 'more attack')} had no image left to meet.")
     return tuple(parts)
