@@ -2,6 +2,8 @@
 
 import os
 import re
+import signal
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from steelman.failures import warned
 from steelman.trust import Allowed, adopt, current
 
 T = TypeVar("T")
@@ -35,13 +38,24 @@ def workers(count: int) -> Executor | None:
         places = context.Queue()
         for place in range(count):
             places.put(place)
-        return _Workers(count, context, _begin, (places, count, current()))
+        heard = signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+        how = (places, count, current(), heard, warnings.formatwarning is warned)
+        return _Workers(count, context, _begin, how)
 
 
 class _Workers(ProcessPoolExecutor):
     def submit(self, *call: Any, **options: Any) -> Future:
-        with _safe_path():  # this starts processes
+        with _safe_path(), _uninterrupted():  # this starts processes
             return super().submit(*call, **options)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """After an interrupt, what was begun is not waited for: finished blocks are kept, and the next call goes on."""
+        if isinstance(error, KeyboardInterrupt):
+            processes = list((self._processes or {}).values())
+            self.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.terminate()
+        self.shutdown()
 
 
 @contextmanager
@@ -61,7 +75,28 @@ def _safe_path() -> Iterator[None]:
             os.environ["PYTHONSAFEPATH"] = before
 
 
-def _begin(places: Any, count: int, allowed: Allowed) -> None:
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Interrupts are ignored in the block, and by processes that are started in it until they say otherwise.
+
+    A terminal sends an interrupt to all of its processes, and one that is still importing would show where.
+    """
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not the main thread, which alone may handle signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _begin(places: Any, count: int, allowed: Allowed, heard: bool, plainly: bool) -> None:
+    if heard:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends it without a word: the first process has one
+    if plainly:
+        warnings.formatwarning = warned
     adopt(allowed)
     place = places.get()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
