@@ -387,7 +387,7 @@ MODELS = {
     "probabilities": (lambda net, z: net(z).softmax(1), "probabilities.*remove the softmax"),
     "NaN": (lambda net, z: net(z) * float("nan"), "NaN or infinite logits"),
     "one number": (lambda net, z: net(z)[:, :1], "at least two classes|label 3 has no class"),
-    "a pair": (lambda net, z: (net(z), z), "must return logits"),
+    "a mapping": (lambda net, z: {"scores": net(z)}, "returns a dict with .scores.. It must return logits"),
     "summed": (lambda net, z: net(z).sum(0, keepdim=True), r"logits of shape \(4, classes\)"),
     "detached": (lambda net, z: net(z.detach()), "not differentiable, or it detaches"),
     "rounded": (lambda net, z: torch.as_tensor(net(z).detach().numpy()), "not differentiable, or it detaches"),

@@ -108,8 +108,8 @@ def unwrapped(answer: Any) -> Tensor:
     if isinstance(answer, Tensor):
         return answer
     found = answer
-    if isinstance(answer, Mapping) and "logits" in answer:
-        found = answer["logits"]
+    if isinstance(answer, Mapping):
+        found = answer.get("logits", getattr(answer, "logits", answer))
     elif hasattr(answer, "logits"):
         found = answer.logits
     elif isinstance(answer, tuple | list) and answer:
@@ -128,9 +128,10 @@ def unwrapped(answer: Any) -> Tensor:
     )
 
 
-def lent(x: Images) -> Images:
-    """A copy for a preprocessing layer or filter, which may write into what it is given."""
-    return x.clone()
+def lent(x: Images, model: Model | None = None) -> Images:
+    """A copy for what may write into its images, such as a preprocessing layer; in the type of a model's parameters."""
+    types = set() if model is None else _parameter_types(model)
+    return x.to(types.pop(), copy=True) if len(types) == 1 else x.clone()
 
 
 def _parameter_types(model: Model) -> set[torch.dtype]:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steelman.types import Description, Images, Labels
+from steelman.types import Description, Images, Labels, Share
 
 CHECKPOINT = "best.safetensors"
 """What stands for a run's folder."""
@@ -108,6 +108,7 @@ class _Reader:
         if isinstance(value, str | Path) and (file := _file_of(value)) is not None:
             self.say("file", hashlib.sha256(file.read_bytes()).hexdigest())
             return
+        value = float(value) if isinstance(value, Share) else value  # a default is what it would be if it were given
         self.say(_name(type(value)))
         match value:
             case None | bool() | int() | float() | complex() | str() | bytes() | Path() | enum.Enum() | slice():

@@ -57,6 +57,10 @@ class Loss(ABC):
         """A loss by which images of one goal stand in the same order, also where this one is flat by rounding."""
         return self
 
+    def check_input(self, targeted: bool, classes: int | None) -> None:
+        """Raises ValueError for a target, or a number of classes where that is known, that the loss cannot take."""
+        return
+
     @abstractmethod
     def __call__(self, logits: Logits, goal: Goal) -> PerImage: ...
 
@@ -76,8 +80,8 @@ class CrossEntropy(Loss):
 
     def __call__(self, logits: Logits, goal: Goal) -> PerImage:
         if goal.target is None:
-            return F.cross_entropy(logits, goal.labels, reduction="none")
-        return -F.cross_entropy(logits, goal.target, reduction="none")
+            return cross_entropy(logits, goal.labels)
+        return -cross_entropy(logits, goal.target)
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,8 @@ class _Precise(Loss):
 
     def __call__(self, logits: Logits, goal: Goal) -> PerImage:
         if goal.target is None:
-            return _PreciseFunction.apply(logits, goal.labels)
-        return -_PreciseFunction.apply(logits, goal.target)
+            return _PreciseFunction.apply(precise(logits), goal.labels)
+        return -_PreciseFunction.apply(precise(logits), goal.target)
 
 
 class _PreciseFunction(torch.autograd.Function):
@@ -111,6 +115,7 @@ class _PreciseFunction(torch.autograd.Function):
 
 def margin(logits: Logits, labels: Labels) -> PerImage:
     """max_{k != y} Z_k - Z_y: negative while the label wins."""
+    logits = precise(logits)
     own = logits.gather(1, labels[:, None])
     others = logits.scatter(1, labels[:, None], -torch.inf)
     return others.amax(1) - own[:, 0]
@@ -125,6 +130,10 @@ class Margin(Loss):
 
     confidence: float = float("inf")
 
+    def __post_init__(self) -> None:
+        if not self.confidence >= 0:
+            raise ValueError(f"confidence is in logits, 0 or above; got {self.confidence}")
+
     def __call__(self, logits: Logits, goal: Goal) -> PerImage:
         value = margin(logits, goal.labels) if goal.target is None else -margin(logits, goal.target)
         return value if self.confidence == float("inf") else value.clamp(max=self.confidence)
@@ -138,6 +147,7 @@ class LogitDifference(Loss):
     def __call__(self, logits: Logits, goal: Goal) -> PerImage:
         if goal.target is None:
             return margin(logits, goal.labels)
+        logits = precise(logits)
         return (logits.gather(1, goal.target[:, None]) - logits.gather(1, goal.labels[:, None]))[:, 0]
 
 
@@ -149,7 +159,7 @@ class SoftMargin(Loss):
     """
 
     def __call__(self, logits: Logits, goal: Goal) -> PerImage:
-        pivot = (goal.labels if goal.target is None else goal.target)[:, None]
+        logits, pivot = precise(logits), (goal.labels if goal.target is None else goal.target)[:, None]
         value = logits.scatter(1, pivot, -torch.inf).logsumexp(1) - logits.gather(1, pivot)[:, 0]
         return value if goal.target is None else -value
 
@@ -168,13 +178,17 @@ class DLR(Loss):
 
     or_margin: bool = False
 
+    def check_input(self, targeted: bool, classes: int | None) -> None:
+        needed = 4 if targeted else 3
+        if classes is not None and classes < needed and not self.or_margin:
+            raise ValueError(f"DLR needs at least {needed} classes here; the model has {classes}. Use Margin")
+
     def __call__(self, logits: Logits, goal: Goal) -> PerImage:
         needed = 3 if goal.target is None else 4
-        if logits.shape[1] < needed and self.or_margin:
-            return Margin()(logits, goal)
+        self.check_input(goal.target is not None, logits.shape[1])
         if logits.shape[1] < needed:
-            raise ValueError(f"DLR needs at least {needed} classes here; the model has {logits.shape[1]}. Use Margin")
-        top = logits.topk(needed, dim=1).values
+            return Margin()(logits, goal)
+        top = precise(logits).topk(needed, dim=1).values
         if goal.target is None:
             return margin(logits, goal.labels) / (top[:, 0] - top[:, 2] + 1e-12)
         return LogitDifference()(logits, goal) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
@@ -182,7 +196,7 @@ class DLR(Loss):
 
 def kl_divergence(reference: Logits, logits: Logits) -> PerImage:
     """KL(softmax(reference) || softmax(logits)), differentiable in both."""
-    log_p, log_q = F.log_softmax(reference, 1), F.log_softmax(logits, 1)
+    log_p, log_q = F.log_softmax(precise(reference), 1), F.log_softmax(precise(logits), 1)
     return (log_p.exp() * (log_p - log_q)).sum(1)
 
 
@@ -195,14 +209,22 @@ class KL(Loss):
 
     needs_reference: ClassVar[bool] = True
 
+    def check_input(self, targeted: bool, classes: int | None) -> None:
+        if targeted:
+            raise ValueError("KL has no targeted form: it only leaves the clean prediction. Use CrossEntropy or Margin")
+
     def __call__(self, logits: Logits, goal: Goal) -> PerImage:
         if goal.reference is None:
             raise ValueError("KL compares with the logits of the unperturbed images: give them as Goal.reference")
-        if goal.target is not None:
-            raise ValueError("KL has no targeted form: it only leaves the clean prediction. Use CrossEntropy or Margin")
+        self.check_input(goal.target is not None, None)
         return kl_divergence(goal.reference, logits)
 
 
 def cross_entropy(logits: Logits, labels: Tensor) -> PerImage:
     """Per image, with labels as classes or as probabilities."""
-    return F.cross_entropy(logits, labels, reduction="none")
+    return F.cross_entropy(precise(logits), labels, reduction="none")
+
+
+def precise(logits: Logits) -> Logits:
+    """Logits of at least float32: a softmax in half precision is lost in rounding, and a KL of it turns negative."""
+    return logits if logits.dtype.itemsize >= 4 else logits.float()

@@ -21,6 +21,27 @@ Radius: TypeAlias = float | Tensor
 
 Box: TypeAlias = tuple[float, float]
 
+
+class Share(float):
+    """A default length, as a share of the width of the box: `PGD().eps` is 8/255, and `PGD(box=(0, 255)).eps` is 8.
+
+    Its value is for the box of the attack that has it; in an attack with another box it gets another one.
+    """
+
+    share: float
+
+    def __new__(cls, share: float, width: float = 1.0) -> "Share":
+        length = super().__new__(cls, share * width)
+        length.share = share
+        return length
+
+    def of(self, width: float) -> "Share":
+        return Share(self.share, width)
+
+    def __reduce__(self) -> tuple[type, tuple[float, float]]:
+        return Share, (self.share, self / self.share if self.share else 1.0)
+
+
 Model: TypeAlias = Callable[[Tensor], Tensor]
 """Anything that maps images to logits; an `nn.Module` also has its mode and its parameters looked after."""
 

@@ -16,6 +16,7 @@ from steelman.attacks.mode import evaluation_mode
 from steelman.attacks.oracle import Oracle
 from steelman.data.dataset import Dataset
 from steelman.defences.game import Average, Descend, Game, Player, Step
+from steelman.forward import logits_of
 from steelman.losses import Goal, cross_entropy
 from steelman.networks.building import described, description_of
 from steelman.norms import per_image
@@ -82,12 +83,15 @@ class Adversary(Attack, Game):
     def with_generator(self: A, generator: nn.Module) -> A:
         return replace(self, generator=generator)
 
-    def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        if goal.target is not None:
+    def check_input(self, x: Images, targeted: bool, classes: int | None) -> None:
+        if targeted:
             raise ValueError(
                 f"{type(self).__name__} has learnt to leave the label, not to reach a target; leave target out, or use "
                 "PGD"
             )
+        self._trained(tuple(x.shape[1:]), 0)
+
+    def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         generator = self._trained(tuple(x.shape[1:]), 1 + int(goal.labels.max()) if len(x) else 0).to(x.device)
         with evaluation_mode(generator):
             return self.perturb(generator, oracle, x, goal.labels, draws)
@@ -150,7 +154,7 @@ class AttackTraining(Game):
 
     Cost: the adversary's in training, without the classifier's own descent.
     Reference: Shumeet Baluja and Ian Fischer, "Adversarial transformation networks: learning to generate adversarial
-    examples", arXiv 2017; Yunseok Jang, Tianchen Zhao, Seunghoon Hong and Honglak Lee, "Adversarial defense via
+    examples", arXiv 2017, 1703.09387; Yunseok Jang, Tianchen Zhao, Seunghoon Hong and Honglak Lee, "Adversarial defense via
     learning to generate diverse attacks", ICCV 2019, experiments.
     """
 
@@ -188,7 +192,7 @@ def defend(
     net: nn.Module, batch: Batch, made: Batch, clean_weight: float, clip: float | None
 ) -> Iterator[Descend | Step]:
     """The classifier's share of a batch: one descent on clean and perturbed images, in one forward pass."""
-    losses = cross_entropy(net(torch.cat([batch.x, made.x])), torch.cat([batch.y, made.y]))
+    losses = cross_entropy(logits_of(net, torch.cat([batch.x, made.x])), torch.cat([batch.y, made.y]))
     clean, perturbed = losses[: len(batch)].mean(), losses[len(batch) :].mean()
     yield Descend(clean_weight * clean + (1 - clean_weight) * perturbed, net.parameters())
     yield Step(CLASSIFIER, clip)

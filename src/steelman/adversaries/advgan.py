@@ -21,7 +21,7 @@ from steelman.norms import L2, Linf, Norm, per_image
 from steelman.optimisers import Adam, Optimiser
 from steelman.randomness import Draws
 from steelman.schedules import Schedule, Steps
-from steelman.types import CLASSIFIER, Batch, Images, Labels, Radius
+from steelman.types import CLASSIFIER, Batch, Images, Labels, Radius, Share
 
 CRITIC = "critic"
 
@@ -71,7 +71,7 @@ class AdvGAN(Adversary):
     access: ClassVar[Access] = "decisions"
     norm: ClassVar[Norm] = Linf
 
-    eps: Radius = 0.3
+    eps: Radius = Share(0.3)
     adv_weight: float = 10.0
     gan_weight: float = 1.0
     norm_weight: float = 1.0

@@ -17,7 +17,7 @@ from steelman.networks.resnet_generator import ResNetGenerator
 from steelman.norms import TINY, Linf, Norm, column, per_image
 from steelman.optimisers import Adam, Optimiser
 from steelman.randomness import Draws
-from steelman.types import CLASSIFIER, Batch, Images, Labels, Logits, PerImage, Radius
+from steelman.types import CLASSIFIER, Batch, Images, Labels, Logits, PerImage, Radius, Share
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class GAP(Adversary):
     norm: ClassVar[Norm] = Linf
     batch_size: ClassVar[int] = 30
 
-    eps: Radius = 0.3
+    eps: Radius = Share(0.3)
     width: int = 64
     blocks: int = 6
     clean_weight: float = 0.5

@@ -17,7 +17,7 @@ from steelman.networks.unet import UNet
 from steelman.norms import Linf, Norm, per_image
 from steelman.optimisers import SGD, Optimiser
 from steelman.randomness import Draws
-from steelman.types import CLASSIFIER, Batch, Images, Labels, PerImage, Radius
+from steelman.types import CLASSIFIER, Batch, Images, Labels, PerImage, Radius, Share
 
 _LATENT = 0x121D
 """Purpose for `Draws.split`."""
@@ -81,7 +81,7 @@ class L2LDA(Adversary):
     sees: ClassVar[tuple[str, ...]] = ("latent", "normalise", "delta", "label")
     batch_size: ClassVar[int] = 100
 
-    eps: Radius = 0.3
+    eps: Radius = Share(0.3)
     steps: int = 10
     step_size: float | None = None
     diversity: float = 0.02

@@ -11,9 +11,10 @@ from steelman.adversaries.adversary import GENERATOR, Adversary, Learning, stand
 from steelman.attacks.mode import evaluation_mode
 from steelman.attacks.oracle import Oracle
 from steelman.defences.game import Average, Descend, Step
+from steelman.forward import logits_of
 from steelman.losses import CrossEntropy, Goal, cross_entropy
 from steelman.networks.pgn_generator import PGNGenerator
-from steelman.networks.surgery import borrowed_buffers
+from steelman.networks.surgery import borrowed_buffers, no_recomputation
 from steelman.norms import L2, Norm
 from steelman.optimisers import Adam, Optimiser
 from steelman.randomness import Draws
@@ -111,10 +112,10 @@ class PGN(Adversary):
         slope = self._slope(classifier, x, y) if self.gradient else None
         x_adv = self._perturbed(generator, x, slope, y)
         leaf = x_adv.detach().requires_grad_()
-        adversarial = cross_entropy(classifier(leaf), y)
+        adversarial = cross_entropy(logits_of(classifier, leaf), y)
         loss = self.adv_weight * adversarial.mean()
         if self.adv_weight < 1:  # a pass of its own, so that batch normalisation does not mix the two
-            loss = loss + (1 - self.adv_weight) * cross_entropy(classifier(x), y).mean()
+            loss = loss + (1 - self.adv_weight) * cross_entropy(logits_of(classifier, x), y).mean()
         share: list[Tensor] = []  # the trainer may weight a loss, and the pull must not have that weight twice
         loss.register_hook(share.append)
         yield Descend(loss, [*weights, leaf])
@@ -162,8 +163,12 @@ class PGN(Adversary):
     def _slope(self, classifier: nn.Module, x: Images, y: Labels) -> Images:
         """As `_seen`, and a function of the classifier's weights unless these are not to know."""
         x = x.detach().requires_grad_()
-        with evaluation_mode(classifier, frozen=self.detach_adv), borrowed_buffers(classifier.modules()):
-            truth = _truth(classifier(x), y).sum()
+        with (
+            evaluation_mode(classifier, frozen=self.detach_adv),
+            borrowed_buffers(classifier.modules()),
+            no_recomputation(classifier, not self.detach_adv and classifier.training),
+        ):
+            truth = _truth(logits_of(classifier, x), y).sum()
             return torch.autograd.grad(truth, x, create_graph=not self.detach_adv)[0]
 
 

@@ -12,7 +12,7 @@ from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal, Margin
 from steelman.norms import L1, L2, TINY, Norm, column
 from steelman.randomness import Draws
-from steelman.types import Images, Indices, Logits, PerImage
+from steelman.types import Images, Indices, Logits, PerImage, Share
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ALMA(Attack):
     norm         L2 (default) or L1
     steps        gradient passes, those of the first look and of the polish among them, but at least half of
                  them for the search itself; default 1,000 (paper: 100 and 1,000)
-    step_size    first rate of RMSprop, default .1
+    step_size    first rate of RMSprop, default .1 in units of the box
     alpha        what is kept, from step to step, of the multiplier, the squared gradients and the momentum, default .9
     check        default 10
     improvement  default .95
@@ -52,7 +52,7 @@ class ALMA(Attack):
 
     norm: Norm = L2
     steps: int = 1000
-    step_size: float = 0.1
+    step_size: float = Share(0.1)
     alpha: float = 0.9
     check: int = 10
     improvement: float = 0.95

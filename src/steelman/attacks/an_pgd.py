@@ -14,7 +14,7 @@ from steelman.attacks.oracle import Oracle
 from steelman.losses import CrossEntropy, Goal, Loss, SoftMargin
 from steelman.norms import L0, TINY, Linf, Norm, column, per_image
 from steelman.randomness import Draws
-from steelman.types import Flags, Images, Labels, Logits, Model, PerImage, Radius, Randomness
+from steelman.types import Flags, Images, Labels, Logits, Model, PerImage, Radius, Randomness, Share
 
 _Over: TypeAlias = Callable[[Logits, Goal], Flags]
 """Which images are over the boundary, by their logits."""
@@ -29,7 +29,7 @@ class ANPGD(Attack):
     that are misclassified to begin with, and those for which nothing succeeds up to eps_max, come back as they are.
 
     radius        of the ball, one number or one per image (default 8/255). MMA keeps the last margin of each image
-    eps_max       longest perturbation, default 1; MMA: 1.05 d_max
+    eps_max       longest perturbation, default 1 in units of the box; MMA: 1.05 d_max
     steps         of PGD, default 10 (paper for CIFAR-10; MNIST: 40), of 2.5 radius / steps each
     bisections    default 10 (paper)
     norm          Linf (default), L2, L1
@@ -49,8 +49,8 @@ class ANPGD(Attack):
         ValueError: L0, steps or bisections below 1, eps_max not above 0, KL.
     """
 
-    radius: Radius = 8 / 255
-    eps_max: float = 1.0
+    radius: Radius = Share(8 / 255)
+    eps_max: float = Share(1.0)
     steps: int = 10
     bisections: int = 10
     norm: Norm = Linf

@@ -13,7 +13,7 @@ from steelman.attacks.pace import Halving, Sparse
 from steelman.losses import CrossEntropy, Goal, Loss, Margin
 from steelman.norms import L0, L1, Linf, Norm
 from steelman.randomness import Draws
-from steelman.types import Flags, Images, Indices, PerImage, Radius
+from steelman.types import Flags, Images, Indices, PerImage, Radius, Share
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class APGD(Attack):
         ValueError: L0, a loss that compares with the clean logits, DLR with too few classes.
     """
 
-    eps: Radius = 8 / 255
+    eps: Radius = Share(8 / 255)
     norm: Norm = Linf
     steps: int = 100
     restarts: int = 1

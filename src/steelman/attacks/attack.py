@@ -13,7 +13,7 @@ from steelman.losses import Goal
 from steelman.naming import call
 from steelman.norms import L0, L1, L2, Linf, Norm
 from steelman.randomness import Draws
-from steelman.types import Box, Flags, Images, Indices, Labels, Model, PerImage, Radius, Randomness
+from steelman.types import Box, Flags, Images, Indices, Labels, Model, PerImage, Radius, Randomness, Share
 
 __all__ = ["Attack", "AttackResult", "check_images", "check_labels"]
 
@@ -67,12 +67,17 @@ class Attack(ABC):
     `generator` is a `torch.Generator`, or one int64 seed per image; the same seed gives the same bits, whatever else is
     in the batch.
 
-    box        the valid range of the images; None leaves them unbounded, as papers do whose images are preprocessed
+    box        the valid range of the images; None leaves them unbounded, as papers do whose images are preprocessed.
+               Default lengths (`Share`) are those of its width: 8/255 is 8 in the box (0, 255)
     uint8      return images whose values are k / 255 of the box, what a file of bytes holds, and still adversarial
                where that can be: rounded to the nearest, or else away from the clean image. Balls are then counted in
                whole levels, to within the rounding of floats (default False)
     precision  "full" (default), or "bf16": craft under bfloat16 autocast. Successes are verified in full precision, and
-               minimal-norm attacks try again in full precision where that fails
+               minimal-norm attacks try again in full precision where that fails. An autocast that is on where the
+               attack is called has no effect
+
+    Images of float16 or bfloat16 are searched in float32 and returned in their own type. `steelman.forward.Forward`
+    says how the model is called.
 
     Raises:
         ValueError: images, labels, targets or logits that cannot be right; the message names the value and the remedy.
@@ -91,6 +96,30 @@ class Attack(ABC):
     box: Box | None = field(default=(0.0, 1.0), kw_only=True)
     uint8: bool = field(default=False, kw_only=True)
     precision: Literal["full", "bf16"] = field(default="full", kw_only=True)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Default lengths are in units of the box before a class checks its settings."""
+        super().__init_subclass__(**options)
+        checks = cls.__dict__.get("__post_init__")
+        if checks is not None:
+
+            def scaled(self: Attack) -> None:
+                Attack.__post_init__(self)
+                checks(self)
+
+            cls.__post_init__ = scaled
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            counts = item.name == "eps" and getattr(self, "norm", None) is L0
+            if isinstance(value, Share) and not counts:
+                object.__setattr__(self, item.name, value.of(self.box_width))
+
+    @property
+    def box_width(self) -> float:
+        """Of the box, in which default lengths are counted; 1 without a box."""
+        return 1.0 if self.box is None else self.box[1] - self.box[0]
 
     def __call__(
         self, model: Model, x: Images, y: Labels, *, target: Labels | None = None, generator: Randomness = None
@@ -140,6 +169,18 @@ class Attack(ABC):
             gradients=oracle.gradients,
             seconds=seconds,
         )
+
+    def check_input(self, x: Images, targeted: bool, classes: int | None) -> None:
+        """Refuse images, a target or a number of classes that this attack, its loss or its parts cannot take.
+
+        Called before any work is done, with `classes` None, and once more when the model has answered for the first
+        time with logits of so many classes.
+        """
+        if (loss := getattr(self, "loss", None)) is not None:
+            loss.check_input(targeted, classes)
+        inner = getattr(self, "attack", None)
+        for part in (*getattr(self, "attacks", ()), *(() if inner is None else (inner,))):
+            part.check_input(x, targeted, classes)
 
     @abstractmethod
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:

@@ -1,5 +1,6 @@
 """The parameter-free ensemble."""
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,7 +15,7 @@ from steelman.attacks.worst_of import WorstOf
 from steelman.losses import DLR, Goal
 from steelman.norms import L0, L1, Linf, Norm
 from steelman.randomness import Draws
-from steelman.types import Images, Radius
+from steelman.types import Images, Radius, Share
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class AutoAttack(Attack):
     with come back as they are, and those that withstand everything as the highest margin that Square has found (the
     authors' code: as they were). With fewer classes there are fewer targets; below four classes, where the targeted
     DLR is not defined (below three for the untargeted), the margin takes its place. With a target, every attack is
-    towards that.
+    towards that. Without Square, and with a warning, where images are vectors, which have no squares.
 
     Cost: for an image that withstands all of "standard": 1 + 101 + 910 + 5000 forward and 1000 gradient passes, and
     FAB's; for one that falls at once, 5 forward passes or so.
@@ -50,7 +51,7 @@ class AutoAttack(Attack):
         ValueError: L0.
     """
 
-    eps: Radius = 8 / 255
+    eps: Radius = Share(8 / 255)
     norm: Norm = Linf
     version: Literal["standard", "plus", "rand"] = "standard"
     steps: int = 100
@@ -81,6 +82,21 @@ class AutoAttack(Attack):
             return entropy, ratio, near, *square, towards, near_towards
         return entropy, towards, near_towards, *square
 
+    def check_input(self, x: Images, targeted: bool, classes: int | None) -> None:
+        if x.ndim >= 3:
+            super().check_input(x, targeted, classes)
+        elif classes is None and len(_for(x, self.attacks)) < len(self.attacks):
+            warnings.warn(
+                f"AutoAttack leaves Square out: it changes squares of pixels, and these images, of shape "
+                f"{tuple(x.shape[1:])}, have no height and width",
+                stacklevel=2,
+            )
+
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        found = WorstOf(self.attacks, box=self.box).search(oracle, x, goal, draws)
+        found = WorstOf(_for(x, self.attacks), box=self.box).search(oracle, x, goal, draws)
         return self.norm.contain(x, found, self.eps, self.box)
+
+
+def _for(x: Images, attacks: tuple[Attack, ...]) -> tuple[Attack, ...]:
+    """Those that can take the images."""
+    return attacks if x.ndim >= 3 else tuple(each for each in attacks if not isinstance(each, Square))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from steelman.norms import L1, L2, TINY, Linf, Norm, column, in_blocks, inward, per_image
+from steelman.norms import L0, L1, L2, TINY, Linf, Norm, column, in_blocks, inward, per_image
 from steelman.randomness import Draws
 from steelman.types import Box, Images, Indices, Radius
 
@@ -34,8 +34,11 @@ class Ball:
         return replace(self, x=self.x[which], eps=self.eps[which], bounds=bounds)
 
     def sample(self, draws: Draws) -> Images:
-        """Uniform in the ball, then clipped to the box."""
-        start = self.x + self.norm.sample(self.x, self.eps.flatten(), draws)
+        """Uniform in the ball, then clipped to the box. In L0, entries move by up to the width of the box."""
+        delta = self.norm.sample(self.x, self.eps.flatten(), draws)
+        if self.norm is L0 and self.box is not None:
+            delta = delta * (self.box[1] - self.box[0])
+        start = self.x + delta
         return start if self.box is None else start.clamp(*self.box)
 
     def nearest(self, x: Images) -> Images:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from steelman.attacks.grid import check_grid, onto_grid
+from steelman.attacks.grid import check_grid, onto_grid, onto_type
 from steelman.attacks.mode import warn_if_mode_matters
 from steelman.attacks.oracle import Found, Oracle, OutOfTime
+from steelman.attacks.radius import check_radius
 from steelman.losses import Goal
 from steelman.norms import L2, Linf, per_image
 from steelman.randomness import Draws
+from steelman.ranges import check_box
 from steelman.types import Box, Images, Labels, Model, Randomness
 
 if TYPE_CHECKING:
@@ -51,8 +53,9 @@ def craft(
     _check(attack, x, y, target, how)
     warn_if_mode_matters(model, x)
     deadline = None if how.time_limit is None else time.monotonic() + how.time_limit
+    given = x.dtype
     with torch.inference_mode(False), _bar(how.progress, len(x)) as bar:
-        x, goal = x.detach().clone(), Goal(y.clone(), None if target is None else target.clone())
+        x, goal = _searchable(x.detach().clone()), Goal(y.clone(), None if target is None else target.clone())
         oracle = Oracle(
             model,
             goal,
@@ -60,9 +63,11 @@ def craft(
             compiled=how.compiled,
             deadline=deadline,
             asked=bar.asked if bar else None,
+            given=given,
+            check_classes=lambda classes: attack.check_input(x, target is not None, classes),
         )
         if len(x) == 0:
-            return x, oracle
+            return x.to(given), oracle
         if deadline is not None:
             oracle.found = Found.nothing(x, getattr(attack, "norm", None) or L2)
         with oracle:
@@ -70,7 +75,12 @@ def craft(
             x_adv = _in_parts(attack, oracle, x, goal, draws, how, bar)
             if not getattr(getattr(attack, "loss", None), "needs_reference", False):  # KL is flat at x itself
                 _warn_of_flat(oracle, x_adv, goal)
-    return x_adv, oracle
+    return x_adv.to(given), oracle
+
+
+def _searchable(x: Images) -> Images:
+    """The images in float32 where they are of half precision, in which small steps vanish and squares overflow."""
+    return x if x.dtype.itemsize >= 4 else x.float()
 
 
 def _in_parts(
@@ -137,6 +147,8 @@ def _one_part(
                 x_adv[lost] = attack[lost].search(part, x[lost], goal[lost], draws[lost])
     if attack.uint8 and attack.box is not None:
         x_adv = onto_grid(oracle, x, x_adv, goal, attack.box, ball)
+    if oracle.given not in (None, x.dtype):
+        x_adv = onto_type(oracle, x, x_adv, goal, oracle.given, ball)
     return x_adv, in_time
 
 
@@ -209,6 +221,7 @@ def _check(
 ) -> None:
     check_images(x, attack.box)
     check_labels("y", y, x)
+    attack.check_input(x, target is not None, None)
     if target is not None and attack.reference == "prediction":
         raise ValueError(f"{type(attack).__name__} leaves the class that the model predicts, and has no target")
     if target is not None:
@@ -222,6 +235,7 @@ def _check(
     ball = _ball(attack)
     if ball is not None:
         per_image(ball[1], x)
+        check_radius(*ball, attack.box)
     _check_lengths(attack, len(x))
     if attack.precision not in ("full", "bf16"):
         raise ValueError(f'precision is "full" or "bf16"; got {attack.precision!r}')
@@ -246,6 +260,8 @@ def _check_lengths(attack: Any, images: int) -> None:
 
 def check_images(x: Images, box: Box | None) -> None:
     """Raises ValueError unless `x` is a finite float batch within `box`."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"images must be a torch.Tensor; got a {type(x).__name__}. Use torch.as_tensor(images)")
     if not x.is_floating_point():
         raise ValueError(f"images must be floats in [0, 1]; got {x.dtype}. For bytes, use x.float() / 255")
     if x.ndim < 2:
@@ -255,6 +271,7 @@ def check_images(x: Images, box: Box | None) -> None:
     low, high = x.detach().aminmax()
     if not bool(low.isfinite() & high.isfinite()):
         raise ValueError("images hold NaN or infinite values")
+    check_box(box)
     if box is not None and bool((low < box[0]) | (high > box[1])):
         raise ValueError(
             f"images must lie in [{box[0]:g}, {box[1]:g}]; these reach from {low:.4g} to {high:.4g}. Scale bytes by "
@@ -264,6 +281,11 @@ def check_images(x: Images, box: Box | None) -> None:
 
 def check_labels(name: str, labels: Labels, x: Images) -> None:
     """Raises ValueError unless `labels` is int64, one class from 0 up per image."""
+    if not isinstance(labels, Tensor):
+        raise ValueError(
+            f"{name} must be an int64 tensor of shape ({len(x)},); got a {type(labels).__name__}. "
+            f"Use torch.as_tensor({name})"
+        )
     if labels.dtype != torch.int64 or labels.shape != (len(x),):
         raise ValueError(
             f"{name} must be int64 of shape ({len(x)},), one class per image; got {labels.dtype} {tuple(labels.shape)}"

@@ -11,7 +11,7 @@ from steelman.attacks.oracle import Oracle
 from steelman.losses import CrossEntropy, Goal
 from steelman.norms import L2, TINY, Norm, column
 from steelman.randomness import Draws
-from steelman.types import Images, Indices, PerImage
+from steelman.types import Images, Indices, PerImage, Share
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class DDN(Attack):
     steps      gradient passes, those of the first look and of the polish among them, but at least half of
                them for the search itself; default 100 (paper: 100, 300 and 1,000)
     gamma      change of the norm per step, default .05 (paper)
-    init_norm  first e, in units of the images; default 1 (paper)
+    init_norm  first e; default 1 in units of the box (paper)
     levels     number of grey levels of the returned images, as 256; default None, any value (paper and code: 256)
     classes    how many of the highest logits compete in the first look, the label among them; default 10, 0 for none
     polish     rounds of the last polish, default 1, 0 for none; none with `levels`
@@ -57,7 +57,7 @@ class DDN(Attack):
     norm: Norm = L2
     steps: int = 100
     gamma: float = 0.05
-    init_norm: float = 1.0
+    init_norm: float = Share(1.0)
     levels: int | None = None
     classes: int = 10
     polish: int = 1

@@ -1,6 +1,6 @@
 """Minimal perturbations by repeated linearisation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -10,6 +10,7 @@ from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
 from steelman.norms import L2, Norm
 from steelman.randomness import Draws
+from steelman.ranges import INFINITE
 from steelman.types import Images
 
 BOXED = 1.5
@@ -49,7 +50,7 @@ class DeepFool(Attack):
     """
 
     norm: Norm = L2
-    p: float | None = None
+    p: float | None = field(default=None, metadata=INFINITE)
     steps: int = 50
     overshoot: float = 0.02
     classes: int = 10

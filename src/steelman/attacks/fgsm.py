@@ -8,7 +8,7 @@ from steelman.attacks.oracle import Oracle
 from steelman.losses import CrossEntropy, Goal, Loss
 from steelman.norms import L0, Linf, Norm, per_image
 from steelman.randomness import Draws
-from steelman.types import Images, Radius
+from steelman.types import Images, Radius, Share
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class FGSM(Attack):
         ValueError: a loss without gradient at the clean image, such as KL; L0 unless exact.
     """
 
-    eps: Radius = 8 / 255
+    eps: Radius = Share(8 / 255)
     norm: Norm = Linf
     loss: Loss = field(default_factory=CrossEntropy)
     exact: bool = True
@@ -76,8 +76,8 @@ class RandomFGSM(Attack):
         ValueError: alpha negative or not finite, another norm.
     """
 
-    eps: Radius = 8 / 255
-    alpha: float = 0.05
+    eps: Radius = Share(8 / 255)
+    alpha: float = Share(0.05)
     norm: Norm = Linf
     loss: Loss = field(default_factory=CrossEntropy)
 

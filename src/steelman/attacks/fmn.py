@@ -12,7 +12,7 @@ from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal, Margin
 from steelman.norms import L0, L1, L2, TINY, Linf, Norm, column
 from steelman.randomness import Draws
-from steelman.types import Images, Indices, PerImage
+from steelman.types import Images, Indices, PerImage, Share
 
 _DUAL = {Linf: 1, L2: 2, L1: math.inf}
 
@@ -31,7 +31,8 @@ class FMN(Attack):
     norm       L2 (default), Linf, L1 or L0, which counts entries
     steps      gradient passes, those of the first look and of the polish among them, but at least half of
                them for the search itself; default 100 (paper: up to 1,000)
-    step_size  first a_t, the last being 1/100 of it; default 1 (paper: 1, and 10 for some Linf models)
+    step_size  first a_t, the last being 1/100 of it; default 1 in units of the box (paper: 1, and 10 for
+               some Linf models)
     gamma      first gamma_t, default .05 (paper and code); the last is .001 (code)
     classes    how many of the highest logits compete in the first look, the label among them; default 10, 0 for none
     polish     rounds of the last polish, default 1, 0 for none
@@ -55,7 +56,7 @@ class FMN(Attack):
 
     norm: Norm = L2
     steps: int = 100
-    step_size: float = 1.0
+    step_size: float = Share(1.0)
     gamma: float = 0.05
     classes: int = 10
     polish: int = 1

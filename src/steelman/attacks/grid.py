@@ -1,16 +1,21 @@
 """Adversarial images that a file of bytes can hold."""
 
+from collections.abc import Iterator
+
 import torch
 
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
-from steelman.norms import Linf, Norm, per_image
-from steelman.types import Box, Images, Radius
+from steelman.norms import Linf, Norm, column, per_image
+from steelman.types import Box, Flags, Images, Radius
 
 LEVELS = 255
 
 _LENGTHENED = (1.01, 1.03, 1.1, 1.25, 1.5, 2.0)
 """How far beyond what was found a minimal-norm attack looks for an adversarial image on the grid."""
+
+_SHORTENED = tuple(1 - k / 50 for k in range(10, 0, -1))
+"""How far before it, in a type whose rounding is of the size of small perturbations."""
 
 
 def check_grid(x: Images, box: Box | None, *, bounded: bool) -> None:
@@ -41,23 +46,50 @@ def onto_grid(
     tries = [far.round(), away]
     if ball is None:
         tries += [(clean + length * delta).round() for length in _LENGTHENED]
-    found = which = None
-    for each in tries:
-        image = each.clamp(0, LEVELS)
+
+    def values(levels: Images) -> Images:
+        image = levels.clamp(0, LEVELS)
         if ball is not None:
             image = _into_ball(clean.round(), far, image, ball, step)
-        values = (image / LEVELS * (box[1] - low) + low).to(x.dtype)  # in this order k / 255 itself for the box (0, 1)
-        if found is None or which is None:
-            found = values
-            which = torch.where(~goal.met(oracle.decisions(values)))[0]
-        else:
-            met = goal[which].met(oracle.decisions(values[which], which))
-            found[which[met]] = values[which[met]]
-            which = which[~met]
-        if len(which) == 0:
+        return (image / LEVELS * (box[1] - low) + low).to(x.dtype)  # in this order k / 255 itself for the box (0, 1)
+
+    return _first(oracle, map(values, tries), goal)[0]
+
+
+def onto_type(
+    oracle: Oracle, x: Images, x_adv: Images, goal: Goal, kind: torch.dtype, ball: tuple[Norm, Radius] | None
+) -> Images:
+    """Images of half precision: rounded to the nearest, and for bounded attacks never further from `x` than `x_adv`.
+
+    For minimal-norm attacks the first that is adversarial on the way from `x` to a little beyond `x_adv`, or else the
+    nearest.
+
+    Cost: as `onto_grid`.
+    """
+    near = x_adv.to(kind)
+    if ball is not None:
+        beyond = (near.to(x.dtype) - x).abs() > (x_adv - x).abs()
+        return torch.where(beyond, torch.nextafter(near, x.to(kind)), near).to(x.dtype)
+    low, high = torch.minimum(x, x_adv).amin(), torch.maximum(x, x_adv).amax()  # within the box, where there is one
+    way = ((x + length * (x_adv - x)).clamp(low, high) for length in (*_SHORTENED, 1.0, *_LENGTHENED))
+    found, met = _first(oracle, (each.to(kind).to(x.dtype) for each in way), goal)
+    return torch.where(column(met, x), found, near.to(x.dtype))
+
+
+def _first(oracle: Oracle, tries: Iterator[Images], goal: Goal) -> tuple[Images, Flags]:
+    """Image by image the first try that is adversarial, or the first of all; and whether it is."""
+    found = next(tries)
+    which = torch.where(~goal.met(oracle.decisions(found)))[0]
+    while len(which):
+        each = next(tries, None)
+        if each is None:
             break
-    assert found is not None
-    return found
+        met = goal[which].met(oracle.decisions(each[which], which))
+        found[which[met]] = each[which[met]]
+        which = which[~met]
+    there = torch.ones(len(found), dtype=torch.bool, device=found.device)
+    there[which] = False
+    return found, there
 
 
 def _into_ball(clean: Images, far: Images, image: Images, ball: tuple[Norm, Radius], step: float) -> Images:

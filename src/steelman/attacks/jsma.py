@@ -13,7 +13,7 @@ from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal, Margin
 from steelman.norms import L0, Norm
 from steelman.randomness import Draws
-from steelman.types import Flags, Images, Indices, Labels, Logits, PerImage
+from steelman.types import Flags, Images, Indices, Labels, Logits, PerImage, Share
 
 _AT_ONCE = 2**22  # pairs that are scored at a time
 
@@ -26,7 +26,8 @@ class JSMA(Attack):
     -A * B is moved by theta, where A = sum_{p,q} J_t has to be above 0 and B = sum_{p,q} sum_{k != t} J_k below; for a
     negative theta with both signs turned. An entry at the end of the box has done its part.
 
-    theta  how far an entry goes per step, in the units of the images; a negative one darkens (default 1, paper)
+    theta  how far an entry goes per step, in the units of the images; a negative one darkens (default 1 in units of the
+           box, paper)
     gamma  largest share of entries that may change (default 1: no limit; paper: .145)
     of     "logits" (default, paper; Carlini and Wagner's JSMA-Z) or "softmax" (their JSMA-F). Probabilities sum to 1,
            so that B = -A and the best pair is the two largest slopes; we take those of log softmax(Z)_t, which orders
@@ -51,13 +52,13 @@ class JSMA(Attack):
     log2(changed entries) forward passes.
     Reference: Nicolas Papernot, Patrick McDaniel, Somesh Jha, Matt Fredrikson, Z. Berkay Celik and Ananthram Swami,
     "The limitations of deep learning in adversarial settings", EuroS&P 2016, algorithms 2 and 3; Rey Wiyatno and Anqi
-    Xu, "Maximal Jacobian-based saliency map attack", arXiv 2018, section 3.
+    Xu, "Maximal Jacobian-based saliency map attack", arXiv 2018, 1808.07945, section 3.
 
     Raises:
         ValueError: box=None, since entries go to the ends of the box; theta below a thousandth of it.
     """
 
-    theta: float = 1.0
+    theta: float = Share(1.0)
     gamma: float = 1.0
     of: Literal["logits", "softmax"] = "logits"
     pair: bool = True

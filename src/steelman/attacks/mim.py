@@ -9,7 +9,7 @@ from steelman.attacks.oracle import Oracle
 from steelman.losses import CrossEntropy, Goal, Loss
 from steelman.norms import Linf, Norm, per_image
 from steelman.randomness import Draws
-from steelman.types import Images, Radius
+from steelman.types import Images, Radius, Share
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class MIM(Attack):
         ValueError: negative steps or decay; KL, which has no gradient at the clean image.
     """
 
-    eps: Radius = 8 / 255
+    eps: Radius = Share(8 / 255)
     steps: int = 10
     step_size: Radius | None = None
     norm: Norm = Linf

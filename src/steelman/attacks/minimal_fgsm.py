@@ -10,7 +10,7 @@ from steelman.attacks.oracle import Oracle
 from steelman.losses import CrossEntropy, Goal, Loss
 from steelman.norms import L0, Linf, Norm
 from steelman.randomness import Draws
-from steelman.types import Images
+from steelman.types import Images, Share
 
 RELATIVE = 1e-4
 
@@ -25,7 +25,7 @@ class MinimalFGSM(Attack):
     to begin with, and those for which no radius succeeds, are returned as they are.
 
     norm     Linf (default, the paper's), L2, L1
-    eps_max  largest radius, default 1
+    eps_max  largest radius, default 1 in units of the box
     grid     try grid, 2 grid, ... up to eps_max instead, and do not bisect; None (default) does not, .05 is the paper's
     loss     cross-entropy (default), Margin, DLR
 
@@ -42,7 +42,7 @@ class MinimalFGSM(Attack):
     """
 
     norm: Norm = Linf
-    eps_max: float = 1.0
+    eps_max: float = Share(1.0)
     grid: float | None = None
     loss: Loss = field(default_factory=CrossEntropy)
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from steelman.forward import answer_of
 from steelman.types import Images, Model
 
 
@@ -16,7 +17,7 @@ def evaluation_mode(model: Model, frozen: bool = True) -> Iterator[None]:
     if not isinstance(model, nn.Module):
         yield
         return
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     wanted = [parameter for parameter in model.parameters() if frozen and parameter.requires_grad]
     try:
         if any(training for _, training in modes):
@@ -44,25 +45,28 @@ def buffers_kept(model: Model) -> Iterator[None]:
                 buffer.copy_(kept)
 
 
+def in_training(model: Model) -> bool:
+    """Whether a module, or a part of it, is in train mode. One without that flag (frozen TorchScript) never is."""
+    return isinstance(model, nn.Module) and any(getattr(each, "training", False) for each in model.modules())
+
+
 def warn_if_mode_matters(model: Model, x: Images) -> None:
     """Warn when a model arrives in train mode and answers otherwise there: its accuracy is about to be misjudged.
 
     Cost: two forward passes on two images, and only for models that are in train mode. Leaves buffers and the random
     state as they were.
     """
-    if not isinstance(model, nn.Module) or not any(module.training for module in model.modules()):
-        return
-    if len(x) == 0:
+    if not in_training(model) or len(x) == 0:
         return
     devices = [x.device] if x.is_cuda else []
     with torch.no_grad(), torch.random.fork_rng(devices):
         try:
             with buffers_kept(model):
-                as_given = model(x[:2])
+                as_given = answer_of(model, x[:2])
         except ValueError:  # batch norm in train mode refuses a single value per channel
             as_given = None
         with evaluation_mode(model):
-            in_evaluation = model(x[:2])
+            in_evaluation = answer_of(model, x[:2])
     if as_given is None or not torch.allclose(as_given, in_evaluation, rtol=1e-4, atol=1e-5, equal_nan=True):
         warnings.warn(
             "the model is in train mode, where its output differs (batch normalisation or dropout). The attack runs in "

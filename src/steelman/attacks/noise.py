@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from steelman.attacks.attack import Access, Attack
+from steelman.attacks.ball import Ball
 from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
 from steelman.norms import L0, L2, Linf, Norm, per_image
 from steelman.randomness import Draws
-from steelman.types import Box, Images, Indices, Labels, PerImage, Radius
+from steelman.types import Box, Images, Indices, Labels, PerImage, Radius, Share
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class GaussianNoise(Attack):
     access: ClassVar[Access] = "decisions"
     chance: ClassVar[bool] = True
 
-    eps: Radius = 2.8
+    eps: Radius = Share(2.8)
     samples: int = 1
     rescale: bool = False
     norm: Norm = L2
@@ -76,7 +77,7 @@ class UniformNoise(Attack):
     access: ClassVar[Access] = "decisions"
     chance: ClassVar[bool] = True
 
-    eps: Radius = 8 / 255
+    eps: Radius = Share(8 / 255)
     norm: Norm = Linf
     samples: int = 1
 
@@ -86,7 +87,7 @@ class UniformNoise(Attack):
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         def noisy(which: Indices, draws: Draws) -> Images:
             clean, eps = x[which], _radius(self.eps, which)
-            return self.norm.contain(clean, clean + self.norm.sample(clean, eps, draws), eps, self.box)
+            return self.norm.contain(clean, Ball.around(clean, eps, self.norm, self.box).sample(draws), eps, self.box)
 
         return _first_success(oracle, x, goal, draws, self.samples, noisy)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from steelman.attacks.mode import evaluation_mode
+from steelman.forward import Forward, check_answer
 from steelman.losses import Goal, Loss, cross_entropy
 from steelman.norms import Norm
 from steelman.types import Flags, Images, Indices, Labels, Logits, Model, PerImage
@@ -39,10 +40,13 @@ class Oracle:
         compiled: bool = False,
         deadline: float | None = None,
         asked: Callable[[int], None] | None = None,
+        given: torch.dtype | None = None,
+        check_classes: Callable[[int], None] | None = None,
     ) -> None:
         self.model, self.goal, self.samples, self.half = model, goal, samples, half
-        self.deadline, self.asked = deadline, asked
-        self._called = torch.compile(model, dynamic=True) if compiled else model
+        self.deadline, self.asked, self.given, self.check_classes = deadline, asked, given, check_classes
+        self._forward = Forward(model, given=given)
+        self._fast = Forward(model, torch.compile(model, dynamic=True), given=given) if compiled else self._forward
         classes = (goal.labels,) if goal.target is None else (goal.labels, goal.target)
         self._highest_label = int(torch.cat(classes).max()) if len(goal.labels) else 0
         self._stack = ExitStack()
@@ -60,6 +64,9 @@ class Oracle:
     def __enter__(self) -> "Oracle":
         self._stack.enter_context(evaluation_mode(self.model))
         self._stack.enter_context(torch.no_grad())
+        device = self.goal.labels.device.type
+        if torch.is_autocast_enabled(device):  # the backward pass too would be in its precision
+            self._stack.enter_context(torch.autocast(device, enabled=False))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,8 +82,11 @@ class Oracle:
             half=self.half,
             deadline=self.deadline,
             asked=self.asked,
+            given=self.given,
+            check_classes=self.check_classes,
         )
-        inner._checked, inner._called, inner.fits = self._checked, self._called, self.fits
+        inner._checked, inner._forward, inner._fast = self._checked, self._forward, self._fast
+        inner.fits = self.fits
         inner.found = None if self.found is None else self.found[which]
         try:
             yield inner
@@ -108,7 +118,7 @@ class Oracle:
 
     def verdict(self, x: Images) -> tuple[Labels, PerImage]:
         """Predictions and cross-entropy with the labels, by the model itself in full precision; not counted."""
-        self._called, self.half = self.model, False
+        self._fast, self.half = self._forward, False
         predictions, losses = [], []
         for which in torch.arange(len(x), device=x.device).split(max(self.fits, 1)):
             answer = self._answer(x[which])
@@ -118,7 +128,7 @@ class Oracle:
             predictions.append(answer.to(torch.int64) if hard else answer.argmax(1))
             labels = self.goal.labels[which]
             losses.append(
-                torch.full_like(x[which].flatten(1)[:, 0], torch.nan) if hard else cross_entropy(answer, labels)
+                torch.full(labels.shape, torch.nan, device=x.device) if hard else cross_entropy(answer, labels)
             )
         return torch.cat(predictions), torch.cat(losses)
 
@@ -175,7 +185,9 @@ class Oracle:
         _count(self.gradients, which, self.samples)
         gradient = None
         if value.requires_grad:
-            (gradient,) = torch.autograd.grad(value, x, torch.ones_like(value), retain_graph=keep, allow_unused=True)
+            with torch.enable_grad():
+                total = value.sum()  # ones as `grad_outputs` cost a process .8 s and 42 MB at its first call
+            (gradient,) = torch.autograd.grad(total, x, retain_graph=keep, allow_unused=True)
         if gradient is None:
             raise ValueError(
                 "the model's output has no gradient with respect to its input: it is not differentiable, or it "
@@ -206,15 +218,12 @@ class Oracle:
         return answer
 
     def _answer(self, x: Images) -> Tensor:
-        if self.half:
-            with torch.autocast(x.device.type, torch.bfloat16):
-                answer = self._called(x)
-            answer = answer.to(x.dtype) if isinstance(answer, Tensor) and answer.is_floating_point() else answer
-        else:
-            answer = self._called(x)
-        if not self._checked:
+        answer = self._fast(x, autocast="bf16" if self.half else "off")
+        if not self._checked and len(x):
             check_answer(answer, len(x), self._highest_label)
             self._checked = True
+            if self.check_classes is not None and answer.is_floating_point():
+                self.check_classes(answer.shape[1])
         return answer
 
 
@@ -252,48 +261,3 @@ class Found:
             size = self.norm.size(image.double() - self.origin[here].double())
             nearer = size < self.size[here]
             self.image[here[nearer]], self.size[here[nearer]] = image[nearer], size[nearer]
-
-
-def check_answer(answer: object, batch: int, highest_label: int) -> None:
-    """Refuse what can be neither logits nor classes.
-
-    Raises:
-        ValueError: see `check_logits`; classes that are not one per image.
-    """
-    if not isinstance(answer, Tensor) or answer.is_floating_point():
-        check_logits(answer, batch, highest_label)
-    elif answer.shape != (batch,):
-        raise ValueError(
-            f"the model must return logits, or one class per image; got {answer.dtype} {tuple(answer.shape)}"
-        )
-
-
-def are_probabilities(answer: Tensor) -> bool:
-    """Whether all rows are at least 0 and sum to 1."""
-    return bool(len(answer) and (answer >= 0).all() and ((answer.sum(1) - 1).abs() < 1e-4).all())
-
-
-def check_logits(logits: object, batch: int, highest_label: int) -> None:
-    """Refuse what cannot be logits.
-
-    Raises:
-        ValueError: not a tensor of shape (batch, classes), one class, a label that has no class, NaN, probabilities.
-    """
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != batch:
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"the model must return logits of shape ({batch}, classes); got {shape}")
-    classes = logits.shape[1]
-    if classes < 2:
-        raise ValueError("the model returns one number per image; an attack needs logits of at least two classes")
-    if highest_label >= classes:
-        raise ValueError(
-            f"label {highest_label} has no class: the model returns {classes} logits, for 0 to {classes - 1}"
-        )
-    with torch.no_grad():
-        if not bool(logits.isfinite().all()):
-            raise ValueError("the model returns NaN or infinite logits on these images")
-        if are_probabilities(logits):
-            raise ValueError(
-                "the model returns probabilities (rows are at least 0 and sum to 1). Attacks need logits: remove the "
-                "softmax, or return its input"
-            )

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from steelman.attacks.attack import Attack
 from steelman.attacks.mode import evaluation_mode
+from steelman.forward import answer_of
 from steelman.norms import L0, L1, L2, Linf, Norm
 from steelman.randomness import Draws, combine
 from steelman.types import Flags, Images, Labels, Model, PerImage, Randomness
@@ -60,7 +61,7 @@ def over_targets(
     """
     norm = norm or getattr(attack, "norm", L2)
     with evaluation_mode(model), torch.no_grad():
-        classes = model(x[:1]).shape[1]
+        classes = answer_of(model, x[:1]).shape[1]
     target = (y[:, None] + torch.arange(1, classes, device=y.device)) % classes
     rivals = classes - 1
     seeds = combine(Draws.start(generator, len(x), x.device).seeds[:, None], target)

@@ -12,9 +12,9 @@ from steelman.attacks.ball import Ball
 from steelman.attacks.best import Best
 from steelman.attacks.oracle import Oracle
 from steelman.losses import CrossEntropy, Goal, Loss
-from steelman.norms import Linf, Norm, per_image
+from steelman.norms import L0, Linf, Norm, per_image
 from steelman.randomness import Draws, combine
-from steelman.types import Images, Indices, Radius
+from steelman.types import Images, Indices, Radius, Share
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class PGD(Attack):
     Reference: Aleksander Madry, Aleksandar Makelov, Ludwig Schmidt, Dimitris Tsipras and Adrian Vladu, "Towards deep
     learning models resistant to adversarial attacks", ICLR 2018, section 2; Sven Gowal, Jonathan Uesato, Chongli Qin,
     Po-Sen Huang, Timothy Mann and Pushmeet Kohli, "An alternative surrogate loss for PGD-based adversarial testing",
-    arXiv 2019, section 3.
+    arXiv 2019, 1910.09338, section 3.
 
     Raises:
         ValueError: steps, restarts, targets or copies below their least; targets with KL, which has no targeted form;
             a normal_start that is not above 0, or without random_start.
     """
 
-    eps: Radius = 8 / 255
+    eps: Radius = Share(8 / 255)
     steps: int = 10
     step_size: Radius | None = None
     norm: Norm = Linf
@@ -130,7 +130,8 @@ class PGD(Attack):
         return ball.nearest(ball.x + self.normal_start * draws.normal(ball.x.shape[1:], ball.x.dtype))
 
     def _step_size(self, x: Images) -> Tensor:
-        given = 2.5 * self.eps / max(self.steps, 1) if self.step_size is None else self.step_size
+        reach = self.eps * self.box_width if self.norm is L0 else self.eps  # in L0, eps counts entries
+        given = 2.5 * reach / max(self.steps, 1) if self.step_size is None else self.step_size
         return per_image(given, x, "step_size").expand(len(x), *[1] * (x.ndim - 1))
 
     def _groups(self, best: Best, turns: int) -> Iterator[tuple[Indices, Indices]]:

@@ -12,7 +12,7 @@ from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal, Margin
 from steelman.norms import L0, Norm, column
 from steelman.randomness import Draws
-from steelman.types import Images
+from steelman.types import Images, Share
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class SigmaZero(Attack):
     norm       L0, the only one
     steps      gradient passes, those of the first look and of the polish among them, but at least half of
                them for the search itself; default 1,000 (paper; code: 100)
-    step_size  Adam's first rate, default 1 (paper)
-    sigma      how sharp the count is, default 1e-3 (paper)
+    step_size  Adam's first rate, default 1 in units of the box (paper)
+    sigma      how sharp the count is, in squares of the width of the box, default 1e-3 (paper)
     threshold  first tau, default .3 (paper)
     classes    how many of the highest logits compete in the first look, the label among them; default 10, 0 for none
     polish     rounds of the last polish, default 1, 0 for none
@@ -47,7 +47,7 @@ class SigmaZero(Attack):
 
     norm: Norm = L0
     steps: int = 1000
-    step_size: float = 1.0
+    step_size: float = Share(1.0)
     sigma: float = 1e-3
     threshold: float = 0.3
     classes: int = 10
@@ -80,6 +80,7 @@ class SigmaZero(Attack):
         image, delta = x, torch.zeros_like(x)
         mean, spread, tau = torch.zeros_like(x), torch.zeros_like(x), torch.full_like(fewest, self.threshold)
         objective, count = partial(Margin(), goal=goal), x[0].numel()
+        sigma = self.sigma * self.box_width**2
         for step in range(steps):
             logits, _, gradient = oracle.gradient(image, objective, which)
             reached = clearly(goal, logits)
@@ -89,8 +90,8 @@ class SigmaZero(Attack):
             # Downhill: a success feels the count alone.
             gradient.mul_(column(~reached, x)).neg_()
             square = delta * delta
-            square.add_(self.sigma).square_()
-            gradient.addcdiv_(delta, square, value=2 * self.sigma / count)
+            square.add_(sigma).square_()
+            gradient.addcdiv_(delta, square, value=2 * sigma / count)
             top = torch.linalg.vector_norm(gradient.flatten(1), ord=torch.inf, dim=1)
             gradient.div_(column(top.clamp(min=torch.finfo(x.dtype).tiny), x))
             mean.lerp_(gradient, 0.1)
@@ -99,10 +100,10 @@ class SigmaZero(Attack):
             width = (spread / (1 - 0.999 ** (step + 1))).sqrt_().add_(1e-8)
             delta.addcdiv_(mean, width, value=-rate / (1 - 0.9 ** (step + 1)))
             image = within(delta.add_(x), self.box)
-            following = cosine(step + 1, steps, self.step_size, self.step_size / 10)
+            following = cosine(step + 1, steps, self.step_size, self.step_size / 10) / self.box_width
             tau = torch.where(reached, tau + 0.01 * following, tau - 0.01 * following).clamp_(0, 1)
             delta = image - x
-            small = delta.abs() < column(tau, x)
+            small = delta.abs() < column(tau * self.box_width, x)
             image, delta = torch.where(small, x, image), delta.masked_fill_(small, 0)
         won = torch.where(fewest.isfinite())[0]
         best[won] = polish(oracle, x[won], best[won], goal[won], L0, self.box, self.polish, which[won])

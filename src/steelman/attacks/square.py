@@ -14,7 +14,7 @@ from steelman.attacks.oracle import Oracle
 from steelman.losses import CrossEntropy, Goal, Margin
 from steelman.norms import L2, TINY, Linf, Norm
 from steelman.randomness import Draws
-from steelman.types import Box, Images, Indices, Logits, PerImage, Radius
+from steelman.types import Box, Images, Indices, Logits, PerImage, Radius, Share
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries, out of 10,000, after which the share of pixels in a square is halved."""
@@ -58,7 +58,7 @@ class Square(Attack):
 
     access: ClassVar[Access] = "scores"
 
-    eps: Radius = 8 / 255
+    eps: Radius = Share(8 / 255)
     norm: Norm = Linf
     queries: int = 5000
     p_init: float = 0.8
@@ -75,12 +75,14 @@ class Square(Attack):
                 f"got {self.queries}, {self.restarts} and {self.p_init}"
             )
 
-    def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
+    def check_input(self, x: Images, targeted: bool, classes: int | None) -> None:
         if x.ndim < 3:
             raise ValueError(
                 f"Square needs images of shape (batch, channels, height, width); got {tuple(x.shape)}. Reshape them, "
                 "and let the model flatten"
             )
+
+    def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         best = Best.nothing(x)
         eps = torch.as_tensor(self.eps, dtype=x.dtype, device=x.device).expand(len(x))
         for restart in range(self.restarts):

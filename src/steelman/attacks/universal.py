@@ -12,7 +12,7 @@ from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
 from steelman.norms import L2, Linf, Norm, per_image
 from steelman.randomness import Draws
-from steelman.types import Images, Labels, Model, Radius, Randomness
+from steelman.types import Images, Labels, Model, Radius, Randomness, Share
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class UniversalPerturbation(Attack):
 
     shared: ClassVar[bool] = True
 
-    eps: Radius = 10 / 255
+    eps: Radius = Share(10 / 255)
     norm: Norm = Linf
     rate: float = 0.8
     epochs: int = 10

@@ -9,7 +9,7 @@ from steelman.attacks.oracle import Oracle
 from steelman.losses import KL, Goal
 from steelman.norms import L2, Norm
 from steelman.randomness import Draws
-from steelman.types import Images, Radius
+from steelman.types import Images, Radius, Share
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class VirtualAdversarial(Attack):
         ValueError: a target, which plays no part; another norm; iterations below 1 or xi not above 0.
     """
 
-    eps: Radius = 2.0
+    eps: Radius = Share(2.0)
     iterations: int = 1
-    xi: float = 0.1
+    xi: float = Share(0.1)
     norm: Norm = L2
 
     def __post_init__(self) -> None:
@@ -49,11 +49,13 @@ class VirtualAdversarial(Attack):
                 f"VirtualAdversarial needs iterations >= 1 and xi > 0; got {self.iterations} and {self.xi}"
             )
 
+    def check_input(self, x: Images, targeted: bool, classes: int | None) -> None:
+        if targeted:
+            raise ValueError("VirtualAdversarial only leaves the clean prediction; for a target use FGSM(norm=L2)")
+
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         if goal.reference is None:
             goal = replace(goal, reference=oracle.logits(x))
-        if goal.target is not None:
-            raise ValueError("VirtualAdversarial only leaves the clean prediction; for a target use FGSM(norm=L2)")
         direction = draws.normal(x.shape[1:], x.dtype)
         for _ in range(self.iterations):
             near = x + self.xi * L2.steepest(direction)  # not clipped, for it only measures the curvature

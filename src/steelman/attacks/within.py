@@ -9,7 +9,7 @@ from steelman.attacks.oracle import Oracle
 from steelman.losses import Goal
 from steelman.norms import Norm, column, per_image
 from steelman.randomness import Draws
-from steelman.types import Images, Radius
+from steelman.types import Images, Radius, Share
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Within(Attack):
     """
 
     attack: Attack
-    eps: Radius = 8 / 255
+    eps: Radius = Share(8 / 255)
 
     def __post_init__(self) -> None:
         check_parts("Within", (self.attack,))

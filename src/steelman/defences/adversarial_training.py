@@ -9,6 +9,7 @@ from steelman.attacks.attack import Attack
 from steelman.attacks.pgd import PGD
 from steelman.defences.adversarial import Adversarial
 from steelman.defences.crafting import Crafting, check_attack, check_crafting, crafted
+from steelman.forward import logits_of
 from steelman.losses import cross_entropy
 from steelman.schedules import Constant, Schedule
 from steelman.types import Batch
@@ -73,9 +74,9 @@ class AdversarialTraining(Adversarial):
     def loss(self, model: nn.Module, batch: Batch, made: Batch) -> Tensor:
         loss = torch.zeros((), device=batch.x.device)
         if self.clean_weight < 1:
-            loss = loss + (1 - self.clean_weight) * cross_entropy(model(made.x), batch.y).mean()
+            loss = loss + (1 - self.clean_weight) * cross_entropy(logits_of(model, made.x), batch.y).mean()
         if self.clean_weight > 0:
-            loss = loss + self.clean_weight * cross_entropy(model(batch.x), batch.y).mean()
+            loss = loss + self.clean_weight * cross_entropy(logits_of(model, batch.x), batch.y).mean()
         return loss
 
 

@@ -71,9 +71,8 @@ class AWP(Around[Adversarial]):
         net = nets[CLASSIFIER]
         layers = _layers(net)
         made = self.objective.craft(net, batch)
-        with borrowed_buffers(net.modules()):
-            loss = self.objective.loss(net, batch, made)
-        yield Descend(loss, layers)
+        with borrowed_buffers(net.modules()):  # in the backward pass too: a checkpointed network runs there again
+            yield Descend(self.objective.loss(net, batch, made), layers)
         yield Average()
         with _moved(layers, self.gamma):
             yield Descend(self.objective.loss(net, batch, made), net.parameters())

@@ -12,6 +12,7 @@ from steelman.attacks.pgd import PGD
 from steelman.data.dataset import Dataset
 from steelman.defences.adversarial import Adversarial
 from steelman.defences.crafting import check_attack, crafted
+from steelman.forward import logits_of
 from steelman.losses import cross_entropy
 from steelman.types import Batch, Labels, Logits
 
@@ -78,7 +79,7 @@ class Bilateral(Adversarial):
         target = soft = None
         if self.target is not None or self.labels == "adversarial":
             with evaluation_mode(model), torch.no_grad():
-                logits = model(batch.x)
+                logits = logits_of(model, batch.x)
             _refuse_one_class(logits.shape[1])
             wrong = logits.scatter(1, batch.y[:, None], -torch.inf)
             target = wrong.argmax(1) if self.target else None
@@ -88,7 +89,7 @@ class Bilateral(Adversarial):
         return replace(batch, x=crafted(self.attack, model, batch, target=target), soft=soft)
 
     def loss(self, model: nn.Module, batch: Batch, made: Batch) -> Tensor:
-        logits = model(made.x)
+        logits = logits_of(model, made.x)
         if self.labels == "smooth":
             return cross_entropy(logits, self._labels(torch.ones_like(logits), batch.y)).mean()
         return cross_entropy(logits, batch.y if made.soft is None else made.soft).mean()

@@ -7,6 +7,7 @@ from torch import nn
 
 from steelman.attacks.attack import Attack
 from steelman.attacks.mode import evaluation_mode
+from steelman.forward import answer_of
 from steelman.networks.surgery import borrowed_buffers
 from steelman.types import Batch, Labels
 
@@ -52,4 +53,4 @@ def crafted(
             return attack(model, batch.x, batch.y, target=target, generator=batch.seeds)
     with borrowed_buffers(model.modules()):
         # A function, not a module: its mode is none of the attack's business.
-        return attack(lambda x: model(x), batch.x, batch.y, target=target, generator=batch.seeds)
+        return attack(lambda x: answer_of(model, x), batch.x, batch.y, target=target, generator=batch.seeds)

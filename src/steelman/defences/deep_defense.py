@@ -3,7 +3,7 @@
 import logging
 import math
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,12 @@ from steelman.data.dataset import Dataset
 from steelman.defences.dropout import SharedDropout
 from steelman.defences.gradient_penalty import refuse_compiled, refuse_one_class
 from steelman.defences.objective import Objective
+from steelman.forward import logits_of
 from steelman.losses import cross_entropy
 from steelman.networks.preprocess import peel
-from steelman.networks.surgery import freeze_batchnorm, only_trainable
+from steelman.networks.surgery import freeze_batchnorm, only_trainable, rehearsal
 from steelman.norms import TINY
+from steelman.ranges import INFINITE, check_amounts
 from steelman.types import Batch, Flags, Images, Indices, Labels, PerImage
 
 log = logging.getLogger(__name__)
@@ -62,7 +64,7 @@ class DeepDefense(Objective):
     weight: float = 15.0
     c: float = 25.0
     d: float = 5.0
-    p: float = 2.0
+    p: float = field(default=2.0, metadata=INFINITE)
     steps: int = 5
     overshoot: float = 0.02
     damping: float = 5e-6
@@ -71,6 +73,9 @@ class DeepDefense(Objective):
     legacy_from_class: bool = False
 
     def __post_init__(self) -> None:
+        check_amounts(
+            "DeepDefense", weight=self.weight, c=self.c, d=self.d, overshoot=self.overshoot, damping=self.damping
+        )
         if not self.p >= 1:
             raise ValueError(f"p is the exponent of a norm, at least 1; got {self.p}")
         if self.steps < 1 or self.classes < 2:
@@ -80,8 +85,13 @@ class DeepDefense(Objective):
 
     def begin(self, model: nn.Module, data: Dataset) -> "DeepDefense":
         refuse_compiled(model)
-        with only_trainable(model, self.layers):  # refuses names of no layer
-            return self
+        with ExitStack() as stack:
+            stack.enter_context(only_trainable(model, self.layers))  # refuses names of no layer
+            x = stack.enter_context(rehearsal(model, data))
+            stack.enter_context(freeze_batchnorm(model))
+            stack.enter_context(SharedDropout(model, len(x)))
+            logits_of(model, x)
+        return self
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         refuse_compiled(model)
@@ -90,12 +100,12 @@ class DeepDefense(Objective):
             stack.enter_context(freeze_batchnorm(network))
             dropout = stack.enter_context(SharedDropout(network, len(x)))
             raw = x.clone().requires_grad_()
-            logits = network(raw)
+            logits = logits_of(network, raw)
             refuse_one_class(logits)
             loss = cross_entropy(logits, batch.y).mean()
             if self.layers is not None:
                 stack.enter_context(only_trainable(model, self.layers))
-                logits = network(raw)
+                logits = logits_of(network, raw)
             return loss + self.weight * self._penalty(network, x, raw, logits, batch.y, dropout)
 
     def _penalty(
@@ -147,7 +157,7 @@ class DeepDefense(Objective):
             if step == self.steps - 1:
                 break
             with torch.no_grad():
-                prediction = network(start + (1 + self.overshoot) * total).argmax(1)
+                prediction = logits_of(network, start + (1 + self.overshoot) * total).argmax(1)
             fooled = torch.where(correct, prediction != own, prediction == y)
             left, stay = torch.where(fooled)[0], torch.where(~fooled)[0]
             if len(left):
@@ -158,7 +168,7 @@ class DeepDefense(Objective):
                 own, correct, y = own[stay], correct[stay], y[stay]
                 dropout.rows = which
             raw = start + total
-            logits = network(raw)
+            logits = logits_of(network, raw)
         return [*done, (which, total)]
 
     def _rivals(self, logits: Tensor, y: Labels, correct: Flags) -> Tensor:
@@ -174,7 +184,7 @@ class DeepDefense(Objective):
         place = torch.zeros_like(own)
         gaps = (logits.gather(1, rivals) - logits.gather(1, own[:, None])).unbind(1)
         for column, gap in enumerate(gaps):
-            (slope,) = torch.autograd.grad(gap, raw, torch.ones_like(gap), retain_graph=True)
+            (slope,) = torch.autograd.grad(gap.sum(), raw, retain_graph=True)
             distance = gap.detach().abs() / _p_norm(slope + self.damping, q)
             place = torch.where(distance < nearest, column, place)
             nearest = torch.minimum(distance, nearest)

@@ -6,6 +6,7 @@ from typing import final
 from torch import Tensor, nn
 
 from steelman.defences.objective import Objective
+from steelman.forward import logits_of
 from steelman.losses import cross_entropy
 from steelman.types import Batch
 
@@ -39,5 +40,5 @@ class Distillation(Objective):
             raise ValueError(f"temperature is a positive number, such as 100; got {self.temperature}")
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        logits = model(batch.x) / self.temperature
+        logits = logits_of(model, batch.x) / self.temperature
         return cross_entropy(logits, batch.y if batch.soft is None else batch.soft.to(logits.dtype)).mean()

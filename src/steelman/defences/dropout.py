@@ -1,12 +1,13 @@
 """Dropout that an image and its perturbations share."""
 
+from contextlib import ExitStack
 from types import TracebackType
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils.hooks import RemovableHandle
 
+from steelman.networks.surgery import no_recomputation
 from steelman.types import Indices
 
 
@@ -15,6 +16,9 @@ class SharedDropout:
 
     `rows` names the images of the batch that the next pass is about. A layer that is passed twice in one forward has
     one mask for both.
+
+    Raises:
+        ValueError: a layer whose mask cannot be shared; a network with dropout that is checkpointed.
     """
 
     def __init__(self, network: nn.Module, batch: int) -> None:
@@ -27,19 +31,20 @@ class SharedDropout:
             if isinstance(layer, nn.AlphaDropout | nn.FeatureAlphaDropout):
                 raise ValueError(f"{type(layer).__name__} cannot share its mask; use Dropout")
         self._masks: dict[nn.Module, Tensor] = {}
-        self._hooks: list[RemovableHandle] = []
+        self._network, self._stack = network, ExitStack()
         self._batch = batch
         self.rows: Indices | None = None
 
     def __enter__(self) -> "SharedDropout":
-        self._hooks = [layer.register_forward_hook(self._apply) for layer in self._layers]
+        self._stack.enter_context(no_recomputation(self._network, bool(self._layers)))
+        for layer in self._layers:
+            self._stack.callback(layer.register_forward_hook(self._apply).remove)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for hook in self._hooks:
-            hook.remove()
+    ) -> bool | None:
+        return self._stack.__exit__(kind, error, trace)
 
     def _apply(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         assert isinstance(layer, _DropoutNd)

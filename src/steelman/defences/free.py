@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from torch import nn
 
 from steelman.attacks.ball import Ball
+from steelman.attacks.radius import check_radius
 from steelman.defences.game import Average, Descend, Game, Step
+from steelman.forward import logits_of
 from steelman.losses import cross_entropy
 from steelman.norms import L2, Linf, Norm, per_image
 from steelman.randomness import Draws
+from steelman.ranges import check_box
 from steelman.types import CLASSIFIER, Batch, Box
 
 _START = 0xF4EE  # a purpose for `Draws.split`
@@ -57,6 +60,8 @@ class Free(Game):
         for name, length in (("eps", self.eps), ("step_size", self.step_size)):
             if length is not None and not 0 <= length < float("inf"):
                 raise ValueError(f"{name} must be finite and at least 0; got {length}")
+        check_box(self.box)
+        check_radius(self.norm, self.eps, self.box, "Free")
         if self.norm is not Linf and self.norm is not L2:
             raise ValueError(f"Free takes gradient steps in Linf or L2; got {self.norm}")
 
@@ -70,5 +75,5 @@ class Free(Game):
                 assert x.grad is not None
                 x = ball.climb(x.detach(), x.grad, step)
             x.requires_grad_(replay < self.replays - 1)
-            yield Descend(cross_entropy(net(x), batch.y).mean(), [*net.parameters(), x])
+            yield Descend(cross_entropy(logits_of(net, x), batch.y).mean(), [*net.parameters(), x])
             yield Step()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from steelman.data.dataset import Dataset
 from steelman.defences.objective import Objective
+from steelman.forward import logits_of
 from steelman.losses import cross_entropy
 from steelman.types import Batch, Images, Logits, PerImage
 
@@ -41,7 +42,7 @@ class GradientPenalty(Objective):
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         refuse_compiled(model)
         x = batch.x.detach().clone().requires_grad_()
-        logits = model(x)
+        logits = logits_of(model, x)
         refuse_one_class(logits)
         losses = cross_entropy(logits, batch.y)
         return losses.mean() + self.weight * self.penalty(x, logits, losses, batch)

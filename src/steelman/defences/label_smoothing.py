@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from steelman.data.dataset import Dataset
 from steelman.defences.objective import Objective
+from steelman.forward import logits_of
 from steelman.losses import cross_entropy
 from steelman.types import Batch, Labels
 
@@ -49,7 +50,7 @@ class LabelSmoothing(Objective):
         return self
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        logits = model(batch.x)
+        logits = logits_of(model, batch.x)
         return cross_entropy(logits, smooth(batch.y, logits.shape[1], self.smoothing).to(logits.dtype)).mean()
 
 

@@ -10,6 +10,7 @@ from steelman.attacks.attack import Attack
 from steelman.attacks.pgd import PGD
 from steelman.defences.adversarial import Adversarial
 from steelman.defences.crafting import Crafting, check_attack, check_crafting, crafted
+from steelman.forward import logits_of
 from steelman.losses import kl_divergence
 from steelman.types import Batch, Labels, Logits, PerImage
 
@@ -51,7 +52,7 @@ class MART(Adversarial):
         return replace(batch, x=crafted(self.attack, model, batch, self.crafting))
 
     def loss(self, model: nn.Module, batch: Batch, made: Batch) -> Tensor:
-        clean, attacked = model(batch.x), model(made.x)
+        clean, attacked = logits_of(model, batch.x), logits_of(model, made.x)
         doubt = 1 - clean.softmax(1).gather(1, batch.y[:, None])[:, 0]
         kept = kl_divergence(clean, attacked) * doubt
         return (boosted_cross_entropy(attacked, batch.y) + self.weight * kept).mean()

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from steelman.attacks.an_pgd import ANPGD
+from steelman.attacks.radius import check_radius
 from steelman.data.dataset import Dataset
 from steelman.defences.crafting import Crafting, check_crafting, crafted
 from steelman.defences.objective import Objective
+from steelman.forward import logits_of
 from steelman.losses import CrossEntropy, Goal, Loss, SoftMargin, cross_entropy
 from steelman.norms import L0, Linf, Norm
 from steelman.types import Batch, PerImage
@@ -89,6 +91,7 @@ class MMA(Objective):
     def __post_init__(self) -> None:
         if not 0 < self.d_max < float("inf"):
             raise ValueError(f"d_max is the largest margin that is trained for, above 0; got {self.d_max}")
+        check_radius(self.norm, self.d_max, (0.0, 1.0), "d_max")
         if not 0 < self.eps_min <= BEYOND * self.d_max:
             raise ValueError(
                 f"eps_min is the smallest radius of PGD, above 0 and at most {BEYOND} d_max = "
@@ -124,7 +127,7 @@ class MMA(Objective):
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         margin, index = self._memory_of(batch)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.clean_weight > 0):
-            logits = model(batch.x)
+            logits = logits_of(model, batch.x)
         right = self.loss(logits.detach(), Goal(batch.y)) < 0
         x, d = batch.x.clone(), torch.zeros_like(margin[index])
         if bool(right.any()):
@@ -133,7 +136,7 @@ class MMA(Objective):
             d[right] = found.to(d.dtype)
         margin[index] = d
         counted = (~right | (d < self.d_max)).to(x.dtype)
-        loss = (1 - self.clean_weight) * (counted * cross_entropy(model(x), batch.y)).mean()
+        loss = (1 - self.clean_weight) * (counted * cross_entropy(logits_of(model, x), batch.y)).mean()
         if self.clean_weight > 0:
             loss = loss + self.clean_weight * cross_entropy(logits, batch.y).mean()
         return loss

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from steelman.defences.objective import Objective
+from steelman.forward import logits_of
 from steelman.losses import cross_entropy
 from steelman.randomness import Draws
 from steelman.types import Batch, Images
@@ -109,7 +110,7 @@ def _on_copies(
 ) -> Tensor:
     draws = Draws.start(batch.seeds, len(batch), batch.x.device).split(purpose)
     noisy = (batch.x + noise(draws.split(copy)) for copy in range(copies))
-    losses = [cross_entropy(model(x.clamp(0, 1) if clip else x), batch.y).mean() for x in noisy]
+    losses = [cross_entropy(logits_of(model, x.clamp(0, 1) if clip else x), batch.y).mean() for x in noisy]
     if keep_clean:
-        losses.append(cross_entropy(model(batch.x), batch.y).mean())
+        losses.append(cross_entropy(logits_of(model, batch.x), batch.y).mean())
     return torch.stack(losses).mean()

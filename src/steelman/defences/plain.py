@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from steelman.defences.objective import Objective
+from steelman.forward import logits_of
 from steelman.losses import cross_entropy
 from steelman.types import Batch
 
@@ -18,4 +19,4 @@ class Plain(Objective):
     """
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        return cross_entropy(model(batch.x), batch.y).mean()
+        return cross_entropy(logits_of(model, batch.x), batch.y).mean()

@@ -8,6 +8,7 @@ from steelman.attacks.attack import Attack
 from steelman.attacks.pgd import PGD
 from steelman.defences.adversarial import Adversarial
 from steelman.defences.crafting import Crafting, check_attack, check_crafting, crafted
+from steelman.forward import logits_of
 from steelman.losses import KL, cross_entropy, kl_divergence
 from steelman.types import Batch
 
@@ -54,8 +55,8 @@ class TRADES(Adversarial):
         return replace(batch, x=crafted(self.attack, model, batch, self.crafting))
 
     def loss(self, model: nn.Module, batch: Batch, made: Batch) -> Tensor:
-        clean = model(batch.x)
-        divergence = kl_divergence(clean, model(made.x))
+        clean = logits_of(model, batch.x)
+        divergence = kl_divergence(clean, logits_of(model, made.x))
         return (cross_entropy(clean, batch.y) + self.beta * divergence).mean()
 
 

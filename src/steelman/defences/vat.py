@@ -1,15 +1,18 @@
 """Virtual adversarial training: a smooth prediction around every image."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from steelman.attacks.oracle import Oracle
 from steelman.attacks.vat import VirtualAdversarial
+from steelman.data.dataset import Dataset
 from steelman.defences.dropout import SharedDropout
 from steelman.defences.objective import Objective
+from steelman.forward import logits_of
 from steelman.losses import Goal, cross_entropy, kl_divergence
-from steelman.networks.surgery import borrowed_buffers
+from steelman.networks.surgery import batchnorm_layers, borrowed_buffers, no_recomputation, rehearsal
 from steelman.randomness import Draws
 from steelman.types import Batch, Images, Logits
 
@@ -45,7 +48,8 @@ class VAT(Objective):
     2016, section 2.
 
     Raises:
-        ValueError: eps or weight below 0 or not finite, iterations below 1, xi not above 0.
+        ValueError: eps or weight below 0 or not finite, iterations below 1, xi not above 0; a network with
+            dropout or batch normalisation that is checkpointed.
     """
 
     eps: float = 2.1
@@ -59,11 +63,16 @@ class VAT(Objective):
             raise ValueError(f"VAT needs a finite eps and weight, at least 0; got {self.eps} and {self.weight}")
         self._attack()  # which checks the others
 
+    def begin(self, model: nn.Module, data: Dataset) -> "VAT":
+        with rehearsal(model, data) as x, SharedDropout(model, len(x)), _still(model):
+            logits_of(model, x)
+        return self
+
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        with SharedDropout(model, len(batch)):
-            logits = model(batch.x)
+        with SharedDropout(model, len(batch)), _still(model):
+            logits = logits_of(model, batch.x)
             with borrowed_buffers(model.modules()):
-                near = model(self._neighbours(model, batch, logits.detach()))
+                near = logits_of(model, self._neighbours(model, batch, logits.detach()))
         return (cross_entropy(logits, batch.y) + self.weight * kl_divergence(logits.detach(), near)).mean()
 
     def _attack(self) -> VirtualAdversarial:
@@ -74,6 +83,11 @@ class VAT(Objective):
     def _neighbours(self, model: nn.Module, batch: Batch, logits: Logits) -> Images:
         """x + r. A lambda instead of the module keeps the model's mode; p(x) is handed on and not computed again."""
         goal = Goal(batch.y, reference=logits)
-        with Oracle(lambda x: model(x), goal) as oracle:
+        with Oracle(lambda x: logits_of(model, x), goal) as oracle:
             draws = Draws.start(batch.seeds, len(batch), batch.x.device).split(_DIRECTION)
             return self._attack().search(oracle, batch.x, goal, draws)
+
+
+def _still(model: nn.Module) -> AbstractContextManager[None]:
+    """Refuses a recomputation, which would move running statistics once more, and by x + r too."""
+    return no_recomputation(model, any(layer.training for layer in batchnorm_layers(model)))

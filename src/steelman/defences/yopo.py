@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from steelman.attacks.ball import Ball
 from steelman.attacks.mode import evaluation_mode
+from steelman.attacks.radius import check_radius
 from steelman.data.dataset import Dataset
 from steelman.defences.game import Average, Descend, Game, Step
 from steelman.defences.objective import Objective
+from steelman.forward import logits_of
 from steelman.losses import cross_entropy, kl_divergence
-from steelman.networks.surgery import Stem, borrowed_buffers, split_stem
+from steelman.networks.surgery import Stem, borrowed_buffers, rehearsal, split_stem
 from steelman.norms import Linf
 from steelman.randomness import Draws
 from steelman.types import CLASSIFIER, Batch, Images
@@ -103,7 +105,7 @@ class YOPO(Game):
                 if growth.requires_grad:  # some of the first layer learns
                     yield Descend(growth / self.m if self.variant == "paper" else growth, weights)
         if self.variant == "gradient":
-            yield Descend(cross_entropy(net(x_adv), batch.y).mean(), weights)
+            yield Descend(cross_entropy(logits_of(net, x_adv), batch.y).mean(), weights)
         yield Step()
 
 
@@ -150,8 +152,8 @@ class TradesYOPO(Objective):
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         with evaluation_mode(model):
             x_adv = self._craft(model, batch)
-        clean = model(batch.x)
-        divergence = kl_divergence(clean, model(x_adv)).mean()
+        clean = logits_of(model, batch.x)
+        divergence = kl_divergence(clean, logits_of(model, x_adv)).mean()
         return cross_entropy(clean, batch.y).mean() + self.beta * divergence
 
     def _craft(self, model: nn.Module, batch: Batch) -> Images:
@@ -160,7 +162,7 @@ class TradesYOPO(Objective):
         noise = Draws.start(batch.seeds, len(batch), batch.x.device).normal(batch.x.shape[1:], batch.x.dtype)
         x_adv = ball.nearest(batch.x + TRADES_START * noise)
         with torch.no_grad():
-            reference = model(batch.x)
+            reference = logits_of(model, batch.x)
         for _ in range(self.m):
             logits, h = stem.whole(x_adv, apart=True)
             (p,) = torch.autograd.grad(kl_divergence(reference, logits).sum(), h)
@@ -174,11 +176,15 @@ def _check(defence: YOPO | TradesYOPO) -> None:
     for name, value in (("eps", defence.eps), ("step_size", defence.step_size)):
         if not 0 <= value < float("inf"):
             raise ValueError(f"{name} is a length, at least 0; got {value}")
+    check_radius(Linf, defence.eps, (0.0, 1.0), type(defence).__name__)
 
 
 def _first_layer(model: nn.Module, data: Dataset, name: str | None) -> str:
     batch = next(data.batches([torch.arange(min(2, len(data)))]))
-    return split_stem(model, batch.x.to(next(model.parameters())), name).name
+    stem = split_stem(model, batch.x.to(next(model.parameters())), name)
+    with rehearsal(model, data) as x:  # a network may be checkpointed in train mode alone
+        stem.whole(x)
+    return stem.name
 
 
 def _stem(model: nn.Module, x: Images, name: str | None) -> Stem:
@@ -191,6 +197,6 @@ def _climb(stem: Stem, ball: Ball, x_adv: Images, p: Tensor, steps: int, step_si
     with borrowed_buffers(stem.model.modules()):
         for _ in range(steps):
             x_adv = x_adv.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(stem(x_adv), x_adv, p)
+            (slope,) = torch.autograd.grad((stem(x_adv) * p).sum(), x_adv)
             x_adv = ball.climb(x_adv.detach(), slope, length)
     return x_adv

@@ -14,12 +14,13 @@ from steelman.attacks.attack import Access, Attack
 from steelman.attacks.deepfool import DeepFool
 from steelman.attacks.from_prediction import FromPrediction
 from steelman.attacks.minimal_fgsm import MinimalFGSM
-from steelman.attacks.mode import evaluation_mode
-from steelman.attacks.oracle import are_probabilities
+from steelman.attacks.mode import evaluation_mode, in_training
 from steelman.data.dataset import Dataset
+from steelman.data.sample import sampled
 from steelman.evaluation.battery import Battery, named_battery
 from steelman.evaluation.checkup.checkup import Checkup, checkup
 from steelman.evaluation.checkup.finding import Finding
+from steelman.evaluation.checkup.labels import Known
 from steelman.evaluation.evaluate import evaluate
 from steelman.evaluation.reference import reference_attacks, reference_epsilon
 from steelman.evaluation.report.entry import Entry
@@ -27,6 +28,7 @@ from steelman.evaluation.report.gallery import Gallery
 from steelman.evaluation.store import TABLE
 from steelman.evaluation.subject import Subject
 from steelman.evaluation.table import Evaluation
+from steelman.forward import answer_of, are_probabilities
 from steelman.networks.black_box import BlackBox, LogOfProbabilities
 from steelman.networks.preprocess import Preprocessed
 from steelman.norms import Norm
@@ -41,18 +43,19 @@ def look(subject: Subject, access: Access | None = None) -> tuple[Subject, Check
             attacked through log p, which are logits of the same p
 
     Raises:
-        ValueError: the model cannot be asked, or does not give so much.
+        ValueError: the model cannot be asked, does not give so much, or has no class for a label of the data.
     """
     found = checkup(subject.model, subject.test)
     if access is not None and RANK.index(access) > RANK.index(found.access):
         raise ValueError(
             f"--access {access}: the check-up found that {subject.name} gives {found.access} and no more; leave it out"
         )
-    model, wanted, training = subject.model, access or found.access, subject.model.training
-    answer, more = _answer(subject), []
+    model, wanted, training = subject.model, access or found.access, in_training(subject.model)
+    said, more = _answer(subject), []
+    Known.of(subject.test, torch.arange(len(subject.test.classes))).refuse(subject.name, said)
     if wanted == "decisions":
-        model = BlackBox(model, "decisions") if answer.is_floating_point() else model
-    elif answer.ndim == 2 and are_probabilities(answer):
+        model = BlackBox(model, "decisions") if said.is_floating_point() else model
+    elif said.ndim == 2 and are_probabilities(said):
         more.append(Finding("logits", "log p of its probabilities p is what attacks see", "note"))
         # Inside the preprocessing, so that the preprocessed space is still there.
         if isinstance(model, Preprocessed):
@@ -68,17 +71,15 @@ def look(subject: Subject, access: Access | None = None) -> tuple[Subject, Check
 
 def _answer(subject: Subject) -> Tensor:
     """What the model says of a few images."""
-    some = next(subject.test.batches([torch.arange(min(100, len(subject.test)))]))
+    few = sampled(subject.test, 100)
+    some = next(few.batches([torch.arange(len(few))]))
     with evaluation_mode(subject.model), torch.no_grad():
         try:
-            answer = subject.model(some.x)
+            return answer_of(subject.model, some.x)
         except Exception as error:  # whatever a model of somebody else's may raise
             raise ValueError(
                 f"{subject.name} fails on images of shape {tuple(some.x.shape)}: {type(error).__name__}: {error}"
             ) from error
-    if not isinstance(answer, Tensor):
-        raise ValueError(f"{subject.name} must answer with a tensor; got a {type(answer).__name__}")
-    return answer
 
 
 def assess(subject: Subject, battery: Battery, found: Checkup | None = None, **how: Any) -> Entry:
@@ -113,7 +114,7 @@ def attacked(
     """The tables of a model under a battery, by space.
 
     folder    where the tables lie or will lie, which are extended; default: they are kept nowhere
-    images    only the first so many test images; default: the battery's number
+    images    so many test images, a sample by class that is the same for every model; default: the battery's number
     eps_ref   that of the model with which Deep Defense's measures are compared; default: the model's own
     seed      of the attacks' noise
     batch_size  images in a block, which are attacked at once; a block that is done is kept
@@ -123,7 +124,7 @@ def attacked(
     Raises:
         ValueError: the table that is there is of more images, of another model, or cut off.
     """
-    test = subject.first(images or battery.images)
+    test = subject.sample(images or battery.images)
     if folder is not None and not fresh:
         _refuse_more(folder, test)
     common: dict[str, Any] = {"folder": folder, "fresh": fresh, "executor": executor, "progress": progress}
@@ -149,7 +150,8 @@ def entry_of(
     table = tables["pixels"]
     gallery = Gallery.of(subject.model, subject.test, table, attacks)
     behind = tables.get("preprocessed")
-    return Entry(subject.name, table, subject.log, gallery, subject.info, found, subject.recipe, behind)
+    log, info, recipe = subject.log, subject.info, subject.recipe
+    return Entry(subject.name, table, log, gallery, info, found, recipe, behind, subject.again)
 
 
 def battery_of(
@@ -183,9 +185,9 @@ def battery_of(
 
 
 def reference_of(subject: Subject, images: int | None = None) -> float:
-    """eps_ref of a model on its first so many test images; default: the number of its own battery."""
+    """eps_ref of a model on so many test images, a sample by class; default: the number of its own battery."""
     own = None if subject.battery is None else subject.battery.images
-    return reference_epsilon(subject.model, subject.first(images or own), space=subject.space)
+    return reference_epsilon(subject.model, subject.sample(images or own), space=subject.space)
 
 
 def _of_deep_defense(subject: Subject, test: Dataset, eps_ref: float | None) -> dict[str, Attack]:
@@ -209,8 +211,15 @@ def _refuse_more(folder: Path, test: Dataset) -> None:
     except ValueError as error:
         raise ValueError(f"{error}. --fresh begins a new one") from error
     more = set(there["image"].tolist()) - set(test.index.tolist())
-    if more:
+    if not more:
+        return
+    if there.images <= len(test):
         raise ValueError(
-            f"{path} holds {there.images} images, and {len(test)} are to be evaluated: give more --images, another "
-            "--folder, or begin a new table with --fresh"
+            f"{path} has {len(more)} images that a sample of {len(test)} by class does not have (image {min(more)} "
+            f"first): older versions took the first images of the data set, which may be of few classes. "
+            "Begin a new table with --fresh, or give another --folder"
         )
+    raise ValueError(
+        f"{path} holds {there.images} images, and {len(test)} are to be evaluated: give more --images, another "
+        "--folder, or begin a new table with --fresh"
+    )

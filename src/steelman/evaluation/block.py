@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from steelman.attacks.attack import Attack, AttackResult, check_images, check_labels
 from steelman.attacks.mode import evaluation_mode
-from steelman.attacks.oracle import check_answer
 from steelman.evaluation.probes.probe import Probe
 from steelman.evaluation.records import CLEAN, Record
 from steelman.evaluation.schema import ROUNDING, Met, table_of
 from steelman.evaluation.table import Evaluation
+from steelman.forward import answer_of, check_answer, lent
 from steelman.identity import image_digests
 from steelman.losses import cross_entropy
 from steelman.randomness import combine
@@ -52,6 +52,8 @@ class Block:
     """Images in one call of an attack."""
     device: str | None = None
     """Where the work is done; None: where model and images are. The first of its kind, or a worker's own."""
+    highest: int = -1
+    """The highest label of all images of the evaluation, which must have a class before the first block is attacked."""
 
     def work(self, advance: Callable[[str, int], None] = lambda name, count: None) -> Evaluation:
         """The new rows, the unattacked images' among them where these are missing or lack a probe.
@@ -101,7 +103,7 @@ class Block:
         with torch.random.fork_rng([x.device] if x.is_cuda else []):
             for part in torch.arange(len(x), device=x.device).split(self.at_once):
                 torch.manual_seed(int(combine(self._seeds(CLEAN, batch[part])[:1], again)))
-                found.append(answers(network, x[part], batch.y[part]))
+                found.append(answers(network, x[part], batch.y[part], self.highest))
         prediction, loss = map(torch.cat, zip(*found, strict=True))
         return prediction, loss
 
@@ -230,17 +232,19 @@ def placed(model: Model, device: torch.device | str | None) -> Model:
     return model.to(device) if isinstance(model, nn.Module) and device is not None else model
 
 
-def answers(model: Model, x: Images, y: Labels) -> tuple[Labels, PerImage]:
+def answers(model: Model, x: Images, y: Labels, highest: int = -1) -> tuple[Labels, PerImage]:
     """Predictions of unattacked images, and cross-entropy: NaN of a model that answers with classes alone.
+
+    highest  a label that must have a class, besides those of these images
 
     Raises:
         ValueError: the answer can be neither logits nor classes.
     """
     with evaluation_mode(model), torch.no_grad():
-        answer = model(x)
-    check_answer(answer, len(x), int(y.max()))
+        answer = answer_of(model, x)
+    check_answer(answer, len(x), max(int(y.max()), highest))
     if not answer.is_floating_point():
-        return answer.to(torch.int64), torch.full_like(x.flatten(1)[:, 0], torch.nan)
+        return answer.to(torch.int64), torch.full(y.shape, torch.nan, device=x.device)
     return answer.argmax(1), cross_entropy(answer, y)
 
 
@@ -261,6 +265,6 @@ def space_of(model: Model, space: Space) -> Iterator[tuple[Callable[[Tensor], Te
         )
     with evaluation_mode(model):
         if space == "preprocessed" and preprocess is not None and network is not None:
-            yield torch.no_grad()(preprocess), network
+            yield torch.no_grad()(lambda x: preprocess(lent(x))), network
         else:
             yield (lambda x: x), model

@@ -6,6 +6,7 @@ from torch import Tensor
 from steelman.attacks.fgsm import FGSM
 from steelman.evaluation.block import Space, answers, space_of
 from steelman.evaluation.evaluate import Data, batches_of
+from steelman.forward import answer_of
 from steelman.norms import Linf
 from steelman.types import Model
 
@@ -46,7 +47,9 @@ def reference_epsilon(
 
         def broken(eps: float) -> bool:
             with torch.no_grad():
-                standing = sum(int((network(_step(x, sign, eps, box)).argmax(1) == y).sum()) for x, sign, y in held)
+                standing = sum(
+                    int((answer_of(network, _step(x, sign, eps, box)).argmax(1) == y).sum()) for x, sign, y in held
+                )
             return 2 * standing <= count
 
         if broken(0.0):

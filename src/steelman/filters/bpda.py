@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steelman.forward import lent
+
 Filter = Callable[[Tensor], Tensor]
 
 
@@ -38,7 +40,7 @@ class BPDA(nn.Module):
 class _Through(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, filter: Filter, stand_in: Filter | None) -> Tensor:
-        y = filter(x.detach())
+        y = filter(lent(x.detach()))
         if stand_in is None and y.shape != x.shape:
             raise ValueError(
                 f"the filter makes {tuple(y.shape)} of {tuple(x.shape)}, so the identity cannot stand in for it in the "
@@ -46,7 +48,7 @@ class _Through(torch.autograd.Function):
             )
         ctx.save_for_backward(x)
         ctx.stand_in = stand_in
-        return y.clone() if y is x else y
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -6,6 +6,8 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 
+from steelman.forward import answer_of, lent, logits_of
+
 
 @final
 class BlackBox(nn.Module):
@@ -27,7 +29,7 @@ class BlackBox(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             here = isinstance(self.model, nn.Module)
-            said = self.model(x if here else x.detach().cpu())
+            said = answer_of(self.model, x) if here else self.model(lent(x.detach().cpu()))
             try:
                 answer = torch.as_tensor(said, device=x.device)
             except (TypeError, ValueError, RuntimeError) as error:
@@ -56,5 +58,5 @@ class LogOfProbabilities(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        answer = self.model(x)
+        answer = logits_of(self.model, x)
         return answer.clamp(min=torch.finfo(answer.dtype).tiny).log()

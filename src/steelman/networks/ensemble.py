@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, one_hot
 
+from steelman.forward import logits_of
 from steelman.types import Images, Logits
 
 
@@ -42,7 +43,7 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, x: Images) -> Logits:
-        logits = [member(x) for member in self.members]
+        logits = [logits_of(member, x) for member in self.members]
         shapes = {tuple(each.shape[1:]) for each in logits}
         if len(shapes) > 1:
             raise ValueError(f"the members of an Ensemble give logits of different shapes per image: {sorted(shapes)}")

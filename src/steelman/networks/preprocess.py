@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from steelman.data.dataset import Dataset
+from steelman.forward import lent
 
 AT_ONCE = 1000
 """Images that `fit` reads at a time."""
@@ -33,7 +34,7 @@ def peel(model: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
     """The inner network and what it sees, of a `Preprocessed` model; any other model and images as they are."""
     if isinstance(model, Preprocessed):
         with torch.no_grad():
-            return model.network, model.preprocess(x)
+            return model.network, model.preprocess(lent(x))
     return model, x
 
 

@@ -1,14 +1,17 @@
 """Reaching into a network for a while: which layers learn, batch normalisation kept still, the first layer cut off."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from steelman.data.dataset import Dataset
+from steelman.forward import lent, logits_of
 from steelman.naming import nearest
 from steelman.networks.bounded_relu import BoundedReLU
 from steelman.networks.filtered import Filtered
@@ -20,6 +23,49 @@ _ACTIVATIONS = (
     *(nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Hardtanh, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish),
     *(nn.Softplus, nn.Softsign, nn.Tanh, nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid, BoundedReLU),
 )
+
+
+@contextmanager
+def no_recomputation(model: nn.Module, changed: bool = True) -> Iterator[None]:
+    """Within it, gradient checkpointing is refused, where something is `changed` that will not last.
+
+    Checkpointing (torch.utils.checkpoint) runs parts of a network once more in the backward pass, and that is after
+    modes, flags and hooks have been put back: its gradients would be those of another function.
+
+    Raises:
+        ValueError: a part of the network is checkpointed.
+    """
+    message = (
+        f"{type(model).__name__} uses gradient checkpointing, which runs parts of it again in the backward pass; this "
+        "method changes how the network runs only for its forward pass. Switch checkpointing off"
+    )
+    with ExitStack() as stack:
+        if changed:
+            with suppress(RuntimeError):  # hooks around the whole training, such as save_on_cpu, run nothing again
+                stack.enter_context(disable_saved_tensors_hooks(message))
+        try:
+            yield
+        except RuntimeError as error:
+            if message in str(error):
+                raise ValueError(message) from None
+            raise
+
+
+@contextmanager
+def rehearsal(model: nn.Module, data: Dataset) -> Iterator[Images]:
+    """Two images; within it, the model is in train mode. Its modes and buffers and torch's generators stay as they are.
+
+    So a defence refuses, before training, what only shows in train mode.
+    """
+    x = next(data.batches([torch.arange(min(2, len(data)))])).x.to(next(model.parameters()))
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.random.fork_rng([x.device] if x.is_cuda else []), borrowed_buffers(model.modules()):
+            model.train()
+            yield x.repeat(2, *[1] * (x.ndim - 1))[:2]
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @contextmanager
@@ -40,7 +86,8 @@ def only_trainable(model: nn.Module, layers: Sequence[str] | None) -> Iterator[N
     try:
         for parameter in switched:
             parameter.requires_grad_(False)
-        yield
+        with no_recomputation(model, bool(switched)):
+            yield
     finally:
         for parameter in switched:
             parameter.requires_grad_(True)
@@ -80,7 +127,7 @@ def freeze_batchnorm(model: nn.Module) -> Iterator[None]:
             layer.eval()
         for parameter in switched:
             parameter.requires_grad_(False)
-        with borrowed_buffers(layers):
+        with borrowed_buffers(layers), no_recomputation(model, any(modes) or bool(switched)):
             yield
     finally:
         for layer, mode in zip(layers, modes, strict=True):
@@ -111,8 +158,8 @@ class Stem:
             found.append(output)
             raise _Reached
 
-        with suppress(_Reached), _hooked(self.module, stop):
-            self.model(x)
+        with suppress(_Reached), no_recomputation(self.model), _hooked(self.module, stop):
+            self.model(lent(x, self.model))
         return self._only(found)
 
     def whole(self, x: Images, *, apart: bool = False) -> tuple[Logits, Tensor]:
@@ -123,8 +170,8 @@ class Stem:
             found.append(output.detach().requires_grad_() if apart or not output.requires_grad else output)
             return found[-1]
 
-        with _hooked(self.module, keep):
-            logits = self.model(x)
+        with no_recomputation(self.model), _hooked(self.module, keep):
+            logits = logits_of(self.model, x)
         return logits, self._only(found)
 
     def _only(self, found: list[Tensor]) -> Tensor:
@@ -143,9 +190,9 @@ def split_stem(model: nn.Module, x: Images, after: str | None = None) -> Stem:
     Cost: 2 forward passes and 1 gradient pass on `x`, in evaluation mode; two images are enough.
 
     Raises:
-        ValueError: a compiled network; no such layer; a layer that does not run exactly once, returns no tensor, is
-            overwritten in place or is passed by (a skip connection); nothing is left to learn behind it; no gradient
-            reaches the images through it. Names a layer that is a cut, where the default one is.
+        ValueError: a compiled or checkpointed network; no such layer; a layer that does not run exactly once, returns
+            no tensor, is overwritten in place or is passed by (a skip connection); nothing is left to learn behind it;
+            no gradient reaches the images through it. Names a layer that is a cut, where the default one is.
     """
     network = _innermost(model)
     if any(hasattr(each, "_orig_mod") or each._compiled_call_impl is not None for each in model.modules()):
@@ -186,7 +233,7 @@ def _calls(model: nn.Module, network: nn.Module, x: Images) -> list[tuple[nn.Mod
     ]
     try:
         with torch.no_grad():
-            model(x)
+            model(lent(x, model))
     finally:
         for handle in handles:
             handle.remove()
@@ -227,8 +274,8 @@ def _problem(
         return ends[2]
 
     raw = x.detach().clone().requires_grad_()
-    with torch.enable_grad(), _hooked(module, cut):
-        logits = model(raw)
+    with torch.enable_grad(), no_recomputation(model), _hooked(module, cut):
+        logits = logits_of(model, raw)
     before, leaf, behind = ends
     if behind._version:
         return "what comes next overwrites its output in place"

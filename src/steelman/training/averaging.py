@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
+from steelman.forward import lent
 from steelman.networks.surgery import batchnorm_layers
 from steelman.training.settings import Training
 
@@ -34,4 +35,4 @@ class Averaging:
             return
         self.average.update_parameters(self.model)
         if batchnorm_layers(self.average):
-            update_bn(images, self.average.module)
+            update_bn((lent(each, self.average.module) for each in images), self.average.module)

@@ -12,6 +12,7 @@ from steelman.attacks.attack import Attack
 from steelman.attacks.mode import evaluation_mode
 from steelman.data.copies import Copies, Labelled, Noise, Stored
 from steelman.data.dataset import Dataset
+from steelman.forward import logits_of
 from steelman.naming import call
 from steelman.randomness import combine
 from steelman.training.parts import describe, in_parts
@@ -212,10 +213,10 @@ def _needed(preparation: Preparation, reference: nn.Module | None) -> nn.Module:
 @torch.no_grad()
 def _logits(network: nn.Module, batch: Batch, data: Dataset) -> Tensor:
     """The reference's logits; raises ValueError where they are not of the data's classes."""
-    logits = network(batch.x)
-    if logits.shape != (len(batch), len(data.classes)):
+    found = logits_of(network, batch.x)
+    if found.shape != (len(batch), len(data.classes)):
         raise ValueError(
-            f"the reference answers {len(batch)} images with {tuple(logits.shape)}, and {data.name} has "
+            f"the reference answers {len(batch)} images with {tuple(found.shape)}, and {data.name} has "
             f"{len(data.classes)} classes: take a network of the same data"
         )
-    return logits
+    return found

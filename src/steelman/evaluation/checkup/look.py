@@ -4,14 +4,19 @@ import torch
 from torch import Tensor, nn
 
 from steelman.attacks.attack import Access
-from steelman.attacks.mode import evaluation_mode
-from steelman.attacks.oracle import are_probabilities, check_answer
+from steelman.attacks.mode import evaluation_mode, in_training
 from steelman.evaluation.checkup.finding import Finding, Level
+from steelman.evaluation.checkup.labels import Known, label_findings, not_above_chance
 from steelman.evaluation.checkup.slopes import Slopes
+from steelman.evaluation.measures.chance import more_hits
+from steelman.forward import Forward, answer_of, are_probabilities, check_answer
 from steelman.types import Flags, Images, Labels, Model
 
 TAU = 0.01
 """Shares of images up to this are told, but no warning."""
+
+EXPECTED = 0.01
+"""The level of the test that a normalisation gives more hits."""
 
 NORMALISED = {
     1: [((0.1307,), (0.3081,)), ((0.5,), (0.5,))],
@@ -25,8 +30,8 @@ MASKED = "Gradient attacks say little there: add ones that need no gradient (Hop
 class Look:
     """The check-up at work: it goes on as far as the model lets it."""
 
-    def __init__(self, model: Model, x: Images, y: Labels, size: int, seed: int) -> None:
-        self.model, self.x, self.y, self.size, self.seed = model, x, y, size, seed
+    def __init__(self, model: Model, x: Images, y: Labels, size: int, seed: int, known: Known) -> None:
+        self.model, self.x, self.y, self.size, self.seed, self.known = model, x, y, size, seed, known
         self.findings: list[Finding] = []
 
     def say(self, name: str, found: str, level: Level = "fine", advice: str = "") -> None:
@@ -34,7 +39,8 @@ class Look:
 
     def ask(self, x: Images, size: int | None = None) -> Tensor:
         with torch.no_grad():
-            said = [self.model(part) for part in x.split(size or self.size)]
+            forward = Forward(self.model)
+            said = [forward(part) for part in x.split(size or self.size)]
             return said[0] if len(said) == 1 else torch.cat(said)
 
     def go(self) -> Access:
@@ -43,8 +49,7 @@ class Look:
         with evaluation_mode(self.model):
             try:
                 answer = self.ask(self.x)
-                shape = torch.zeros_like(answer) if isinstance(answer, Tensor) else answer  # what it holds comes later
-                check_answer(shape, len(self.x), int(self.y.max()))
+                check_answer(torch.zeros_like(answer), len(self.x), self.known.highest)  # what it holds comes later
             except Exception as error:
                 self.say(
                     "answer", _told(error), "warning", "The model has to take these images and answer for these labels"
@@ -79,7 +84,7 @@ class Look:
 
     def _as_given(self) -> Tensor | None:
         """The answer in train mode, where the model was handed over in it."""
-        if not isinstance(self.model, nn.Module) or not any(part.training for part in self.model.modules()):
+        if not in_training(self.model):
             return None
         try:
             return self.ask(self.x)
@@ -114,39 +119,48 @@ class Look:
         right = predicted == self.y
         found = f"{_share(right)} of {len(right)} images are right"
         one = len(predicted) > 1 and len(predicted.unique()) == 1
+        self.findings += label_findings(self.known, predicted, self.y)
         if len(self.y) > 1 and len(self.y.unique()) == 1:
             self.say("labels", f"all are of class {int(self.y[0])}", "warning", "Give images of more classes")
             one = False
-        better = self._better(float(right.float().mean())) if whole else None
+        better = self._better(right) if whole else None
         if whole and one and answer.is_floating_point() and _same(answer, answer[:1].expand_as(answer), 1e-6).all():
             self.say("accuracy", f"{found}; the answer is the same for all", "warning", "The model is constant")
         elif better is not None:
-            self.say("accuracy", f"{found}; {better[0]}", "warning", f"The model expects that: give {better[1]}")
+            self.say("accuracy", f"{found}; {better[0]}", "warning", f"Perhaps the model expects that: try {better[1]}")
         elif one:
             advice = "Are its weights loaded, and are images scaled as in training?"
             self.say("accuracy", f"{found}; class {int(predicted[0])} is predicted for all", "warning", advice)
         elif not right.any():
             self.say("accuracy", found, "warning", "Nothing is left to attack: are labels in the order of the classes?")
+        elif not_above_chance(predicted, self.y, self.known.classes):
+            self.say("accuracy", f"{found}, no more than chance", "warning", "Are its weights loaded?")
         elif answer.is_floating_point() and float(right.float().mean()) <= 2 / answer.shape[1] < 1:
             self.say("accuracy", found, "warning", "Hardly more than chance: are its weights loaded?")
         else:
             self.say("accuracy", found)
 
-    def _better(self, accuracy: float) -> tuple[str, str] | None:
-        """A usual normalisation behind which a tenth of the images more are right."""
-        if accuracy > 0.9 or self.x.ndim < 4:
+    def _better(self, right: Flags) -> tuple[str, str] | None:
+        """A usual normalisation behind which so many more images are right that chance does not explain it.
+
+        McNemar's exact test, one-sided at 1 % over all that are tried.
+        """
+        if self.x.ndim < 4:
             return None
-        channels = self.x.shape[1]
+        channels, ours = self.x.shape[1], right.cpu().numpy()
+        tried = [*NORMALISED.get(channels, []), ((0.0,) * channels, (1 / 255,) * channels)]
         found: list[tuple[float, str]] = []
-        for mean, std in [*NORMALISED.get(channels, []), ((0.0,) * channels, (1 / 255,) * channels)]:
+        for mean, std in tried:
             shift, scale = (self.x.new_tensor(each).reshape(1, -1, 1, 1) for each in (mean, std))
             try:
-                right = (_classes(self.ask((self.x - shift) / scale)) == self.y).float().mean().item()
+                theirs = _classes(self.ask((self.x - shift) / scale)) == self.y
             except Exception:  # a model may refuse such images
                 continue
-            found.append((right, " ".join(["--mean", *map("{:g}".format, mean), "--std", *map("{:g}".format, std)])))
-        best = max(found, default=(0.0, ""))
-        return (f"{100 * best[0]:.1f} % behind {best[1]}", best[1]) if best[0] >= accuracy + 0.1 else None
+            if more_hits(theirs.cpu().numpy(), ours) < EXPECTED / len(tried):
+                options = " ".join(["--mean", *map("{:g}".format, mean), "--std", *map("{:g}".format, std)])
+                found.append((theirs.float().mean().item(), options))
+        best = max(found, default=None)
+        return None if best is None else (f"{100 * best[0]:.1f} % behind {best[1]}", best[1])
 
     def _mode(self, as_given: Tensor | None, answer: Tensor) -> None:
         if as_given is None:
@@ -190,8 +204,8 @@ class Look:
 
     def _gradients(self, x: Images, probabilities: bool) -> Access:
         def logits(x: Images) -> Tensor:
-            answer = self.model(x)
-            return answer.clamp(min=torch.finfo(answer.dtype).tiny).log() if probabilities else answer
+            found = answer_of(self.model, x)
+            return found.clamp(min=torch.finfo(found.dtype).tiny).log() if probabilities else found
 
         try:
             slopes = Slopes.of(logits, x, self.size, self.seed)

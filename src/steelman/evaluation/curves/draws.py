@@ -13,6 +13,7 @@ from steelman.evaluation.curves.line import Axis, Line, Point
 from steelman.evaluation.evaluate import Data, batches_of
 from steelman.evaluation.measures import Measure
 from steelman.evaluation.measures.measure import share
+from steelman.forward import answer_of
 from steelman.losses import cross_entropy
 from steelman.randomness import combine
 from steelman.types import Batch, Images, Labels, Logits, Model, PerImage, Seeds
@@ -98,9 +99,9 @@ def accuracy_over_draws(
     rights = []
     for batch in _batches(dataset, draws, batch_size):
         with evaluation_mode(model), torch.no_grad():
-            clean = model(batch.x).argmax(1) == batch.y
+            clean = answer_of(model, batch.x).argmax(1) == batch.y
             attacked = [attack(model, batch.x, batch.y, generator=seeds) for seeds in _seeds(batch, draws, seed)]
-            rights.append(torch.stack([clean & (model(x).argmax(1) == batch.y) for x in attacked]).cpu())
+            rights.append(torch.stack([clean & (answer_of(model, x).argmax(1) == batch.y) for x in attacked]).cpu())
     right = torch.cat(rights, 1).numpy()
     return DrawnAccuracy(tuple(share(each) for each in right), share(np.logical_and.reduce(right)))
 
@@ -132,7 +133,7 @@ def step_curve(
     for batch in _batches(dataset, draws, batch_size):
         with evaluation_mode(model):
             with torch.no_grad():
-                clean = (model(batch.x).argmax(1) == batch.y).cpu()
+                clean = (answer_of(model, batch.x).argmax(1) == batch.y).cpu()
             ways = [_way(model, batch, attack, steps, seeds) for seeds in _seeds(batch, draws, seed)]
         losses, rights = (torch.stack(each).double() for each in zip(*ways, strict=True))
         rights = rights * clean
@@ -152,7 +153,7 @@ def _way(model: Model, batch: Batch, attack: Attack, steps: int, seeds: Seeds) -
             "steps cannot be told; use one chain of steps: no restarts, targets or samples, which draws are for"
         )
     with torch.no_grad():
-        recorder.keep(model(x_adv))
+        recorder.keep(answer_of(model, x_adv))
     return torch.stack(recorder.losses).cpu(), torch.stack(recorder.rights).cpu()
 
 
@@ -165,7 +166,7 @@ class _Recorder:
         self.rights: list[Tensor] = []
 
     def __call__(self, x: Images) -> Logits:
-        logits = self.model(x)
+        logits = answer_of(self.model, x)
         if logits.requires_grad:
             if len(x) != len(self.y):
                 raise ValueError(

@@ -18,8 +18,8 @@ from torch import nn
 from steelman import identity
 from steelman.attacks.attack import Attack
 from steelman.attacks.mode import evaluation_mode
-from steelman.attacks.oracle import check_answer
 from steelman.data.dataset import Dataset
+from steelman.decoding import decoding, parse_json
 from steelman.evaluation import older
 from steelman.evaluation.evaluate import Data, batches_of, evaluate
 from steelman.evaluation.measures import Measure, accuracy, clean_accuracy, worst_case
@@ -28,6 +28,7 @@ from steelman.evaluation.store import table_path
 from steelman.evaluation.table import Evaluation
 from steelman.evaluation.transfer.crafted import Crafted
 from steelman.files import PARTIAL, working_in, write_text
+from steelman.forward import answer_of, check_answer
 from steelman.identity import model_parts
 from steelman.types import Batch, Images, Logits, Model
 
@@ -130,12 +131,11 @@ class Transfer:
             return Transfer(*older.transfer(path))
         if not (path / INDEX).is_file():
             raise FileNotFoundError(f"{path} has no {INDEX}: `transfer` and `save` write one")
-        try:
-            told = json.loads((path / INDEX).read_text(encoding="utf-8"))
-            places: dict[str, str] = told["tables"]
-            attack = str(told["attack"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path / INDEX} is not what a transfer writes: {error!r}") from error
+        with decoding(path / INDEX, "what a transfer writes"):
+            told = parse_json((path / INDEX).read_bytes())
+            attack, places = str(told["attack"]), dict(told["tables"])
+            if not all(Path(at).name == at not in ("", "..") for at in places.values()):
+                raise ValueError("a table of it would lie elsewhere")
         return Transfer(attack, {target: Evaluation.load(table_path(path / at)) for target, at in places.items()})
 
 
@@ -160,7 +160,7 @@ class MeanLogits(nn.Module):
         self.members = nn.ModuleList(model for model in models if isinstance(model, nn.Module))
 
     def forward(self, x: Images) -> Logits:
-        return torch.stack([model(x) for model in self.models]).mean(0)
+        return torch.stack([answer_of(model, x) for model in self.models]).mean(0)
 
 
 Source: TypeAlias = Model | Sequence[Model]
@@ -285,14 +285,14 @@ def _check(sources: Mapping[str, Model], targets: Mapping[str, Model], batch: Ba
     for name, model in {**sources, **targets}.items():
         try:
             with evaluation_mode(model), torch.no_grad():
-                answer = model(batch.x)
+                said = answer_of(model, batch.x)
         except RuntimeError as error:
             raise ValueError(
                 f"{name} cannot take images of shape {tuple(batch.x.shape[1:])}, so it is of other data: {error}"
             ) from error
-        check_answer(answer, len(batch), int(batch.y.max()))
-        if answer.is_floating_point():
-            classes.setdefault(answer.shape[1], name)
+        check_answer(said, len(batch), int(batch.y.max()))
+        if said.is_floating_point():
+            classes.setdefault(said.shape[1], name)
     if len(classes) > 1:
         (one, first), (two, second), *_ = classes.items()
         raise ValueError(
