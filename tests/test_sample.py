@@ -130,6 +130,14 @@ def test_a_table_is_extended_to_a_larger_sample_and_one_of_the_first_images_is_r
         with pytest.raises(ValueError, match=r"older versions took the first images .*--fresh"):
             table(images)
     assert table(30, fresh=True)["pixels"].images == 30
+    # What an older version had done of an unfinished one is no better.
+    first = evaluate(subject.model, subject.test.subset(torch.arange(9)), [FGSM(eps=0.1)], progress=False)
+    first.save(tmp_path / "parts" / "pixels-000001.parquet")
+    with pytest.raises(ValueError, match=r"pixels-000001\.parquet has \d images .*--fresh"):
+        table(30)
+    (tmp_path / "parts" / "pixels-000001.parquet").write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="attacked anew"):
+        assert table(30)["pixels"].images == 30
 
 
 def test_eps_ref_is_of_the_same_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

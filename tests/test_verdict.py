@@ -85,6 +85,13 @@ def test_classes_without_an_image_are_named() -> None:
     assert cautions([0] * 50, [0] * 50) == ("All images are of class 0.",)
 
 
+def test_predictions_that_are_no_classes_of_the_data_are_named() -> None:
+    found = table([0, 1, 2, 3] * 25, [0, 1, 2, 7] * 25, 4)
+    said = "25 % of the predictions of m are none of the data set's 4 classes."
+    assert verdict([Entry("m", found)]).cautions == (said,)
+    assert verdict([Entry("m", found, checkup=Checkup((), "scores"))]).cautions == ()
+
+
 def test_every_warning_stands_in_the_first_sentences_of_every_reader(tmp_path) -> None:
     warned = Checkup(
         (Finding("a", "one. "), Finding("b", "two", "warning"), Finding("c", "x < y", "warning")), "scores"

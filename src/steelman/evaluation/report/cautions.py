@@ -15,6 +15,7 @@ NAMED = 10
 def cautions(entries: Sequence[Entry]) -> tuple[str, ...]:
     """Sentences that stand before the verdict; none where nothing speaks against the numbers."""
     found = [_classifies(entry) for entry in entries]
+    found += [_outside(entry) for entry in entries]
     found += [_missing(entries[0])]
     found += [_warnings(entry) for entry in entries]
     return tuple(sentence for sentence in found if sentence)
@@ -36,6 +37,16 @@ def _classifies(entry: Entry) -> str:
         f"{entry.name} does not classify: {constant}{100 * right / count:.1f} % of {count:,} images are right "
         f"unattacked, which is not above chance ({100 * level:.1f} %, one-sided binomial test, p = {p:.2g})."
     )
+
+
+def _outside(entry: Entry) -> str:
+    """A sentence where predictions are classes that the data set does not have; a check-up says so itself."""
+    classes = _classes(entry)
+    predicted = rows(entry.evaluation).clean.column("prediction", -1.0)
+    if classes is None or entry.checkup is not None or not (outside := predicted >= classes).any():
+        return ""
+    share = 100 * float(outside.mean())
+    return f"{share:.3g} % of the predictions of {entry.name} are none of the data set's {classes} classes."
 
 
 def _classes(entry: Entry) -> int | None:
