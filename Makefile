@@ -62,8 +62,9 @@ learned-cost: .venv/.ready  ## what learned adversaries cost, by the step and th
 learned-figures: .venv/.ready  ## the learned adversaries' figures on MNIST, half an hour, into docs/results/
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learned.figures $(if $(DATA),--data-dir "$(DATA)") $(ARGS)
 
-soak: .venv/.ready  ## kills at random moments, at length: each verb has to end in the same bits; ten minutes, no data
+soak: .venv/.ready  ## kills at random moments, and 100,000 damaged files (FUZZ=...), at length; half an hour, no data
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.kills $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzz $(FUZZ)
 
 docs: .venv/.ready  ## write docs/methods.md and docs/defences.md anew from docstrings, recipes and examples
 	@$(BIN)/python tools/method_pages.py docs

@@ -93,7 +93,9 @@ class _Session:
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         providers = [each for each in wanted if each in onnxruntime.get_available_providers()]
         with decoding(path, "a readable ONNX model"):
-            self.runs: Any = onnxruntime.InferenceSession(path, options, providers=providers)
+            # Without another provider to fall back on, it would say so on standard output.
+            again = int(len(providers) > 1)
+            self.runs: Any = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=again)
 
     def __reduce__(self) -> tuple[type, tuple[str], dict[str, str]]:
         return type(self), (self.path,), {"digest": self.digest}
