@@ -15,11 +15,14 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+def call(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., tuple[int, str, str]]:
     """The command as a person calls it: exit code, standard output and standard error."""
     from steelman import cli
 
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))  # logs are kept there
     monkeypatch.delenv("STEELMAN_DATA", raising=False)
 
     def run(*words: object) -> tuple[int, str, str]:
