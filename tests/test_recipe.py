@@ -158,7 +158,7 @@ def test_wrong_changes_are_named(change: str, message: str, tiny: Path):
         (["network.hidden=3"], r"network: "),
         (["network.preprocess=MLP"], r"network\.preprocess: MLP is not a preprocessing layer"),
         (["network.preprocess=SubtractMeen"], r"network: .*did you mean SubtractMean\?"),
-        (["network.preprocess.scale=3"], r"network: .*'kind'"),
+        (["network.preprocess.scale=3"], r"network: a preprocessing or filter needs a kind, such as Normalise; got "),
         (["network.bounded_relu=0"], r"network: BoundedReLU needs a bound t above 0 .*; got 0"),
         (["network.hidden=[]", "network.bounded_relu=1"], r"network: MLP has no nn\.ReLU"),
     ],

@@ -51,9 +51,10 @@ class Compared:
     @property
     def shown(self) -> list[PaperTable | str]:
         """What a terminal shows: tables, and the first model against the others in sentences."""
-        threat = verdict(self.entries).attack
-        found: list[PaperTable | str] = [paper_table(self.entries, self.shape, transfer=self.transfers)]
-        found += map(str, chosen(compared(self.entries), threat))
+        said = verdict(self.entries)
+        found: list[PaperTable | str] = [*said.cautions]
+        found += [paper_table(self.entries, self.shape, transfer=self.transfers)]
+        found += map(str, chosen(compared(self.entries), said.attack))
         found += map(transfer_table, self.transfers)
         return [*found, *([black_box_table(self.transfers)] if self.transfers else [])]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from steelman import config
+from steelman.decoding import decoding, parse_json
 from steelman.evaluation import (
     Comparison,
     Evaluation,
@@ -94,19 +95,13 @@ class Swept:
         path = folder / Swept.FILE
         if not path.is_file():
             raise FileNotFoundError(f"{folder} is no sweep: there is no {path}. `steelman sweep` makes one")
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            read = (
-                Outcome(**{**each, "measures": {name: _measure(m) for name, m in each["measures"].items()}})
-                for each in found["networks"]
-            )
+        with decoding(path, "what a sweep writes", "Delete it, and call the sweep again: trained networks stay"):
+            found = parse_json(path.read_bytes())
             judging = config.read(Judging, found["evaluation"])
-            outcomes = tuple(read)
-            for each in outcomes:
-                _check_name(each.run)
+            outcomes = tuple(_outcome(each) for each in found["networks"])
+            if not outcomes or not isinstance(found["recipe"], str) or not isinstance(found["measure"], str):
+                raise TypeError("it needs a recipe, a measure and networks")
             return Swept(folder, found["recipe"], judging, found["measure"], outcomes)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not what a sweep writes: {error!r}") from error
 
     @property
     def name(self) -> str:
@@ -250,10 +245,19 @@ def _signed(value: float, share: bool) -> str:
     return f"{100 * value:+.2f}" if share else f"{value:+.3g}"
 
 
-def _check_name(run: str) -> None:
-    """Raises ValueError where a run of a sweep would lie outside its folder."""
+def _outcome(found: dict[str, Any]) -> Outcome:
+    """A network of a sweep's file.
+
+    Raises:
+        KeyError, TypeError, ValueError: something is missing or of another kind, or its folder lies elsewhere.
+    """
+    run, values = found["run"], found["values"]
     if Path(run).name != run or run in ("", ".."):
         raise ValueError(f"{run!r} is no name of a folder in it")
+    if not values or not all(isinstance(each, str) for each in (*values, *values.values())):
+        raise TypeError(f"the values of {run} are texts")
+    seconds, failed = float(found.get("seconds", 0)), str(found.get("failed", ""))
+    return Outcome(run, values, {name: _measure(each) for name, each in found["measures"].items()}, seconds, failed)
 
 
 def _rank(value: str) -> tuple[float, str]:

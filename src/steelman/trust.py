@@ -9,7 +9,6 @@ import importlib
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,10 +19,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from steelman.decoding import one_line, parse_toml
+
 __all__ = ["Untrusted", "trusting"]
 
-OWN = frozenset({"steelman.adversaries.adversary:generator_of"})
-"""What checkpoints of this package name: it builds networks of this package alone, from settings that are checked."""
+OWN = frozenset({"steelman.adversaries.adversary:generator_of", "steelman.networks.advgan:AdvGANCritic"})
+"""What checkpoints of this package name: networks of this package alone, from settings that are checked."""
 
 MOST = 1 << 16
 """Bytes of a configuration file; it holds a short list."""
@@ -172,9 +173,9 @@ def configured() -> frozenset[str]:
     if len(raw) > MOST:
         raise ValueError(f"{file} is longer than {MOST} bytes, and it holds a short list: trusted = ['my_package']")
     try:
-        said = tomllib.loads(raw.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{file} is not TOML: {error}") from error
+        said = parse_toml(raw.decode("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not TOML: {one_line(error)}") from error
     if strange := next((key for key in said if key != "trusted"), None):
         raise ValueError(f"{file}: there is no setting {strange!r}; there is trusted = ['my_package']")
     names = said.get("trusted", [])

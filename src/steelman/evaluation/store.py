@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -17,7 +18,13 @@ TABLE, PARTS = "table.parquet", "parts"
 
 
 def table_path(folder: Path, space: str = "pixels") -> Path:
-    """Where a folder has its table; that of another space than pixels lies beside it."""
+    """Where a folder has its table; that of another space than pixels lies beside it.
+
+    Raises:
+        ValueError: there is no such space. A table from elsewhere may name one that leads out of the folder.
+    """
+    if space not in get_args(Space):
+        raise ValueError(f"there is no space {space!r}; there are {', '.join(get_args(Space))}")
     return folder / (TABLE if space == "pixels" else f"table-{space}.parquet")
 
 

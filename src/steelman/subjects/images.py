@@ -1,12 +1,12 @@
 """Test images by what a user calls them."""
 
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 from steelman import config
 from steelman.data import Arrays, External, ImageFolder
 from steelman.data.dataset import Source
+from steelman.decoding import parse_toml
 from steelman.naming import nearest
 
 
@@ -45,6 +45,6 @@ def table(text: str, option: str) -> dict[str, object]:
         ValueError: it is none.
     """
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError as error:
+        return parse_toml(f"value = {text}")["value"]
+    except ValueError as error:
         raise ValueError(f"{option} {text}: not a table of TOML ({error})") from error

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,7 +205,7 @@ def draw_convergence(
 def save_figure(figure: "matplotlib.figure.Figure", path: str | Path) -> None:
     """Write `path` as PNG and as SVG, whatever suffix it has."""
     path = Path(path)
-    with replacing(path.with_suffix(".png")) as partial:
+    with replacing(path.with_suffix(".png")) as partial, _without_tex(figure):
         figure.savefig(partial, format="png", dpi=160)
     write_text(path.with_suffix(".svg"), svg(figure, path.stem))
 
@@ -216,9 +217,22 @@ def svg(figure: "matplotlib.figure.Figure", salt: str, *, transparent: bool = Fa
     import matplotlib
 
     text = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+    with _without_tex(figure), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
         figure.savefig(text, format="svg", metadata={"Date": None}, transparent=transparent)
     return text.getvalue()
+
+
+@contextmanager
+def _without_tex(figure: "matplotlib.figure.Figure") -> Iterator[None]:
+    """matplotlib reads a file `matplotlibrc` in the working directory, which may ask for LaTeX: it is not run."""
+    import matplotlib
+    from matplotlib.text import Text
+
+    with matplotlib.rc_context({"text.usetex": False}):
+        for text in figure.findobj(Text):
+            if isinstance(text, Text):
+                text.set_usetex(False)
+        yield
 
 
 def panels(count: int = 1) -> "list[matplotlib.axes.Axes]":
