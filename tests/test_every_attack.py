@@ -350,6 +350,7 @@ def wrong(x: Tensor, y: Tensor) -> dict[str, tuple[Any, Any, str]]:
         "infinite": (x / 0, y, "NaN or infinite"),
         "one image": (x[0, 0, 0], y, "must be a batch"),
         "fewer labels": (x, y[:-1], r"y must be int64 of shape \(4,\)"),
+        "labels as a list": (x, y.tolist(), "y must be a torch.Tensor; got a list. Use y = torch.as_tensor"),
         "float labels": (x, y.double(), "y must be int64"),
         "one-hot labels": (x, torch.eye(4)[y % 4].long(), r"y must be int64 of shape \(4,\)"),
         "negative label": (x, y - 1, r"classes from 0 up; got -1"),

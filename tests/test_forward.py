@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,11 @@ from steelman import PGD, AutoAttack, DeepDefense, HopSkipJump, Plain, Square, T
 from steelman.adversaries import Adversary
 from steelman.attacks import Attack, Surrogate
 from steelman.data import InMemory
+from steelman.evaluation import Battery
 from steelman.forward import Forward, answer_of, logits_of
 from steelman.losses import DLR, KL, Goal, SoftMargin, cross_entropy, kl_divergence
 from steelman.norms import L0
-from steelman.types import Batch, Share
+from steelman.types import Batch, Share, check_tensor
 
 WRAPPED = {
     "object": lambda logits: SimpleNamespace(logits=logits, hidden=None),
@@ -345,18 +347,15 @@ def test_a_target_is_refused_by_a_loss_before_work() -> None:
     assert asked == [0]
 
 
-def test_lists_are_refused_by_what_they_should_be() -> None:
-    x, y = images(2), torch.tensor([0, 1])
-    call: Any = PGD().__call__.__wrapped__ if hasattr(PGD.__call__, "__wrapped__") else None
-    if call is None:
-        pytest.skip("type checks of the tests come first")
-    with pytest.raises(ValueError, match=r"y must be an int64 tensor of shape \(2,\); got a list. Use torch.as_tensor"):
-        call(PGD(), small_net(), x, [0, 1])
-    with pytest.raises(ValueError, match=r"images must be a torch.Tensor; got a list"):
-        call(PGD(), small_net(), [0.5], y)
-
-
 # --- training
+
+
+def test_lists_and_arrays_are_refused_with_the_remedy() -> None:
+    for said in ([0, 1], np.array([0, 1])):
+        with pytest.raises(
+            ValueError, match=f"got a {type(said).__name__}. Use labels ="
+        ):
+            check_tensor("labels", said)
 
 
 def test_a_network_of_float64_is_fitted_on_images_of_float32() -> None:
@@ -375,3 +374,20 @@ def test_a_step_under_autocast_has_losses_of_float32(defence: Any) -> None:
     batch = Batch(x, net(x).argmax(1))
     with torch.autocast("cpu", torch.bfloat16):
         assert defence(net, batch).dtype == torch.float32
+
+
+def test_an_evaluation_refuses_before_its_first_attack_what_its_last_cannot_take() -> None:
+    model, asked = counted(nn.Sequential(nn.Linear(20, 3)))
+    data = images(4, torch.float32).flatten(1)[:, :20], torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(ValueError, match="second cannot be run on these images: Square needs images of shape"):
+        evaluate(model, data, {"first": PGD(), "second": Square()}, progress=False)
+    assert asked == [0]
+
+
+def test_a_battery_leaves_out_what_the_images_do_not_allow() -> None:
+    battery = Battery(attacks={"PGD": PGD(), "squares": Square()})
+    with pytest.warns(UserWarning, match=r"left out, since these images cannot be attacked so: squares \(Square needs"):
+        assert list(battery.taking((20,)).attacks) == ["PGD"]
+    assert battery.taking((1, 4, 5)) is battery
+    with pytest.raises(ValueError, match="no attack of this battery can be run on these images: squares"):
+        Battery(attacks={"squares": Square()}).taking((20,))

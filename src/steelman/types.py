@@ -42,11 +42,19 @@ class Share(float):
         return Share, (self.share, self / self.share if self.share else 1.0)
 
 
-Model: TypeAlias = Callable[[Tensor], Tensor]
-"""Anything that maps images to logits; an `nn.Module` also has its mode and its parameters looked after."""
+Model: TypeAlias = Callable[[Tensor], Any]
+"""What maps images to logits (`steelman.forward` says how); of an `nn.Module`, mode and parameters are kept too."""
 
 Randomness: TypeAlias = torch.Generator | Tensor | None
 """Where chance comes from: a generator, one int64 seed per image, or None for torch's global generator."""
+
+
+def check_tensor(name: str, value: object) -> None:
+    """Raises ValueError for a list, an array or anything else that is no tensor."""
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"{name} must be a torch.Tensor; got a {type(value).__name__}. Use {name} = torch.as_tensor({name})"
+        )
 
 
 CLASSIFIER = "classifier"
@@ -88,6 +96,10 @@ class Batch:
     soft: Tensor | None = None
     progress: float = 1.0
     common: int = 0
+
+    def __post_init__(self) -> None:
+        check_tensor("x", self.x)
+        check_tensor("y", self.y)
 
     def __len__(self) -> int:
         return len(self.x)

@@ -18,7 +18,7 @@ from steelman.losses import Goal
 from steelman.norms import L2, Linf, per_image
 from steelman.randomness import Draws
 from steelman.ranges import check_box
-from steelman.types import Box, Images, Labels, Model, Randomness
+from steelman.types import Box, Images, Labels, Model, Randomness, check_tensor
 
 if TYPE_CHECKING:
     import steelman.attacks.attack
@@ -260,8 +260,7 @@ def _check_lengths(attack: Any, images: int) -> None:
 
 def check_images(x: Images, box: Box | None) -> None:
     """Raises ValueError unless `x` is a finite float batch within `box`."""
-    if not isinstance(x, Tensor):
-        raise ValueError(f"images must be a torch.Tensor; got a {type(x).__name__}. Use torch.as_tensor(images)")
+    check_tensor("images", x)
     if not x.is_floating_point():
         raise ValueError(f"images must be floats in [0, 1]; got {x.dtype}. For bytes, use x.float() / 255")
     if x.ndim < 2:
@@ -281,11 +280,7 @@ def check_images(x: Images, box: Box | None) -> None:
 
 def check_labels(name: str, labels: Labels, x: Images) -> None:
     """Raises ValueError unless `labels` is int64, one class from 0 up per image."""
-    if not isinstance(labels, Tensor):
-        raise ValueError(
-            f"{name} must be an int64 tensor of shape ({len(x)},); got a {type(labels).__name__}. "
-            f"Use torch.as_tensor({name})"
-        )
+    check_tensor(name, labels)
     if labels.dtype != torch.int64 or labels.shape != (len(x),):
         raise ValueError(
             f"{name} must be int64 of shape ({len(x)},), one class per image; got {labels.dtype} {tuple(labels.shape)}"

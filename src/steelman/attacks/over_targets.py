@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steelman.attacks.attack import Attack
+from steelman.attacks.attack import Attack, check_images, check_labels
 from steelman.attacks.mode import evaluation_mode
 from steelman.forward import answer_of
 from steelman.norms import L0, L1, L2, Linf, Norm
@@ -59,6 +59,8 @@ def over_targets(
     Raises:
         ValueError: as the attack itself.
     """
+    check_images(x, attack.box)
+    check_labels("y", y, x)
     norm = norm or getattr(attack, "norm", L2)
     with evaluation_mode(model), torch.no_grad():
         classes = answer_of(model, x[:1]).shape[1]

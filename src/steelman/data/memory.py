@@ -8,7 +8,7 @@ from torch import Tensor
 
 from steelman.data.dataset import Dataset
 from steelman.identity import digest
-from steelman.types import Batch
+from steelman.types import Batch, check_tensor
 
 
 @final
@@ -108,4 +108,6 @@ def as_dataset(data: Dataset | tuple[Tensor, Tensor]) -> Dataset:
     if isinstance(data, Dataset):
         return data
     images, labels = data
+    check_tensor("images", images)
+    check_tensor("labels", labels)
     return InMemory("tensors", images, labels, numbered("tensors", int(labels.max()) if len(labels) else -1))

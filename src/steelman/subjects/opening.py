@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from steelman.attacks.mode import in_training
 from steelman.data.dataset import Dataset
 from steelman.evaluation.subject import Subject
 from steelman.networks import Normalise, Preprocessed
@@ -149,7 +150,7 @@ def _normalised(
     if mean is None and std is None:
         return model
     layer = Normalise(shape=like.shape, mean=mean, std=std)
-    return Preprocessed(layer, model).train(model.training)
+    return Preprocessed(layer, model).train(in_training(model))
 
 
 def _listed(numbers: Sequence[float] | None) -> str:
