@@ -1,11 +1,9 @@
 """The command. Each verb is a few lines over the library, which is imported only once a verb begins."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from steelman.failures import guarded, plainly
 from steelman.options import (
@@ -28,56 +26,10 @@ from steelman.options import (
     Trust,
     Workers,
 )
-from steelman.trust import trusting
+from steelman.verbs import AttackTrain, Train, Verb
 
 if TYPE_CHECKING:
     from steelman.runs import Run
-
-
-ADVERSARIES = ("adversary", "Learned adversaries")
-
-
-class _Verb(TyperCommand):
-    """Whatever its work raises ends in one line."""
-
-    def invoke(self, ctx: Any) -> Any:
-        with guarded(str(self.name)), trusting(*ctx.params.get("trust") or ()):
-            _import_library()
-            done = super().invoke(ctx)
-            sys.stdout.flush()  # here, where a reader that has gone is no error
-            return done
-
-
-class _Train(_Verb):
-    """Its help also names methods."""
-
-    panels = (
-        ("defence", "Defences (defence = { kind = ... } in a recipe)"),
-        ADVERSARIES,
-        ("preparation", "Preparations of the training images (prepare = [{ kind = ... }])"),
-    )
-    left_out: tuple[str, ...] = ()
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        super().format_help(ctx, formatter)
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.panel import Panel
-        from rich.table import Table
-
-        from steelman.summaries import summaries
-
-        for kind, title in self.panels:
-            table = Table.grid(padding=(0, 2))
-            for name, summary in summaries(kind).items():
-                if name not in self.left_out:
-                    table.add_row(f"[bold cyan]{name}[/]", escape(summary))
-            Console().print(Panel(table, title=title, title_align="left", border_style="dim"))
-
-
-class _AttackTrain(_Train):
-    panels = (ADVERSARIES,)
-    left_out = ("AttackTraining",)
 
 
 app = typer.Typer(
@@ -91,7 +43,7 @@ app = typer.Typer(
 )
 
 
-@app.command(cls=_Verb, epilog="Example: steelman demo --runs /tmp/runs")
+@app.command(cls=Verb, epilog="Example: steelman demo --runs /tmp/runs")
 def demo(runs: Runs = Path("runs")) -> None:
     """Train plain, PGD and Deep Defense networks on handwritten digits, attack them, and write a report."""
     from steelman import demo
@@ -99,7 +51,7 @@ def demo(runs: Runs = Path("runs")) -> None:
     _show(*demo.run(runs, _say))
 
 
-@app.command(cls=_Train, epilog="Example: steelman train reference_mnist_lenet --set training.epochs=5 --name short")
+@app.command(cls=Train, epilog="Example: steelman train reference_mnist_lenet --set training.epochs=5 --name short")
 def train(
     recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe.")],
     data_dir: DataDir = None,
@@ -121,7 +73,7 @@ def train(
 
 
 @app.command(
-    cls=_AttackTrain,
+    cls=AttackTrain,
     epilog="Example: steelman attack-train runs/pgd_mnist_lenet L2LDA --set defence.adversary.eps=0.2",
 )
 def attack_train(
@@ -149,7 +101,7 @@ def attack_train(
 
 
 @app.command(
-    cls=_Verb, epilog="Example: steelman evaluate my_module:my_model --data CIFAR10 --battery standard --images 1000"
+    cls=Verb, epilog="Example: steelman evaluate my_module:my_model --data CIFAR10 --battery standard --images 1000"
 )
 def evaluate(
     subject: SubjectName,
@@ -225,7 +177,7 @@ def evaluate(
     _show([entry], written)
 
 
-@app.command(cls=_Verb, epilog="Example: steelman sweep pgd_digits_mlp --vary defence.attack.eps=0.05,0.1,0.15,0.2,0.3")
+@app.command(cls=Verb, epilog="Example: steelman sweep pgd_digits_mlp --vary defence.attack.eps=0.05,0.1,0.15,0.2,0.3")
 def sweep(
     recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe.")],
     vary: Annotated[
@@ -298,7 +250,7 @@ def sweep(
 
 
 @app.command(
-    cls=_Verb,
+    cls=Verb,
     epilog="Example: steelman compare runs/plain_digits_mlp runs/pgd_digits_mlp --transfer PGD --paper l2l-da",
 )
 def compare(
@@ -351,23 +303,17 @@ def compare(
     )
     console = Console()
     for each in found.shown:
-        console.print(each, highlight=False)
+        console.print(each, markup=False, highlight=False)
         console.print()
     console.print(f"report: {found.written[-1]}", soft_wrap=True, highlight=False)
 
 
-@app.command(cls=_Verb, epilog="Example: steelman cite PGD DeepDefense")
+@app.command(cls=Verb, epilog="Example: steelman cite PGD DeepDefense")
 def cite(methods: Annotated[list[str], typer.Argument(help="Names of attacks and defences, such as PGD.")]) -> None:
     """The papers behind methods, as text and BibTeX."""
     from steelman.cards import cite
 
     print(cite(methods))
-
-
-def _import_library() -> None:
-    from steelman import __all__ as names
-
-    assert names
 
 
 def _trained(run: "Run") -> None:
@@ -392,7 +338,7 @@ def _show(entries: list[Any], written: list[Path]) -> None:
     from steelman.evaluation.report.verdict import verdict
 
     console = Console()
-    console.print(verdict(entries).sentence, markup=False, highlight=False)
+    console.print(verdict(entries).text(console.width), markup=False, highlight=False, soft_wrap=True)
     console.print(measures_table(entries))
     console.print(f"report: {written[-1]}", soft_wrap=True, highlight=False)
 
