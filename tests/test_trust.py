@@ -5,20 +5,28 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 import torch
 
 from steelman import FGSM, L2LDA, Surrogate, checkpoint
 from steelman.attack_train import attack_train
+from steelman.compare import _left
 from steelman.data import Digits, External
+from steelman.evaluation.curves.line import Axis, Line, Point
+from steelman.evaluation.curves.plots import draw_lines, save_figure, svg
+from steelman.evaluation.store import EvaluationFolder, table_path
+from steelman.evaluation.table import Evaluation
 from steelman.networks import MLP, build
 from steelman.networks.building import described, network_of
 from steelman.recipe import load_recipe
 from steelman.runs import Run, train
 from steelman.subjects import open_subject, source
+from steelman.swept import Swept
 from steelman.trust import Untrusted, configured, imported, trusting
 from steelman.workers import workers
 
@@ -446,3 +454,65 @@ def test_comparing_builds_no_network(good: Path, place: Path, call: Callable[...
     assert told["hostile"]["info"]["network"] == "theirs:net [8]"
     assert told["hostile"]["training"]
     assert (place / "both" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("name", [".lock", ".lock.json"])
+def test_no_lock_leads_to_another_file(name: str, good: Path, place: Path, call: Callable[..., Any]) -> None:
+    (place / "precious").write_text("kept")
+    (place / "here").mkdir()
+    (place / "here" / name).symlink_to(place / "precious")
+    code, _, err = call("evaluate", good / "runs" / "good", "--folder", "here")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"{Path('here') / name} is a symbolic link" in err
+    assert (place / "precious").read_text() == "kept"
+
+
+def test_no_table_leads_out_of_its_folder(good: Path, place: Path) -> None:
+    table = Evaluation.load(good / "runs" / "good" / "evaluation" / "table.parquet")
+    hostile = table.replaced(space="x/../../out")
+    with pytest.raises(ValueError, match=r"there is no space 'x/../../out'; there are pixels, preprocessed"):
+        table_path(place / "here", hostile.space)
+    hostile.save(place / "here" / "table.parquet")
+    with pytest.raises(ValueError, match=r"there is no space 'x/../../out'"):
+        EvaluationFolder(place / "here", "pixels").read({})
+    assert not (place / "out.parquet").exists()
+
+
+def test_no_picture_runs_latex(tmp_path: Path) -> None:
+    """As a file `matplotlibrc` in the working directory could ask."""
+    line = Line((Point(0.0, 1.0), Point(1.0, 0.5)), Axis("radius"), Axis("accuracy"))
+    with matplotlib.rc_context({"text.usetex": True, "text.latex.preamble": r"\input{no such file}"}):
+        figure = draw_lines({r"\input": line})
+        assert "<svg" in svg(figure, "salt")
+        save_figure(figure, tmp_path / "line.png")
+
+
+@pytest.mark.parametrize("file", ["results.json", "sweep.json"])
+def test_what_programs_read_is_checked(file: str, good: Path, place: Path) -> None:
+    left = place / "left"
+    shutil.copytree(good / "runs" / "good" / "evaluation", left)
+    swept(place)
+    path = left / file if file == "results.json" else place / "runs" / "plain-sweep" / file
+    whole = json.loads(path.read_text())
+    use: Callable[[], object] = partial(_left, left) if file == "results.json" else partial(Swept.load, path.parent)
+    inner = next(iter(whole["models"].values())) if file == "results.json" else whole["networks"][0]
+    wrong = ["", "{", "[]", "3", "null", "[" * 100000, "{}"]
+    keys = {"models", "checkup", "training", "info", "recipe", "evaluation", "networks", "run", "values", "measures"}
+    for place_of in (whole, inner):
+        for key in keys & place_of.keys():
+            before = place_of[key]
+            for value in ({}, [3], 3, "x", [[]]):
+                place_of[key] = value
+                wrong.append(json.dumps(whole))
+            del place_of[key]
+            wrong.append(json.dumps(whole))
+            place_of[key] = before
+    told = []
+    for text in wrong:
+        path.write_text(text)
+        try:  # what is not read may be anything
+            use()
+        except ValueError as error:
+            told.append(str(error))
+    assert len(told) >= 20
+    assert all(str(path.parent) in text and "\n" not in text for text in told)

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, final
 
+from steelman.files import write_text
+
 
 class Sink(ABC):
     """One place for numbers. It is made before any work, so that what is not installed is said at once."""
@@ -113,8 +115,7 @@ class MLflow(Sink):
         found = self._client.get_experiment_by_name(name)
         experiment = self._client.create_experiment(name) if found is None else found.experiment_id
         run = self._client.create_run(experiment, run_name=self._folder.resolve().name).info.run_id
-        self._folder.mkdir(parents=True, exist_ok=True)
-        note.write_text(run + "\n", encoding="utf-8")
+        write_text(note, run + "\n")
         return run
 
 
