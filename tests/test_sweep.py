@@ -193,6 +193,47 @@ def test_values_may_hold_commas(root: Path):
     assert _values('a={ kind = "PGD", eps = 0.1 },Cosine') == ("a", ['{ kind = "PGD", eps = 0.1 }', "Cosine"])
 
 
+def test_a_named_battery_takes_the_radius_of_the_data(root: Path, tmp_path: Path, call):
+    words = ("--vary", f"{VARY}=0.02,0.01", "--set", "training.epochs=0", "--battery", "quick", "--images", 10)
+    code, out, err = call("sweep", root / "tiny.toml", "--runs", tmp_path, *words)
+    assert (code, err) == (0, "")
+    assert Swept.load(tmp_path / "tiny-sweep").measure == "robust accuracy, Linf 0.15"
+    assert out.count("robust accuracy, Linf 0.15") > 1
+
+
+def test_the_battery_is_checked_for_each_of_several_data_sets(root: Path, tmp_path: Path, call):
+    x, y = np.zeros((200, 1, 8, 8), np.float32), np.arange(200) % 10
+    np.savez(tmp_path / "own.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    vary = f'data=Digits,{{ kind = "Arrays", file = "{tmp_path / "own.npz"}" }}'
+    words = ("sweep", root / "tiny.toml", "--runs", tmp_path / "runs", "--vary", vary, "--battery", "quick")
+    code, out, err = call(*words)
+    assert (code, out) == (2, "")
+    assert "there is no usual radius in Linf for Arrays: give eps (--eps)" in err
+    assert not (tmp_path / "runs").exists()
+    code, _, err = call(*words, "--eps", "0.1", "--images", 10)
+    assert (code, err) == (0, "")
+
+
+def test_a_bug_in_one_network_is_logged_and_costs_no_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    import steelman.sweep
+
+    def train(recipe, *rest):
+        if recipe.training.optimiser.lr == 0.03:
+            raise KeyError("a bug")
+        return before(recipe, *rest)
+
+    before = steelman.sweep.train_recipe
+    monkeypatch.setattr(steelman.sweep, "train_recipe", train)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    swept = sweep(str(folder.parents[1] / "tiny.toml"), [f"{VARY}=0.03,0.04"], folder.parent, say=lambda text: None)
+    found = {each.values[VARY]: each for each in swept.outcomes}
+    (log,) = (tmp_path / "state").rglob("*.log")
+    assert found["0.03"].failed == f"KeyError: 'a bug'; details are in {log}"
+    assert found["0.04"].measures
+
+
 def test_a_damaged_sweep_is_refused_by_name(tmp_path: Path):
     (tmp_path / "sweep.json").write_text("{}")
     with pytest.raises(ValueError, match=r"sweep\.json is not what a sweep writes"):
