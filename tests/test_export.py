@@ -131,15 +131,17 @@ def test_every_kind_of_accuracy_is_explained_beside_its_table(entries):
     """Robust accuracy, Min and accuracies differ by fractions: a reader is told why."""
     lines = ["Accuracy under an attack:", "Robust accuracy: no attack", "Min: the lowest accuracy"]
     shown = measures_table(entries[:1])
-    for text in (shown.markdown(), shown.caption, report_markdown(entries[:1])):
+    console = Console(width=300, file=io.StringIO())
+    console.print(shown)
+    for text in (shown.markdown(), shown.latex(), report_markdown(entries[:1]), console.file.getvalue()):
         assert all(line in text for line in lines)
     l2l = paper_table(entries[:1], "l2l-da")
-    assert [line in l2l.caption for line in lines] == [False, True, True]
+    assert [line in " ".join(l2l.notes) for line in lines] == [False, True, True]
     found = entries[0].measures
     assert dict(columns(l2l))["Linf 0.1 Robust accuracy"] == found["robust accuracy, Linf 0.1"]
     assert dict(columns(l2l))["Linf 0.1 Min"] == found["Min, Linf 0.1"]
-    assert "Robust accuracy:" in paper_table(entries[:1], "mma").caption
-    assert "Min" not in paper_table([entry("m", 3, reference_rows())], "deep-defense").caption
+    assert any(note.startswith("Robust accuracy:") for note in paper_table(entries[:1], "mma").notes)
+    assert paper_table([entry("m", 3, reference_rows())], "deep-defense").notes == ()
 
 
 def test_each_paper_has_its_columns(entries):

@@ -81,8 +81,8 @@ def black_box_table(transfers: Sequence[Transfer], sources: Sequence[str] | None
     if summed:
         columns += [Column("Min"), Column("Worst case")]
     said = f"Crafted on {chosen[0]}, tested on the rows." if len(chosen) == 1 else "Black box, tested on the rows."
-    said = " ".join([said, *explained(column.label for column in columns)])
-    return PaperTable(said, "Model", tuple(columns), transfers[0].targets, tuple(rows))
+    notes = tuple(explained(column.label for column in columns))
+    return PaperTable(said, "Model", tuple(columns), transfers[0].targets, tuple(rows), notes)
 
 
 def _one_threat(transfers: Sequence[Transfer]) -> bool:

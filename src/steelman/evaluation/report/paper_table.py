@@ -46,7 +46,7 @@ class Column:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """Rows of numbers under named columns; `corner` says what the rows are.
+    """Rows of numbers under named columns; `corner` says what the rows are, `notes` what the columns are, a line each.
 
     In a column, the best number is bold, and with it every other whose 95 % interval overlaps the best one's: ties, and
     what so many images do not tell apart. Where that is the whole column, nothing is.
@@ -57,6 +57,7 @@ class PaperTable:
     columns: tuple[Column, ...]
     rows: tuple[str, ...]
     cells: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
 
     def bold(self) -> tuple[tuple[bool, ...], ...]:
         """Which cells are the best of their columns, or not told from it."""
@@ -67,7 +68,7 @@ class PaperTable:
         return tuple(zip(*columns, strict=True)) if columns else tuple(() for _ in self.rows)
 
     def markdown(self) -> str:
-        """A pipe table, and the caption above it."""
+        """A pipe table, and the caption and notes above it."""
         head = [self.corner, *map(str, self.columns)]
         lines = [[md(_symbols(name)) for name in head], ["---", *("---:" for _ in self.columns)]]
         for name, cells, bold in zip(self.rows, self.cells, self.bold(), strict=True):
@@ -79,7 +80,9 @@ class PaperTable:
                 f"{text} {_interval(cell)}{_failed(cell)}".strip() for text, cell in zip(marked, cells, strict=True)
             )
             lines.append([md(_symbols(name)), *shown])
-        return f"{md(self._caption())}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        notes = "".join(f"- {md(note)}\n" for note in self.notes)
+        above = f"{md(self._caption())}\n\n" + (f"{notes}\n" if notes else "")
+        return above + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
     def csv(self) -> str:
         """One line per row; per column its value and, where it is a measure, the ends of its interval."""
@@ -117,7 +120,7 @@ class PaperTable:
             "% needs \\usepackage{booktabs}",
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_tex(self._caption(intervals))}}}",
+            rf"\caption{{{_tex(' '.join([self._caption(intervals), *self.notes]))}}}",
             rf"\begin{{tabular}}{{l{'r' * len(self.columns)}}}",
             r"\toprule",
             *head,
@@ -147,6 +150,7 @@ class PaperTable:
                 blocks.append([])
             blocks[-1].append(place)
         yield Text(self._caption(), style="italic")
+        yield from (Text(note, style="dim") for note in self.notes)
         for block in blocks:
             yield Text()
             yield self._block(first, [(place, each[place]) for place in block])
@@ -158,7 +162,7 @@ class PaperTable:
         """Rows as columns, of which none is better than another."""
         columns = tuple(Column(name, better=None) for name in self.rows)
         rows = tuple(f"{each.group}, {each.label}" if each.group else each.label for each in self.columns)
-        return PaperTable(self.caption, corner, columns, rows, tuple(zip(*self.cells, strict=True)))
+        return PaperTable(self.caption, corner, columns, rows, tuple(zip(*self.cells, strict=True)), self.notes)
 
     def _words(self, place: int) -> int:
         """The width at which a column's name breaks between words only, within reason."""

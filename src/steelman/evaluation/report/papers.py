@@ -108,11 +108,12 @@ def paper_table(entries: Sequence[Entry], shape: Shape = "auto", *, transfer: Se
     if shape == "mma":
         labels.append("robust accuracy")
     return PaperTable(
-        " ".join([f"{entries[0].evaluation.images} images.", *explained(labels)]),
+        f"{entries[0].evaluation.images} images.",
         "Model",
         tuple(columns[place][0] for place in there),
         tuple(entry.name for entry in entries),
         tuple(tuple(row[place] for place in there) for row in cells),
+        tuple(explained(labels)),
     )
 
 

@@ -41,6 +41,13 @@ class Verdict:
         """The whole verdict: the cautions, then what was found."""
         return " ".join([*self.cautions, self.finding])
 
+    def text(self, width: int) -> str:
+        """The verdict for a terminal of so many columns; a number and its unit stay on one line."""
+        from textwrap import fill
+
+        joined = (line.replace(" %", "\u00a0%") for line in (*self.cautions, self.finding))
+        return "\n".join(fill(line, width) for line in joined).replace("\u00a0", " ")
+
 
 def verdict(entries: Sequence[Entry], transfer: Sequence[Transfer] = ()) -> Verdict:
     """Who stands best under the strongest bounded threat that all entries met.
