@@ -1,7 +1,6 @@
 """A recipe: everything that decides one result, as TOML and as data."""
 
 import re
-import tomllib
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,9 @@ import torch
 from torch import nn
 
 from steelman import config
+from steelman.attacks.radius import check_radii
 from steelman.data.dataset import Dataset, Source
+from steelman.decoding import parse_toml
 from steelman.defences.game import Game
 from steelman.evaluation.battery import Battery, written_out
 from steelman.naming import nearest
@@ -47,6 +48,7 @@ class Recipe:
     prepare: tuple[Preparation, ...] = ()
 
     def __post_init__(self) -> None:
+        check_radii({"defence": self.defence, "prepare": self.prepare, "training": self.training})
         if not self.defence.frozen:
             return
         if self.start is None:
@@ -125,8 +127,8 @@ def _change(settings: dict[str, Any], change: str) -> None:
             f"'evaluation.attacks.\"PGD .1\".eps=0.2'; got {change!r}"
         )
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}")["value"]
+    except ValueError:
         value = text.strip()
     place: Any = settings
     for step, part in enumerate(path[:-1], start=1):
@@ -144,8 +146,8 @@ def parts_of(text: str) -> list[str]:
     if re.search(r"\s", re.sub(r"\"[^\"]*\"|'[^']*'", "", text.strip())):
         return []  # TOML would read "FGSM .1" as "FGSM.1"
     try:
-        place = tomllib.loads(f"{text} = 0")
-    except tomllib.TOMLDecodeError:
+        place = parse_toml(f"{text} = 0")
+    except ValueError:
         return []
     parts = []
     while isinstance(place, dict):
