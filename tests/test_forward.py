@@ -167,7 +167,7 @@ def test_frozen_torchscript(attack: Attack) -> None:
 
 # --- other units
 
-LENGTHS = ("eps", "eps_max", "radius", "theta", "init_norm", "alpha", "xi", "normal_start", "grid")
+LENGTHS = ("eps", "eps_max", "radius", "theta", "init_norm", "xi", "normal_start", "grid")
 OF_STEPS = ("PGD", "MIM", "FMN", "SigmaZero", "ALMA")
 """Attacks whose step_size is a length; that of others is in tanh space or of Adam in it."""
 
@@ -203,15 +203,15 @@ def test_another_unit_changes_nothing(case: Case) -> None:
 
 def test_defaults_are_in_units_of_the_box() -> None:
     assert PGD().eps == 8 / 255
-    assert PGD(box=(0, 255)).eps == 8
+    assert PGD(box=(0.0, 255.0)).eps == 8
     assert PGD(box=None).eps == 8 / 255
-    assert replace(PGD(), box=(-1, 1)).eps == 16 / 255
-    assert replace(PGD(eps=0.1), box=(-1, 1)).eps == 0.1
-    assert AutoAttack(box=(0, 255)).attacks[0].eps == 8 / 255  # they get the box of the whole when they run
+    assert replace(PGD(), box=(-1.0, 1.0)).eps == 16 / 255
+    assert replace(PGD(eps=0.1), box=(-1.0, 1.0)).eps == 0.1
+    assert AutoAttack(box=(0.0, 255.0)).attacks[0].eps == 8 / 255  # they get the box of the whole when they run
     net, x = small_net(torch.float64), images(12)
     y = net(x).argmax(1)
     one = WorstOf((PGD(), AutoAttack(steps=3, queries=5))).run(net, x, y, generator=torch.arange(12))
-    wide = WorstOf((PGD(), AutoAttack(steps=3, queries=5)), box=(0, 256))
+    wide = WorstOf((PGD(), AutoAttack(steps=3, queries=5)), box=(0.0, 256.0))
     other = wide.run(lambda z: net(z / 256), x * 256, y, generator=torch.arange(12))
     torch.testing.assert_close(other.linf / 256, one.linf, rtol=1e-6, atol=1e-9)
 
@@ -285,7 +285,7 @@ def test_losses_of_half_precision_are_those_of_the_same_logits_in_double() -> No
     a = a.bfloat16()
     found, expected = kl_divergence(a, b), kl_divergence(a.double(), b.double())
     assert bool((found > 0).all())
-    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-7)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-6)
     assert float(found.double().mean()) == pytest.approx(float(expected.mean()), rel=1e-5)
     goal = Goal(a.argmax(1))
     for loss in (SoftMargin(), DLR(), lambda z, goal: cross_entropy(z, goal.labels)):
@@ -364,7 +364,7 @@ def test_a_network_of_float64_is_fitted_on_images_of_float32() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(24, 3)).double()
     history = fit(net, data, Plain(), Training(epochs=2, batch_size=8), progress=False)
-    assert len(history.log) == 2
+    assert history.log[-1]["epoch"] == 2
     assert net[1].weight.dtype == torch.float64
 
 

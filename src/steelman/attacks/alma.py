@@ -119,7 +119,7 @@ class ALMA(Attack):
                 rho, checked = torch.where(stuck, self.growth * rho, rho), lead
             if step:
                 mu = torch.lerp(_slope(lead, rho, mu), mu, self.alpha).clamp(1e-6, 1e12)
-            gradient.mul_(column(_slope(lead, rho, mu), x))
+            gradient.mul_(column(self.box_width * _slope(lead, rho, mu), x))
             if step:
                 gradient.add_(delta / column(size.clamp(min=TINY), x) if self.norm is L2 else delta.sign())
             spread.mul_(self.alpha).addcmul_(gradient, gradient, value=1 - self.alpha)

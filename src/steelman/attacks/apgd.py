@@ -125,7 +125,7 @@ class APGD(Attack):
     def _start(self, ball: Ball, draws: Draws) -> Images:
         if self.norm is not L1:
             return ball.sample(draws)
-        return ball.nearest(ball.x + draws.normal(ball.x.shape[1:], ball.x.dtype))
+        return ball.nearest(ball.x + self.box_width * draws.normal(ball.x.shape[1:], ball.x.dtype))
 
     def _run(self, oracle: Oracle, which: Indices, now: "_Climb", steps: int, *, leave: bool) -> Best:
         """One climb of the images `which`, each as often as it has turns side by side."""

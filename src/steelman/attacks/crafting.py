@@ -148,7 +148,8 @@ def _one_part(
     if attack.uint8 and attack.box is not None:
         x_adv = onto_grid(oracle, x, x_adv, goal, attack.box, ball)
     if oracle.given not in (None, x.dtype):
-        x_adv = onto_type(oracle, x, x_adv, goal, oracle.given, ball)
+        sure = getattr(attack, "confidence", 0) > 0
+        x_adv = onto_type(oracle, x, x_adv, goal, oracle.given, ball, shorten=not sure)
     return x_adv, in_time
 
 

@@ -112,7 +112,7 @@ class DDN(Attack):
             reached = clearly(goal, logits)
             better = torch.where(reached & (size < nearest))[0]
             best[better], nearest[better] = image[better], size[better]
-            delta.addcmul_(gradient, pace(gradient, cosine(step, steps, 1.0, 0.01)))
+            delta.addcmul_(gradient, pace(gradient, cosine(step, steps, self.box_width, 0.01 * self.box_width)))
             radius = torch.where(reached, (1 - self.gamma) * radius, (1 + self.gamma) * radius)
             delta.mul_(column(radius / L2.size(delta).clamp(min=TINY), x))
             image = self._place(delta.add_(x))

@@ -98,7 +98,7 @@ class FAB(Attack):
         return rivals(logits, goal, self.targets + 1).split(1, dim=1)
 
     def _start(self, x: Images, nearest: PerImage, enough: PerImage, draws: Draws) -> Images:
-        most = torch.full_like(nearest, START[self.norm]) if self.radius is None else enough
+        most = torch.full_like(nearest, START[self.norm] * self.box_width) if self.radius is None else enough
         start = x + self.norm.sample(x, torch.minimum(most, nearest) / 2, draws)
         return start if self.box is None else start.clamp(*self.box)
 

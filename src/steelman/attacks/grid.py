@@ -57,12 +57,19 @@ def onto_grid(
 
 
 def onto_type(
-    oracle: Oracle, x: Images, x_adv: Images, goal: Goal, kind: torch.dtype, ball: tuple[Norm, Radius] | None
+    oracle: Oracle,
+    x: Images,
+    x_adv: Images,
+    goal: Goal,
+    kind: torch.dtype,
+    ball: tuple[Norm, Radius] | None,
+    *,
+    shorten: bool,
 ) -> Images:
     """Images of half precision: rounded to the nearest, and for bounded attacks never further from `x` than `x_adv`.
 
     For minimal-norm attacks the first that is adversarial on the way from `x` to a little beyond `x_adv`, or else the
-    nearest.
+    nearest; `shorten` is whether that may be before `x_adv`.
 
     Cost: as `onto_grid`.
     """
@@ -71,7 +78,8 @@ def onto_type(
         beyond = (near.to(x.dtype) - x).abs() > (x_adv - x).abs()
         return torch.where(beyond, torch.nextafter(near, x.to(kind)), near).to(x.dtype)
     low, high = torch.minimum(x, x_adv).amin(), torch.maximum(x, x_adv).amax()  # within the box, where there is one
-    way = ((x + length * (x_adv - x)).clamp(low, high) for length in (*_SHORTENED, 1.0, *_LENGTHENED))
+    lengths = (*(_SHORTENED if shorten else ()), 1.0, *_LENGTHENED)
+    way = ((x + length * (x_adv - x)).clamp(low, high) for length in lengths)
     found, met = _first(oracle, (each.to(kind).to(x.dtype) for each in way), goal)
     return torch.where(column(met, x), found, near.to(x.dtype))
 

@@ -30,7 +30,8 @@ class LBFGS(Attack):
     norm          L2, the only one
     steps         most L-BFGS steps per search step, default 50 (CleverHans: 1,000)
     search_steps  binary search over c, default 9 (CleverHans: 5)
-    c             first constant, default 1 (CleverHans: .01); times 10 while nothing is found, at most
+    c             first constant, default 1 (CleverHans: .01), with distances in widths of the box; times 10 while
+                  nothing is found, at most
     memory        pairs of steps and gradient changes that stand for the curvature, default 10 (SciPy)
     polish        rounds of a last polish, default 1, 0 for none (not in the paper): linearise the boundary where the
                   best image is and try its nearest point, then halve the way back
@@ -70,6 +71,7 @@ class LBFGS(Attack):
         x, goal, start = x[which], goal[which], start[which]
         best, nearest = x.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
         low, high, c = torch.zeros_like(nearest), nearest.clone(), torch.full_like(nearest, self.c)
+        area = self.box_width**2
         for _ in range(self.search_steps):
             hit = torch.zeros_like(nearest, dtype=torch.bool)
 
@@ -77,12 +79,12 @@ class LBFGS(Attack):
                 part = goal[rows]
                 logits, gain, pull = oracle.gradient(image, lambda logits: -_loss(logits, part), which[rows])
                 delta = image - x[rows]
-                distance = delta.flatten(1).square().sum(1)
+                distance = delta.flatten(1).square().sum(1) / area
                 reached = part.reached(logits)
                 closer = reached & (distance < nearest[rows])
                 best[rows[closer]], nearest[rows[closer]] = image[closer], distance[closer]
                 hit[rows] = reached
-                return distance - c[rows] * gain, 2 * delta - column(c[rows], x) * pull
+                return distance - c[rows] * gain, 2 * delta / area - column(c[rows], x) * pull
 
             minimise(slope, start, self.box, self.steps, self.memory)
             low, high = torch.where(hit, low, torch.maximum(low, c)), torch.where(hit, torch.minimum(high, c), high)
@@ -108,6 +110,7 @@ def minimise(slope: Slope, x: Images, box: Box | None, steps: int, memory: int) 
     than 1e-6 of itself.
     """
     x, place = x.clone(), torch.arange(len(x), device=x.device)
+    width = 1.0 if box is None else box[1] - box[0]
     value, gradient = slope(x, place)
     pairs: list[tuple[Tensor, Tensor]] = []
     for _ in range(steps):
@@ -116,9 +119,9 @@ def minimise(slope: Slope, x: Images, box: Box | None, steps: int, memory: int) 
         direction = -_two_loops(gradient * free, pairs) * free
         uphill = (direction * gradient).flatten(1).sum(1) >= 0
         direction = torch.where(column(uphill, here), -gradient * free, direction)
-        # With no curvature known, a step of the gradient is no longer than 1.
+        # With no curvature known, a step of the gradient is no longer than the width of the box.
         if not pairs:
-            direction = direction / column(direction.flatten(1).norm(dim=1).clamp(min=1), here)
+            direction = direction * width**2 / column((width * direction.flatten(1).norm(dim=1)).clamp(min=1), here)
         moved, new, there = _shortened(slope, here, direction, value, gradient, box, place)
         progress = value - new
         step, change = moved - here, there - gradient

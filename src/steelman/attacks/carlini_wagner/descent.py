@@ -51,6 +51,11 @@ class Variable:
             w.clamp_(*self.box)
 
     @property
+    def scale(self) -> float:
+        """Of steps, which are in units of the box."""
+        return 1.0 if self.encoding == "tanh" or self.box is None else self.box[1] - self.box[0]
+
+    @property
     def _middle(self) -> tuple[float, float]:
         assert self.box is not None
         return (self.box[1] + self.box[0]) / 2, (self.box[1] - self.box[0]) / 2
@@ -101,7 +106,7 @@ def until_reached(
     found, done = start.clone(), torch.zeros(len(start), dtype=torch.bool, device=start.device)
     place = torch.arange(len(start), device=start.device)
     w = variable.encode(start)
-    adam = Adam(w, step_size)
+    adam = Adam(w, step_size * variable.scale)
     last = torch.full_like(c, torch.inf)
     tenth = max(steps // 10, 1)
     for step in range(steps):

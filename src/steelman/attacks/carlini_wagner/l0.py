@@ -29,7 +29,7 @@ class CarliniWagnerL0(Attack):
     norm         L0, the only one. It counts entries, the attack pixels: all channels of a pixel are free or frozen
     steps        most iterations per round, default 1,000 (code)
     step_size    Adam's, default .01 (code)
-    c            first constant, default 1e-3 (code)
+    c            first constant, default 1e-3 (code); distances are in widths of the box
     c_max        last constant, default 2e6 (code)
     c_factor     default 2 (code)
     freeze       default .3 (code)
@@ -98,7 +98,8 @@ class CarliniWagnerL0(Attack):
 
     def _greedy(self, oracle: Oracle, x: Images, goal: Goal, which: Indices) -> Images:
         best, start, free = x.clone(), x.clone(), torch.ones_like(x, dtype=torch.bool)
-        c = torch.full((len(x),), self.c, dtype=x.dtype, device=x.device)
+        area = self.box_width**2  # of which squared distances are parts
+        c = torch.full((len(x),), self.c * area, dtype=x.dtype, device=x.device)
         place = torch.arange(len(x), device=x.device)
         while len(place):
             image, done = self._round(oracle, x[place], start[place], free[place], goal[place], c[place], which[place])
@@ -110,7 +111,7 @@ class CarliniWagnerL0(Attack):
                 free[here] &= self._worth(oracle, x[here], image, free[here], goal[here], which[here])
                 start[here] = torch.where(free[here], image, x[here])
             c[place] = torch.where(done, c[place], self.c_factor * c[place])
-            place = place[(c[place] <= self.c_max) & free[place].flatten(1).any(1)]
+            place = place[(c[place] <= self.c_max * area) & free[place].flatten(1).any(1)]
         return best
 
     def _worth(self, oracle: Oracle, x: Images, image: Images, free: Tensor, goal: Goal, which: Indices) -> Tensor:

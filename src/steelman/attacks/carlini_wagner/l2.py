@@ -34,7 +34,8 @@ class CarliniWagner(Attack):
     steps         most iterations per search step, default 10,000 (paper)
     search_steps  search over c, default 9 (paper); with 10 or more, the last uses the upper bound (code)
     step_size     Adam's learning rate, default .01 (paper and code; CleverHans: .005)
-    c             first constant, default 1e-3 (paper; CleverHans: 1e-2); times 10 while nothing is found
+    c             first constant, default 1e-3 (paper; CleverHans: 1e-2), with distances in widths of
+                  the box; times 10 while nothing is found
     confidence    margin wanted in logits, default 0; f6 and f7 only
     abort_early   every steps / 10, an image whose objective has not fallen by 1e-4 of itself leaves (default True)
     objective     f1 to f7, default "f6" (paper)
@@ -84,6 +85,11 @@ class CarliniWagner(Attack):
     warm_start: bool = True
     second_look: bool = True
     polish: int = 1
+
+    @property
+    def _first(self) -> float:
+        """The first constant, for squared distances in units of the images."""
+        return self.c * self.box_width**2
 
     def __post_init__(self) -> None:
         if self.norm is not L2:
@@ -141,7 +147,7 @@ class CarliniWagner(Attack):
         """From DeepFool's answer and then from the nearest success."""
         start = self._deepfool(oracle, x, goal, draws, which)
         best, nearest = x.clone(), self._far(x)
-        c = torch.full_like(nearest, self.c / 10)
+        c = torch.full_like(nearest, self._first / 10)
         place = torch.arange(len(x), device=x.device)
         for search_step in range(self.search_steps):
             logits, _, pull = self._slope(oracle, start[place], goal[place], which[place])
@@ -167,7 +173,7 @@ class CarliniWagner(Attack):
     def _cold(self, oracle: Oracle, x: Images, goal: Goal, which: Indices) -> Images:
         """The binary search over c, each from the image; images for which nothing is found come back as they are."""
         best, nearest = x.clone(), self._far(x)
-        low, high, c = torch.zeros_like(nearest), nearest.clone(), torch.full_like(nearest, self.c)
+        low, high, c = torch.zeros_like(nearest), nearest.clone(), torch.full_like(nearest, self._first)
         for search_step in range(self.search_steps):
             if search_step == self.search_steps - 1 >= 9:
                 c = torch.where(high.isfinite(), high, c)
@@ -210,7 +216,7 @@ class CarliniWagner(Attack):
         best, nearest = x.clone(), self._far(x)
         place = torch.arange(len(x), device=x.device)  # of the images that have not left
         w = variable.encode(start)
-        adam = Adam(w, self.step_size * slower)
+        adam = Adam(w, self.step_size * slower * variable.scale)
         last, hit = nearest.clone(), torch.zeros_like(nearest, dtype=torch.bool)
         last_nearest = last.clone()
         tenth = max(self.steps // 10, 1)

@@ -27,7 +27,7 @@ class CarliniWagnerLinf(Attack):
     norm         Linf, the only one
     steps        most iterations per round, default 1,000 (code)
     step_size    Adam's, default .005 (code)
-    c            first constant, default 1e-5 (code)
+    c            first constant, default 1e-5 (code); distances are in widths of the box
     c_max        last constant, default 20 (code)
     c_factor     default 2 (code)
     shrink       of t, default .9 (code)
@@ -87,7 +87,7 @@ class CarliniWagnerLinf(Attack):
             return found
         x, goal = x[which], goal[which]
         start = x
-        width = 1.0 if self.box is None else self.box[1] - self.box[0]
+        width = self.box_width
         best, size = x.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
         tau = torch.full_like(size, width)
         if self.warm_start and goal.target is None:
@@ -97,7 +97,7 @@ class CarliniWagnerLinf(Attack):
             best[there], size[there] = start[there], Linf.size(start - x)[there]
             tau = torch.where(there, self.shrink * size, tau)
         start = start.clone()
-        c = torch.full_like(size, self.c)
+        c = torch.full_like(size, self.c * width)
         place = torch.arange(len(x), device=x.device)
         while len(place):
             image, done = self._round(oracle, x[place], start[place], tau[place], goal[place], c[place], which[place])
@@ -108,7 +108,7 @@ class CarliniWagnerLinf(Attack):
             start[place[on]] = image[on]
             tau[place] = torch.where(done, self.shrink * torch.minimum(tau[place], reach), tau[place])
             c[place] = torch.where(done, c[place], self.c_factor * c[place])
-            place = place[(c[place] <= self.c_max) & (tau[place] >= width / 256)]
+            place = place[(c[place] <= self.c_max * width) & (tau[place] >= width / 256)]
         won = torch.where(size.isfinite())[0]
         best[won] = polish(oracle, x[won], best[won], goal[won], Linf, self.box, self.polish, which[won])
         found[which] = best
