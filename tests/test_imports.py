@@ -1,8 +1,14 @@
 """The rooms of the house: no circle of imports goes through two of them."""
 
 import ast
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import steelman
 
@@ -82,3 +88,87 @@ def test_a_circle_is_found(tmp_path: Path):
     graph = imports(tmp_path / "house")
     assert circles(graph) == {frozenset({"house.a.one", "house.b", "house.c"})}
     assert {room(name) for name in next(iter(circles(graph)))} == {"house.a", "house.b", "house.c"}
+
+
+def fresh(program: str) -> str:
+    """What a program prints in a process of its own."""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0, found.stderr
+    return found.stdout.strip()
+
+
+def test_the_package_is_imported_before_torch_and_its_names_bring_it():
+    assert fresh(
+        """
+import sys, steelman
+early = {"torch", "numpy", "steelman.attacks"} & set(sys.modules)
+try:
+    steelman._nothing, hasattr(steelman, "__wrapped__")
+except AttributeError as error:
+    print(error)
+print(steelman.__version__, early, "torch" in sys.modules)
+print(steelman.naming.__name__, "steelman.attacks" in sys.modules)
+print(steelman.PGD.__module__, "steelman.evaluation" in sys.modules)
+print(steelman.evaluate.__module__)
+"""
+    ).splitlines() == [
+        "module 'steelman' has no attribute '_nothing'",
+        f"{steelman.__version__} set() False",
+        "steelman.naming False",
+        "steelman.attacks.pgd False",
+        "steelman.evaluation.evaluate",
+    ]
+
+
+def test_a_star_import_brings_every_public_name():
+    assert (
+        fresh(
+            """
+from steelman import *
+import pickle, sys, steelman
+assert set(steelman.__all__) <= set(globals()) and set(steelman.__all__) <= set(dir(steelman))
+assert pickle.loads(pickle.dumps(steelman.PGD(eps=.1))) == PGD(eps=.1)
+print(len(steelman.__all__) > 60, len(set(steelman.__all__)) == len(steelman.__all__))
+"""
+        )
+        == "True True"
+    )
+
+
+def test_what_type_checkers_see_is_what_is_there():
+    for node in ast.parse((ROOT / "__init__.py").read_text()).body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            space: dict[str, Any] = {}
+            exec(compile(ast.Module(node.body, []), "checked", "exec"), space)
+            assert sorted(set(space["__all__"])) == steelman.__all__
+            assert all(space[name] is getattr(steelman, name) for name in steelman.__all__)
+            return
+    raise AssertionError("there is no such block")
+
+
+def test_no_public_name_is_a_module_too():
+    """For the module would be found in its place."""
+    assert not {path.stem for path in ROOT.iterdir()} & set(steelman.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'steelman' has no attribute 'PDG'"):
+        _ = steelman.PDG
+    with pytest.raises(ImportError, match="cannot import name 'PDG'"):
+        exec("from steelman import PDG")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that share what torch has imported are forked")
+def test_any_room_can_be_the_first_to_be_imported():
+    rooms = ["steelman." + path.stem for path in ROOT.iterdir() if path.stem[0] != "_" and path.suffix in ("", ".py")]
+    assert len(rooms) > 30
+    program = f"""
+import importlib, os, torch
+for room in {rooms}:
+    if (child := os.fork()) == 0:
+        importlib.import_module(room)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        print(room)
+"""
+    assert fresh(program) == ""
