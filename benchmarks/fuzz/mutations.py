@@ -49,7 +49,7 @@ def _repeat(raw: bytearray, others: list[bytes], chance: random.Random) -> None:
 def _splice(raw: bytearray, others: list[bytes], chance: random.Random) -> None:
     other, start = chance.choice(others), chance.randrange(len(raw) + 1)
     begin = chance.randrange(len(other) + 1)
-    length = chance.choice((_length(chance), len(other)))
+    length = min(chance.choice((_length(chance), len(other))), len(other) // 2)  # a whole file would be a right one
     raw[start : start + length] = other[begin : begin + length]
 
 

@@ -117,7 +117,7 @@ def _mat(compressed: bool) -> Reader:
         savemat(folder / "train_32x32.mat", stored, do_compression=compressed)
         return folder / "train_32x32.mat"
 
-    return Reader(write, lambda path: _pixels(SVHN().load("train", path.parent)))
+    return Reader(write, lambda path: _pixels(SVHN().load("train", path.parent)), sealed=compressed)
 
 
 def _npz(save: Callable[..., None]) -> Reader:
@@ -146,7 +146,7 @@ def _picture(ending: str) -> Reader:
     def read(path: Path) -> Any:
         return _pixels(ImageFolder(str(path.parents[2])).load("train"))
 
-    return Reader(write, read, sealed=ending in ("png", "deep.png"))
+    return Reader(write, read, sealed=ending.endswith("png") and not ending.startswith("gif"))
 
 
 def _network() -> MLP:

@@ -143,10 +143,13 @@ def _archived(home: Path, folder: str, sizes: dict[str, int], names: str) -> dic
     """Read from one end of the archive to the other, so that its checksum is checked."""
     contents: dict[str, bytearray] = {}
     with opened(home) as stream:
-        bounded = Bounded(stream, max(SMALL, 20 * sum(sizes.values())))  # the test set is a sixth of all
+        most = max(SMALL, 2 * sum(_COUNTS.values()) * _PIXELS)
+        bounded = Bounded(stream, most)
         with tarfile.open(fileobj=bounded, mode="r|") as archive:  # pyright: ignore[reportArgumentType,reportCallIssue]
             for member in archive:
                 file = Path(member.name)
+                if member.size > most:
+                    raise ValueError(f"{file.name} claims to have {member.size:,} bytes")
                 if not member.isfile() or file.parent.name != folder or file.name not in (*sizes, names):
                     continue
                 size = sizes.get(file.name, min(member.size, _NAMES))

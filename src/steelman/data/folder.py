@@ -111,6 +111,9 @@ def _read(file: Path, mode: str) -> "PIL.Image.Image":
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         # Of the formats, only those of these names: others run programs, such as Ghostscript.
+        with decoding(file, "a picture", _REMEDY), Image.open(file, formats=_FORMATS) as whole:
+            if whole.format == "PNG":
+                whole.verify()  # its checksums, which are not looked at otherwise; the picture has to be opened again
         with decoding(file, "a picture", _REMEDY), Image.open(file, formats=_FORMATS) as picture:
             problem, deep = _problem(picture), picture.mode in _DEEP
             image = None if problem else ImageOps.exif_transpose(picture).convert("F" if deep else mode)

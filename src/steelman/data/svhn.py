@@ -1,6 +1,5 @@
 """Street View House Numbers."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -10,8 +9,8 @@ import torch
 
 from steelman.data.dataset import Source, Split, check_split
 from steelman.data.files import Remote, locate
+from steelman.data.mat import read_mat
 from steelman.data.memory import InMemory
-from steelman.decoding import decoding, refuse_bomb
 
 _MD5 = {"train": "e26dedcc434d2e4c54c9b2d4a06d8373", "test": "eb5a983be6a315427106f1b164d9cef3"}
 
@@ -31,9 +30,8 @@ class SVHN(Source):
         name = f"{split}_32x32.mat"
         url = f"http://ufldl.stanford.edu/housenumbers/{name}"
         (file,) = locate([Remote(name, _MD5[split], (url,))], ("svhn", "SVHN", "."), folder)
-        with decoding(file, "a file of MATLAB with the arrays X and y"):
-            stored = _arrays(file)
-        pixels, tags = stored["X"], stored["y"].reshape(-1)
+        pixels, tags = read_mat(file, "X", "y")
+        tags = tags.reshape(-1)
         if pixels.ndim != 4 or pixels.shape[:3] != (32, 32, 3) or pixels.dtype != np.uint8:
             raise ValueError(f"{file}: X should be uint8 of shape 32x32x3xN; got {pixels.dtype} {pixels.shape}")
         if tags.size != pixels.shape[3] or tags.size == 0:
@@ -45,16 +43,3 @@ class SVHN(Source):
         images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(3, 2, 0, 1)))
         labels = torch.from_numpy(tags.astype(np.int64) % 10)
         return InMemory("SVHN", images, labels, tuple("0123456789"))
-
-
-def _arrays(file: Path) -> dict[str, np.ndarray]:
-    """X and y, after a look at how large they claim to be."""
-    from scipy.io import loadmat, whosmat
-
-    there = {name: shape for name, shape, _ in whosmat(file)}
-    for name in ("X", "y"):
-        if name not in there:
-            raise ValueError(f"it has no {name}, but {', '.join(there) or 'nothing'}")
-        refuse_bomb(math.prod(there[name]), file.stat().st_size)
-    stored = loadmat(file, variable_names=["X", "y"])
-    return {name: np.asarray(stored[name]) for name in ("X", "y")}

@@ -55,7 +55,9 @@ class Onnx(nn.Module):
         scores = [each.name for each in outputs if each.type in TYPES]
         classes = [each.name for each in outputs if each.type in CLASSES]
         if not scores and not classes:
-            raise ValueError(f"{self.path} answers with {outputs[0].type}, neither scores nor classes")
+            raise ValueError(
+                f"{self.path} answers with {', '.join(each.type for each in outputs) or 'nothing'}, neither scores nor classes"
+            )
         self.output = (scores or classes)[0]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,7 +91,7 @@ class _Session:
         self.path, self.digest = path, sha256(Path(path).read_bytes()).hexdigest()[:16]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # errors, which are raised here
+        options.log_severity_level = 4  # fatal; errors are raised here
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         providers = [each for each in wanted if each in onnxruntime.get_available_providers()]
         with decoding(path, "a readable ONNX model"):
