@@ -14,8 +14,10 @@ from steelman.attacks.from_prediction import FromPrediction
 from steelman.attacks.radius import check_radii, check_radius
 from steelman.defences import MMA, YOPO, AdversarialTraining, Free, TradesYOPO
 from steelman.evaluation.battery import Battery, load_battery, named_battery
+from steelman.evaluation.evaluate import evaluate
 from steelman.norms import L1, L2, Linf, Norm
 from steelman.recipe import find_recipe, load_recipe
+from steelman.sweep import Judging, sweep
 
 X, Y = torch.rand(2, 1, 4, 6), torch.tensor([0, 1])
 
@@ -106,6 +108,24 @@ def test_recipes_and_their_changes(recipe: str, change: str):
     assert load_recipe(path)
     with pytest.raises(ValueError, match=r"did you mean 8/255\?"):
         load_recipe(path, [change])
+
+
+def test_sweeps_before_any_training(tmp_path: Path):
+    for vary, judging in (
+        ("defence.attack.eps=0.1,8", None),
+        ("defence.attack.eps=0.1,0.2", Judging("quick", eps=8.0)),
+    ):
+        with pytest.raises(ValueError, match=r"did you mean 8/255\?"):
+            sweep("pgd_digits_mlp", [vary], tmp_path, None, judging=judging)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_evaluate_before_the_first_attack():
+    def asked(x: Tensor) -> Tensor:
+        raise AssertionError("the model was asked")
+
+    with pytest.raises(ValueError, match=r"second: eps 8 in Linf .*did you mean 8/255\?"):
+        evaluate(asked, (X, Y), {"first": FGSM(eps=0.1), "second": PGD(eps=8.0)}, progress=False)
 
 
 def test_defences_with_a_radius_of_their_own():

@@ -18,6 +18,7 @@ from steelman.evaluation.assess import attacked, reference_of
 from steelman.evaluation.battery import Battery
 from steelman.evaluation.subject import Subject
 from steelman.networks import MLP
+from steelman.training.watch import Watch
 
 CLASSES = tuple(map(str, range(10)))
 
@@ -151,6 +152,16 @@ def test_eps_ref_is_of_the_same_sample(tmp_path: Path, monkeypatch: pytest.Monke
     subject = subject_of("one", 0, tmp_path)
     reference_of(subject, 20)
     assert torch.equal(seen[0], sampled(subject.test, 20).index)
+
+
+def test_test_images_that_a_training_tracks_are_a_sample_too() -> None:
+    """Of a folder that is sorted by class, the first would all be of class 0, which this model always predicts."""
+    torch.manual_seed(0)
+    model = MLP(shape=(1, 4, 4), hidden=[]).eval()
+    with torch.no_grad():
+        model.fc1.bias[0] += 9
+    line = Watch(None, None, sorted_by_class([40] * 10), 20, seed=0)(model)
+    assert line["test_clean"] == 0.1
 
 
 asked: list[int] = []

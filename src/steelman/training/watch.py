@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from steelman.attacks.an_pgd import ANPGD
 from steelman.attacks.attack import Attack
 from steelman.attacks.deepfool import DeepFool
 from steelman.data.dataset import Dataset
+from steelman.data.sample import sampled
 from steelman.networks.preprocess import Preprocessed
 
 
@@ -41,7 +41,7 @@ class Watch:
             if isinstance(self.monitor, ANPGD):
                 line["margin"] = mean_margin(table, self.monitor.norm, self.monitor.eps_max).value
         if self.test is not None and self.test_images:
-            some = self.test.subset(torch.arange(min(self.test_images, len(self.test))))
+            some = sampled(self.test, self.test_images)
             away = {"rho_2": FromPrediction(DeepFool(steps=5, box=None))}
             space = "preprocessed" if isinstance(model, Preprocessed) else "pixels"
             table = evaluate(model, some, away, seed=self.seed, space=space, progress=False)
