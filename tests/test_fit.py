@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steelman import FGSM, AdversarialTraining, Batch, Plain, Surrogate, Training, checkpoint, evaluate, fit
-from steelman.data import Digits, Flip, InMemory, PadCrop, split_off
+from steelman.data import Digits, Flip, InMemory, PadCrop, split_off, sampled
 from steelman.defences import Objective
 from steelman.networks import MLP
 from steelman.training import (
@@ -243,7 +243,7 @@ def test_few_images_are_trained_on_where_few_are_asked_for():
 def test_the_log_begins_before_training(tmp_path: Path):
     test = Digits().load("test")
     model = network().eval()
-    (some,) = test.subset(torch.arange(40)).in_order(40)
+    (some,) = sampled(test, 40).in_order(40)
     before = (model(some.x).argmax(1) == some.y).double().mean().item()
     log = fit(model, images(), Plain(), replace(TRAINING, track_test=40), folder=tmp_path, test=test).log
     assert log[0] == {"epoch": 0, "test_clean": before, "test_rho_2": log[0]["test_rho_2"]}

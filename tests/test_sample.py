@@ -158,8 +158,10 @@ def test_test_images_that_a_training_tracks_are_a_sample_too() -> None:
     """Of a folder that is sorted by class, the first would all be of class 0, which this model always predicts."""
     torch.manual_seed(0)
     model = MLP(shape=(1, 4, 4), hidden=[]).eval()
+    head = model.get_submodule("fc1")
+    assert isinstance(head, nn.Linear)
     with torch.no_grad():
-        model.fc1.bias[0] += 9
+        head.bias[0] += 9
     line = Watch(None, None, sorted_by_class([40] * 10), 20, seed=0)(model)
     assert line["test_clean"] == 0.1
 
