@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steelman import FGSM, AdversarialTraining, Batch, Plain, Surrogate, Training, checkpoint, evaluate, fit
-from steelman.data import Digits, Flip, InMemory, PadCrop, split_off, sampled
+from steelman.data import Digits, Flip, InMemory, PadCrop, sampled, split_off
 from steelman.defences import Objective
 from steelman.networks import MLP
 from steelman.training import (
