@@ -302,3 +302,13 @@ finally:
 @pytest.mark.parametrize("kind", ROOMS)
 def test_summaries_that_are_read_are_those_of_the_cards(kind: str):
     assert summaries(kind) == {each.name: each.summary for each in methods(kind)}
+
+
+def test_a_name_like_no_other_is_answered_with_few_names():
+    from steelman.naming import FEW, MANY, nearest
+
+    names = [f"recipe-{number:03}" for number in range(MANY + 1)]
+    said = nearest("zzz", names)
+    assert said.endswith(f" and {MANY + 1 - FEW} others")
+    assert said.count("recipe-") == FEW
+    assert nearest("zzz", names[:MANY]).count("recipe-") == MANY

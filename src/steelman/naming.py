@@ -7,13 +7,22 @@ from typing import Any
 
 from torch import Tensor, nn
 
+MANY, FEW = 60, 12
+"""How many names an error message lists at most, and how many where there are more."""
+
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """The end of an error message: the name that was probably meant, or all there are."""
+    """The end of an error message: the name that was probably meant, or those there are."""
     folded = {each.lower(): each for each in sorted(names)}
     close = difflib.get_close_matches(name.lower(), folded)
     close.sort(key=lambda other: sorted(other) != sorted(name.lower()))  # letters that have changed places come first
-    return f"did you mean {folded[close[0]]}?" if close else f"there are {', '.join(folded.values()) or 'none'}"
+    if close:
+        return f"did you mean {folded[close[0]]}?"
+    there = list(folded.values())
+    if len(there) > MANY:  # those that have most in common with it, where a line of all of them could not be read
+        some = sorted(difflib.get_close_matches(name.lower(), folded, n=FEW, cutoff=0.0))
+        return f"there are {', '.join(folded[each] for each in some)} and {len(there) - FEW} others"
+    return f"there are {', '.join(there) or 'none'}"
 
 
 def call(method: Any) -> str:
