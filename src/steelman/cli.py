@@ -244,7 +244,7 @@ def sweep(
     if other is not None:
         console.print(found.comparison_table(other))
     for path in (found.picture, *([] if other is None else [found.draw_against(other)])):
-        console.print(f"picture: {path}", soft_wrap=True, highlight=False)
+        console.print(f"picture: {path}", markup=False, soft_wrap=True, highlight=False)
     if any(each.failed for each in found.outcomes):
         raise typer.Exit(1)
 
@@ -305,7 +305,7 @@ def compare(
     for each in found.shown:
         console.print(each, markup=False, highlight=False)
         console.print()
-    console.print(f"report: {found.written[-1]}", soft_wrap=True, highlight=False)
+    console.print(f"report: {found.written[-1]}", markup=False, soft_wrap=True, highlight=False)
 
 
 @app.command(cls=Verb, epilog="Example: steelman cite PGD DeepDefense")
@@ -340,7 +340,7 @@ def _show(entries: list[Any], written: list[Path]) -> None:
     console = Console()
     console.print(verdict(entries).text(console.width), markup=False, highlight=False, soft_wrap=True)
     console.print(measures_table(entries))
-    console.print(f"report: {written[-1]}", soft_wrap=True, highlight=False)
+    console.print(f"report: {written[-1]}", markup=False, soft_wrap=True, highlight=False)
 
 
 def main() -> None:

@@ -157,7 +157,7 @@ class Swept:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=f"{self.name}: 95 % intervals", title_justify="left")
+        table = Table(title=Text(f"{self.name}: 95 % intervals"), title_justify="left")
         for name in (*self.varied, CLEAN_ACCURACY, self.measure, "training"):
             table.add_column(Text(name), justify="right", overflow="fold")
         for each in self.outcomes:
@@ -193,7 +193,7 @@ class Swept:
 
         share = self.measure_is_share
         title = f"{self.measure} at equal clean accuracy, on the straight lines between the networks that were trained"
-        table = Table(title=title, title_justify="left")
+        table = Table(title=Text(title), title_justify="left")
         for name in (CLEAN_ACCURACY, self.name, other.name, "difference, points" if share else "difference"):
             table.add_column(Text(name), justify="right", overflow="fold")
         compared = self.against(other)

@@ -51,13 +51,13 @@ class Checkup:
 
     def __rich__(self) -> "RenderableType":
         from rich.table import Table
+        from rich.text import Text
 
         table = Table.grid(padding=(0, 2))
         colours = {"fine": "green", "note": "cyan", "warning": "bold red"}
-        for finding in self.findings:
-            advice = f"\n[dim]{_escape(finding.advice)}[/dim]" if finding.advice else ""
-            colour = colours[finding.level]
-            table.add_row(f"[{colour}]{finding.level}[/{colour}]", finding.name, _escape(finding.found) + advice)
+        for each in self.findings:  # as Text, in which a name such as "a[/b]" is no markup
+            found = Text(each.found).append(f"\n{each.advice}" if each.advice else "", style="dim")
+            table.add_row(Text(each.level, colours.get(each.level, "")), Text(each.name), found)
         return table
 
 
@@ -106,9 +106,3 @@ def _some(dataset: Data, images: int) -> tuple[Images, Labels]:
     some = sampled(dataset, images)
     (batch,) = some.batches([torch.arange(len(some))])
     return batch.x, batch.y
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -134,8 +134,9 @@ class Transfer:
         with decoding(path / INDEX, "what a transfer writes"):
             told = parse_json((path / INDEX).read_bytes())
             attack, places = str(told["attack"]), dict(told["tables"])
-            if not all(Path(at).name == at not in ("", "..") for at in places.values()):
-                raise ValueError("a table of it would lie elsewhere")
+            there = {each.name for each in path.iterdir() if table_path(each).is_file()}
+            if missing := [str(at) for at in places.values() if at not in there]:
+                raise ValueError(f"the table of {missing[0]:.40} is not there")
         return Transfer(attack, {target: Evaluation.load(table_path(path / at)) for target, at in places.items()})
 
 
