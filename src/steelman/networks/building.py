@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from steelman.data.dataset import Dataset
+from steelman.decoding import one_line
 from steelman.filters.squeeze import BitDepth, MedianSmoothing
 from steelman.naming import nearest
 from steelman.networks.bounded_relu import bounded_relus
@@ -131,6 +132,8 @@ def device() -> torch.device:
 def _network_of(
     settings: dict[str, Any], shape: Sequence[int], classes: int, fit: Dataset | None, path: str
 ) -> nn.Module:
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: needs a table; got {settings!r}")
     settings = dict(settings)
     kind = settings.pop("kind", None)
     before = settings.pop("preprocess", None)
@@ -153,8 +156,8 @@ def _network_of(
         filter = None if outermost is None else _part(outermost, shape)
         if filter is not None:
             Filtered(filter, network).filter(torch.zeros(1, *shape))  # refuses what changes the shape
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:  # of sizes that cannot be, too
+        raise ValueError(f"{path}: {one_line(error)}") from error
     if layer is not None:
         if not isinstance(layer, Preprocess):
             raise ValueError(f"{path}.preprocess: {type(layer).__name__} is not a preprocessing layer")

@@ -3,6 +3,7 @@
 They hold buffers, not parameters, so checkpoints carry them and no optimiser moves them.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import final
@@ -97,10 +98,12 @@ class Normalise(Preprocess):
         self.unknown("std", channels, 1, 1)
         if mean is None and std is None:
             return
-        if mean is None or std is None or len(mean) != channels or len(std) != channels or min(std) <= 0:
+        if mean is None or std is None or len(mean) != channels or len(std) != channels:
             raise ValueError(
-                f"Normalise needs mean and std > 0, {channels} numbers each, one per channel; got {mean} and {std}"
+                f"Normalise needs mean and std, {channels} numbers each, one per channel; got {mean} and {std}"
             )
+        if not all(0 < each < math.inf for each in std) or not all(map(math.isfinite, mean)):
+            raise ValueError(f"Normalise needs finite numbers and std > 0; got {mean} and {std}")
         self.measured(mean=torch.tensor(mean).reshape(-1, 1, 1), std=torch.tensor(std).reshape(-1, 1, 1))
 
     def fit(self, dataset: Dataset) -> "Normalise":

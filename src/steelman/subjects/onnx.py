@@ -55,9 +55,8 @@ class Onnx(nn.Module):
         scores = [each.name for each in outputs if each.type in TYPES]
         classes = [each.name for each in outputs if each.type in CLASSES]
         if not scores and not classes:
-            raise ValueError(
-                f"{self.path} answers with {', '.join(each.type for each in outputs) or 'nothing'}, neither scores nor classes"
-            )
+            told = ", ".join(each.type for each in outputs) or "nothing"
+            raise ValueError(f"{self.path} answers with {told}, neither scores nor classes")
         self.output = (scores or classes)[0]
 
     def forward(self, x: Tensor) -> Tensor:

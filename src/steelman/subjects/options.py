@@ -5,6 +5,7 @@ from typing import get_args
 from steelman.attacks.attack import Access
 from steelman.naming import nearest
 from steelman.norms import NORMS, Norm
+from steelman.ranges import check_finite
 
 
 def norm_of(text: str | None) -> Norm | None:
@@ -38,9 +39,11 @@ def numbers(option: str, text: str | None) -> list[float] | None:
     """Numbers with commas between them.
 
     Raises:
-        ValueError: something in it is no number.
+        ValueError: something in it is no finite number.
     """
     try:
-        return None if text is None else [float(each) for each in text.split(",")]
+        found = None if text is None else [float(each) for each in text.split(",")]
+        check_finite(found, option)
+        return found
     except ValueError as error:
         raise ValueError(f"{option} needs numbers with commas between them, such as .49,.48,.45; got {text}") from error

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from steelman import checkpoint
 from steelman.data.dataset import Dataset
+from steelman.decoding import decoding
 from steelman.identity import digest, model_parts
 from steelman.training.fingerprint import images_of, said
 from steelman.training.processes import processes
@@ -62,23 +63,27 @@ def _part(
 ) -> Tensor:
     if file is not None and file.exists():
         state = checkpoint.load(file)
-        changed = [name for name, value in told.items() if state["told"].get(name, value) != value]
+        with decoding(file, "a file of prepared images", "Delete it: it is made again"):
+            found, values = dict(state["told"]), state["values"]
+            if not isinstance(values, Tensor) or len(values) != len(part):
+                raise ValueError(f"{len(part)} images should be in it")
+        changed = [name for name, value in told.items() if found.get(name, value) != value]
         if changed:
             raise ValueError(
                 f"{file.parent} holds data made with another {' and '.join(changed)}: use another folder, or delete "
                 "this one"
             )
         advance(len(part))
-        return state["values"]
-    found = []
+        return values
+    made = []
     try:
         for batch in data.batches(part.split(BATCH)):
-            found.append(make(batch).detach().to("cpu", torch.float32))
+            made.append(make(batch).detach().to("cpu", torch.float32))
             advance(len(batch))
     except KeyboardInterrupt as stop:
         kept = "it is not kept" if file is None else f"the same call goes on from image {part[0]}"
         raise KeyboardInterrupt(f"the preparation of {data.name} was interrupted; {kept}") from stop
-    values = torch.cat(found)
+    values = torch.cat(made)
     if file is not None:
         checkpoint.save(file, {"told": dict(told), "values": values})
     return values
