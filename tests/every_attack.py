@@ -239,7 +239,11 @@ OPTIMA: list[Case] = [
 ]
 """Settings strong enough to find the known optimum of affine models: see test_affine.py."""
 
+SETTINGS = list({(type(case.attack), getattr(case.attack, "norm", None)): case for case in reversed(ATTACKS)}.values())
+"""The first case of each attack and norm, for what a model does rather than what a setting does."""
+
 every = pytest.mark.parametrize("case", ATTACKS, ids=repr)
+one_of_each = pytest.mark.parametrize("case", SETTINGS, ids=repr)
 bounded = pytest.mark.parametrize("case", [case for case in ATTACKS if case.bounded], ids=repr)
 minimal = pytest.mark.parametrize("case", [case for case in ATTACKS if case.minimal], ids=repr)
 precisions = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

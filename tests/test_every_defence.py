@@ -6,6 +6,7 @@ import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli_w
@@ -223,3 +224,37 @@ def test_same_seed_same_bits_and_another_seed_other_bits(name: str, alone: Path,
         left_alone = net == "classifier" and DEFENCES[name].frozen
         assert (bits(other[net]) == bits(first[net])) == left_alone
     assert not DEFENCES[name].frozen or bits(first["classifier"]) == bits(table.start())
+
+
+
+class Usual(Changeable):
+    """A network as people write it: it normalises its images in place, and wraps its logits."""
+
+    def __init__(self, usual: bool) -> None:
+        super().__init__()
+        self.usual = usual
+
+    def forward(self, x: Tensor) -> Any:
+        x = x.sub_(0.5).mul_(2.0) if self.usual else (x - 0.5) * 2.0
+        logits = super().forward(x)
+        return {"loss": None, "logits": logits} if self.usual else logits
+
+
+@every_defence
+def test_a_network_that_writes_into_its_images_and_wraps_its_logits_learns_the_same(name: str):
+    moved = []
+    for usual in (False, True):
+        model = Usual(usual)
+        model.load_state_dict(changeable().float().state_dict())
+        model.drop.p = 0.0
+        batch = first(12)
+        x = batch.x.clone()
+        torch.manual_seed(1)
+        defence = begun(name, model)
+        nets, optimisers = table.seated(defence, model)
+        for _ in range(2):
+            play(defence, nets, batch, optimisers)
+        assert torch.equal(batch.x, x)
+        moved.append(nets.state_dict())
+    for key, value in moved[0].items():
+        torch.testing.assert_close(moved[1][key], value, rtol=1e-5, atol=1e-6)

@@ -15,10 +15,10 @@ from steelman.attacks.mode import warn_if_mode_matters
 from steelman.attacks.oracle import Found, Oracle, OutOfTime
 from steelman.attacks.radius import check_radius
 from steelman.losses import Goal
-from steelman.norms import L2, Linf, per_image
+from steelman.norms import L2, Linf, Norm, per_image
 from steelman.randomness import Draws
 from steelman.ranges import check_box
-from steelman.types import Box, Images, Labels, Model, Randomness, check_tensor
+from steelman.types import Box, Images, Labels, Model, Radius, Randomness, check_tensor
 
 if TYPE_CHECKING:
     import steelman.attacks.attack
@@ -157,7 +157,7 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _ball(attack: "steelman.attacks.attack.Attack") -> "tuple | None":
+def _ball(attack: "steelman.attacks.attack.Attack") -> tuple[Norm, Radius] | None:
     """Norm and radius of a bounded attack."""
     eps = getattr(attack, "eps", None)
     return None if eps is None else (getattr(attack, "norm", None) or Linf, eps)
