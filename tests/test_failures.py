@@ -116,10 +116,34 @@ def test_a_message_of_ours_needs_no_log_and_one_from_elsewhere_has_one(raising, 
     code, _, err = call("cite", "DeepFoul")
     assert (code, logs()) == (2, [])
     assert "details" not in err
-    for error in (ValueError("bad\nvalue"), ImportError("No module named 'x'"), OSError("no answer")):
+    for error, text in (
+        (ValueError("bad\nvalue"), "bad value"),
+        (ImportError("No module named 'x'"), "No module named 'x'"),
+        (OSError("no answer"), "no answer"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ):
         code, _, err = raising(error)
         assert code == 2
-        assert err == f"steelman: {one_line(str(error))}; details are in {logs()[-1]}\n"
+        assert err == f"steelman: {text}; details are in {logs()[-1]}\n"
+
+
+@pytest.mark.parametrize(("code", "ours"), [("int('x')", False), ("raise ValueError('a word')", True)])
+def test_what_python_raises_in_our_code_is_no_message_of_ours(code: str, ours: bool):
+    place = Path(failures.__file__).with_name("any.py")
+    with pytest.raises(ValueError, match=r"int|word") as found:
+        exec(compile(code, str(place), "exec"))
+    assert failures._is_explained(found.value) == ours
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise TypeError("no words")
+
+
+def test_an_error_that_cannot_be_told_is_told_by_its_name(raising):
+    code, _, err = raising(Unspeakable())
+    assert code == 1
+    assert err.startswith("steelman: cite failed: Unspeakable; details are in ")
 
 
 def test_where_our_own_code_raised_in_another_process_is_seen():

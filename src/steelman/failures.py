@@ -56,13 +56,13 @@ def described(error: BaseException, verb: str = "") -> tuple[int, str]:
     verb  what failed, with which the line of such an error begins; "" where that is said elsewhere
     """
     if isinstance(error, KeyboardInterrupt):
-        return 130, one_line(str(error)) or "interrupted"
+        return 130, _message(error) or "interrupted"
     if _diverged(error):
-        return 1, one_line(str(error))
+        return 1, _message(error)
     if isinstance(error, USERS):
         text = _users(error)
         return 2, text if _is_explained(error) else f"{text}; {_written(error, verb)}"
-    text = one_line(str(error))
+    text = _message(error)
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
     kinds = {kind.__name__ for kind in type(error).__mro__}
     remedy = next((f" ({text})" for kind, text in REMEDIES if kind in kinds), "")
@@ -119,6 +119,13 @@ def log_folder() -> Path:
     return (given if given.is_absolute() else Path.home() / ".local" / "state") / "steelman"
 
 
+def _message(error: BaseException) -> str:
+    try:
+        return one_line(str(error))
+    except Exception:  # a class of somebody else's may fail at that too
+        return ""
+
+
 def _diverged(error: BaseException) -> bool:
     play = sys.modules.get("steelman.training.play")  # where it was not imported, it was not raised
     return play is not None and isinstance(error, play.Diverged)
@@ -126,17 +133,19 @@ def _diverged(error: BaseException) -> bool:
 
 def _users(error: Exception) -> str:
     """A message for one who knows what was given, not how it was read."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return one_line(
-            f"{os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename}: {error.strerror}"
-        )
-    return one_line(str(error)) or type(error).__name__
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        path = error.filename
+        name = "" if path is None else f"{os.fsdecode(path) if isinstance(path, bytes) else path}: "
+        return one_line(f"{name}{error.strerror}")
+    return _message(error) or type(error).__name__
 
 
 def _is_explained(error: Exception) -> bool:
     """Whether a message is one of ours, or names a file: then it says all that the user needs."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return True
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.filename is not None
+    import dis
+
     here = str(Path(__file__).parent) + os.sep
     if type(error.__cause__).__name__ == "_RemoteTraceback":  # raised in another process
         places = re.findall(r'File "([^"]+)"', str(error.__cause__))
@@ -144,7 +153,10 @@ def _is_explained(error: Exception) -> bool:
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
-    return place is not None and place.tb_frame.f_code.co_filename.startswith(here)
+    if place is None or not place.tb_frame.f_code.co_filename.startswith(here):
+        return False
+    # What Python itself raises within our code, as int("x") does, was not written for the user.
+    return dis.opname[place.tb_frame.f_code.co_code[place.tb_lasti]] == "RAISE_VARARGS"
 
 
 def _written(error: BaseException, verb: str) -> str:
