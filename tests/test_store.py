@@ -323,14 +323,14 @@ def test_blocks_that_another_model_left_are_put_away(tmp_path: Path):
 
 
 def test_an_attack_that_no_image_was_left_for_is_a_record_without_rows():
-    """After a bounded attack whose ball is the whole box, another radius beyond leaves no image to meet."""
+    """After a bounded attack whose ball is the whole box, another attack in it has no image left to meet."""
     model = trained()
-    attacks = {"far": PGD(eps=1.0, steps=20, random_start=False), "further": FGSM(eps=2.0), "near": FGSM(eps=0.01)}
+    attacks = {"far": PGD(eps=1.0, steps=20, random_start=False), "further": FGSM(eps=1.0), "near": FGSM(eps=0.01)}
     found = evaluate(model, TEST, attacks, columns=False, **QUIET)
     assert found.without_rows == ("further",), "the first attack breaks every image"
     assert "further" not in set(found["attack"])
     record = found.record("further")
-    assert (record.eps, record.asked, record.images) == (2.0, "survivors", 40)
+    assert (record.eps, record.asked, record.images) == (1.0, "survivors", 40)
     again = evaluate(model, TEST, attacks, columns=False, known=found, **QUIET)
     assert again.table == found.table
     assert again.records == found.records
