@@ -59,7 +59,8 @@ class Forward:
             self._reads_only = True
         if answer.is_floating_point():
             answer = answer.to(x.dtype if x.dtype.itemsize >= 4 else torch.float32)
-        self._nothing = answer[:0].detach()
+        if answer.ndim:  # what has no batch is refused by who asked
+            self._nothing = answer[:0].detach()
         return answer
 
     def _answer(self, x: Images, autocast: str) -> Tensor:
