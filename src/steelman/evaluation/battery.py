@@ -189,7 +189,9 @@ def default_radius(data: str | None, norm: Norm) -> float:
     radii = RADII.get(data or "", {})
     if norm not in radii:
         of = "without a data set" if data is None else f"for {data}"
-        raise ValueError(f"there is no usual radius in {norm} {of}: give eps, such as .3 of MNIST or 8/255 of CIFAR-10")
+        raise ValueError(
+            f"there is no usual radius in {norm} {of}: give eps (--eps), such as .3 of MNIST or 8/255 of CIFAR-10"
+        )
     return radii[norm]
 
 
