@@ -83,6 +83,10 @@ class DeepDefense(Objective):
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(self.layers))
 
+    @property
+    def batch_statistics(self) -> bool:
+        return False
+
     def begin(self, model: nn.Module, data: Dataset) -> "DeepDefense":
         refuse_compiled(model)
         with ExitStack() as stack:

@@ -83,6 +83,11 @@ class Game(ABC):
         return self
 
     @property
+    def batch_statistics(self) -> bool:
+        """Whether batch normalisation runs on the statistics of a batch, which one image may not have."""
+        return True
+
+    @property
     def memory(self) -> nn.Module | None:
         return None
 
@@ -117,6 +122,10 @@ class Around(Game, Generic[G]):
     """A game that is made of another one, whose memory it carries."""
 
     objective: G
+
+    @property
+    def batch_statistics(self) -> bool:
+        return self.objective.batch_statistics
 
     @property
     def memory(self) -> nn.Module | None:

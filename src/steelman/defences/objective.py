@@ -2,12 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from steelman.data.dataset import Dataset
+from steelman.defences.batching import cut, least_images
 from steelman.defences.game import Around, Average, Descend, Game, Step
 from steelman.types import CLASSIFIER, Batch
 
@@ -30,19 +31,33 @@ class Objective(Game):
 class MicroBatches(Around[Objective]):
     """An objective on a few images at a time, to save memory: one descent for each part of a batch, and one step.
 
-    The losses of the parts are weighted by their share of the batch, so their sum is the batch's mean.
+    The losses of the parts are weighted by their share of the batch, so their sum is the batch's mean. A last part of
+    one image goes into the part before where the network cannot run on one.
+
+    Raises:
+        ValueError: parts of one image, of a network that cannot run on one.
     """
 
     objective: Objective
     size: int
+    least: int = field(default=1, init=False, repr=False, compare=False)
+    """How few images a part may have."""
 
     def begin(self, model: nn.Module, data: Dataset) -> "MicroBatches":
-        return replace(self, objective=self.objective.begin(model, data))
+        begun = replace(self, objective=self.objective.begin(model, data))
+        least = least_images(model, data) if self.objective.batch_statistics else 1
+        if self.size < least:
+            raise ValueError(
+                f"batch normalisation in {type(model).__name__} cannot learn from one image at a time: micro_batch has "
+                f"to be at least {least}; got {self.size}"
+            )
+        object.__setattr__(begun, "least", least)
+        return begun
 
     def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]:
         net = nets[CLASSIFIER]
-        for start in range(0, len(batch), self.size):
-            part = batch[start : start + self.size]
+        for places in cut(torch.arange(len(batch)), self.size, self.least):
+            part = batch[int(places[0]) : int(places[-1]) + 1]
             yield Descend(self.objective(net, part) * (len(part) / len(batch)), net.parameters())
         yield Step()
 
@@ -75,6 +90,10 @@ class Sum(Objective):
 
     def begin(self, model: nn.Module, data: Dataset) -> "Sum":
         return replace(self, objectives=tuple(each.begin(model, data) for each in self.objectives))
+
+    @property
+    def batch_statistics(self) -> bool:
+        return any(each.batch_statistics for each in self.objectives)
 
     @property
     def memory(self) -> nn.Module | None:

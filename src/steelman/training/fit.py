@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from steelman import checkpoint
 from steelman.attacks.mode import evaluation_mode
-from steelman.attacks.oracle import check_logits
 from steelman.data.dataset import Dataset
 from steelman.data.memory import as_dataset
 from steelman.data.split import split_off
+from steelman.defences.batching import cut, least_batch, least_images, parts_in
 from steelman.defences.game import Game, Player, players_of
 from steelman.defences.objective import MicroBatches, Objective
 from steelman.files import write_text
+from steelman.forward import answer_of, check_logits, logits_of
 from steelman.randomness import combine
 from steelman.sinks import Sinks
 from steelman.training.averaging import Averaging
@@ -106,6 +107,8 @@ class _Run:
         tracked = test.to(self.device) if test is not None and training.track_test else None
         self.watch = Watch(validation, training.monitor, tracked, training.track_test, training.seed)
         self.game = _game(defence, training.micro_batch).begin(model, self.data)
+        self.alone = least_images(model, self.data)
+        self.least = least_batch(self.game, self.alone, training.batch_size, len(self.data), group.world)
         self.memory = self.game.memory
         self.merged = _rows(self.memory)
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
@@ -138,7 +141,7 @@ class _Run:
     @property
     def batches(self) -> int:
         """Of a whole epoch."""
-        return -(-len(self.data) // self.training.batch_size)
+        return parts_in(len(self.data), self.training.batch_size, self.least)
 
     @property
     def total(self) -> int:
@@ -173,7 +176,7 @@ class _Run:
 
     def _epoch(self, bar: TrainingBar, stop: Stop) -> None:
         chance = torch.Generator().manual_seed(self._number("order", self.epoch))
-        parts = torch.randperm(len(self.data), generator=chance).split(self.training.batch_size)
+        parts = cut(torch.randperm(len(self.data), generator=chance), self.training.batch_size, self.least)
         parts = parts[self.batch : self.total - self.epoch * self.batches]
         shares = [part.tensor_split(self.group.world)[self.group.rank] for part in parts]
         # A process without a share still takes part, with one image of weight 0.
@@ -234,7 +237,7 @@ class _Run:
         """Raise Diverged for what a network beyond repair has brought about; attacks refuse such ones themselves."""
         if not isinstance(error, Diverged):
             with torch.no_grad(), evaluation_mode(self.model):
-                if bool(self.model(x).isfinite().all()):
+                if bool(answer_of(self.model, x).isfinite().all()):
                     return
         last = self.folder and self.folder / "last.safetensors"
         kept = f"; the last good checkpoint is {last}" if last and last.exists() else ""
@@ -259,7 +262,8 @@ class _Run:
         line: dict[str, Any] = {"epoch": self.epoch}
         if self.epoch:
             done = min(self.epoch * self.batches / self.total, 1.0)
-            self.averaging.after_epoch(done, (each.x for each in self.data.in_order(self.training.batch_size)))
+            parts = cut(torch.arange(len(self.data)), self.training.batch_size, self.alone)
+            self.averaging.after_epoch(done, (each.x for each in self.data.batches(parts)))
             self._merge_memory()
             moved = CLASSIFIER if CLASSIFIER in self.losses else next(iter(self.losses))
             rate = self.optimisers[moved].param_groups[0]["lr"]
@@ -380,7 +384,7 @@ def _check_model(model: nn.Module, data: Dataset) -> None:
     batch = next(data.batches([torch.arange(min(2, len(data)))]))
     highest = len(data.classes) - 1 if data.labels is None else int(data.labels.max())
     with torch.no_grad(), evaluation_mode(model):
-        check_logits(model(batch.x), len(batch), highest)
+        check_logits(logits_of(model, batch.x), len(batch), highest)
 
 
 def _game(defence: Game, micro_batch: int | None) -> Game:
