@@ -110,6 +110,26 @@ def test_both_updates_are_those_of_full_autograd(adv_weight: float, detach_adv: 
     torch.testing.assert_close(moved(pgn, nets(), part, share), wanted)
 
 
+@pytest.mark.parametrize("adv_weight", [1.0, 0.4])
+def test_the_classifier_descends_the_norm_term_where_it_is_told_to(adv_weight: float):
+    pgn = replace(SMALL, adv_weight=adv_weight, grad_scale=1 / 128)
+    players, part = nets(), batch()
+    first, second, x_adv = by_hand(pgn, players, part, constant=False)
+    term = pgn.c * (x_adv - part.x).square().sum() / len(part)
+    wanted = slopes(first - adv_weight * term, second, players, 0.7)
+    given = moved(replace(pgn, norm_term_to_classifier=True), nets(), part, 0.7)
+    torch.testing.assert_close(given, wanted)
+    without = moved(pgn, nets(), part, 0.7)
+    same = [torch.allclose(given[name], without[name], rtol=1e-9, atol=0) for name in given]
+    assert same == [name.startswith("generator") for name in given]
+
+
+@pytest.mark.parametrize("wrong", [{"detach_adv": True}, {"gradient": False}])
+def test_a_norm_term_without_a_way_to_the_classifier_is_refused(wrong: dict[str, bool]):
+    with pytest.raises(ValueError, match="norm_term_to_classifier reaches the classifier through the gradient"):
+        PGN(norm_term_to_classifier=True, **wrong)
+
+
 def grads(loss: Tensor, net: nn.Module) -> dict[str, Tensor]:
     named = dict(net.named_parameters())
     return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))

@@ -38,6 +38,8 @@ class PGN(Adversary):
     adv_weight    from above 0 to 1, default 1: adversarial images alone (code)
     detach_adv    whether x_adv is a constant of the classifier's loss. Default False: it is differentiated through G
                   and g as well, to second order, as the code does; the paper is silent
+    norm_term_to_classifier  whether the classifier also descends -adv_weight c |delta|^2, which reaches it through g
+                  alone: the paper's eq. 4, where both networks share one objective. Default False, as the code
     grad_scale    default 1/128: the code takes the gradient of the mean of F over its batches of 128, so that its
                   generator depends on the batch size; a factor does not. It is for many thousands of batches: in
                   hundreds, G makes something only of a larger one, such as 10 (examples/pgn.py)
@@ -55,6 +57,10 @@ class PGN(Adversary):
     counts its steps double. The code evaluates an average of both networks' weights (decay .998); `Training.ema` is
     that of the classifier's, and G stays as it is.
 
+    Where generators learn for minutes, `grad_scale` is larger, and so is what `norm_term_to_classifier` changes: on
+    Digits, the gradient of the norm term is .05 % of the cross-entropy's at 1/128, 4 to 7 % at 1 and 25 to 37 % at 10
+    (benchmarks/pgn_norm_term.py).
+
     Cost per image: as an attack, 1 forward and gradient pass (none without `gradient`) and 1 forward pass of G. In
     training 2 forward and backward passes of the classifier, 3 where there are clean images, and 1 of G; unless
     detach_adv also 1 more backward pass of G, and 1 through the classifier's gradient, which is about 2 passes.
@@ -62,7 +68,8 @@ class PGN(Adversary):
     OpenReview 2019, section 3.
 
     Raises:
-        ValueError: a weight out of its range, no box; as an attack, a target, or no generator.
+        ValueError: a weight out of its range, no box, a norm term that has no way to the classifier; as an attack, a
+            target, or no generator.
     """
 
     norm: ClassVar[Norm] = L2
@@ -71,6 +78,7 @@ class PGN(Adversary):
     c: float = 50.0
     adv_weight: float = 1.0
     detach_adv: bool = False
+    norm_term_to_classifier: bool = False
     grad_scale: float = 1 / 128
     gradient: bool = True
     image: bool = True
@@ -88,6 +96,11 @@ class PGN(Adversary):
         if not 0 < self.grad_scale < float("inf"):
             raise ValueError(
                 f"grad_scale is a factor above 0 (to hide the gradient, gradient=False); got {self.grad_scale}"
+            )
+        if self.norm_term_to_classifier and (self.detach_adv or not self.gradient):
+            raise ValueError(
+                "norm_term_to_classifier reaches the classifier through the gradient that G sees: leave detach_adv at "
+                "False and gradient at True, or norm_term_to_classifier out"
             )
         if self.width < 1 or self.hidden < 1:
             raise ValueError(f"PGN needs width and hidden of at least 1; got {self.width} and {self.hidden}")
@@ -122,7 +135,10 @@ class PGN(Adversary):
         assert leaf.grad is not None
         pull = leaf.grad / share[0].where(share[0] != 0, 1)
         if slope is not None and slope.requires_grad:
-            yield Descend((pull * (x_adv - leaf.detach())).sum(), weights, keep=True)
+            through = (pull * (x_adv - leaf.detach())).sum()
+            if self.norm_term_to_classifier:
+                through = through - self.adv_weight * self.c * self._size(x, x_adv).mean()
+            yield Descend(through, weights, keep=True)
         cost = self._cost(x, x_adv, adversarial, pull * len(y) / self.adv_weight)
         yield Descend(cost, generator.parameters())
         yield Step(CLASSIFIER)
@@ -153,9 +169,12 @@ class PGN(Adversary):
 
     def _cost(self, x: Images, x_adv: Images, loss: PerImage, slope: Images) -> Tensor:
         """What the generator descends, where `loss` is that of `x_adv`, and `slope` its gradient."""
+        return (self.c * self._size(x, x_adv) - standing_for(loss, x_adv, slope)).mean()
+
+    def _size(self, x: Images, x_adv: Images) -> PerImage:
+        """|delta|^2, in units of the box."""
         assert self.box is not None
-        size = ((x_adv - x) / (self.box[1] - self.box[0])).square().flatten(1).sum(1)
-        return (self.c * size - standing_for(loss, x_adv, slope)).mean()
+        return ((x_adv - x) / (self.box[1] - self.box[0])).square().flatten(1).sum(1)
 
     def _seen(self, oracle: Oracle, x: Images, y: Labels) -> Images | None:
         return oracle.gradient(x, lambda logits: _truth(logits, y))[2] if self.gradient else None
@@ -164,9 +183,9 @@ class PGN(Adversary):
         """As `_seen`, and a function of the classifier's weights unless these are not to know."""
         x = x.detach().requires_grad_()
         with (
+            no_recomputation(classifier, not self.detach_adv and any(each.training for each in classifier.modules())),
             evaluation_mode(classifier, frozen=self.detach_adv),
             borrowed_buffers(classifier.modules()),
-            no_recomputation(classifier, not self.detach_adv and classifier.training),
         ):
             truth = _truth(logits_of(classifier, x), y).sum()
             return torch.autograd.grad(truth, x, create_graph=not self.detach_adv)[0]
