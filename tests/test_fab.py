@@ -9,7 +9,9 @@ import torch
 from affine import affine, images, small_net
 from every_attack import size
 from steelman.attacks import FAB
+from steelman.attacks.fab import START
 from steelman.norms import L0, L1, L2, Linf, Norm
+from steelman.randomness import Draws
 from test_linearised import by_bisection, by_program
 
 MODEL = small_net()
@@ -166,3 +168,15 @@ def test_impossible_settings_are_refused(settings: dict) -> None:
 def test_wrong_radii_are_refused(radius: float | torch.Tensor) -> None:
     with pytest.raises(ValueError, match="radius must be finite"):
         FAB(radius=radius)(MODEL, X, Y)
+
+
+def test_a_restart_begins_within_half_of_the_nearest_success() -> None:
+    x = torch.full((3, 1, 4, 6), 0.5, dtype=torch.float64)
+    nearest = torch.tensor([0.02, 0.3, torch.inf], dtype=torch.float64)
+    for norm, radius in ((L2, None), (Linf, 0.1), (L1, 0.2)):
+        enough = torch.full_like(nearest, 0.0 if radius is None else radius)
+        start = FAB(norm=norm, radius=radius)._start(x, nearest, enough, Draws.start(torch.arange(3), 3, x.device))
+        most = START[norm] if radius is None else radius
+        length = norm.size(start - x)
+        assert bool((length <= nearest.clamp(max=most) / 2).all())
+        assert bool((length > 0).all())
