@@ -77,7 +77,7 @@ def test_it_starts_at_a_sample_of_the_ball(norm: Norm) -> None:
 
 @pytest.mark.parametrize("norm", [Linf, L2, L1], ids=repr)
 def test_a_normal_start_is_small_and_within_ball_and_box(norm: Norm) -> None:
-    attack = PGD(eps=50.0, steps=0, norm=norm, normal_start=0.01)
+    attack = PGD(eps=1.0 if norm is Linf else 50.0, steps=0, norm=norm, normal_start=0.01)
     noise = attack(MODEL, X, Y, generator=SEEDS) - X
     drawn = 0.01 * Draws(SEEDS).split(0).normal(X.shape[1:], X.dtype)
     torch.testing.assert_close(noise, (X + drawn).clamp(0, 1) - X, rtol=0, atol=1e-9)
