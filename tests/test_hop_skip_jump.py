@@ -151,3 +151,16 @@ def test_without_a_start_the_clean_image_comes_back() -> None:
 def test_settings_that_cannot_be(bad: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         HopSkipJump(**bad)
+
+
+def test_a_step_that_leads_away_is_not_kept() -> None:
+    model, x = small_net(), images(8)
+    y = model(x).argmax(1)
+    sizes = torch.stack(
+        [
+            HopSkipJump(steps=steps, evaluations=8, starts=2).run(model, x, y, generator=SEEDS[:8]).l2
+            for steps in range(6)
+        ]
+    )
+    assert bool((sizes[1:] <= sizes[:-1] * 1.001).all())  # a step of so few evaluations often leads away
+    assert bool((sizes[-1] < sizes[0]).any())
