@@ -152,7 +152,7 @@ def imported(name: str, *, from_file: bool) -> Any:
     found = _import(name, module, here)
     for part in path.split("."):
         if not hasattr(found, part):
-            raise ValueError(f"{name!r}: {part!r} is not there; {nearest(part, vars(found))}")
+            raise ValueError(f"{name!r}: {part!r} is not there; {nearest(part, vars(found))}{_shadowed(module)}")
         found = getattr(found, part)
     if callable(found):
         _check_home(name, found, from_file)
@@ -216,8 +216,8 @@ def _import(name: str, module: str, here: bool) -> Any:
     if _spec(top) is None and _in_working_directory(top) is not None:
         if not here:
             raise Untrusted(
-                f"{_told(name)}: {top} is trusted by {configuration()}, which means what is installed, and it lies in "
-                f"{os.getcwd()} alone: allow it there with --trust {module}"
+                f"{_told(name)}, which lies in the working directory alone, and your configuration means what is "
+                f"installed: if you trust {os.path.join(os.getcwd(), top)}, add --trust {module}"
             )
         # It stays there, for what the module imports later and for worker processes. Last: it shadows nothing.
         sys.path.append(os.getcwd())
@@ -227,6 +227,15 @@ def _import(name: str, module: str, here: bool) -> Any:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # the module is there; something that it imports is not
         raise ValueError(f"{name!r}: no module named {error.name!r} on the Python path or in {os.getcwd()}") from error
+
+
+def _shadowed(module: str) -> str:
+    """The end of a message, where a module in the working directory may have been meant."""
+    top = module.partition(".")[0]
+    found, here = _spec(top), _in_working_directory(top)
+    if found is None or here is None or here.origin is None or found.origin == here.origin:
+        return ""
+    return f" ({found.origin} comes before {here.origin}: give that one another name)"
 
 
 def _check_home(name: str, found: Callable[..., Any], from_file: bool) -> None:
@@ -259,8 +268,8 @@ def _refusal(name: str, module: str) -> str:
     place = _place(module)
     imports = f"would import {place}" if place else f"would import {module}, which is not found"
     return (
-        f"{_told(name)}, which {imports}: a name in a file is imported only if you trust it, by --trust {module} (in "
-        f"Python: with steelman.trust.trusting({module!r})) or by trusted = [{module!r}] in {configuration()}"
+        f"{_told(name)}, which {imports}: if you trust it, allow it by --trust {module}, in Python by steelman.trust."
+        f"trusting({module!r}), for good by trusted = [{module!r}] in {configuration()}"
     )
 
 

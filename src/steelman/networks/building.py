@@ -33,7 +33,7 @@ from steelman.networks.small_cnn import SmallCNN
 from steelman.networks.vision import AlexNet, ResNet18
 from steelman.networks.whiten import Whiten
 from steelman.networks.wide_resnet import WideResNet
-from steelman.trust import imported
+from steelman.trust import Untrusted, imported
 from steelman.types import Description
 
 N = TypeVar("N", bound=nn.Module)
@@ -101,7 +101,8 @@ def network_of(
     Settings are text of a file: a 'module:function' in them is imported only if it is trusted (`steelman.trust`).
 
     Raises:
-        ValueError: settings that cannot be, or a name that is not trusted; the message begins with their path.
+        ValueError: settings that cannot be; the message begins with their path.
+        Untrusted: a name that is not trusted.
     """
     return described(_network_of(settings, shape, classes, fit, path), settings, shape, classes)
 
@@ -156,6 +157,8 @@ def _network_of(
         filter = None if outermost is None else _part(outermost, shape)
         if filter is not None:
             Filtered(filter, network).filter(torch.zeros(1, *shape))  # refuses what changes the shape
+    except Untrusted:
+        raise  # it says what to do, at some length
     except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:  # of sizes that cannot be, too
         raise ValueError(f"{path}: {one_line(error)}") from error
     if layer is not None:
