@@ -257,7 +257,8 @@ from pathlib import Path
 from steelman.runs import train
 
 def die(descriptor):
-    os.kill(os.getpid(), signal.SIGKILL)
+    if "recipe.toml" in os.readlink(f"/proc/self/fd/{{descriptor}}"):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 os.fsync = die
 train("{tmp_path}/tiny.toml", Path("{tmp_path}"), None)
