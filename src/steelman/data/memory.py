@@ -36,6 +36,8 @@ class InMemory(Dataset):
         levels: int = 255,
         index: Tensor | None = None,
     ) -> None:
+        check_tensor("images", images)
+        check_tensor("labels", labels)
         if images.ndim != 4 or labels.shape != images.shape[:1] or labels.dtype != torch.int64:
             raise ValueError(
                 f"{name}: images must have shape (n, channels, height, width) and labels int64 of shape (n,); "
