@@ -1,7 +1,9 @@
 """How a model is called: every attack on models that are written as people write them."""
 
+import ast
 import warnings
 from dataclasses import fields, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import steelman
 from affine import images, small_net
 from every_attack import Case, every, generator, one_of_each
 from steelman import PGD, AutoAttack, DeepDefense, HopSkipJump, Plain, Square, Training, WorstOf, evaluate, fit
@@ -391,3 +394,23 @@ def test_a_battery_leaves_out_what_the_images_do_not_allow() -> None:
     assert battery.taking((1, 4, 5)) is battery
     with pytest.raises(ValueError, match="no attack of this battery can be run on these images: squares"):
         Battery(attacks={"squares": Square()}).taking((20,))
+
+
+# --- nothing goes around it
+
+COMPOSED = ("networks/filtered.py", "networks/preprocess.py", "networks/surgery.py", "networks/black_box.py")
+"""Networks made of others, which are called through `Forward` as a whole."""
+OTHERS = ("adversaries/adversary.py", "runs.py", "compare.py", "checkpoint.py")
+"""A generator, and functions that build a network."""
+
+
+def test_no_other_code_calls_a_model() -> None:
+    source, around = Path(steelman.__file__).parent, []
+    for path in source.rglob("*.py"):
+        where = path.relative_to(source).as_posix()
+        for each in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            called = getattr(each, "func", None)
+            name = getattr(called, "id", getattr(called, "attr", ""))
+            if name in ("model", "network", "net", "classifier", "victim", "member") and where not in COMPOSED + OTHERS:
+                around.append(f"{where}: {ast.unparse(each)}")
+    assert around == []

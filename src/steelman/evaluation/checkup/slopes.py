@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from steelman.forward import answer_of
 from steelman.norms import column
 from steelman.randomness import Draws, combine
 from steelman.types import Flags, Images, Model, PerImage
@@ -128,7 +129,7 @@ def _gradient(model: Model, x: Images, seed: int, *, entropy: bool = False) -> _
     with torch.enable_grad():
         x = x.detach().clone().requires_grad_()
         torch.manual_seed(seed)
-        logits = model(x)
+        logits = answer_of(model, x)
         if not logits.requires_grad:
             return None
         classes = logits.detach().topk(2).indices
@@ -148,7 +149,7 @@ def _gradient(model: Model, x: Images, seed: int, *, entropy: bool = False) -> _
 def _ask(model: Model, x: Images, seed: int) -> Tensor:
     with torch.no_grad():
         torch.manual_seed(seed)
-        return model(x)
+        return answer_of(model, x)
 
 
 def _length(images: Images) -> PerImage:
