@@ -74,8 +74,8 @@ def _tables(entries: Sequence[Entry], transfer: Sequence[Transfer], threat: str,
 def _waterfalls(entries: Sequence[Entry]) -> Iterator[str]:
     found = sections.waterfalls(entries)
     if found:
-        yield "## Which attack felled whom"
-        yield "Images that each attack was the first to fell, in the order in which the attacks were run."
+        yield "## Which attack broke which images"
+        yield "Images that each attack was the first to break, in the order in which the attacks were run."
     for fall in found:
         rows = [
             [row["name"], *("–" if cell is None else f"{cell['count']} ({cell['share']} %)" for cell in row["cells"])]

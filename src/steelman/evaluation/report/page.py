@@ -90,8 +90,8 @@ def write_report(
 
 
 def _title(names: Sequence[str]) -> str:
-    whom = listed(names) if len(names) < 4 else f"these {len(names)} models"
-    return f"How robust {'is' if len(names) == 1 else 'are'} {whom}?"
+    shown = listed(names) if len(names) < 4 else f"these {len(names)} models"
+    return f"How robust {'is' if len(names) == 1 else 'are'} {shown}?"
 
 
 def _glance(entries: Sequence[Entry]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ SYMBOLS = {
 NARROWEST = 9
 """Characters of a column in a terminal, at least."""
 
-BOLD = "Bold: the best of a column, with all that its 95 % interval does not tell from it; nobody where that is all."
+BOLD = "Bold: the best of a column, with all that its 95 % interval does not tell from it; none where that is all."
 
 
 @dataclass(frozen=True)

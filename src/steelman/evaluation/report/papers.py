@@ -38,7 +38,7 @@ Shape: TypeAlias = Literal[
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 
 NEITHER = ("PASS", "LossSensitivity", "TrainingSetDistance", "CLEVER")
-"""Probes' labels: of what they measure, nobody can say that more of it is better."""
+"""Probes' labels: of what they measure, more is not known to be better."""
 
 
 class Met(NamedTuple):

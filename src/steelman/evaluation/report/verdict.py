@@ -72,11 +72,11 @@ def verdict(entries: Sequence[Entry], transfer: Sequence[Transfer] = ()) -> Verd
     clean = {entry.name: clean_accuracy(entry.evaluation) for entry in entries}
     (name, best), *others = standing
     if best.value == 0:
-        whom, keeps = (
+        which, keeps = (
             (name, "keeps no image right") if len(entries) == 1 else ("No model", "keeps a single image right")
         )
         unattacked = ", ".join(f"{_share(clean[each])}" + (f" ({each})" if others else "") for each, _ in standing)
-        sentence = f"{whom} {keeps} within {threat}; unattacked: {unattacked}."
+        sentence = f"{which} {keeps} within {threat}; unattacked: {unattacked}."
         return Verdict(known, sentence, threat, standing, against, tried, sure)
     first = "stands best: it " if others else ""
     sentence = (

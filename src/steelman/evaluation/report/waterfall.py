@@ -1,4 +1,4 @@
-"""Which attack felled whom: the worst case, taken apart."""
+"""Which attack broke which images: the robust accuracy, taken apart."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from steelman.norms import Norm
 class Waterfall:
     """How many images each step takes from those that are still right; the steps and `standing` sum to `images`.
 
-    `felled` holds, by attack in the order in which they were run, the images that it was the first to fell.
+    `felled` holds, by attack in the order in which they were run, the images that it was the first to break.
     """
 
     norm: Norm
@@ -24,11 +24,11 @@ class Waterfall:
 
 
 def waterfall(evaluation: Evaluation, norm: Norm, eps: float) -> Waterfall:
-    """The images that each attack was the first to fell within `eps`, in the order in which the attacks were run.
+    """The images that each attack was the first to break within `eps`, in the order in which the attacks were run.
 
     What is standing in the end is `robust_accuracy(evaluation, norm, eps)` times the images. So every attack counts
     whose image came out within `eps`, whatever it was after: one that is bounded by a smaller radius, one without a
-    radius. Those of this norm and radius are listed even where they felled nobody, the others only where they did.
+    radius. Those of this norm and radius are listed even where they broke none, the others only where they did.
 
     Raises:
         Unmeasured: as for `robust_accuracy`.
