@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow
 import pytest
 import torch
+import typer
 from pyarrow import parquet
 from scipy.io import savemat
 
@@ -25,6 +26,7 @@ from steelman.evaluation.schema import COLUMNS, completed
 from steelman.evaluation.table import ABOUT
 from steelman.networks import MLP
 from steelman.networks.building import network_of
+from steelman.options import fraction
 from steelman.subjects.options import numbers
 from steelman.subjects.weights import read_state
 
@@ -190,6 +192,12 @@ def test_sizes_of_a_network_that_cannot_be_are_refused_in_one_line(settings: dic
 def test_means_are_finite(text: str) -> None:
     with pytest.raises(ValueError, match=r"--mean needs numbers"):
         numbers("--mean", text)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "1e999", "-.1", "0", "1/inf", "8/-255", "x", "1/0"])
+def test_a_radius_of_the_command_is_finite_and_above_0(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is (no radius|not a number)"):
+        fraction(text)
 
 
 # --- tables

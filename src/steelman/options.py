@@ -10,9 +10,12 @@ def fraction(text: str) -> float:
     """A number, or one over another, as radii of bytes are told: 8/255."""
     above, over, below = text.partition("/")
     try:
-        return float(above) / float(below) if over else float(above)
+        found = float(above) / float(below) if over else float(above)
     except (ValueError, ZeroDivisionError) as error:
         raise typer.BadParameter(f"{text!r} is not a number such as .3 or 8/255") from error
+    if not 0 < found < float("inf"):
+        raise typer.BadParameter(f"{text!r} is no radius: give a number above 0, such as .3 or 8/255")
+    return found
 
 
 Trust: TypeAlias = Annotated[
