@@ -196,7 +196,7 @@ def test_means_are_finite(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["nan", "inf", "1e999", "-.1", "0", "1/inf", "8/-255", "x", "1/0"])
 def test_a_radius_of_the_command_is_finite_and_above_0(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="is (no radius|not a number)"):
+    with pytest.raises(typer.BadParameter, match=r"is (no radius|not a number)"):
         fraction(text)
 
 

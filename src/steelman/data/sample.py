@@ -54,8 +54,7 @@ def sample_order(labels: Tensor | None, index: Tensor, seed: int = SEED) -> Tens
     if labels is None:
         return order
     grouped = order[labels.cpu()[order].argsort(stable=True)]  # by class, random within
-    counts = torch.bincount(labels.cpu())
-    counts = counts[counts > 0]
+    counts = labels.cpu().unique(return_counts=True)[1]  # bincount counts as far as the highest label
     starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
     share = (torch.arange(len(index)) - starts + 0.5) / counts.repeat_interleave(counts)
     # Of equal shares the random keys decide, not the number of the class.
