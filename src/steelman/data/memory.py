@@ -100,7 +100,7 @@ def numbered(where: str, highest: int) -> tuple[str, ...]:
     """
     if highest >= MOST_CLASSES:
         raise ValueError(
-            f"{where}: the label {highest} cannot be right; where classes have no names, labels are below {MOST_CLASSES}"
+            f"{where}: the label {highest} cannot be right; without names of classes labels are below {MOST_CLASSES}"
         )
     return tuple(map(str, range(highest + 1)))
 
