@@ -353,7 +353,7 @@ def configure(place: Path, text: str) -> None:
 def test_the_users_own_list_is_of_what_is_installed(installed: Path, place: Path, call: Callable[..., Any]) -> None:
     code, _, err = call("evaluate", "runs/hostile")
     assert (code, f"which would import {installed / 'theirs.py'}" in err) == (2, True)
-    assert f"trusted = ['theirs'] in {place / 'config' / 'steelman' / 'config.toml'}" in err
+    assert f"for good by trusted = ['theirs'] in {place / 'config' / 'steelman' / 'config.toml'}" in err
     configure(place, 'trusted = ["other", "theirs"]')
     assert call("evaluate", "runs/hostile")[0] == 0
     assert ran(installed)

@@ -267,9 +267,11 @@ def _refusal(name: str, module: str) -> str:
         return f"{_told(name)}, and what is part of steelman has a name of its own there, such as LeNet or MLP"
     place = _place(module)
     imports = f"would import {place}" if place else f"would import {module}, which is not found"
+    installed = _spec(module.partition(".")[0]) is not None
+    always = f", for good by trusted = [{module!r}] in {configuration()}" if installed else ""
     return (
         f"{_told(name)}, which {imports}: if you trust it, allow it by --trust {module}, in Python by steelman.trust."
-        f"trusting({module!r}), for good by trusted = [{module!r}] in {configuration()}"
+        f"trusting({module!r}){always}"
     )
 
 
