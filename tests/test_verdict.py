@@ -104,7 +104,7 @@ def test_every_warning_stands_in_the_first_sentences_of_every_reader(tmp_path) -
     assert len(found.cautions) == 2
     assert found.cautions[1] == "The check-up of m warns: b: two; c: x < y."
     assert found.sentence == " ".join([*found.cautions, found.finding])
-    assert found.tried[0] == "200 images, of 999 a sample by class (seed 0), 1 attack."
+    assert found.tried[0] == "200 images, a sample by class of 999 (seed 0), 1 attack."
     text = report_markdown([entry])
     page = write_report(tmp_path, [entry]).read_text(encoding="utf-8")
     for said in (text, page.replace("\u00a0", " ")):
@@ -168,6 +168,7 @@ def test_no_command_is_named_where_none_would_help() -> None:
     found = table(LABELS, right_on(0.8), 10)
     entry = replace(made_by(EARLIER, found), checkup=Checkup((), "scores"))
     assert {sign.ask for sign in signs_of(entry, ())} == {""}
+    assert signs_of(entry, ())[0].numbers.endswith("; it takes gradients, and attacks see scores alone")
     wrong = made_by(EARLIER, table(LABELS, [(label + 1) % 10 for label in LABELS], 10))
     assert {sign.ask for sign in signs_of(wrong, ())} == {""}
 

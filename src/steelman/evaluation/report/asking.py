@@ -13,11 +13,13 @@ SWITCHES = ("--fresh", "--columns", "--worst-case", "--tensorboard", "--mlflow")
 
 
 def with_command(sign: Sign, entry: Entry) -> Sign:
-    """A sign that was not asked, with the command that asks it; none where the model gives no gradients to ask for."""
+    """A sign that was not asked, with the command that asks it, or with the reason why none can: it takes gradients."""
     gives = None if entry.checkup is None else entry.checkup.access
     threats = threats_of(entry.evaluation)
-    if sign.found is not None or gives not in (None, "gradients") or not sign.open:
+    if not sign.open:
         return sign
+    if gives not in (None, "gradients"):
+        return replace(sign, numbers=f"{sign.numbers}; it takes gradients, and attacks see {gives} alone")
     if BLACK_BOX in sign.question and threats and threats[0][0] == "L1":  # no black box of the battery acts in L1
         return sign
     return replace(sign, ask=command(entry, threats[0] if threats else None))

@@ -172,7 +172,7 @@ def _tried(entries: Sequence[Entry]) -> tuple[str, ...]:
     data = {entry.evaluation.about.get("data", "") for entry in entries}
     whose = f" of {data.pop()}" if len(data) == 1 and all(data) else ""
     drawn = entries[0].evaluation.about.get("sample")
-    whose += f", of {drawn['of']:,} a sample {drawn['rule']} (seed {drawn['seed']})" if drawn else ""
+    whose += f", a sample {drawn['rule']} of {drawn['of']:,} (seed {drawn['seed']})" if drawn else ""
     parts = [f"{numbers}{whose}, {_counted(len(kinds), 'attack')}."]
     within = sorted({threat for entry in entries for threat in threats(entry.evaluation)})
     if bounded:
