@@ -16,7 +16,8 @@ from steelman.sinks import KINDS
 class Training:
     """How to train; the `[training]` section of a recipe.
 
-    epochs, batch_size  default 10 and 128; the batch is the global one, shared out over the processes
+    epochs, batch_size  default 10 and 128; the batch is the global one, shared out over the processes. A last batch of
+                        one image goes into the one before where batch normalisation cannot learn from one
     iterations          batches in all, in place of `epochs`; the last epoch ends where they do. Default none
     optimiser, schedule default SGD(lr=.1, momentum=.9), Constant(); the schedule is asked before every batch
     augment             default none; applied to whole batches, in order
