@@ -5,6 +5,7 @@ Run as a script with a folder, this reads them all with little memory to spare, 
 
 import gzip
 import json
+import pickle
 import resource
 import struct
 import sys
@@ -23,7 +24,7 @@ from steelman import checkpoint
 from steelman.attacks import Attack
 from steelman.compare import _left
 from steelman.config import read_file
-from steelman.data import CIFAR10, MNIST, SVHN, Arrays
+from steelman.data import CIFAR10, MNIST, SVHN, Arrays, ImageFolder
 from steelman.data.memory import as_dataset
 from steelman.evaluation import Evaluation, Transfer
 from steelman.files import UNSEALED, sealed
@@ -83,6 +84,14 @@ def archive(path: Path, size: int) -> None:
             stream.write(bytes(2**20))
 
 
+def picture(path: Path) -> None:
+    (path / "train" / "cat").mkdir(parents=True)
+    head = b"GIF89a" + struct.pack("<2H3B", 8000, 10_000, 0x80, 0, 0) + bytes(6)
+    (path / "train" / "cat" / "1.png").write_bytes(
+        head + b"," + struct.pack("<4HB", 0, 0, 8000, 10_000, 0) + b"\x02\x00;"
+    )
+
+
 def matlab(path: Path, claimed: int) -> None:
     """A matrix that claims to be of so many images; compressed, it holds a lot of zeros."""
     name, shape = struct.pack("<IHH", 1 | 1 << 16, ord("X"), 0), struct.pack("<4i", 32, 32, 3, claimed)
@@ -100,6 +109,19 @@ def weights(path: Path) -> None:
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as whole, whole.open("archive/data/9", "w") as stream:
         for _ in range(LARGE >> 20):
             stream.write(bytes(2**20))
+
+
+def named(path: Path, zipped: bool) -> None:
+    """A file of torch that asks for a class of a very long name, with the right checksum."""
+    pickled = b"\x80\x02c" + b"a" * 10**6 + b"\nb\n."
+    if not zipped:
+        magic, other = pickle.dumps(0x1950A86A20F9469CFC6C, 2), pickle.dumps(1001, 2)
+        path.write_bytes(magic + other + pickle.dumps({}, 2) + pickled + pickle.dumps([], 2))
+        return
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/byteorder", "little")
+        archive.writestr("archive/version", "3\n")
 
 
 def safetensors(path: Path, length: int, header: bytes) -> None:
@@ -194,6 +216,10 @@ BOMBS: dict[str, tuple[Callable[[Path], object], Callable[[Path], Any]]] = {
         lambda at: idx(at, 2, bytes(LARGE)),
         lambda at: MNIST().load("train", at),
     ),
+    "picture of 85 bytes and 80 million pixels": (
+        lambda at: picture(at),
+        lambda at: list(ImageFolder(str(at)).load("train").in_order(1)),
+    ),
     "tar with a file of 100 GB": (lambda at: archive(at, 10**11), lambda at: CIFAR10().load("train", at)),
     "tar with a file of 300 MB": (lambda at: archive(at, 300 << 20), lambda at: CIFAR10().load("test", at)),
     "mat with a header of 2^31 images": (lambda at: matlab(at, 2**31 - 1), lambda at: SVHN().load("train", at)),
@@ -201,6 +227,11 @@ BOMBS: dict[str, tuple[Callable[[Path], object], Callable[[Path], Any]]] = {
     "pt of 0 bytes": (to("a.pt", b""), lambda at: read_state(at / "a.pt")),
     "pth of 0 bytes": (to("a.pth", b""), lambda at: read_state(at / "a.pth")),
     "pt that holds a lot of zeros": (lambda at: weights(at / "a.pt"), lambda at: read_state(at / "a.pt")),
+    "pt with a name of a million letters": (lambda at: named(at / "a.pt", True), lambda at: read_state(at / "a.pt")),
+    "pth with a name of a million letters": (
+        lambda at: named(at / "a.pth", False),
+        lambda at: read_state(at / "a.pth"),
+    ),
     "safetensors of 0 bytes": (to("a.safetensors", b""), lambda at: read_state(at / "a.safetensors")),
     "safetensors with a header of 10^18 bytes": (
         lambda at: safetensors(at / "a.safetensors", 10**18, b"{}"),

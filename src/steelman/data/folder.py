@@ -11,7 +11,7 @@ from torch import Tensor
 from steelman.data.dataset import Source, Split, check_split
 from steelman.data.files import find
 from steelman.data.stream import Streamed, pixels
-from steelman.decoding import decoding
+from steelman.decoding import decoding, refuse_bomb
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -115,6 +115,7 @@ def _read(file: Path, mode: str) -> "PIL.Image.Image":
             if whole.format == "PNG":
                 whole.verify()  # its checksums, which are not looked at otherwise; the picture has to be opened again
         with decoding(file, "a picture", _REMEDY), Image.open(file, formats=_FORMATS) as picture:
+            refuse_bomb(3 * picture.width * picture.height, file.stat().st_size)
             problem, deep = _problem(picture), picture.mode in _DEEP
             image = None if problem else ImageOps.exif_transpose(picture).convert("F" if deep else mode)
     if image is None:

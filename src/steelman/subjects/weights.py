@@ -2,11 +2,12 @@
 
 import difflib
 import pickle
+import pickletools
 import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import safetensors.torch
 import torch
@@ -38,7 +39,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         return _safe(path)
     held, pickled = None, ""
     with decoding(path, "a readable file of torch.save"):
-        _check_archive(path)
+        _check(path)
         try:
             held = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
@@ -52,24 +53,40 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return _inside(held, path)
 
 
-def _check_archive(path: Path) -> None:
-    """The checksums of an archive, which torch does not look at. Files of torch before 1.6, and those that were saved
-    without checksums, have none.
+def _check(path: Path) -> None:
+    """What torch does not look at: the checksums of an archive, and the length of names.
+
+    Files of torch before 1.6, and those that were saved without, have no checksums. The time in which torch describes
+    an error grows with the square of a name's length.
 
     Raises:
-        ValueError, zipfile.BadZipFile: something in it is damaged, or claims to be far larger than the file.
+        ValueError, zipfile.BadZipFile: something is damaged, or claims to be far larger than the file.
     """
     with path.open("rb") as file:
         if file.read(len(_ZIP)) != _ZIP:
+            file.seek(0)
+            for _ in range(_PICKLES):
+                _check_names(file)
             return
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         refuse_bomb(sum(member.file_size for member in members), path.stat().st_size)
         if any(member.CRC for member in members) and (damaged := archive.testzip()):
             raise ValueError(f"{damaged} in it fails its checksum")
+        for member in members:
+            if member.filename.endswith("/data.pkl"):
+                with archive.open(member) as pickled:
+                    _check_names(pickled)
 
 
-_ZIP = b"PK\x03\x04"
+def _check_names(pickled: IO[bytes]) -> None:
+    """Raises ValueError where the next pickle of a file is none, or has a word that is too long for a name."""
+    for _, argument, _ in pickletools.genops(pickled):
+        if isinstance(argument, str) and len(argument) > _WORD and max(map(len, argument.split()), default=0) > _WORD:
+            raise ValueError(f"it has a word of more than {_WORD} letters: save model.state_dict() alone")
+
+
+_ZIP, _PICKLES, _WORD = b"PK\x03\x04", 5, 10_000
 
 
 def _safe(path: Path) -> dict[str, Tensor]:
