@@ -14,7 +14,7 @@ import torch
 from steelman import FGSM, L2LDA, PGD, AttackTraining, Training, checkpoint, evaluate
 from steelman.attack_train import attack_train
 from steelman.cards import methods
-from steelman.data import Digits
+from steelman.data import Digits, sampled
 from steelman.evaluation import Evaluation, accuracy
 from steelman.evaluation.assess import attacked, battery_of
 from steelman.networks import MLP
@@ -107,7 +107,7 @@ def test_its_run_is_evaluated_with_its_own_generator(root: Path, call):
     folder = root / "runs" / "L2LDA-on-plain"
     assert call("evaluate", folder)[0] == 0
     run = Run.open(folder)
-    test = run.data("test", None).subset(torch.arange(60))
+    test = sampled(run.data("test", None), 60)
     adversary = learned(run)
     table = table_of(run)
     attack = adversary.with_generator(run.player("generator", test))
@@ -142,7 +142,7 @@ images = 60
     (tmp_path / "other.toml").write_text(CLASSIFIER.replace("epochs = 4", "epochs = 4, seed = 1") + battery)
     run = train(str(tmp_path / "other.toml"), tmp_path, None)
     table = table_of(run)
-    test = run.data("test", None).subset(torch.arange(60))
+    test = sampled(run.data("test", None), 60)
     generator = Run.open(folder).player("generator", test)
     attack = L2LDA(eps=0.2, steps=2, generator=generator)
     for name in ("folder", "checkpoint"):
