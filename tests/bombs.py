@@ -216,7 +216,7 @@ BOMBS: dict[str, tuple[Callable[[Path], object], Callable[[Path], Any]]] = {
         lambda at: idx(at, 2, bytes(LARGE)),
         lambda at: MNIST().load("train", at),
     ),
-    "picture of 85 bytes and 80 million pixels": (
+    "picture of 32 bytes and 80 million pixels": (
         lambda at: picture(at),
         lambda at: list(ImageFolder(str(at)).load("train").in_order(1)),
     ),
