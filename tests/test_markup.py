@@ -86,3 +86,25 @@ def test_bars_show_names_as_they_are(monkeypatch: pytest.MonkeyPatch, capsys: py
     with TrainingBar(True, 1, 2) as training:
         training.step({"[/b]": 0.5})
     assert "[/b]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("evaluate", "a[/b]"),
+        ("evaluate", "a", "--eps", "[/b]"),
+        ("evaluate", "a", "b", "[/b]"),
+        ("train", "[/b]"),
+        ("train", "pgd_digits_mlp", "--set", "[/b]"),
+        ("sweep", "pgd_digits_mlp", "--vary", "[/b]=1,2"),
+        ("compare", "[/b]"),
+        ("cite", "[/b]"),
+        ("[/b]",),
+    ],
+)
+def test_errors_show_names_as_they_are(words: tuple[str, ...], call, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(*words)
+    assert code == 2
+    assert "[/b]" in out + err
+    assert "Traceback" not in err
