@@ -265,3 +265,13 @@ def test_defaults_are_madrys() -> None:
     assert isinstance(PGD(), Attack)
     explicit = PGD(eps=8 / 255, steps=10, step_size=2 / 255)
     assert torch.equal(PGD()(MODEL, X, Y, generator=SEEDS), explicit(MODEL, X, Y, generator=SEEDS))
+
+
+@pytest.mark.parametrize("norm", [L1, L2, Linf], ids=repr)
+def test_few_steps_find_the_worst_image_of_two_classes(norm: Norm) -> None:
+    """Of an affine model with two classes, the first gradient is the last one, so that a wrong direction shows."""
+    for seed, edge in ((0, False), (1, True)):
+        model, eps = affine(seed, classes=2, edge=edge), {L1: 1.5, L2: 0.4, Linf: 0.1}[norm]
+        attack = PGD(eps=eps, norm=norm, steps=30, step_size=eps / 3, random_start=False, loss=Margin())
+        reached = Margin()(model(attack(model, model.x, model.y)), Goal(model.y))
+        torch.testing.assert_close(reached, model.worst_margin(norm, eps), rtol=1e-3, atol=1e-3)
