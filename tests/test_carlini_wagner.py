@@ -12,6 +12,8 @@ from affine import affine, images, small_net
 from steelman.attacks import CarliniWagner, CarliniWagnerL0, CarliniWagnerLinf
 from steelman.attacks.carlini_wagner.descent import Variable
 from steelman.attacks.carlini_wagner.objectives import Objective
+from steelman.attacks.nearest import first_look
+from steelman.attacks.oracle import Oracle
 from steelman.attacks.over_targets import over_targets
 from steelman.losses import Goal
 from steelman.norms import L0, L2, Linf
@@ -255,6 +257,21 @@ def test_l0_freezes_the_pixels_of_least_effect(edge: bool) -> None:
         result = attack.run(model, model.x, model.y)
         assert bool(result.success.all())
         assert float((result.l0 / model.nearest_in_box(L0)).mean()) <= 1.1  # in reverse order, 1.6 to 3.8
+
+
+def test_l0_keeps_the_fewer_pixels_of_search_and_look() -> None:
+    attack = CarliniWagnerL0(steps=10, c=0.1, c_factor=10.0, c_max=100.0, step_size=0.05, polish=1)
+    x = images(24, seed=3)
+    goal, which = Goal(MODEL(x).argmax(1)), torch.arange(24)
+    with Oracle(MODEL, goal) as oracle:
+        searched = attack._polish(oracle, x, attack._greedy(oracle, x, goal, which), goal, which)
+        look = first_look(oracle, x, goal, L0, attack.box, 10)[0]
+        look = torch.where(goal.reached(oracle.logits(look)).reshape(-1, 1, 1, 1), look, x)
+        looked = attack._polish(oracle, x, look, goal, which)
+    counts = torch.stack([L0.size(each - x) for each in (searched, looked)])
+    counts = counts.where(counts > 0, torch.inf)  # 0: nothing was found
+    assert bool(((counts[0] != counts[1]) & counts.isfinite().all(0)).any())
+    assert torch.equal(attack.run(MODEL, x, goal.labels).l0, counts.amin(0))
 
 
 def test_over_targets_is_the_attack_at_every_wrong_class() -> None:
