@@ -25,7 +25,7 @@ from steelman.evaluation.evaluate import evaluate
 from steelman.evaluation.reference import reference_attacks, reference_epsilon
 from steelman.evaluation.report.entry import Entry
 from steelman.evaluation.report.gallery import Gallery
-from steelman.evaluation.store import TABLE
+from steelman.evaluation.store import PARTS, TABLE
 from steelman.evaluation.subject import Subject
 from steelman.evaluation.table import Evaluation
 from steelman.forward import answer_of, are_probabilities
@@ -46,13 +46,13 @@ def look(subject: Subject, access: Access | None = None) -> tuple[Subject, Check
         ValueError: the model cannot be asked, does not give so much, or has no class for a label of the data.
     """
     found = checkup(subject.model, subject.test)
+    said, more = _answer(subject), []
+    Known.of(subject.test, torch.arange(len(subject.test.classes))).refuse(subject.name, said)
     if access is not None and RANK.index(access) > RANK.index(found.access):
         raise ValueError(
             f"--access {access}: the check-up found that {subject.name} gives {found.access} and no more; leave it out"
         )
     model, wanted, training = subject.model, access or found.access, in_training(subject.model)
-    said, more = _answer(subject), []
-    Known.of(subject.test, torch.arange(len(subject.test.classes))).refuse(subject.name, said)
     if wanted == "decisions":
         model = BlackBox(model, "decisions") if said.is_floating_point() else model
     elif said.ndim == 2 and are_probabilities(said):
@@ -95,6 +95,7 @@ def assess(subject: Subject, battery: Battery, found: Checkup | None = None, **h
     """
     if found is not None:
         battery = battery.within(found.access)
+    battery = battery.taking(subject.test.shape)
     return entry_of(subject, attacked(subject, battery, **how), battery.attacks, found)
 
 
@@ -202,24 +203,32 @@ def _of_deep_defense(subject: Subject, test: Dataset, eps_ref: float | None) -> 
 
 
 def _refuse_more(folder: Path, test: Dataset) -> None:
-    """A table is extended to more images, never cut to fewer."""
-    path = folder / TABLE
-    if not path.is_file():
-        return
-    try:
-        there = Evaluation.load(path)
-    except ValueError as error:
-        raise ValueError(f"{error}. --fresh begins a new one") from error
-    more = set(there["image"].tolist()) - set(test.index.tolist())
-    if not more:
-        return
-    if there.images <= len(test):
+    """A table, or the blocks of an unfinished one, is extended to more images, never cut to fewer."""
+    path, wanted = folder / TABLE, set(test.index.tolist())
+    if path.is_file():
+        try:
+            there = Evaluation.load(path)
+        except ValueError as error:
+            raise ValueError(f"{error}. --fresh begins a new one") from error
+        if there.images > len(test):
+            raise ValueError(
+                f"{path} holds {there.images} images, and {len(test)} are to be evaluated: give more --images, another "
+                "--folder, or begin a new table with --fresh"
+            )
+        _refuse_others(path, there, wanted)
+    for part in sorted((folder / PARTS).glob("*.parquet")):
+        try:
+            there = Evaluation.load(part)
+        except ValueError:  # what is damaged is made anew
+            continue
+        _refuse_others(part, there, wanted)
+
+
+def _refuse_others(path: Path, there: Evaluation, wanted: set[int]) -> None:
+    """Raises ValueError where a table has images that are not in the sample."""
+    if more := set(there["image"].tolist()) - wanted:
         raise ValueError(
-            f"{path} has {len(more)} images that a sample of {len(test)} by class does not have (image {min(more)} "
-            f"first): older versions took the first images of the data set, which may be of few classes. "
-            "Begin a new table with --fresh, or give another --folder"
+            f"{path} has {len(more)} images (the first is image {min(more)}) that the sample of {len(wanted)} does not "
+            "have: older versions took the first images of the data set, which may be of few classes. Begin a new "
+            "table with --fresh, or give another --folder"
         )
-    raise ValueError(
-        f"{path} holds {there.images} images, and {len(test)} are to be evaluated: give more --images, another "
-        "--folder, or begin a new table with --fresh"
-    )

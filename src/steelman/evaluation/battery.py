@@ -1,11 +1,12 @@
 """What to evaluate with: attacks, ordered from cheap to strong, and what else is measured."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
 from torch import nn
 
 from steelman import config
@@ -93,6 +94,27 @@ class Battery:
                 '"quick" or "standard", or add Square (scores) or HopSkipJump (decisions)'
             )
         return replace(self, attacks=attacks, black_box={}, deep_defense=False, probes=probes)
+
+    def taking(self, shape: Sequence[int]) -> "Battery":
+        """What can be run on images of this shape; a warning names the attacks that are left out, and why.
+
+        Raises:
+            ValueError: nothing can.
+        """
+        kept, left = {}, []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an attack that leaves a part of it out says so when it runs
+            for name, attack in self.attacks.items():
+                try:
+                    attack.check_input(torch.zeros(1, *shape), False, None)
+                    kept[name] = attack
+                except ValueError as error:
+                    left.append(f"{name} ({error})")
+        if left and not kept:
+            raise ValueError(f"no attack of this battery can be run on these images: {'; '.join(left)}")
+        if left:
+            warnings.warn(f"left out, since these images cannot be attacked so: {'; '.join(left)}", stacklevel=3)
+        return replace(self, attacks=kept) if left else self
 
     def with_generators(self, give: Callable[[Adversary], nn.Module] | None = None) -> "Battery":
         """The battery with a generator for each learned adversary that has none; a warning names those left out.

@@ -1,5 +1,6 @@
 """Attack every image with every attack, and write down what came of it."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from steelman.attacks.attack import Around, Attack, check_images, check_labels
+from steelman.attacks.radius import check_radii
 from steelman.data.dataset import Dataset
 from steelman.data.sample import Sample
 from steelman.evaluation.block import Block, Space, space_of
@@ -92,6 +94,10 @@ def evaluate(
     named = _named(attacks)
     if space == "preprocessed":
         named = {name: _unboxed(name, attack) for name, attack in named.items()}
+    _check_inputs(named, dataset)
+    if space == "pixels":
+        for name, attack in named.items():
+            check_radii(attack, name)
     with space_of(model, space):
         pass  # refuses what has no such space before anything is read
     if folder is not None:
@@ -158,6 +164,18 @@ def _highest_label(dataset: Data) -> int:
     return int(labels.max()) if len(labels) else -1
 
 
+def _check_inputs(attacks: Mapping[str, Attack], dataset: Data) -> None:
+    """Raises ValueError, before the first attack has worked, for one that cannot take such images."""
+    shape = dataset.shape if isinstance(dataset, Dataset) else dataset[0].shape[1:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an attack that leaves a part of it out says so when it runs
+        for name, attack in attacks.items():
+            try:
+                attack.check_input(torch.zeros(1, *shape), False, None)
+            except ValueError as error:
+                raise ValueError(f"{name} cannot be run on these images: {error}") from error
+
+
 def _device(model: Model, dataset: Data) -> torch.device:
     """Where the model's parameters are, or else the images."""
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
@@ -217,7 +235,7 @@ def bar(shown: bool, total: int) -> Iterator[Callable[[str, int], None]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    look = (BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    look = (BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*look, console=console, transient=True, disable=not (shown and console.is_terminal)) as progress:
         task = progress.add_task("", total=total)
         yield lambda name, done: progress.update(task, advance=done, description=f"last: {name}")
