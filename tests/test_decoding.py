@@ -42,6 +42,7 @@ from steelman.subjects.weights import read_state
         (struct.error("short"), "error: short"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "why"), "UnicodeDecodeError: 'utf-8' codec can't decode"),
         (OSError("no number"), "no number"),
+        (ValueError("red \x1b[31m bell \x07"), "red \ufffd[31m bell \ufffd"),
         (OSError(errno.EINVAL, "Invalid argument"), "Invalid argument"),
         (RuntimeError("a" * 1000), "a" * 300 + " [...]"),
     ],

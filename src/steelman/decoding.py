@@ -37,9 +37,9 @@ def decoding(
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error without line breaks, shortened; with the error's type where the message alone says
-    little."""
-    said = " ".join(str(error).split())
+    """The message of an error without line breaks and control characters, shortened; with the error's type where the
+    message alone says little."""
+    said = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in " ".join(str(error).split()))
     said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]} [...]"
     plain = isinstance(error, ValueError | OSError | RuntimeError) and not isinstance(error, UnicodeError)
     return said if said and plain else f"{type(error).__name__}: {said}".removesuffix(": ")

@@ -12,7 +12,7 @@ import torch
 from steelman.data.dataset import Source, Split, check_split
 from steelman.data.files import find
 from steelman.data.memory import InMemory, numbered
-from steelman.decoding import decoding, refuse_bomb
+from steelman.decoding import decoding, one_line, refuse_bomb
 
 
 def read_npz(file: Path, *names: str) -> list[np.ndarray]:
@@ -25,7 +25,9 @@ def read_npz(file: Path, *names: str) -> list[np.ndarray]:
         there = [name.removesuffix(".npy") for name in archive.namelist()]
         arrays = {name: _member(archive, name, file.stat().st_size) for name in names if name in there}
     if len(arrays) < len({*names}):
-        raise ValueError(f"{file} needs the arrays {', '.join(names)}; it has {', '.join(there)[:200] or 'none'}")
+        raise ValueError(
+            f"{file} needs the arrays {', '.join(names)}; it has {one_line(ValueError(', '.join(there) or 'none'))}"
+        )
     return [arrays[name] for name in names]
 
 
