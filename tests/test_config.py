@@ -23,6 +23,7 @@ from steelman.losses import DLR, KL, CrossEntropy, Loss, Margin
 from steelman.optimisers import Optimiser
 from steelman.recipe import changed, parts_of
 from steelman.schedules import Schedule
+from steelman.sweep import _values
 from steelman.training import SGD, Adam, Cosine, Steps
 from steelman.training.prepare import Preparation
 
@@ -235,6 +236,7 @@ def test_toml_that_is_nested_deep_is_refused_in_one_line(kind: str, tmp_path: Pa
 
 
 def test_a_change_that_is_nested_deep_is_a_word() -> None:
+    assert _values("a=" + "[" * 3000 + ",2") == ("a", ["[" * 3000, "2"])
     assert changed({}, ["a=" + "[" * 3000])["a"] == "[" * 3000
     assert parts_of(".".join(["a"] * 3000)) == []
 

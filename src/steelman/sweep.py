@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from torch import nn
 from steelman import config
 from steelman.checkpoint import room_for
 from steelman.data.dataset import Dataset
+from steelman.decoding import parse_toml
 from steelman.evaluation import default_measure, measures, named_measure
 from steelman.evaluation.assess import attacked, battery_of
 from steelman.evaluation.battery import Battery
@@ -250,8 +250,8 @@ def _values(vary: str) -> tuple[str, list[str]]:
 
 def _is_toml(text: str) -> bool:
     try:
-        tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+        parse_toml(f"value = {text}")
+    except ValueError:
         return False
     return True
 
