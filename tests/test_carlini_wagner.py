@@ -97,7 +97,7 @@ def test_it_is_the_slow_version(targeted: bool, settings: dict, monkeypatch: pyt
     tried: list[Tensor] = []
     descend = CarliniWagner._descend
 
-    def spy(self: CarliniWagner, oracle: object, x: Tensor, start: Tensor, goal: object, c: Tensor, *rest: Any) -> Any:
+    def spy(self: CarliniWagner, oracle: Any, x: Tensor, start: Tensor, goal: Any, c: Tensor, *rest: Any) -> Any:
         tried.append(c)
         return descend(self, oracle, x, start, goal, c, *rest)
 

@@ -340,8 +340,8 @@ def test_the_markdown_report_says_what_the_page_says(folder, entries, transferre
     text = (folder / "report.md").read_text(encoding="utf-8")
     heads = re.findall(r"^## (.*)$", text, re.MULTILINE)
     assert heads == [
-        "Side by side", "Measures", "Which attack broke which images", "Signs of masked gradients", "Check-up", "Transfer",
-        "Pictures", "What was attacked with what", "How to do it again", "How to cite",
+        "Side by side", "Measures", "Which attack broke which images", "Signs of masked gradients", "Check-up",
+        "Transfer", "Pictures", "What was attacked with what", "How to do it again", "How to cite",
     ]  # fmt: skip
     pictures = re.findall(r"!\[[^\]]+\]\(([^)]*)\)", text)
     assert pictures == ["curve-linf.svg"]

@@ -37,13 +37,12 @@ class Forward:
         types = _parameter_types(model)
         self._type = types.pop() if len(types) == 1 else given
         self._reads_only = False
-        self._nothing: Tensor | None = None
+        self._said: tuple[torch.Size, torch.dtype] | None = None
 
     def __call__(self, x: Images, autocast: Literal["off", "bf16", "caller"] = "off") -> Tensor:
         """`autocast` is the one under which the model is called: "caller" is what is on where this is called."""
         if len(x) == 0:
-            nothing = x.new_zeros(0, 2) if self._nothing is None else self._nothing
-            return nothing + 0 * x.flatten(1)[:, :1] if nothing.is_floating_point() else nothing
+            return self._of_nothing(x)
         given = x if self._type is None else x.to(self._type)
         lent = given if given is not x or (self._reads_only and not x.is_inference()) else x.clone()
         before = None if lent.is_inference() else lent._version
@@ -60,8 +59,14 @@ class Forward:
         if answer.is_floating_point():
             answer = answer.to(x.dtype if x.dtype.itemsize >= 4 else torch.float32)
         if answer.ndim:  # what has no batch is refused by who asked
-            self._nothing = answer[:0].detach()
+            self._said = answer.shape[1:], answer.dtype
         return answer
+
+    def _of_nothing(self, x: Images) -> Tensor:
+        """An empty answer, in the graph of `x` where that is one."""
+        shape, dtype = self._said or (torch.Size([2]), x.dtype)
+        nothing = torch.zeros(0, *shape, dtype=dtype, device=x.device)
+        return nothing + 0 * x.flatten(1)[:, :1] if nothing.is_floating_point() else nothing
 
     def _answer(self, x: Images, autocast: str) -> Tensor:
         kind = x.device.type

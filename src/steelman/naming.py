@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from steelman.types import Share
+
 MANY, FEW = 60, 12
 """How many names an error message lists at most, and how many where there are more."""
 
@@ -37,6 +39,8 @@ def call(method: Any) -> str:
 
 def _is_default(value: object, item: Field) -> bool:
     default = item.default if item.default_factory is MISSING else item.default_factory()
+    if isinstance(value, Share):  # in units of another box
+        return value.share == default
     return value is default or (not isinstance(value, Tensor) and value == default)
 
 

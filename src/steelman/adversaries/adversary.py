@@ -154,8 +154,8 @@ class AttackTraining(Game):
 
     Cost: the adversary's in training, without the classifier's own descent.
     Reference: Shumeet Baluja and Ian Fischer, "Adversarial transformation networks: learning to generate adversarial
-    examples", arXiv 2017, 1703.09387; Yunseok Jang, Tianchen Zhao, Seunghoon Hong and Honglak Lee, "Adversarial defense via
-    learning to generate diverse attacks", ICCV 2019, experiments.
+    examples", arXiv 2017, 1703.09387; Yunseok Jang, Tianchen Zhao, Seunghoon Hong and Honglak Lee, "Adversarial defense
+    via learning to generate diverse attacks", ICCV 2019, experiments.
     """
 
     frozen: ClassVar[bool] = True
