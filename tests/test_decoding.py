@@ -16,8 +16,8 @@ import typer
 from pyarrow import parquet
 from scipy.io import savemat
 
-from steelman import checkpoint
-from steelman.data import SVHN
+from steelman import Plain, Training, checkpoint, fit
+from steelman.data import SVHN, Digits
 from steelman.data.mat import read_mat
 from steelman.decoding import decoding, one_line, parse_json, parse_toml, refuse_bomb
 from steelman.evaluation import Evaluation
@@ -177,6 +177,13 @@ def test_weights_of_other_shapes_are_refused_in_one_line(tmp_path: Path) -> None
             ValueError, match=r"best\.safetensors(: its classifier is no state dict| has no classifier)"
         ):
             checkpoint.network(tmp_path)
+
+
+def test_a_checkpoint_of_something_else_is_refused_by_name(tmp_path: Path) -> None:
+    network = MLP(shape=(1, 8, 8), hidden=(4,))
+    checkpoint.save(tmp_path / "last.safetensors", {"nets": {"classifier": network.state_dict()}})
+    with pytest.raises(ValueError, match=r"last\.safetensors is a checkpoint of something else: it has no fingerprint"):
+        fit(network, Digits().load("train"), Plain(), Training(epochs=1), folder=tmp_path, progress=False)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ has a digest of all its bytes.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import version
@@ -25,6 +25,9 @@ from steelman.types import CLASSIFIER, Description
 
 FORMAT = "steelman 2"
 """The one entry of the header: safetensors writes several in an order of chance."""
+
+TRAINING = ("fingerprint", "nets", "optimisers", "average", "memory", "position", "log")
+"""What the state of a training has, from which it goes on."""
 
 BEFORE = "steelman 1"
 """The format without digest and descriptions, which is still read."""
@@ -69,13 +72,19 @@ def room_for(network: nn.Module, folder: Path, count: int = 1) -> None:
     writable(folder, weights * (2 if there else 3 * count + 2))
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def load(path: Path, device: torch.device | str = "cpu", *, needs: Sequence[str] = ()) -> dict[str, Any]:
     """Read what `save` wrote. Nothing is unpickled.
 
+    needs  what the state has to have, default nothing
+
     Raises:
-        FileNotFoundError, ValueError: no such file; not a checkpoint of ours, or one of which any byte has changed.
+        FileNotFoundError, ValueError: no such file; not a checkpoint of ours, or one of which any byte has changed; one
+            of something else.
     """
-    return _read(path, device)[0]
+    state = _read(path, device)[0]
+    if missing := [name for name in needs if name not in state]:
+        raise ValueError(f"{path} is a checkpoint of something else: it has no {missing[0]}. Put the right one there")
+    return state
 
 
 def is_checkpoint(path: Path) -> bool:

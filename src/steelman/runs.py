@@ -73,7 +73,7 @@ class Run:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        return checkpoint.load(self.folder / "last.safetensors")["log"]
+        return checkpoint.load(self.folder / "last.safetensors", needs=("log",))["log"]
 
     def data(self, split: str, folder: Path | None) -> Dataset:
         assert split in ("train", "test")

@@ -349,7 +349,7 @@ class _Run:
     def _resume(self) -> bool:
         if self.folder is None or not (self.folder / "last.safetensors").exists():
             return False
-        state = checkpoint.load(self.folder / "last.safetensors")
+        state = checkpoint.load(self.folder / "last.safetensors", needs=checkpoint.TRAINING)
         refuse_other(self.fingerprint, state["fingerprint"], self.folder)
         for name, net in self.nets.items():
             net.load_state_dict(state["nets"][name])
