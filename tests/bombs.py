@@ -14,6 +14,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from steelman.evaluation import Evaluation, Transfer
 from steelman.files import UNSEALED, sealed
 from steelman.recipe import load_recipe
 from steelman.subjects.images import table
+from steelman.subjects.onnx import Onnx
 from steelman.subjects.weights import read_state
 from steelman.swept import Swept
 
@@ -122,6 +124,15 @@ def named(path: Path, zipped: bool) -> None:
         archive.writestr("archive/data.pkl", pickled)
         archive.writestr("archive/byteorder", "little")
         archive.writestr("archive/version", "3\n")
+
+
+def onnx(path: Path, batch: int) -> None:
+    """A model for so many images at once."""
+    from onnx import TensorProto, helper, save
+
+    ends = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 8]) for name in ("x", "y"))
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "net", *([each] for each in ends))
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
 
 
 def safetensors(path: Path, length: int, header: bytes) -> None:
@@ -285,6 +296,14 @@ BOMBS: dict[str, tuple[Callable[[Path], object], Callable[[Path], Any]]] = {
     "table of 0 bytes": (to("a.parquet", b""), lambda at: Evaluation.load(at / "a.parquet")),
     "table of 40 million rows": (lambda at: rows(at / "a.parquet"), lambda at: Evaluation.load(at / "a.parquet")),
 }
+if find_spec("onnx") and find_spec("onnxruntime"):
+    BOMBS |= {
+        "onnx of 0 bytes": (to("a.onnx", b""), lambda at: Onnx(at / "a.onnx", (8,))),
+        "onnx with a batch of 10^12 images": (
+            lambda at: onnx(at / "a.onnx", 10**12),
+            lambda at: Onnx(at / "a.onnx", (8,)),
+        ),
+    }
 
 
 def main(root: Path) -> None:

@@ -2,7 +2,7 @@
 
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from steelman.decoding import decoding
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 CLASSES = ("tensor(int64)", "tensor(int32)")
+MOST = 10_000
+"""Images at once, where a file fixes how many: the last batch is filled up to that."""
 
 
 @final
@@ -37,7 +39,10 @@ class Onnx(nn.Module):
         self._check(shape)
 
     def _check(self, shape: tuple[int, ...]) -> None:
-        inputs, outputs = self.session.runs.get_inputs(), self.session.runs.get_outputs()
+        runs = self.session.runs
+        with decoding(self.path, "a readable ONNX model"):  # names are read when they are asked for
+            inputs = [_Port(each.name, each.type, each.shape) for each in runs.get_inputs()]
+            outputs = [_Port(each.name, each.type, each.shape) for each in runs.get_outputs()]
         if len(inputs) != 1 or inputs[0].type not in TYPES:
             told = ", ".join(f"{each.name} {each.type}" for each in inputs)
             raise ValueError(f"{self.path} must have one input, of floating-point images; it has {told}")
@@ -52,6 +57,8 @@ class Onnx(nn.Module):
             )
         self.input, self.kind = inputs[0].name, TYPES[inputs[0].type]
         self.batch = takes[0] if isinstance(takes[0], int) else None
+        if self.batch is not None and not 1 <= self.batch <= MOST:
+            raise ValueError(f"{self.path} takes {self.batch} images at once: export it with any batch size")
         scores = [each.name for each in outputs if each.type in TYPES]
         classes = [each.name for each in outputs if each.type in CLASSES]
         if not scores and not classes:
@@ -77,6 +84,14 @@ class Onnx(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{Path(self.path).name}, sha256 {self.session.digest}"
+
+
+class _Port(NamedTuple):
+    """An input or output."""
+
+    name: str
+    type: str
+    shape: list[Any]
 
 
 class _Session:
