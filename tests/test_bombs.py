@@ -9,6 +9,8 @@ import pytest
 
 from bombs import BOMBS
 
+pytestmark = pytest.mark.xdist_group("bombs")  # one process reads them all
+
 SECONDS = 20.0
 """A bomb takes less than a second; others may be at work."""
 
