@@ -43,21 +43,23 @@ class Forward:
         """`autocast` is the one under which the model is called: "caller" is what is on where this is called."""
         if len(x) == 0:
             return self._of_nothing(x)
-        given = x if self._type is None else x.to(self._type)
-        lent = given if given is not x or (self._reads_only and not x.is_inference()) else x.clone()
-        before = None if lent.is_inference() else lent._version
+        given = x if self._type is None or self._type is x.dtype else x.to(self._type)  # `to` is slow where it is idle
+        tracked = not given.is_inference()
+        lent = x.clone() if given is x and not (self._reads_only and tracked) else given
+        before = lent._version if tracked else 0
         answer = self._answer(lent, autocast)
-        if before is not None and lent._version != before:
+        if tracked and lent._version != before:
             if lent is x:
                 raise ValueError(
                     "the model writes into its images on some calls and not on others, so that the images of this call "
                     "are lost: let it compute a new tensor instead, such as x / 255 for x.div_(255)"
                 )
             self._reads_only = False
-        elif given is x:
+        else:
             self._reads_only = True
-        if answer.is_floating_point():
-            answer = answer.to(x.dtype if x.dtype.itemsize >= 4 else torch.float32)
+        wide = x.dtype if x.dtype.itemsize >= 4 else torch.float32
+        if answer.dtype is not wide and answer.is_floating_point():
+            answer = answer.to(wide)
         if answer.ndim:  # what has no batch is refused by who asked
             self._said = answer.shape[1:], answer.dtype
         return answer
@@ -72,7 +74,8 @@ class Forward:
         kind = x.device.type
         try:
             if autocast == "caller" or (autocast == "off" and not torch.is_autocast_enabled(kind)):
-                return unwrapped(self._called(x))
+                answer = self._called(x)
+                return answer if type(answer) is Tensor else unwrapped(answer)
             with torch.autocast(kind, torch.bfloat16, enabled=autocast == "bf16"):
                 return unwrapped(self._called(x))
         except RuntimeError as error:
