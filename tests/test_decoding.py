@@ -48,7 +48,7 @@ from steelman.subjects.weights import read_state
     ],
 )
 def test_what_a_library_raises_becomes_one_line(error: Exception, said: str) -> None:
-    with pytest.raises(ValueError, match=r"^a\.bin is not a thing: ") as caught, decoding("a.bin", "a thing", "Again"):
+    with pytest.raises(ValueError, match=r"^a\.bin is not a table: ") as caught, decoding("a.bin", "a table", "Again"):
         raise error
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
