@@ -226,7 +226,6 @@ def test_same_seed_same_bits_and_another_seed_other_bits(name: str, alone: Path,
     assert not DEFENCES[name].frozen or bits(first["classifier"]) == bits(table.start())
 
 
-
 class Usual(Changeable):
     """A network as people write it: it normalises its images in place, and wraps its logits."""
 
