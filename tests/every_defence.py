@@ -129,6 +129,9 @@ DEFENCES: dict[str, Game] = {
     "training of gap": AttackTraining(GAP(eps=0.1, width=2, blocks=1, optimiser=FAST)),
 }
 
+KILLED = list({type(defence): name for name, defence in reversed(DEFENCES.items())}.values())
+"""The first of each class: a class decides what there is to go on with, a setting does not."""
+
 # 97 images in batches of 20: neither the epoch nor the last batch (17) nor two processes' halves come out even.
 TRAINING = Training(
     epochs=3,
@@ -227,7 +230,7 @@ def _main(root: Path) -> None:
         _normalise(root)
         return
     images()
-    for turn, name in enumerate(DEFENCES):
+    for turn, name in enumerate(KILLED):
         child = os.fork()
         if child == 0:
             _die_in_write((3, 4, 5, 6, 7, 9, 10, 11)[turn % 8])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import steelman
 from affine import Another, affine, images, small_net
-from every_attack import ATTACKS, Case, bounded, every, generator, minimal, precisions, size
+from every_attack import ATTACKS, Case, bounded, every, generator, minimal, one_of_each, precisions, size
 from generated import Learnt
 from steelman import losses, optimisers, schedules
 from steelman.adversaries import Adversary
@@ -182,7 +182,7 @@ class Fragile(nn.Module):
         return self.model(x)
 
 
-@every
+@one_of_each
 @pytest.mark.parametrize("passes", [None, 0, 1, 3], ids=["works", "first", "second", "later"])
 @pytest.mark.filterwarnings("ignore:the model is in train mode")
 def test_nothing_is_disturbed_also_when_the_model_raises(case: Case, passes: int | None) -> None:
@@ -210,7 +210,7 @@ def test_nothing_is_disturbed_also_when_the_model_raises(case: Case, passes: int
     assert target is None or torch.equal(target, case.target(y))
 
 
-@every
+@one_of_each
 @pytest.mark.filterwarnings("ignore:the model is in train mode")
 def test_modules_are_attacked_in_evaluation_mode(case: Case) -> None:
     x = images(12)
@@ -220,7 +220,7 @@ def test_modules_are_attacked_in_evaluation_mode(case: Case) -> None:
     assert torch.equal(quiet, lively)
 
 
-@every
+@one_of_each
 def test_train_mode_warns_only_where_it_matters(case: Case) -> None:
     x, y, target = images(4), torch.arange(4), case.target(torch.arange(4))
     for part in ("dropout", "normalisation"):
@@ -286,7 +286,7 @@ def test_scalar_and_per_image_eps_agree(case: Case) -> None:
     assert torch.equal(scalar, replace(case.attack, eps=eps)(model, x, y, **go))
 
 
-@every
+@one_of_each
 def test_any_callable_will_do_and_gradients_may_be_off(case: Case) -> None:
     model, x = small_net(), images(12)
     y = predict(model, x)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import every_defence as table
-from every_defence import DEFENCES, TRAINING, Changeable, bits, changeable, first, judged, network, train
+from every_defence import DEFENCES, KILLED, TRAINING, Changeable, bits, changeable, first, judged, network, train
 from steelman import FGSM, AdversarialTraining, DeepDefense, Plain, Sum, checkpoint, config
 from steelman.defences import Game, Objective
 from steelman.training import MicroBatches, play
@@ -97,14 +97,14 @@ def test_batch_normalisation_in_two_processes_is_warned_of_once(pair: Path):
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole table, killed in the middle of an epoch and of a write."""
+    """A defence of each class, killed in the middle of an epoch and of a write."""
     root = tmp_path_factory.mktemp("killed")
     done = script(folder=root)
     assert done.returncode == 0, done.stderr
     return root
 
 
-@every_defence
+@pytest.mark.parametrize("name", KILLED)
 def test_killed_and_resumed_it_ends_in_the_same_bits(name: str, alone: Path, killed: Path):
     epoch, batch, *_ = checkpoint.load(killed / name / "last.safetensors")["position"]
     assert (epoch, batch) < (TRAINING.epochs, 0)
