@@ -209,7 +209,7 @@ def folder_in(runs: Path, name: str) -> Path:
     """
     there = Path(os.path.abspath(runs / name))
     if ".." in Path(name).parts or Path(os.path.abspath(runs)) not in there.parents:
-        raise ValueError(f"{name!r} is no name of a folder in {runs}: leave out '..' and the way from the root")
+        raise ValueError(f"{name!r} is no name of a folder in {runs}: give one without '..', and no absolute path")
     return runs / name
 
 

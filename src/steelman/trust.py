@@ -145,7 +145,7 @@ def imported(name: str, *, from_file: bool) -> Any:
     if not (colon and _is_dotted(module) and _is_dotted(path)):
         raise ValueError(f"{name!r} is not of the form 'module:name', such as 'my_package.my_module:my_function'")
     if _is_standard(module):
-        raise Untrusted(f"{_told(name)} is of Python's standard library, which is never called by a name")
+        raise Untrusted(f"{_told(name)}, of Python's standard library, which is never called by a name")
     here = not from_file or _allowed.get().covers(name) or name in OWN
     if not here and not Allowed(modules=configured()).holds(module):
         raise Untrusted(_refusal(name, module))
@@ -249,7 +249,7 @@ def _check_home(name: str, found: Callable[..., Any], from_file: bool) -> None:
     leads = f"{home}:{getattr(found, '__qualname__', type(found).__name__)}"
     if _is_standard(home):
         raise Untrusted(
-            f"{_told(name)} leads to {leads}, of Python's standard library, which is never called by a name"
+            f"{_told(name)}, which leads to {leads} of Python's standard library, which is never called by a name"
         )
     allowed = _allowed.get()
     if (
@@ -258,7 +258,7 @@ def _check_home(name: str, found: Callable[..., Any], from_file: bool) -> None:
         and not Allowed(modules=allowed.modules | configured()).holds(home)
     ):
         raise Untrusted(
-            f"{_told(name)} leads to {leads}, which you do not trust: if it should be called, add --trust {name}"
+            f"{_told(name)}, which leads to {leads}: you do not trust that. If it should be called, add --trust {name}"
         )
 
 
