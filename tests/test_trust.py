@@ -435,7 +435,7 @@ def test_runs_stay_in_their_folder(name: str, place: Path, call: Callable[..., A
     ):
         code, _, err = call(*words)
         assert (code, err.count("\n")) == (2, 1), err
-        assert f"{name!r} is no name of a folder in runs: leave out '..' and the way from the root" in err
+        assert f"{name!r} is no name of a folder in runs: give one without '..', and no absolute path" in err
     assert [path for path in sorted(place.rglob("*")) if path.name not in ("RAN", "__pycache__")] == [
         path for path in before if path.name != "RAN"
     ]
