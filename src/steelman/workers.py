@@ -77,24 +77,25 @@ def _safe_path() -> Iterator[None]:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Interrupts are ignored in the block, and by processes that are started in it until they say otherwise.
+    """Interrupts wait: in this thread until the block ends, in processes that are started in it until they say so.
 
     A terminal sends an interrupt to all of its processes, and one that is still importing would show where.
     """
-    try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not the main thread, which alone may handle signals
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(places: Any, count: int, allowed: Allowed, heard: bool, plainly: bool) -> None:
     if heard:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends it without a word: the first process has one
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if plainly:
         warnings.formatwarning = warned
     adopt(allowed)
