@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import steelman
 from affine import images, small_net
-from every_attack import Case, every, generator, one_of_each
+from every_attack import SETTINGS, Case, every, generator, one_of_each
 from steelman import PGD, AutoAttack, DeepDefense, HopSkipJump, Plain, Square, Training, WorstOf, evaluate, fit
 from steelman.adversaries import Adversary
 from steelman.attacks import Attack, Surrogate
@@ -130,6 +130,8 @@ def test_logits_of_half_precision_and_autocast_of_the_caller(case: Case) -> None
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
 @one_of_each
 def test_images_and_models_of_half_precision(case: Case, kind: torch.dtype) -> None:
+    if kind == torch.float16 and SETTINGS.index(case) % 3:
+        pytest.skip("bfloat16, which rounds more, is asked of every setting")
     if isinstance(case.attack, Adversary | Surrogate):
         pytest.skip("asks other networks too")
     net, x = small_net(torch.float32), images(8, torch.float32).to(kind)
