@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -257,15 +258,19 @@ EVALUATE = ("evaluate", "failing:model", "--data", "Digits", "--images", "20", "
 def started(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
     (folder / "failing.py").write_text(MODULE)
     environment |= {"XDG_STATE_HOME": str(folder), "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "steelman", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-        env=os.environ | environment,
-        process_group=0,
-    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background would hand on SIG_IGN
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "steelman", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env=os.environ | environment,
+            process_group=0,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the model looks in /proc")
