@@ -192,3 +192,10 @@ def test_functions_look_before_they_work(tmp_path: Path, free):
             work()
     assert list(tmp_path.iterdir()) == []
     assert REPORT > ROOM
+
+
+def test_a_kill_while_a_folder_is_tried_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there: list[list[Path]] = []
+    monkeypatch.setattr(os, "fsync", lambda _: there.append(list(tmp_path.rglob("*"))))
+    writable(tmp_path / "run")
+    assert there == [[]]

@@ -81,7 +81,7 @@ def writable(folder: Path, needed: int = 0) -> None:
                 f"only {_megabytes(free)} are free at {above}, and {_megabytes(needed + ROOM)} may be needed: make "
                 "room, or give another folder"
             )
-        with tempfile.NamedTemporaryFile(dir=above, suffix=PARTIAL) as file:
+        with tempfile.TemporaryFile(dir=above) as file:  # without a name, so that a kill leaves nothing
             file.write(bytes(2**16))
             file.flush()
             os.fsync(file.fileno())
