@@ -88,7 +88,7 @@ def curve(evaluation: Evaluation, norm: Norm, attacks: Sequence[str] | None = No
 
 
 def _known(evaluation: Evaluation) -> list[str]:
-    """The attacks of which every image's answer is known: that met it, or were spared it since it had fallen."""
+    """The attacks of which every image is known: it was attacked, or an earlier attack had already broken it."""
     found = rows(evaluation)
 
     def known(name: str) -> bool:
