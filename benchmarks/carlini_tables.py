@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from steelman import JSMA, PGD, CarliniWagner, CarliniWagnerL0, CarliniWagnerLinf, DeepFool, MinimalFGSM
 from steelman.attacks import Attack
-from steelman.attacks.over_targets import over_targets
+from steelman.attacks.composed.over_targets import over_targets
 from steelman.data import MNIST
 from steelman.data.dataset import Dataset
+from steelman.experiments.run import Run
 from steelman.norms import L0, L2, Linf, Norm
-from steelman.runs import Run
 
 RESULTS = Path("docs/results/carlini-wagner-tables.json")
 CASES = ("best", "average", "worst")

@@ -21,12 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steelman.evaluation import Evaluation, clean_accuracy, evaluate, robust_accuracy
+from steelman.evaluation import evaluate
 from steelman.evaluation.battery import named_battery
-from steelman.evaluation.measures.accuracies import standing
-from steelman.evaluation.report.waterfall import waterfall
+from steelman.experiments.run import train
+from steelman.measures import clean_accuracy, robust_accuracy
+from steelman.measures.accuracies import standing
+from steelman.measures.waterfalls import waterfall
 from steelman.norms import Linf
-from steelman.runs import train
+from steelman.table import Evaluation
 
 NETWORKS = {"plain LeNet": "reference_mnist_lenet", "PGD-trained LeNet": "evaluate_mnist_pgd"}
 EPS = 0.3

@@ -22,8 +22,8 @@ from torch import nn
 
 from steelman.attacks import DeepFool, MinimalFGSM
 from steelman.evaluation import CLEVER, FromPrediction, LossSensitivity, evaluate
-from steelman.evaluation.measures import empirical_robustness
-from steelman.runs import Run
+from steelman.experiments.run import Run
+from steelman.measures import empirical_robustness
 from steelman.types import Batch
 
 T = TypeVar("T")

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from steelman import PGD, YOPO, AdversarialTraining, Batch, Plain, checkpoint
-from steelman.attacks.mode import evaluation_mode
+from steelman.attacks.core.mode import evaluation_mode
 from steelman.data import MNIST, split_off
 from steelman.data.dataset import Dataset
 from steelman.defences import Game

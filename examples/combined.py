@@ -7,7 +7,8 @@ import torch
 from steelman import FGSM, AdversarialTraining, Batch, DeepDefense, DeepFool, Plain, Sum, evaluate
 from steelman.data import Digits
 from steelman.defences import Objective
-from steelman.evaluation import FromPrediction, rho_2
+from steelman.evaluation import FromPrediction
+from steelman.measures import rho_2
 from steelman.networks import MLP
 
 torch.manual_seed(0)

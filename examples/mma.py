@@ -4,7 +4,7 @@ import torch
 
 from steelman import ANPGD, MMA, PGD, Linf, Plain, evaluate
 from steelman.data import Digits
-from steelman.evaluation import mean_margin
+from steelman.measures import mean_margin
 from steelman.networks import MLP
 
 train, test = Digits().load("train"), Digits().load("test")

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from steelman.cards import Card, methods
+from steelman.methods import Card, methods
 
 WRITTEN = "<!-- Written by `make docs` from the docstrings{}: change those. -->\n"
 

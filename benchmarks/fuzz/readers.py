@@ -17,19 +17,20 @@ from torch import Tensor
 
 from steelman import checkpoint
 from steelman.attacks import FGSM
-from steelman.compare import _left
 from steelman.data import CIFAR10, MNIST, SVHN, Arrays, Digits, ImageFolder, cifar
 from steelman.data.dataset import Dataset
-from steelman.evaluation import Evaluation, Transfer, evaluate
+from steelman.evaluation import evaluate
 from steelman.evaluation.battery import load_battery
-from steelman.evaluation.measures import measures
-from steelman.evaluation.report.entry import Entry
-from steelman.evaluation.report.results import results_text
+from steelman.experiments.compare import _left
+from steelman.experiments.recipe import load_recipe
+from steelman.experiments.swept import Judging, Outcome, Swept
+from steelman.loading.onnx import Onnx
+from steelman.loading.weights import fill, read_state
+from steelman.measures import Transfer, measures
 from steelman.networks import MLP
-from steelman.recipe import load_recipe
-from steelman.subjects.onnx import Onnx
-from steelman.subjects.weights import fill, read_state
-from steelman.swept import Judging, Outcome, Swept
+from steelman.report.entry import Entry
+from steelman.report.results import results_text
+from steelman.table import Evaluation
 
 PICTURES = ("png", "jpg", "webp", "tif", "bmp", "ppm", "pgm", "gif.png", "palette.png", "deep.png")
 OLD = Path(__file__).parents[2] / "tests" / "data"

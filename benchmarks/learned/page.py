@@ -6,9 +6,10 @@ from typing import Any
 from benchmarks.learned import networks
 from benchmarks.learned.strength import EPS, against, line
 
-from steelman.evaluation import Axis, Line, Measure, Point, draw_lines, draw_robustness, robustness_curve, save_figure
-from steelman.evaluation.curves.draws import STEP
-from steelman.evaluation.curves.plots import panels
+from steelman.evaluation.draws import STEP
+from steelman.measures import Axis, Line, Measure, Point, robustness_curve
+from steelman.report import draw_lines, draw_robustness, save_figure
+from steelman.report.plots import panels
 
 BEGIN, END = "<!-- written by `make learned-figures` -->", "<!-- end -->"
 RHO_CW = "rho_cw, mean L2 norm of C&W"

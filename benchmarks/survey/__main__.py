@@ -18,8 +18,8 @@ from benchmarks.survey.cost import Cost, measure
 from benchmarks.survey.page import write_page
 from benchmarks.survey.work import do
 
-from steelman.recipe import load_recipe
-from steelman.runs import train
+from steelman.experiments.recipe import load_recipe
+from steelman.experiments.run import train
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"

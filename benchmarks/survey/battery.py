@@ -20,7 +20,7 @@ from steelman import (
     WorstOf,
 )
 from steelman.attacks import Attack
-from steelman.attacks.oracle import Oracle
+from steelman.attacks.core.oracle import Oracle
 from steelman.losses import DLR, Goal, Margin
 from steelman.networks import Filtered
 from steelman.randomness import Draws

@@ -11,10 +11,10 @@ from torch import nn
 
 from steelman import Plain
 from steelman.defences import Game
+from steelman.experiments.recipe import Recipe, build
+from steelman.experiments.run import Run
 from steelman.networks import Filtered
 from steelman.randomness import combine
-from steelman.recipe import Recipe, build
-from steelman.runs import Run
 from steelman.training import play
 from steelman.training.prepare import Guided
 from steelman.types import Batch

@@ -6,7 +6,7 @@ from steelman.failures import guarded
 def main() -> None:
     """The command; an interrupt while it is being imported is one line, too."""
     with guarded():
-        from steelman.cli import main
+        from steelman.cli.main import main
 
         main()
 

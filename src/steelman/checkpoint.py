@@ -229,8 +229,8 @@ def _undescribed(path: Path, name: str) -> str:
     if old:
         return (
             f"{path} was written by an older version, which did not say how its {name} is built: open it with "
-            f"steelman.runs.Run.open(Path({str(path.parent)!r})), and hand over what its network(data) is, or for a "
-            "generator player('generator', data)"
+            f"steelman.experiments.run.Run.open(Path({str(path.parent)!r})), and hand over what its network(data) is, "
+            "or for a generator player('generator', data)"
         )
     return (
         f"{path} does not say how its {name} is built, which was handed to fit as a module: build it as it was, load "

@@ -127,7 +127,7 @@ def _message(error: BaseException) -> str:
 
 
 def _diverged(error: BaseException) -> bool:
-    play = sys.modules.get("steelman.training.play")  # where it was not imported, it was not raised
+    play = sys.modules.get("steelman.training.step")  # where it was not imported, it was not raised
     return play is not None and isinstance(error, play.Diverged)
 
 

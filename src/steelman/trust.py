@@ -23,7 +23,7 @@ from steelman.decoding import one_line, parse_toml
 
 __all__ = ["Untrusted", "trusting"]
 
-OWN = frozenset({"steelman.adversaries.adversary:generator_of", "steelman.networks.advgan:AdvGANCritic"})
+OWN = frozenset({"steelman.adversaries.adversary:generator_of", "steelman.adversaries.generators.advgan:AdvGANCritic"})
 """What checkpoints of this package name: networks of this package alone, from settings that are checked."""
 
 MOST = 1 << 16

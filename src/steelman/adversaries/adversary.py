@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from steelman import checkpoint, config
-from steelman.attacks.attack import Attack
-from steelman.attacks.mode import evaluation_mode
-from steelman.attacks.oracle import Oracle
+from steelman.attacks.core.attack import Attack
+from steelman.attacks.core.mode import evaluation_mode
+from steelman.attacks.core.oracle import Oracle
 from steelman.data.dataset import Dataset
 from steelman.defences.game import Average, Descend, Game, Player, Step
 from steelman.forward import logits_of

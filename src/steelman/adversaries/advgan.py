@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from steelman.adversaries.adversary import GENERATOR, Adversary, Learning, answer, check_radius, defend, standing_for
-from steelman.attacks.attack import Access
-from steelman.attacks.mode import evaluation_mode
-from steelman.attacks.oracle import Oracle
+from steelman.adversaries.generators.advgan import AdvGANCritic, AdvGANGenerator
+from steelman.attacks.core.attack import Access
+from steelman.attacks.core.mode import evaluation_mode
+from steelman.attacks.core.oracle import Oracle
 from steelman.data.dataset import Dataset
 from steelman.defences.game import Average, Descend, Player, Step
 from steelman.losses import Goal, Margin
-from steelman.networks.advgan import AdvGANCritic, AdvGANGenerator
 from steelman.networks.building import described
 from steelman.norms import L2, Linf, Norm, per_image
 from steelman.optimisers import Adam, Optimiser

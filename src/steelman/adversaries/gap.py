@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from steelman.adversaries.adversary import GENERATOR, Adversary, Learning, answer, check_radius, defend, standing_for
-from steelman.attacks.attack import Access
-from steelman.attacks.mode import evaluation_mode
-from steelman.attacks.oracle import Oracle
+from steelman.adversaries.generators.resnet_generator import ResNetGenerator
+from steelman.attacks.core.attack import Access
+from steelman.attacks.core.mode import evaluation_mode
+from steelman.attacks.core.oracle import Oracle
 from steelman.defences.game import Average, Descend, Step
 from steelman.losses import Goal, cross_entropy
-from steelman.networks.resnet_generator import ResNetGenerator
 from steelman.norms import TINY, Linf, Norm, column, per_image
 from steelman.optimisers import Adam, Optimiser
 from steelman.randomness import Draws

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from steelman.adversaries.adversary import GENERATOR, Adversary, Learning, check_radius, defend, standing_for
-from steelman.attacks.best import Best
-from steelman.attacks.mode import evaluation_mode
-from steelman.attacks.oracle import Oracle
+from steelman.adversaries.generators.unet import UNet
+from steelman.attacks.core.best import Best
+from steelman.attacks.core.mode import evaluation_mode
+from steelman.attacks.core.oracle import Oracle
 from steelman.defences.game import Average, Descend, Step
 from steelman.losses import CrossEntropy, Goal
-from steelman.networks.unet import UNet
 from steelman.norms import Linf, Norm, per_image
 from steelman.optimisers import SGD, Optimiser
 from steelman.randomness import Draws

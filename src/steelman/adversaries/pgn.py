@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from steelman.adversaries.adversary import GENERATOR, Adversary, Learning, standing_for
-from steelman.attacks.mode import evaluation_mode
-from steelman.attacks.oracle import Oracle
+from steelman.adversaries.generators.pgn_generator import PGNGenerator
+from steelman.attacks.core.mode import evaluation_mode
+from steelman.attacks.core.oracle import Oracle
 from steelman.defences.game import Average, Descend, Step
 from steelman.forward import logits_of
 from steelman.losses import CrossEntropy, Goal, cross_entropy
-from steelman.networks.pgn_generator import PGNGenerator
 from steelman.networks.surgery import borrowed_buffers, no_recomputation
 from steelman.norms import L2, Norm
 from steelman.optimisers import Adam, Optimiser

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -87,3 +87,7 @@ def check_split(split: str) -> None:
     """Refuse what a type checker would have refused, rather than read the test set for it."""
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test'; got {split!r} (`split_off` makes a validation set)")
+
+
+Data: TypeAlias = Dataset | tuple[Tensor, Tensor]
+"""A data set, or images and labels as a pair of tensors."""

@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from steelman.attacks.attack import Attack
-from steelman.attacks.mode import evaluation_mode
-from steelman.attacks.pgd import PGD
+from steelman.attacks.bounded.pgd import PGD
+from steelman.attacks.core.attack import Attack
+from steelman.attacks.core.mode import evaluation_mode
 from steelman.data.dataset import Dataset
 from steelman.defences.adversarial import Adversarial
 from steelman.defences.crafting import check_attack, crafted

@@ -5,8 +5,8 @@ from typing import Literal, TypeAlias, TypeVar
 
 from torch import nn
 
-from steelman.attacks.attack import Attack
-from steelman.attacks.mode import evaluation_mode
+from steelman.attacks.core.attack import Attack
+from steelman.attacks.core.mode import evaluation_mode
 from steelman.forward import answer_of
 from steelman.networks.surgery import borrowed_buffers
 from steelman.types import Batch, Labels

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from steelman.attacks.ball import Ball
-from steelman.attacks.radius import check_radius
+from steelman.attacks.core.ball import Ball
+from steelman.attacks.core.radius import check_radius
 from steelman.defences.game import Average, Descend, Game, Step
 from steelman.forward import logits_of
 from steelman.losses import cross_entropy

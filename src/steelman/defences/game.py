@@ -7,7 +7,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from steelman.attacks.attack import Attack
+from steelman.attacks.core.attack import Attack
 from steelman.data.dataset import Dataset
 from steelman.naming import call, nearest
 from steelman.optimisers import Optimiser

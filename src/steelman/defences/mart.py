@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steelman.attacks.attack import Attack
-from steelman.attacks.pgd import PGD
+from steelman.attacks.bounded.pgd import PGD
+from steelman.attacks.core.attack import Attack
 from steelman.defences.adversarial import Adversarial
 from steelman.defences.crafting import Crafting, check_attack, check_crafting, crafted
 from steelman.forward import logits_of

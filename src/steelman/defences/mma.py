@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from steelman.attacks.an_pgd import ANPGD
-from steelman.attacks.radius import check_radius
+from steelman.attacks.core.radius import check_radius
+from steelman.attacks.minimal.an_pgd import ANPGD
 from steelman.data.dataset import Dataset
 from steelman.defences.crafting import Crafting, check_crafting, crafted
 from steelman.defences.objective import Objective

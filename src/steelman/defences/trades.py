@@ -4,8 +4,8 @@ from dataclasses import dataclass, fields, replace
 
 from torch import Tensor, nn
 
-from steelman.attacks.attack import Attack
-from steelman.attacks.pgd import PGD
+from steelman.attacks.bounded.pgd import PGD
+from steelman.attacks.core.attack import Attack
 from steelman.defences.adversarial import Adversarial
 from steelman.defences.crafting import Crafting, check_attack, check_crafting, crafted
 from steelman.forward import logits_of

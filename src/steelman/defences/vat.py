@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from steelman.attacks.oracle import Oracle
-from steelman.attacks.vat import VirtualAdversarial
+from steelman.attacks.bounded.vat import VirtualAdversarial
+from steelman.attacks.core.oracle import Oracle
 from steelman.data.dataset import Dataset
 from steelman.defences.dropout import SharedDropout
 from steelman.defences.objective import Objective

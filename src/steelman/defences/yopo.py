@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from steelman.attacks.ball import Ball
-from steelman.attacks.mode import evaluation_mode
-from steelman.attacks.radius import check_radius
+from steelman.attacks.core.ball import Ball
+from steelman.attacks.core.mode import evaluation_mode
+from steelman.attacks.core.radius import check_radius
 from steelman.data.dataset import Dataset
 from steelman.defences.game import Average, Descend, Game, Step
 from steelman.defences.objective import Objective

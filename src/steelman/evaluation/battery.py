@@ -11,18 +11,18 @@ from torch import nn
 
 from steelman import config
 from steelman.adversaries.adversary import Adversary
-from steelman.attacks.apgd import APGD
-from steelman.attacks.attack import Access, Attack
-from steelman.attacks.auto_attack import AutoAttack
-from steelman.attacks.ddn import DDN
-from steelman.attacks.fgsm import FGSM
-from steelman.attacks.fmn import FMN
-from steelman.attacks.hop_skip_jump import HopSkipJump
-from steelman.attacks.noise import SaltAndPepper, UniformNoise
-from steelman.attacks.radius import check_radii, check_radius
-from steelman.attacks.sigma_zero import SigmaZero
-from steelman.attacks.square import Square
-from steelman.evaluation.checkup.signs import sign_attacks
+from steelman.attacks.bounded.apgd import APGD
+from steelman.attacks.bounded.fgsm import FGSM
+from steelman.attacks.bounded.noise import SaltAndPepper, UniformNoise
+from steelman.attacks.bounded.pgd import PGD
+from steelman.attacks.bounded.square import Square
+from steelman.attacks.composed.auto_attack import AutoAttack
+from steelman.attacks.core.attack import Access, Attack
+from steelman.attacks.core.radius import check_radii, check_radius
+from steelman.attacks.decision.hop_skip_jump import HopSkipJump
+from steelman.attacks.minimal.ddn import DDN
+from steelman.attacks.minimal.fmn import FMN
+from steelman.attacks.minimal.sigma_zero import SigmaZero
 from steelman.evaluation.probes.probe import Probe
 from steelman.losses import DLR, Margin
 from steelman.naming import nearest
@@ -297,6 +297,25 @@ def _decisions(name: str, norm: Norm, eps: float, at: str) -> dict[str, Attack]:
         return found | {"Salt and pepper L0": SaltAndPepper(samples=20 if quick else 1000)}
     few = HopSkipJump(norm, steps=3, evaluations=30) if quick else HopSkipJump(norm, steps=17)
     return found | {f"HopSkipJump {norm}": few}
+
+
+def sign_attacks(norm: Norm = Linf, eps: float = 8 / 255, *, steps: int = 20, draws: int = 1000) -> dict[str, Attack]:
+    """Attacks that answer all questions but that of the black box; for it add Square, HopSkipJump or a Surrogate.
+
+    FGSM; PGD from the image itself at 1/2, 1, 2 and 4 times the radius, and on to where there is no bound:
+    1 in Linf, 16 times the radius elsewhere; and uniform noise.
+
+    steps  of PGD, default 20
+    draws  of uniform noise, default 1,000 for the time; 10^4 and more say more
+
+    Cost: 5 `steps` gradient passes in Linf, 7 elsewhere, and at most `draws` forward passes on the images that stand.
+    """
+    factors = (0.5, 1, 2, 4) if norm is Linf else (0.5, 1, 2, 4, 8, 16)
+    radii = [eps * factor for factor in factors if norm is not Linf or eps * factor < 1]
+    family = [PGD(eps=radius, norm=norm, steps=steps, random_start=False) for radius in radii]
+    unbounded = PGD(eps=1.0, steps=steps, random_start=False)
+    found = (FGSM(eps=eps, norm=norm), *family, unbounded, UniformNoise(eps=eps, norm=norm, samples=draws))
+    return {str(attack): attack for attack in found}
 
 
 def _written(eps: float) -> str:

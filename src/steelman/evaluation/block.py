@@ -6,28 +6,28 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steelman.attacks.attack import Attack, AttackResult, check_images, check_labels
-from steelman.attacks.mode import evaluation_mode
+from steelman.attacks.core.attack import Attack, AttackResult, check_images, check_labels
+from steelman.attacks.core.mode import evaluation_mode
 from steelman.evaluation.probes.probe import Probe
-from steelman.evaluation.records import CLEAN, Record
-from steelman.evaluation.schema import ROUNDING, Met, table_of
-from steelman.evaluation.table import Evaluation
 from steelman.forward import answer_of, check_answer, lent
 from steelman.identity import image_digests
 from steelman.losses import cross_entropy
 from steelman.randomness import combine
+from steelman.table.places import Space
+from steelman.table.records import CLEAN, Record
+from steelman.table.schema import ROUNDING, Met, table_of
+from steelman.table.table import Evaluation
 from steelman.types import Batch, Images, Labels, Model, PerImage, Seeds
 
 if TYPE_CHECKING:
     import pyarrow
 
-Space: TypeAlias = Literal["pixels", "preprocessed"]
 
 CLOSE = 1e-2
 """Losses of unattacked images that differ by less, relative or absolute, may come from another device or batch size."""

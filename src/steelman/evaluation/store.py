@@ -4,42 +4,16 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
-from steelman.evaluation.block import Space
-from steelman.evaluation.records import CLEAN, Record
-from steelman.evaluation.table import Evaluation, read_spaces
 from steelman.files import working_in
+from steelman.table.places import Space, table_path
+from steelman.table.records import CLEAN, Record
+from steelman.table.table import Evaluation, read_spaces
 
-TABLE, PARTS = "table.parquet", "parts"
-"""In an evaluation's folder: the table, and the blocks that are done while it is being made."""
-
-
-def table_path(folder: Path, space: str = "pixels") -> Path:
-    """Where a folder has its table; that of another space than pixels lies beside it.
-
-    Raises:
-        ValueError: there is no such space. A table from elsewhere may name one that leads out of the folder.
-    """
-    if space not in get_args(Space):
-        raise ValueError(f"there is no space {space!r}; there are {', '.join(get_args(Space))}")
-    return folder / (TABLE if space == "pixels" else f"table-{space}.parquet")
-
-
-def tables_in(folder: Path) -> dict[str, Evaluation]:
-    """A folder's tables by space, the pixels' first.
-
-    Raises:
-        FileNotFoundError: there is none. ValueError: one is not whole.
-    """
-    found = read_spaces(table_path(folder))
-    for path in sorted(folder.glob("table-*.parquet")):
-        table = Evaluation.load(path)
-        if path == table_path(folder, table.space):
-            found[table.space] = table
-    return found
+PARTS = "parts"
+"""In the folder of an evaluation: the blocks that are done while the table is being made."""
 
 
 class EvaluationFolder:

@@ -1,6 +1,8 @@
 """Networks, and the fixed layers that stand before them. Each is made for the images and classes of a data set."""
 
-from steelman.networks.advgan import AdvGANCritic, AdvGANGenerator
+from steelman.adversaries.generators.advgan import AdvGANCritic, AdvGANGenerator
+from steelman.adversaries.generators.pgn_generator import PGNGenerator
+from steelman.adversaries.generators.resnet_generator import ResNetGenerator
 from steelman.networks.black_box import BlackBox, LogOfProbabilities
 from steelman.networks.bounded_relu import BoundedReLU, bounded_relus
 from steelman.networks.building import build
@@ -16,12 +18,10 @@ from steelman.networks.lenet5 import LeNet5
 from steelman.networks.madry import MadryNet
 from steelman.networks.mlp import MLP
 from steelman.networks.nin import NIN
-from steelman.networks.pgn_generator import PGNGenerator
 from steelman.networks.preact_resnet import PreActResNet18
 from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean
 from steelman.networks.rescale import Rescale
 from steelman.networks.resnet20 import ResNet20
-from steelman.networks.resnet_generator import ResNetGenerator
 from steelman.networks.small_cnn import SmallCNN
 from steelman.networks.surgery import (
     Stem,

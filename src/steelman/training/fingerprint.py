@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from steelman.attacks.attack import Attack
+from steelman.attacks.core.attack import Attack
 from steelman.data.dataset import Dataset
 from steelman.defences.game import Game
 from steelman.identity import digest, model_parts, without_address
-from steelman.sinks import KINDS
 from steelman.training.settings import Training
+from steelman.training.trackers import KINDS
 from steelman.types import CLASSIFIER
 
 FREE = ("checkpoint_seconds", *KINDS)

@@ -12,8 +12,8 @@ from steelman import checkpoint
 from steelman.data.dataset import Dataset
 from steelman.decoding import decoding
 from steelman.identity import digest, model_parts
+from steelman.training.distributed import processes
 from steelman.training.fingerprint import images_of, said
-from steelman.training.processes import processes
 from steelman.types import Batch
 
 BATCH = 250

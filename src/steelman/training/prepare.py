@@ -8,8 +8,8 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
-from steelman.attacks.attack import Attack
-from steelman.attacks.mode import evaluation_mode
+from steelman.attacks.core.attack import Attack
+from steelman.attacks.core.mode import evaluation_mode
 from steelman.data.copies import Copies, Labelled, Noise, Stored
 from steelman.data.dataset import Dataset
 from steelman.forward import logits_of

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from steelman.attacks.attack import Attack
+from steelman.attacks.core.attack import Attack
 from steelman.data.augment import Augmentation
 from steelman.optimisers import SGD, Optimiser
 from steelman.ranges import check_amounts
 from steelman.schedules import Constant, Schedule
-from steelman.sinks import KINDS
+from steelman.training.trackers import KINDS
 
 
 @dataclass(frozen=True)

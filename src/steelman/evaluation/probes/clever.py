@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steelman.attacks.attack import Access
-from steelman.attacks.oracle import Oracle
+from steelman.attacks.core.attack import Access
+from steelman.attacks.core.oracle import Oracle
 from steelman.evaluation.probes.probe import Probe
 from steelman.losses import Goal
 from steelman.norms import L1, L2, Linf, Norm

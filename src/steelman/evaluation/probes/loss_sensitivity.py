@@ -5,8 +5,8 @@ from typing import ClassVar, Literal, final
 
 import torch
 
-from steelman.attacks.attack import Access
-from steelman.attacks.oracle import Oracle
+from steelman.attacks.core.attack import Access
+from steelman.attacks.core.oracle import Oracle
 from steelman.evaluation.probes.probe import Probe
 from steelman.losses import Goal
 from steelman.norms import L2

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from steelman.attacks.attack import Access
+from steelman.attacks.core.attack import Access
 from steelman.data.dataset import Dataset
 from steelman.naming import call
 from steelman.types import Images, Labels, Model, PerImage

@@ -1,0 +1,215 @@
+"""Projected gradient ascent that chooses its step sizes itself."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from steelman.attacks.bounded.pace import Halving, Sparse
+from steelman.attacks.core.attack import Attack
+from steelman.attacks.core.ball import Ball
+from steelman.attacks.core.best import Best
+from steelman.attacks.core.oracle import Oracle
+from steelman.losses import CrossEntropy, Goal, Loss, Margin
+from steelman.norms import L0, L1, Linf, Norm
+from steelman.randomness import Draws
+from steelman.types import Flags, Images, Indices, PerImage, Radius, Share
+
+
+@dataclass(frozen=True)
+class APGD(Attack):
+    """Auto-PGD: gradient ascent with momentum whose step is halved, from the best image so far, when it stops paying.
+
+    z = P(x_t + h d(grad L(x_t))), x_{t+1} = P(x_t + a (z - x_t) + (1 - a)(x_t - x_{t-1})), where P projects onto ball
+    and box, d is the steepest direction, a is .75 (1 in the first step) and h starts at 2 eps. At checkpoints, after
+    22, 41, 57, 70, 80, 87, 93 and 99 % of the steps, an image's h is halved and its x_t set back to its best so far if
+    fewer than rho of the steps since the last checkpoint raised the loss, or if neither h nor the highest loss has
+    changed since. What comes back is the iterate that reached the goal, and of these, or if none did, the one of the
+    highest loss.
+
+    L1 has steps of length h along the signs of the k largest entries of the gradient, without momentum; h starts at
+    eps and k at a fifth of the pixels. Every 4 % of the steps, k becomes the number of pixels that the best image so
+    far has changed, over 1.5; where that number has fallen by more than 5 %, h is eps again and x_t the best so far,
+    elsewhere h is divided by 1.5, down to eps / 10.
+
+    eps          radius, one number or one per image (default 8/255)
+    norm         Linf (default), L2, L1
+    steps        default 100 (paper)
+    restarts     default 1; each from another random start, the best kept per image
+    loss         cross-entropy (default) or DLR()
+    targets      0 (default): untargeted, or towards the given target. Otherwise, without a given target, that many of
+                 the wrong classes with the highest logits at x are attacked one after another, each as a target, and
+                 the image with the highest margin is kept; 9 with loss=DLR() is the paper's APGD-T
+    rho          default .75 (paper and code)
+    multi_eps    the first 30 % of the steps in a ball of 3 eps, 30 % in 2 eps, each starting from the best of the last
+                 (default False; "Mind the box" advises it for L1, and the authors' AutoAttack does it there)
+    early_leave  images that reach the goal leave at once (default False). It changes no success into a failure; use it
+                 to measure accuracy
+
+    Where paper and code differ: a checkpoint compares with < as the paper, not <=; the code counts the loss before the
+    first step as 0. Ours: P is exact for L2, where both project onto the ball and then clip; entries that stand at the
+    box and would leave it take no part in the direction; the last step goes to the best point of ball and box for the
+    gradient at the best image so far, without which L2 at the box and L1 stop short of the optimum of affine models.
+
+    Where the images that are left fit into the batch more than once, their restarts and targets climb side by side,
+    which changes no answer.
+
+    Cost: steps + 1 forward and steps gradient passes per restart and target; 1 forward more with targets.
+    Reference: Francesco Croce and Matthias Hein, "Reliable evaluation of adversarial robustness with an ensemble of
+    diverse parameter-free attacks", ICML 2020, algorithm 1; Francesco Croce and Matthias Hein, "Mind the box:
+    l1-APGD for sparse adversarial attacks on image classifiers", ICML 2021, algorithm 1.
+
+    Raises:
+        ValueError: L0, a loss that compares with the clean logits, DLR with too few classes.
+    """
+
+    eps: Radius = Share(8 / 255)
+    norm: Norm = Linf
+    steps: int = 100
+    restarts: int = 1
+    loss: Loss = field(default_factory=CrossEntropy)
+    targets: int = 0
+    rho: float = 0.75
+    multi_eps: bool = False
+    early_leave: bool = False
+
+    def __post_init__(self) -> None:
+        if self.norm is L0:
+            raise ValueError("APGD is for Linf, L2 and L1; for L0 use PGD(norm=L0)")
+        if self.steps < 1 or self.restarts < 1 or self.targets < 0:
+            raise ValueError(
+                f"APGD needs steps >= 1, restarts >= 1 and targets >= 0; got {self.steps}, {self.restarts} and "
+                f"{self.targets}"
+            )
+        if not 0 < self.rho <= 1:
+            raise ValueError(f"APGD needs rho, a share of the steps, above 0 and at most 1; got {self.rho}")
+        if self.loss.needs_reference:
+            raise ValueError(f"APGD needs a loss of the labels; {type(self.loss).__name__} compares with clean logits")
+
+    def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
+        balls = [Ball.around(x, reach * self.eps, self.norm, self.box) for reach, _ in self._stages()]
+        best, rivals = Best.nothing(x), self._rivals(oracle, x, goal)
+        turns = [(turn, restart) for turn in range(rivals.shape[1]) for restart in range(self.restarts)]
+        while turns:
+            which = torch.where(~(best.success & self.early_leave))[0]
+            if len(which) == 0:
+                break
+            together = max(oracle.fits // len(which), 1)
+            now, turns = turns[:together], turns[together:]
+            rows = which.repeat(len(now))
+            aim = torch.cat([rivals[which, turn] for turn, _ in now])
+            towards = replace(goal[rows], target=None if goal.target is None and self.targets == 0 else aim)
+            seeds = torch.cat([draws[which].split(turn).split(restart).seeds for turn, restart in now])
+            image, found = self._start(balls[0][rows], Draws(seeds)), best
+            for ball, (_, steps) in zip(balls, self._stages(), strict=True):
+                climb = _Climb.start(ball[rows], goal[rows], towards, image, random=ball is balls[0])
+                found = self._run(oracle, rows, climb, steps, leave=ball is balls[-1] and self.early_leave)
+                image = climb.best
+            for part in torch.arange(len(rows), device=x.device).split(len(which)):
+                open_ = torch.where(~(best.success[which] & self.early_leave))[0]  # as if one turn after another
+                best.take(which[open_], found[part[open_]])
+        return self.norm.contain(x, best.x, self.eps, self.box)
+
+    def _stages(self) -> list[tuple[float, int]]:
+        """Radii over eps, and steps there."""
+        third = 3 * self.steps // 10
+        return [(3.0, third), (2.0, third), (1.0, self.steps - 2 * third)] if self.multi_eps else [(1.0, self.steps)]
+
+    def _rivals(self, oracle: Oracle, x: Images, goal: Goal) -> Tensor:
+        """The targets of each image, of shape (batch, targets); one of no meaning for an untargeted attack."""
+        if self.targets == 0 or goal.target is not None:
+            return (goal.labels if goal.target is None else goal.target)[:, None]
+        others = oracle.logits(x).scatter(1, goal.labels[:, None], -torch.inf)
+        return others.topk(min(self.targets, others.shape[1] - 1), dim=1).indices
+
+    def _start(self, ball: Ball, draws: Draws) -> Images:
+        if self.norm is not L1:
+            return ball.sample(draws)
+        return ball.nearest(ball.x + self.box_width * draws.normal(ball.x.shape[1:], ball.x.dtype))
+
+    def _run(self, oracle: Oracle, which: Indices, now: "_Climb", steps: int, *, leave: bool) -> Best:
+        """One climb of the images `which`, each as often as it has turns side by side."""
+        found = Best.nothing(now.x)
+        checkpoints = [0, *now.pace.checkpoints(steps)]
+        for step in range(steps + 1):
+            if step < steps:
+                logits, loss, slope = oracle.ascent(now.x, self.loss, now.towards, which[now.place])
+            else:
+                logits = oracle.logits(now.x, which[now.place])
+                loss, slope = self.loss(logits, now.towards), now.slope
+            if oracle.samples == 1 and self.loss.order is not self.loss:  # a loss is asked for its order alone
+                loss = self.loss.order(logits, now.towards)
+            success = now.goal.reached(logits)
+            found.take(now.place, Best(now.x, success, Margin()(logits, now.goal) if self.targets else loss))
+            if leave and bool(success.any()):
+                first = _first_success(which, found.success)
+                stay = torch.where(now.place < first[which[now.place]])[0]
+                now, loss, slope = now[stay], loss[stay], slope[stay]
+            if len(now.place) == 0:
+                break
+            now.saw(loss, slope)
+            if step in checkpoints[1:]:
+                slope = now.check(slope, self.rho * (step - checkpoints[checkpoints.index(step) - 1]))
+            if step == steps - 1:
+                now.x = self.norm.furthest(now.ball.x, now.slope, now.ball.eps, self.box)
+            elif step < steps:
+                now.step(slope)
+        return found
+
+
+def _first_success(which: Indices, success: Flags) -> Tensor:
+    """For every image, the first of its rows that has reached the goal, or more than there are. Later rows of it need
+    not go on: one after another, they would not have begun."""
+    row = torch.arange(len(which), device=which.device)
+    first = torch.full((int(which.max()) + 1,), len(which), device=which.device)
+    return first.scatter_reduce(0, which, row.where(success, len(which)), "amin")
+
+
+@dataclass
+class _Climb:
+    """The images that have not left: where each is, whence it came, and the best it has been."""
+
+    ball: Ball
+    place: Indices
+    """Each one's place among those that began."""
+    goal: Goal
+    towards: Goal
+    x: Images
+    old: Images | None
+    best: Images
+    slope: Images
+    """The gradient at `best`."""
+    highest: PerImage
+    """The loss at `best`."""
+    pace: Halving | Sparse
+
+    @staticmethod
+    def start(ball: Ball, goal: Goal, towards: Goal, x: Images, *, random: bool) -> "_Climb":
+        x, place = ball.nearest(x), torch.arange(len(x), device=x.device)
+        highest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+        pace = Sparse.start(ball, x, random=random) if ball.norm is L1 else Halving.start(ball)
+        return _Climb(ball, place, goal, towards, x, None, x.clone(), torch.zeros_like(x), highest, pace)
+
+    def __getitem__(self, stay: Indices) -> "_Climb":
+        old = None if self.old is None else self.old[stay]
+        best, slope, highest = self.best[stay], self.slope[stay], self.highest[stay]
+        goals = self.goal[stay], self.towards[stay]
+        return _Climb(
+            self.ball[stay], self.place[stay], *goals, self.x[stay], old, best, slope, highest, self.pace[stay]
+        )
+
+    def saw(self, loss: PerImage, slope: Images) -> None:
+        """What the model said at `x`."""
+        higher = torch.where(loss > self.highest)[0]
+        self.best[higher], self.slope[higher], self.highest[higher] = self.x[higher], slope[higher], loss[higher]
+        self.pace.saw(loss)
+
+    def check(self, slope: Images, enough: float) -> Images:
+        """A checkpoint: some go back to their best image. The gradient at `x` then."""
+        back = self.pace.check(self.ball, self.best, self.highest, enough)
+        back = back.reshape(self.ball.eps.shape)
+        self.x = torch.where(back, self.best, self.x)
+        return torch.where(back, self.slope, slope)
+
+    def step(self, slope: Images) -> None:
+        self.x, self.old = self.pace.step(self.ball, self.x, self.old, slope), self.x

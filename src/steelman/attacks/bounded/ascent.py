@@ -1,0 +1,100 @@
+"""Steps up a loss within a ball: the loop that PGD, MIM and AN-PGD share."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steelman.attacks.core.ball import Ball
+from steelman.attacks.core.best import Best
+from steelman.attacks.core.oracle import Oracle
+from steelman.losses import Goal, Loss, margin
+from steelman.norms import column
+from steelman.types import Images, Indices, Logits, PerImage
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What climbs together: each row is one turn (a restart, a target) of one image, all of a turn side by side."""
+
+    which: Indices
+    """The image of the whole batch that a row belongs to."""
+    turn: Indices
+    ball: Ball
+    step_size: Tensor
+    goal: Goal
+    """What counts as success."""
+    aim: Goal
+    """What the loss is told, which may be one wrong class of many."""
+
+    @staticmethod
+    def of(ball: Ball, step_size: Tensor, goal: Goal) -> "Rows":
+        """One turn of every image."""
+        which = torch.arange(len(ball.x), device=ball.x.device)
+        return Rows(which, torch.zeros_like(which), ball, step_size, goal, goal)
+
+    def __getitem__(self, some: Indices) -> "Rows":
+        return Rows(
+            self.which[some],
+            self.turn[some],
+            self.ball[some],
+            self.step_size[some],
+            self.goal[some],
+            self.aim[some],
+        )
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """How to climb; the fields are those of PGD and MIM."""
+
+    steps: int
+    loss: Loss
+    decay: float | None = None
+    """Of the momentum; None is without."""
+    keep_best: bool = False
+    early_leave: bool = False
+    judge: bool = False
+    """Whether the last iterate is compared with others, which takes one forward pass more."""
+    by_margin: bool = False
+    """Compare by the margin instead of the loss, which differs with the target."""
+
+    def climb(self, oracle: Oracle, rows: Rows, x: Images) -> Best:
+        """From `x` on. Where the last iterate is not judged, it comes back without success and score."""
+        best, velocity = Best.nothing(x), x
+        place = torch.arange(len(x), device=x.device)  # of the rows that have not left
+        broken = torch.full((int((rows.turn == rows.turn[0]).sum()),), torch.iinfo(torch.int64).max, device=x.device)
+        whole = len(broken) == len(x) == len(oracle.goal.labels)
+        for step in range(self.steps + self.judge):
+            last = step == self.steps
+            which = None if whole else rows.which
+            if last:
+                logits, gradient = oracle.logits(x, which), x
+                loss = self.loss(logits, rows.aim)
+            else:
+                logits, loss, gradient = oracle.ascent(x, self.loss, rows.aim, which)
+            if self.keep_best or last:
+                best.take(place, self._judged(x, logits, loss, rows))
+            if self.early_leave and bool((hit := rows.goal.reached(logits)).any()):
+                done = torch.where(hit)[0]
+                best.take(place[done], self._judged(x[done], logits[done], loss[done], rows[done]))
+                # An image that a turn has broken leaves all later turns, whose answers would not be looked at.
+                image = place % len(broken)
+                broken.scatter_reduce_(0, image[done], rows.turn[done], "amin")
+                stay = torch.where(~hit & (rows.turn < broken[image]))[0]
+                if len(stay) == 0:
+                    return best
+                whole = whole and len(stay) == len(place)
+                place, rows, x, gradient, velocity = place[stay], rows[stay], x[stay], gradient[stay], velocity[stay]
+            if not last:
+                if self.decay is not None:
+                    mean = column(gradient.flatten(1).abs().mean(1), x)
+                    gradient = gradient / (mean + (mean == 0)) + (self.decay * velocity if step else 0)
+                    velocity = gradient
+                x = rows.ball.climb(x, gradient, rows.step_size)
+        if not self.judge:
+            best.x[place] = x
+        return best
+
+    def _judged(self, x: Images, logits: Logits, loss: PerImage, rows: Rows) -> Best:
+        return Best(x, rows.goal.reached(logits), margin(logits, rows.goal.labels) if self.by_margin else loss)

@@ -1,0 +1,101 @@
+"""Transfer: crafted on one model, tested on another."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from steelman import checkpoint
+from steelman.attacks.core.attack import Access, Around, Attack, check_parts
+from steelman.attacks.core.oracle import Oracle
+from steelman.losses import Goal
+from steelman.networks.filtered import Filtered
+from steelman.randomness import Draws
+from steelman.types import Images, Model
+
+
+@dataclass(frozen=True)
+class Surrogate(Around):
+    """A transfer attack: craft on a surrogate, test on the model at hand.
+
+    x' = attack(surrogate, x, y). Images are never filtered by success on the surrogate. Brute-force transfer is
+    `WorstOf((Surrogate(PGD(), one), Surrogate(PGD(), two), ...))`; an ensemble surrogate is any callable that returns
+    the mean of several models' logits.
+
+    attack  what is run on the surrogate (its box gives way to this one's). Early leave stops at the first success on
+            the surrogate, which transfers less: leave it off
+    model   the surrogate: a module or callable from images to logits, or the folder of a run or its checkpoint as
+            text, of which nothing else is needed
+
+    Cost: 1 forward pass on the model, to check it; the attack's passes on the surrogate, which are not counted.
+    Reference: Nicolas Papernot, Patrick McDaniel and Ian Goodfellow, "Transferability in machine learning: from
+    phenomena to black-box attacks using adversarial samples", arXiv 2016, 1605.07277, section 2.
+
+    Raises:
+        ValueError: the surrogate is neither a model nor a path, or answers for other classes; its checkpoint is damaged
+            or does not say how the network is built.
+        FileNotFoundError: there is no such run or checkpoint.
+    """
+
+    attack: Attack
+    model: Any
+
+    def __post_init__(self) -> None:
+        check_parts("Surrogate", (self.attack,))
+        if not (callable(self.model) or isinstance(self.model, str | Path)):
+            raise ValueError(f"a surrogate is a model or the path of a run; got {self.model!r}")
+
+    @property
+    def access(self) -> Access:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return "decisions"
+
+    def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
+        oracle.decisions(x)  # a model that cannot be right is refused
+        model: Model = self.model
+        if isinstance(self.model, str | Path):
+            model = checkpoint.shared_network(self.model).to(x.device)
+        with _another(model, oracle, goal) as inner:
+            return replace(self.attack, box=self.box).search(inner, x, goal, draws)
+
+
+@dataclass(frozen=True)
+class IgnoringFilter(Around):
+    """The weak attack on a filter before a network: craft as if it were not there, test on the whole.
+
+    x' = attack(model.network, x, y), for a `Filtered` model. So papers whose filter has no gradient attacked their own
+    defence. Any attack as it is goes through the filter, which is mostly stronger; judge by the worst of both. Where
+    this one does much better, what stands in for the filter's gradient is poor.
+
+    attack  what is run on the bare network (its box gives way to this one's). Early leave stops at the first success on
+            that: leave it off
+
+    Cost: 1 forward pass on the model, to check it, and the attack's passes on its network.
+    Reference: Valentina Zantedeschi, Maria-Irina Nicolae and Ambrish Rawat, "Efficient defenses against adversarial
+    attacks", AISec 2017, experiments (FS), authors' code.
+
+    Raises:
+        ValueError: the model is not `Filtered`, so there is nothing to ignore.
+    """
+
+    attack: Attack
+
+    def __post_init__(self) -> None:
+        check_parts("IgnoringFilter", (self.attack,))
+
+    def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
+        if not isinstance(oracle.model, Filtered):
+            raise ValueError(
+                f"IgnoringFilter needs a Filtered model; {type(oracle.model).__name__} has no filter to ignore. Run "
+                f"{type(self.attack).__name__} itself"
+            )
+        oracle.decisions(x)  # a model that cannot be right is refused
+        with _another(oracle.model.network, oracle, goal) as inner:
+            x_adv = replace(self.attack, box=self.box).search(inner, x, goal, draws)
+        oracle.forwards += inner.forwards
+        oracle.gradients += inner.gradients
+        oracle.flat += inner.flat
+        return x_adv
+
+
+def _another(model: Model, oracle: Oracle, goal: Goal) -> Oracle:
+    """An oracle for another model, which keeps time and house as this one does."""
+    return Oracle(model, goal, half=oracle.half, deadline=oracle.deadline, asked=oracle.asked)

@@ -1,0 +1,1 @@
+"""What every attack is made of: the contract, the oracle, balls and grids."""

@@ -1,0 +1,263 @@
+"""The model as an attack sees it: checked, counted, in evaluation mode, and handed back as it was."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from steelman.attacks.core.mode import evaluation_mode
+from steelman.forward import Forward, check_answer
+from steelman.losses import Goal, Loss, cross_entropy
+from steelman.norms import Norm
+from steelman.types import Flags, Images, Indices, Labels, Logits, Model, PerImage
+
+
+class OutOfTime(Exception):
+    """Raised by an oracle whose deadline has passed."""
+
+
+class Oracle:
+    """Answers of a model, with the forward and gradient passes that each image has cost.
+
+    `which` names the images of the whole batch that a call is about; None means all, in order. An image that it names
+    twice is counted twice. With `samples`, the model is random: an answer is the mean of as many, and costs as many
+    passes. The first question after a `deadline` (of `time.monotonic`) raises `OutOfTime`; `found`, where it is given,
+    keeps the nearest successes until then.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        goal: Goal,
+        *,
+        samples: int = 1,
+        half: bool = False,
+        compiled: bool = False,
+        deadline: float | None = None,
+        asked: Callable[[int], None] | None = None,
+        given: torch.dtype | None = None,
+        check_classes: Callable[[int], None] | None = None,
+    ) -> None:
+        self.model, self.goal, self.samples, self.half = model, goal, samples, half
+        self.deadline, self.asked, self.given, self.check_classes = deadline, asked, given, check_classes
+        self._forward = Forward(model, given=given)
+        self._fast = Forward(model, torch.compile(model, dynamic=True), given=given) if compiled else self._forward
+        classes = (goal.labels,) if goal.target is None else (goal.labels, goal.target)
+        self._highest_label = int(torch.cat(classes).max()) if len(goal.labels) else 0
+        self._stack = ExitStack()
+        self._checked = False
+        self.forwards = torch.zeros_like(goal.labels)
+        self.gradients = torch.zeros_like(self.forwards)
+        self.flat = torch.zeros_like(self.forwards)
+        """Gradient passes that gave 0 everywhere."""
+        self.seconds = 0.0
+        """Spent before this call on what it read from files."""
+        self.found: Found | None = None
+        self.fits = len(goal.labels)
+        """How many images go through the model at once."""
+
+    def __enter__(self) -> "Oracle":
+        self._stack.enter_context(evaluation_mode(self.model))
+        self._stack.enter_context(torch.no_grad())
+        device = self.goal.labels.device.type
+        if torch.is_autocast_enabled(device):  # the backward pass too would be in its precision
+            self._stack.enter_context(torch.autocast(device, enabled=False))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @contextmanager
+    def part(self, which: Indices, goal: Goal, *, samples: int | None = None) -> Iterator["Oracle"]:
+        """An oracle for some of the images, for an attack inside an attack; what it counts is added here."""
+        inner = Oracle(
+            self.model,
+            goal,
+            samples=self.samples if samples is None else samples,
+            half=self.half,
+            deadline=self.deadline,
+            asked=self.asked,
+            given=self.given,
+            check_classes=self.check_classes,
+        )
+        inner._checked, inner._forward, inner._fast = self._checked, self._forward, self._fast
+        inner.fits = self.fits
+        inner.found = None if self.found is None else self.found[which]
+        try:
+            yield inner
+        finally:
+            self._checked = inner._checked
+            for ours, theirs in (
+                (self.forwards, inner.forwards),
+                (self.gradients, inner.gradients),
+                (self.flat, inner.flat),
+            ):
+                ours.index_add_(0, which, theirs)
+            if self.found is not None and inner.found is not None:
+                self.found.put(which, inner.found)
+
+    def decisions(self, x: Images, which: Indices | None = None) -> Labels:
+        """The classes that the model decides on, from logits or from a model that answers with classes alone."""
+        answer = self._ask(x, which)
+        return answer.argmax(1) if answer.is_floating_point() else answer.to(torch.int64)
+
+    def logits(self, x: Images, which: Indices | None = None) -> Logits:
+        """One forward pass; part of a graph only where gradients are enabled and `x` wants one."""
+        answer = self._ask(x, which)
+        if not answer.is_floating_point():
+            raise ValueError(
+                "the model answers with classes alone, and this attack needs logits; use one that needs decisions "
+                "only, such as HopSkipJump or BoundaryAttack"
+            )
+        return answer
+
+    def verdict(self, x: Images) -> tuple[Labels, PerImage]:
+        """Predictions and cross-entropy with the labels, by the model itself in full precision; not counted."""
+        self._fast, self.half = self._forward, False
+        predictions, losses = [], []
+        for which in torch.arange(len(x), device=x.device).split(max(self.fits, 1)):
+            answer = self._answer(x[which])
+            hard = not answer.is_floating_point()
+            if not hard and not bool(answer.isfinite().all()):  # the highest of NaN would pass for a class
+                raise ValueError("the model returns NaN or infinite logits on images that the attack returned")
+            predictions.append(answer.to(torch.int64) if hard else answer.argmax(1))
+            labels = self.goal.labels[which]
+            losses.append(
+                torch.full(labels.shape, torch.nan, device=x.device) if hard else cross_entropy(answer, labels)
+            )
+        return torch.cat(predictions), torch.cat(losses)
+
+    def gradient(
+        self, x: Images, objective: Callable[[Logits], PerImage], which: Indices | None = None
+    ) -> tuple[Logits, PerImage, Images]:
+        """Logits, objective and its gradient at `x`, image by image: one forward and one gradient pass.
+
+        Of a random model, the mean of the objective over the draws, which is not the objective of the mean.
+        """
+        if self.samples == 1:
+            return self._gradient(x, objective, which)
+        whole, self.samples = self.samples, 1
+        try:
+            draws = [self._gradient(x, objective, which) for _ in range(whole)]
+        finally:
+            self.samples = whole
+        logits, value, gradient = (torch.stack(each).mean(0) for each in zip(*draws, strict=True))
+        return logits, value, gradient
+
+    def _gradient(
+        self, x: Images, objective: Callable[[Logits], PerImage], which: Indices | None
+    ) -> tuple[Logits, PerImage, Images]:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            logits = self.logits(x, which)
+            value = objective(logits)
+            gradient = self.backward(value, x, which)
+        return logits.detach(), value.detach(), gradient
+
+    def ascent(
+        self, x: Images, loss: Loss, goal: Goal, which: Indices | None = None
+    ) -> tuple[Logits, PerImage, Images]:
+        """As `gradient`, for an attack that reads the direction alone.
+
+        Cross-entropy's gradient is lost in rounding long before it underflows: where 1 - p is below the precision, the
+        label's part is gone, and that of the other classes is left. So the loss's scale-free form gives the direction.
+        Of a random model, whose draws weigh by their gradients, only images that it is sure of have that, for as many
+        passes more.
+        """
+        steep = loss.scale_free
+        if steep is None or self.samples == 1:
+            return self.gradient(x, partial(steep or loss, goal=goal), which)
+        logits, value, gradient = self.gradient(x, partial(loss, goal=goal), which)
+        lost = torch.where(value.abs() <= math.sqrt(torch.finfo(x.dtype).eps))[0]
+        if len(lost):
+            there = lost if which is None else which[lost]
+            direction = self.gradient(x[lost], partial(steep, goal=goal[lost]), there)[2]
+            gradient = gradient.index_copy(0, lost, direction)  # it may be an expanded view, which cannot be written to
+        return logits, value, gradient
+
+    def backward(self, value: PerImage, x: Images, which: Indices | None = None, *, keep: bool = False) -> Images:
+        """Gradient of the sum of `value` with respect to `x`: one gradient pass. `keep` the graph for another."""
+        _count(self.gradients, which, self.samples)
+        gradient = None
+        if value.requires_grad:
+            # Ones as `grad_outputs` cost a process .4 s or more, and 35 MB, at its first call.
+            total = value.sum() if torch.is_grad_enabled() else torch.enable_grad()(value.sum)()
+            (gradient,) = torch.autograd.grad(total, x, retain_graph=keep, allow_unused=True)
+        if gradient is None:
+            raise ValueError(
+                "the model's output has no gradient with respect to its input: it is not differentiable, or it "
+                "detaches or runs under no_grad. A gradient attack cannot be used on it"
+            )
+        steepest = gradient.flatten(1).abs().amax(1)
+        flattest, highest = torch.stack(steepest.aminmax()).tolist() if len(steepest) else (1.0, 1.0)
+        if not math.isfinite(highest):  # a NaN has the sign 0: it would pass for robustness
+            raise ValueError("the model's gradients are NaN or infinite on these images, so no attack can follow them")
+        if flattest == 0:
+            _count(self.flat, which, self.samples * (steepest == 0))
+        return gradient
+
+    def _ask(self, x: Images, which: Indices | None) -> Tensor:
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise OutOfTime
+        _count(self.forwards, which, self.samples)
+        answers = [self._answer(x) for _ in range(self.samples)]
+        answer = answers[0]
+        if self.samples > 1:
+            answer = torch.stack(answers).mean(0) if answer.is_floating_point() else torch.stack(answers).mode(0).values
+        if self.found is not None:
+            goal = self.goal if which is None else self.goal[which]
+            met = goal.met((answer.argmax(1) if answer.is_floating_point() else answer).detach())
+            self.found.look(x.detach(), met, which)
+        if self.asked is not None:
+            self.asked(len(x) * self.samples)
+        return answer
+
+    def _answer(self, x: Images) -> Tensor:
+        answer = self._fast(x, autocast="bf16" if self.half else "off")
+        if not self._checked and len(x):
+            check_answer(answer, len(x), self._highest_label)
+            self._checked = True
+            if self.check_classes is not None and answer.is_floating_point():
+                self.check_classes(answer.shape[1])
+        return answer
+
+
+def _count(tally: Tensor, which: Indices | None, passes: int | Tensor) -> None:
+    if which is None:
+        tally += passes
+    else:
+        tally.index_add_(0, which, torch.as_tensor(passes, device=tally.device).to(tally.dtype).expand(len(which)))
+
+
+@dataclass(frozen=True)
+class Found:
+    """The nearest success of each image so far: what is left of an attack that runs out of time."""
+
+    origin: Images
+    norm: Norm
+    image: Images
+    size: PerImage
+
+    @staticmethod
+    def nothing(x: Images, norm: Norm) -> "Found":
+        return Found(x, norm, x.clone(), torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device))
+
+    def __getitem__(self, which: Indices) -> "Found":
+        return Found(self.origin[which], self.norm, self.image[which], self.size[which])
+
+    def put(self, which: Indices, other: "Found") -> None:
+        self.image[which], self.size[which] = other.image, other.size
+
+    def look(self, x: Images, met: Flags, which: Indices | None) -> None:
+        """Keep those of `x` that have met the goal and are nearer than what was there."""
+        place = (torch.arange(len(self.size), device=x.device) if which is None else which)[met]
+        for row in range(len(place)) if len(place.unique()) < len(place) else (slice(None),):
+            here, image = place[row].reshape(-1), x[met][row].reshape(-1, *x.shape[1:])
+            size = self.norm.size(image.double() - self.origin[here].double())
+            nearer = size < self.size[here]
+            self.image[here[nearer]], self.size[here[nearer]] = image[nearer], size[nearer]

@@ -1,0 +1,256 @@
+"""Evaluated models side by side, and what images made on one do to the others."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from steelman import config
+from steelman.adversaries.adversary import Adversary
+from steelman.attacks.core.attack import Attack
+from steelman.checkup.findings import Checkup
+from steelman.data.dataset import Dataset
+from steelman.decoding import decoding, parse_json
+from steelman.evaluation.transferability import Source, transfer
+from steelman.experiments.run import Run, entries
+from steelman.files import REPORT, writable
+from steelman.identity import model_parts
+from steelman.loading.images import table
+from steelman.measures.black_box import black_box_table, transfer_table
+from steelman.measures.paper_table import PaperTable
+from steelman.measures.transfer import Transfer
+from steelman.naming import nearest
+from steelman.networks.building import device
+from steelman.report import write
+from steelman.report.compared import chosen, compared
+from steelman.report.entry import Entry, comparable
+from steelman.report.export import slug
+from steelman.report.papers import SHAPES, Shape, paper_table
+from steelman.report.verdicts import verdict
+from steelman.table.places import TABLE, tables_in
+from steelman.table.table import Evaluation
+from steelman.types import Model
+from steelman.workers import workers
+
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Models, the transfers between them, and the files in which all of it stands; the last is report.html."""
+
+    entries: list[Entry]
+    transfers: list[Transfer]
+    written: list[Path]
+    shape: Shape
+
+    @property
+    def shown(self) -> list[PaperTable | str]:
+        """What a terminal shows: tables, and the first model against the others in sentences."""
+        said = verdict(self.entries)
+        found: list[PaperTable | str] = [*said.cautions]
+        found += [paper_table(self.entries, self.shape, transfer=self.transfers)]
+        found += map(str, chosen(compared(self.entries), said.attack))
+        found += map(transfer_table, self.transfers)
+        return [*found, *([black_box_table(self.transfers)] if self.transfers else [])]
+
+
+def compare(
+    folders: Sequence[Path],
+    data: Path | None,
+    into: Path,
+    *,
+    shape: Shape = "auto",
+    attacks: Sequence[str] = (),
+    surrogates: Sequence[Path] = (),
+    ensemble: bool = False,
+    count: int = 1,
+) -> Compared:
+    """One report over several evaluated models.
+
+    folders     of runs, or of what `steelman evaluate` left of other models
+    data        where data sets lie
+    into        where the report goes. Transfers are kept there with their images, and extended when it is called again
+    shape       of the table: see `paper_table`
+    attacks     of transfers: the name of an attack of one of the runs' batteries, a kind, or a TOML table
+    surrogates  runs on which images are crafted, instead of on those that are compared
+    ensemble    craft on the mean of all sources' logits too
+    count       processes that craft
+
+    Tables and logs are read; networks are built, and images loaded, for transfers alone. What of them a recipe names by
+    'module:function' is imported only if it is trusted (`steelman.trust`).
+
+    Raises:
+        FileNotFoundError: one has not been evaluated.
+        ValueError: one is given twice; other data, images, or names; a transfer of what is no run, or of a network that
+            is not trusted.
+    """
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise ValueError(f"{folder} is given twice")
+    runs = {folder: Run.open(folder) for folder in folders if _is_run(folder)}
+    there = dict(zip(runs, entries(list(runs.values())), strict=True)) if runs else {}
+    shown = comparable([_with_checkup(there[each], runs[each]) if each in runs else _left(each) for each in folders])
+    writable(into, REPORT)
+    found: list[Transfer] = []
+    if attacks:
+        if len(runs) < len(folders):
+            other = next(folder for folder in folders if folder not in runs)
+            raise ValueError(f"{other} is no run, so its model is not at hand: only runs have transfers")
+        found = _transfers(list(runs.values()), shown, data, into, attacks, surrogates, ensemble, count)
+    elif surrogates or ensemble:
+        raise ValueError("surrogates are for a transfer: name its attack too, such as --transfer PGD")
+    return Compared(shown, found, write(into, shown, transfer=found, shape=shape), shape)
+
+
+def shape_of(text: str) -> Shape:
+    """A table's shape by its name.
+
+    Raises:
+        ValueError: there is no such shape; names the nearest.
+    """
+    for shape in SHAPES:
+        if text == shape:
+            return shape
+    raise ValueError(f"--paper {text}: there is no such shape; {nearest(text, SHAPES)}")
+
+
+def _is_run(folder: Path) -> bool:
+    return not (folder / TABLE).is_file() or (folder / "recipe.toml").is_file()
+
+
+def _left(folder: Path) -> Entry:
+    """What `write` left of one model in a folder."""
+    tables = tables_in(folder)
+    path = folder / RESULTS
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has a table and no {RESULTS}: `steelman evaluate` writes both")
+    with decoding(path, "what `steelman evaluate` writes", "Evaluate the model again"):
+        models = parse_json(path.read_bytes())["models"]
+        told = {name: _from_json(name, said, tables) for name, said in models.items()}
+    if len(told) != 1:
+        raise ValueError(f"{folder} is of {len(told)} models: give the folder of each one")
+    return next(iter(told.values()))
+
+
+def _from_json(name: str, said: Mapping[str, Any], tables: Mapping[str, Evaluation]) -> Entry:
+    checkup, recipe = said["checkup"], said["recipe"] or ""
+    if not isinstance(recipe, str) or not all(isinstance(each, str) for each in (name, *said["info"].values())):
+        raise TypeError("names, recipe and info are texts")
+    return Entry(
+        name=name,
+        evaluation=tables["pixels"],
+        log=[dict(line) for line in said["training"]],
+        info=said["info"],
+        checkup=None if checkup is None else Checkup.of(checkup),
+        recipe=recipe,
+        preprocessed=tables.get("preprocessed"),
+    )
+
+
+def _with_checkup(entry: Entry, run: Run) -> Entry:
+    """With what was found of the model when it was evaluated."""
+    return replace(entry, checkup=_left(run.results).checkup) if (run.results / RESULTS).is_file() else entry
+
+
+def _transfers(
+    runs: list[Run],
+    shown: list[Entry],
+    data: Path | None,
+    into: Path,
+    attacks: Sequence[str],
+    surrogates: Sequence[Path],
+    ensemble: bool,
+    count: int,
+) -> list[Transfer]:
+    """One for each attack, on the images on which the models were evaluated."""
+    named = dict(zip((entry.name for entry in shown), runs, strict=True))
+    crafted_on = _sources(named, surrogates)
+    whole = runs[0].data("test", data).to(device())
+    evaluated = torch.from_numpy(np.unique(shown[0].evaluation["image"]))
+    images = whole.subset(torch.where(torch.isin(whole.index.cpu(), evaluated))[0])
+    models = {name: run.network(whole) for name, run in (named | crafted_on).items()}
+    members = [models[name] for name in crafted_on]
+    sources: dict[str, Source] = dict(zip(crafted_on, members, strict=True))
+    if ensemble:
+        if len(sources) < 2:
+            raise ValueError("an ensemble needs two sources and more: give more --surrogate")
+        sources[f"mean of {len(members)}"] = members
+    targets = {name: models[name] for name in named}
+    for entry in shown:
+        _refuse_newer(entry, models[entry.name])
+    found = []
+    writable(into, REPORT + 4 * prod(images.shape) * len(images) * len(sources) * len(attacks))
+    with workers(count) or nullcontext() as executor:
+        for asked in attacks:
+            name, attack = _attack(asked, {**named, **crafted_on})
+            of_each = _of_each(attack, sources, crafted_on, whole)
+            place = into / f"transfer-{slug(name)}"
+            found.append(transfer(sources, targets, images, of_each, name=name, executor=executor, folder=place))
+    return found
+
+
+def _sources(named: Mapping[str, Run], surrogates: Sequence[Path]) -> dict[str, Run]:
+    """The runs on which images are crafted; one that is compared too has one name."""
+    if not surrogates:
+        return dict(named)
+    found: dict[str, Run] = {}
+    first = next(iter(named.values()))
+    for run in map(Run.open, surrogates):
+        if run.recipe.data != first.recipe.data:
+            raise ValueError(
+                f"{run.folder} is of {run.recipe.data} and {first.folder} of {first.recipe.data}: only runs of the "
+                "same data can be compared"
+            )
+        same = [name for name, other in named.items() if _place(other) == _place(run)]
+        name = same[0] if same else run.name if run.name not in {**named, **found} else str(run.checkpoint)
+        found[name] = run
+    return found
+
+
+def _place(run: Run) -> Path:
+    return run.checkpoint.resolve()
+
+
+def _attack(asked: str, runs: Mapping[str, Run]) -> tuple[str, Attack]:
+    """What `--transfer` names: an attack of the first battery that has one of this name, a kind, or a table."""
+    for run in runs.values():
+        if asked in run.recipe.evaluation.attacks:
+            return asked, run.recipe.evaluation.attacks[asked]
+    known = {name for run in runs.values() for name in run.recipe.evaluation.attacks}
+    if asked.startswith("{"):
+        attack = config.read(Attack, table(asked, "--transfer"), "--transfer")
+    elif asked in config.concrete(Attack):
+        attack = config.read(Attack, asked, "--transfer")
+    else:
+        raise ValueError(
+            f"--transfer {asked}: no run has an attack of this name, and there is no such kind; "
+            f"{nearest(asked, {*known, *config.concrete(Attack)})}"
+        )
+    return str(attack), attack
+
+
+def _of_each(
+    attack: Attack, sources: Mapping[str, Source], runs: Mapping[str, Run], like: Dataset
+) -> Attack | dict[str, Attack]:
+    """A learned adversary attacks each source with the generator that was trained on it."""
+    if not isinstance(attack, Adversary) or attack.generator is not None:
+        return attack
+    if mean := [name for name in sources if name not in runs]:
+        raise ValueError(f"{attack} needs a generator that was trained on {mean[0]}, and there is none")
+    return {name: attack.with_generator(run.generator(attack, like)) for name, run in runs.items()}
+
+
+def _refuse_newer(entry: Entry, model: Model) -> None:
+    """Raises ValueError where a model is not the one that was evaluated."""
+    try:
+        entry.evaluation.refuse_other_model(model_parts(model))
+    except ValueError as error:
+        raise ValueError(
+            f"{entry.name} is not the model that was evaluated ({error}): `steelman evaluate` it again, --fresh"
+        ) from error

@@ -1,0 +1,151 @@
+"""One model among those that a report, a table or a picture shows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from steelman.checkup.findings import Checkup
+from steelman.measures import Measure, measures, unmeasured
+from steelman.measures.pairwise import same_images
+from steelman.report.gallery import Gallery
+from steelman.table.records import Record, shown
+from steelman.table.table import Evaluation
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of a report.
+
+    name        how the report calls it
+    evaluation  its table; in pixels, unless it has no such one
+    log         its training, one mapping per epoch with "epoch" and any of the keys of `plots.LOGGED`, as far as they
+                are known; epoch 0 is before training
+    gallery     a few images attacked
+    info        what else a reader should know: data, network, defence, seed, time
+    checkup     what was found of the model before it was attacked
+    recipe      the recipe as TOML, where the model has one, for who wants to do it again
+    preprocessed  its table behind the preprocessing, where it has one beside that in pixels
+    again       the command that evaluates it, `steelman evaluate RUN`, where it is a run
+    """
+
+    name: str
+    evaluation: Evaluation
+    log: Sequence[Mapping[str, Any]] = ()
+    gallery: Gallery | None = None
+    info: Mapping[str, str] = field(default_factory=dict)
+    checkup: Checkup | None = None
+    recipe: str = ""
+    preprocessed: Evaluation | None = None
+    again: str = ""
+
+    @cached_property
+    def spaces(self) -> dict[str, Evaluation]:
+        """The tables by space."""
+        tables = (self.evaluation, *([] if self.preprocessed is None else [self.preprocessed]))
+        return {table.space: table for table in tables}
+
+    @cached_property
+    def measures(self) -> dict[str, Measure]:
+        return measures(*self.spaces.values())
+
+    @cached_property
+    def unmeasured(self) -> dict[str, str]:
+        return unmeasured(*self.spaces.values())
+
+    def __repr__(self) -> str:
+        return f"Entry({self.name!r}, {self.evaluation!r})"
+
+    def _repr_markdown_(self) -> str:
+        """All measures, for notebooks."""
+        from steelman.report.papers import measures_table
+
+        return measures_table([self]).markdown()
+
+
+def comparable(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries as they may stand side by side.
+
+    Where models met different attacks under one name (FGSM at each one's own eps_ref, say), the name is followed by
+    what differs in the attacks' parameters, so that their numbers stand in different rows.
+
+    Raises:
+        ValueError: there are none, two of one name, or models that were evaluated on different images.
+    """
+    if not entries:
+        raise ValueError("a report needs at least one model")
+    names = [entry.name for entry in entries]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two models are called {name}; give them different names")
+    for entry in entries[1:]:
+        _refuse_other_images(entries[0], entry)
+    meant: dict[tuple[str, str], dict[str, Record]] = {}
+    for entry in entries:
+        for space, table in entry.spaces.items():
+            for record in table.records:
+                if record.kind:
+                    meant.setdefault((space, record.name), {}).setdefault(record.method, record)
+    new = {
+        (space, name, method): f"{name}: {different}"
+        for (space, name), found in meant.items()
+        if len(found) > 1
+        for method, different in _different(found).items()
+    }
+
+    def told_apart(table: Evaluation) -> Evaluation:
+        keys = {record.name: (table.space, record.name, record.method) for record in table.records}
+        names = {name: new[key] for name, key in keys.items() if key in new}
+        return table.renamed(names) if names else table
+
+    return [
+        replace(
+            entry,
+            evaluation=told_apart(entry.evaluation),
+            preprocessed=None if entry.preprocessed is None else told_apart(entry.preprocessed),
+        )
+        for entry in entries
+    ]
+
+
+def _different(records: Mapping[str, Record]) -> dict[str, str]:
+    """By method, those of an attack's settings that not all have; its call where that does not tell them apart."""
+    own = {method: {name: _short(value) for name, value in each.attack.items()} for method, each in records.items()}
+    different = {
+        method: ", ".join(
+            f"{name}={value}"
+            for name, value in settings.items()
+            if any(other.get(name) != value for other in own.values())
+        )
+        for method, settings in own.items()
+    }
+    kinds = {settings.get("kind") for settings in own.values()}
+    if len(kinds) == 1 and len(set(different.values())) == len(records):
+        return different
+    calls = {method: record.call for method, record in records.items()}
+    if len(set(calls.values())) == len(calls):
+        return calls
+    return {method: f"{call} ({method[:6]})" for method, call in calls.items()}  # they hold other models, say
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else shown(value)
+
+
+def _refuse_other_images(first: Entry, other: Entry) -> None:
+    """Raises ValueError where two models were not evaluated on the same images."""
+    ours, theirs = first.evaluation, other.evaluation
+    if ours.space != theirs.space:
+        raise ValueError(
+            f"{first.name} was evaluated in {ours.space} and {other.name} in {theirs.space}: numbers of two spaces "
+            "cannot be compared"
+        )
+    try:
+        same_images(ours, theirs)
+    except ValueError as error:
+        raise ValueError(f"{first.name} and {other.name} cannot stand side by side: {error}") from error
+
+
+def measured(entries: Sequence[Entry]) -> list[str]:
+    """Every measure that any of the models has, in the order in which they first come up."""
+    return list(dict.fromkeys(name for entry in entries for name in entry.measures))

@@ -1,0 +1,146 @@
+"""Images with their smallest perturbations, as in Deep Defense's figure 7."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steelman.attacks.core.attack import Attack
+from steelman.data.dataset import Data
+from steelman.evaluation.block import seeds_of
+from steelman.norms import L2
+from steelman.table.records import CLEAN, record_of
+from steelman.table.table import Evaluation
+from steelman.types import Batch, Images, Labels, Model, PerImage
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A few images and the nearest that a model takes for something else, the smallest perturbation first.
+
+    index       the image's place in its data set
+    prediction  the class that the model gives to `x_adv`; `x` it classified right
+    size        the perturbation's L2 norm
+    attack      by image, the name of the attack that found it
+    """
+
+    index: Labels
+    x: Images
+    x_adv: Images
+    label: Labels
+    prediction: Labels
+    size: PerImage
+    attack: tuple[str, ...]
+
+    @staticmethod
+    def of(
+        model: Model,
+        dataset: Data,
+        evaluation: Evaluation,
+        attacks: Mapping[str, Attack],
+        *,
+        count: int = 20,
+    ) -> "Gallery | None":
+        """The smallest perturbations in a table, made again; None where no image that was right fell.
+
+        The classes take turns, so that all are seen: first the nearest image of each, then the second nearest. An image
+        stands with its smallest L2 perturbation over the minimal attacks in L2, or over all attacks where there is none
+        of these. It meets that attack again, with the noise that it met in the evaluation, so that what is shown is
+        what the table's row measured, but for rounding.
+
+        model, dataset, attacks   as they were given to `evaluate` in pixels; attacks that were others in the table are
+                                  left out
+        count                     at most so many images; default 20
+
+        Cost: each attack's own, on its images alone.
+
+        Raises:
+            ValueError: a count below 1, or the table has images that the data set has not.
+        """
+        if count < 1:
+            raise ValueError(f"count is how many images to show, at least 1; got {count}")
+        chosen = _nearest(_shared(evaluation, attacks), count)
+        found = []
+        for name in dict.fromkeys(attack for _, attack in chosen):
+            batch = _batch(dataset, [image for image, attack in chosen if attack == name])
+            seeds = seeds_of(evaluation.record(name).seed, name, batch.index)
+            result = attacks[name].run(model, batch.x, batch.y, generator=seeds)
+            parts = (batch.index, batch.x, result.x_adv, batch.y, result.prediction, result.l2)
+            found += [(*one, name) for one in zip(*(part.cpu() for part in parts if part is not None), strict=True)]
+        if not found:
+            return None
+        *columns, names = zip(*sorted(found, key=lambda one: float(one[5])), strict=True)
+        index, x, x_adv, label, prediction, size = (torch.stack(column) for column in columns)
+        return Gallery(index, x, x_adv, label, prediction, size, names)
+
+
+def _shared(evaluation: Evaluation, attacks: Mapping[str, Attack]) -> Evaluation:
+    """The rows of the attacks that are as they were."""
+    there = [
+        name
+        for name in evaluation.attacks
+        if name in attacks
+        and (record := evaluation.record(name)).call
+        and not record.differs(record_of(name, attacks[name], seed=record.seed))
+    ]
+    return evaluation.only([CLEAN, *there])
+
+
+def _nearest(evaluation: Evaluation, count: int) -> list[tuple[int, str]]:
+    """Images, each with the attack that came nearest; the classes take turns."""
+    names = np.array(evaluation.table["attack"].to_pylist(), object)
+    records = {name: evaluation.record(name) for name in evaluation.attacks}
+    minimal = np.isin(names, [name for name, each in records.items() if each.norm == repr(L2) and not each.bounded])
+    label, size = evaluation["label"], evaluation["l2"]
+    fell = (names != CLEAN) & (evaluation["clean_prediction"] == label) & (evaluation["prediction"] != label)
+    if (fell & minimal).any():
+        fell &= minimal
+    nearest: dict[int, tuple[int, str]] = {}
+    turns: dict[int, list[tuple[int, float, int]]] = {}
+    for row in np.flatnonzero(fell)[np.argsort(size[fell], kind="stable")]:
+        image, of = int(evaluation["image"][row]), int(label[row])
+        if image not in nearest:
+            nearest[image] = (image, str(names[row]))
+            turns.setdefault(of, []).append((len(turns.get(of, ())), float(size[row]), image))
+    return [nearest[image] for _, _, image in sorted(turn for each in turns.values() for turn in each)[:count]]
+
+
+def _batch(dataset: Data, images: Sequence[int]) -> Batch:
+    index = torch.tensor(images)
+    if isinstance(dataset, tuple):
+        x, y = dataset
+        if len(x) <= int(index.max()):
+            raise ValueError(f"the table has an image {int(index.max())}, and there are {len(x)}: give the same data")
+        return Batch(x[index.to(x.device)], y[index.to(y.device)], index)
+    place = {image: place for place, image in enumerate(dataset.index.tolist())}
+    missing = [image for image in images if image not in place]
+    if missing:
+        raise ValueError(f"the table has an image {missing[0]}, which {dataset.name} has not: give the same data")
+    return next(dataset.batches([torch.tensor([place[image] for image in images])]))
+
+
+def amplification(change: Tensor) -> int:
+    """The whole number that brings the largest change of a pixel near full contrast around grey, at least 1."""
+    large = float(change.abs().max())
+    return max(1, int(0.5 / large)) if large else 1
+
+
+def png(image: Tensor) -> bytes:
+    """One image of shape (channels, height, width) in [0, 1], grey or colour, as PNG."""
+    from PIL import Image
+
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise ValueError(f"a picture needs 1 or 3 channels, height and width; got shape {tuple(image.shape)}")
+    levels = (image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    stream = io.BytesIO()
+    Image.fromarray(np.squeeze(levels, 2) if levels.shape[2] == 1 else levels).save(stream, "PNG", optimize=True)
+    return stream.getvalue()
+
+
+def data_uri(image: Tensor) -> str:
+    """The image itself as the address of an `<img>`."""
+    return "data:image/png;base64," + base64.b64encode(png(image)).decode()

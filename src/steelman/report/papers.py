@@ -1,0 +1,298 @@
+"""Results in the shape of the papers' tables."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+from steelman.measures import (
+    Measure,
+    Unmeasured,
+    accuracy,
+    average_accuracy,
+    clean_accuracy,
+    empirical_robustness,
+    l_2,
+    mean_norm,
+    minimum,
+    rho_2,
+    rho_cw,
+    rho_inf,
+    robust_accuracy,
+)
+from steelman.measures.accuracies import met as attacks_met
+from steelman.measures.accuracies import threats
+from steelman.measures.all_measures import along_radii
+from steelman.measures.paper_table import Cell, Column, PaperTable
+from steelman.measures.transfer import Transfer
+from steelman.norms import NORMS
+from steelman.report.entry import Entry, comparable, measured
+from steelman.report.explained import explained
+from steelman.table.records import Record
+from steelman.table.table import Evaluation
+
+Shape: TypeAlias = Literal[
+    "auto", "all", "deep-defense", "deep-defense-2", "efficient-defenses", "l2l-da", "pgn", "mma"
+]
+SHAPES: tuple[Shape, ...] = get_args(Shape)
+
+NEITHER = ("PASS", "LossSensitivity", "TrainingSetDistance", "CLEVER")
+"""Probes' labels: of what they measure, more is not known to be better."""
+
+
+class Met(NamedTuple):
+    """An attack that models met, and in which space."""
+
+    name: str
+    space: str
+    record: Record
+
+    def leaves(self, reference: str, norm: str) -> bool:
+        return self.record.reference == reference and self.record.norm == norm
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a shape has to choose from: models, attacks, attacks in pixels by norm and radius, transfers."""
+
+    entries: Sequence[Entry]
+    met: Sequence[Met]
+    threats: Mapping[tuple[str, float], Sequence[str]]
+    transfer: Sequence[Transfer]
+
+    def columns(self, label: str, of: str = "") -> "Iterator[Filled]":
+        """Columns of measures of this label, of one attack or of all images; of none is more known to be better."""
+        for name in measured(self.entries):
+            own, _, attack = name.partition(", ")
+            if re.match(rf"{label}\b", own) and attack == of:
+                yield Column(own, of, None), _called(name)
+
+
+Filled: TypeAlias = tuple[Column, Callable[[Entry], Cell]]
+"""A column, and what stands in it for a model."""
+
+
+def paper_table(entries: Sequence[Entry], shape: Shape = "auto", *, transfer: Sequence[Transfer] = ()) -> PaperTable:
+    """Models by numbers, as a paper prints them, as far as the models' tables have them.
+
+    shape  "deep-defense", "deep-defense-2": Deep Defense's tables 1 (accuracy, rho_2, accuracies at .2, .5 and 1 of
+           eps_ref) and 2 (l_2 of DeepFool, rho_inf, mean L2 of Carlini and Wagner's attack, accuracy under PGD, PASS).
+           "efficient-defenses": its tables 2 and 3 (accuracy under minimal attacks, empirical robustness, distance to
+           the training set, loss sensitivity).
+           "l2l-da": its table 2 (clean accuracy, one per bounded attack, Min), with the robust accuracy beside Min,
+           which is never above it. "pgn": its table 2 (accuracies, or mean and median norms, black-box accuracies where
+           there is a transfer of the attack, clean accuracy, seconds per epoch). "mma": its tables (clean accuracy,
+           AvgAcc, AvgRobAcc, robust accuracy at each radius). "all": every measure. "auto" (default): the first of
+           deep-defense, mma, pgn (attacks in L2) and l2l-da that finds what it is known for, all of whose columns
+           there are; otherwise "all"
+
+    Reference: the papers in the cards of `DeepDefense`, `GaussianAugmentation`, `L2LDA`, `PGN` and `MMA`.
+
+    Raises:
+        ValueError: no entries, or models that cannot be compared; a shape of which the tables have no number.
+    """
+    entries = comparable(entries)
+    met = _met(entries)
+    if chosen := shape == "auto":
+        shape = _fitting(met)
+    seen = Seen(entries, met, _threats(entries), transfer)
+    columns = list(_all(entries) if shape == "all" else SHAPED[shape](seen))
+    cells = [[_cell(entry, fill) for _, fill in columns] for entry in entries]
+    there = [place for place in range(len(columns)) if any(row[place] is not None for row in cells)]
+    if chosen and shape != "all" and len(there) < len(columns):
+        return paper_table(entries, "all", transfer=transfer)
+    if not there:
+        raise ValueError(f"these models were not measured by what a table of {shape} holds; take another shape")
+    labels = [label for place in there for column in (columns[place][0],) for label in (column.label, column.group)]
+    if shape == "mma":
+        labels.append("robust accuracy")
+    return PaperTable(
+        f"{entries[0].evaluation.images} images.",
+        "Model",
+        tuple(columns[place][0] for place in there),
+        tuple(entry.name for entry in entries),
+        tuple(tuple(row[place] for place in there) for row in cells),
+        tuple(explained(labels)),
+    )
+
+
+def measures_table(entries: Sequence[Entry]) -> PaperTable:
+    """Every measure in a row, and the models in the columns."""
+    return paper_table(entries, "all").transposed("Measure")
+
+
+def _cell(entry: Entry, fill: Callable[[Entry], Cell]) -> Cell:
+    try:
+        return fill(entry)
+    except Unmeasured:
+        return None
+
+
+def _met(entries: Sequence[Entry]) -> list[Met]:
+    """The attacks that any of the models met, in the order in which they first come up."""
+    found: dict[tuple[str, str], Met] = {}
+    for entry in entries:
+        for space, table in entry.spaces.items():
+            for name in table.attacks:
+                found.setdefault((name, space), Met(name, space, table.record(name)))
+    return list(found.values())
+
+
+def _threats(entries: Sequence[Entry]) -> dict[tuple[str, float], list[str]]:
+    """In pixels, the attacks that any of the models met, by norm and radius."""
+    found: dict[tuple[str, float], list[str]] = {}
+    for entry in entries:
+        if "pixels" in entry.spaces:
+            for threat, names in threats(entry.spaces["pixels"]).items():
+                there = found.setdefault(threat, [])
+                there += [name for name in names if name not in there]
+    return found
+
+
+def _of(met: Met, measure: Callable[[Evaluation, str], Measure]) -> Callable[[Entry], Cell]:
+    """What a measure says of an attack; nothing of a model that did not meet it."""
+
+    def fill(entry: Entry) -> Cell:
+        if met.space not in entry.spaces or met.name not in entry.spaces[met.space].attacks:
+            return None
+        return measure(entry.spaces[met.space], met.name)
+
+    return fill
+
+
+def _in(space: str, measure: Callable[[Evaluation], Measure]) -> Callable[[Entry], Cell]:
+    return lambda entry: measure(entry.spaces[space]) if space in entry.spaces else None
+
+
+def _fitting(met: Sequence[Met]) -> Shape:
+    bounded = [each for each in met if each.record.bounded]
+    if any(each.record.reference == "prediction" for each in met) and any("eps_ref" in each.name for each in bounded):
+        return "deep-defense"
+    pixels = [each.record for each in bounded if each.space == "pixels"]
+    at = {norm: sorted({each.eps for each in pixels if each.eps is not None and each.norm == norm}) for norm in NORMS}
+    if any(map(along_radii, at.values())):
+        return "mma"
+    if {each.record.norm for each in met if each.record.reference == "label"} == {"L2"} and len(bounded) < len(met):
+        return "pgn"
+    return "l2l-da" if bounded else "all"
+
+
+def _deep_defense(seen: Seen) -> Iterator[Filled]:
+    own = [each for each in seen.met if each.leaves("prediction", "L2")]
+    space = own[0].space if own else "pixels"
+    yield Column("Acc."), _in(space, clean_accuracy)
+    for each in own:
+        yield Column("rho_2", each.name if len(own) > 1 else ""), _of(each, rho_2)
+    shares = [
+        (re.search(r"([\d.]+) eps_ref\)?(.*)", each.name, re.DOTALL), each) for each in seen.met if each.record.bounded
+    ]
+    for share, each in sorted(((s, each) for s, each in shares if s), key=lambda pair: float(pair[0][1])):
+        yield Column(f"{share[1]} eps_ref{share[2]}", "Acc. at"), _of(each, accuracy)
+
+
+def _deep_defense_2(seen: Seen) -> Iterator[Filled]:
+    for each in seen.met:
+        if each.leaves("prediction", "L2"):
+            yield Column("l_2", each.name), _of(each, l_2)
+        elif each.leaves("prediction", "Linf"):
+            yield Column("rho_inf", each.name), _of(each, rho_inf)
+        elif each.record.core == "CarliniWagner" and each.leaves("label", "L2"):
+            yield Column("mean L2", each.name), _of(each, mean_norm)
+        elif each.record.core == "PGD":
+            yield Column("Acc.", each.name), _of(each, accuracy)
+        yield from seen.columns("PASS", each.name)
+
+
+def _efficient_defenses(seen: Seen) -> Iterator[Filled]:
+    for each in seen.met:
+        if not each.record.bounded:
+            yield Column("Acc.", each.name), _of(each, accuracy)
+            yield Column("robustness", each.name), _of(each, empirical_robustness)
+        yield from seen.columns("TrainingSetDistance", each.name)
+    yield from seen.columns("LossSensitivity")
+
+
+def _l2lda(seen: Seen) -> Iterator[Filled]:
+    bounded = [each for each in seen.met if each.record.bounded and each.space == "pixels"]
+    yield Column("Natural"), _in("pixels", clean_accuracy)
+    for each in bounded:
+        yield Column(each.name), _of(each, accuracy)
+    for (norm, eps), names in seen.threats.items():
+        if len(names) > 1:
+            where = f"{norm} {eps:.4g}" if len(seen.threats) > 1 else ""
+            yield Column("Min", where), _all_of(names, minimum)
+            robust = partial(robust_accuracy, norm=NORMS[norm], eps=eps)
+            yield Column("Robust accuracy", where), _all_of(names, lambda table, _, of=robust: of(table))
+
+
+def _all_of(names: Sequence[str], measure: Callable[[Evaluation, Sequence[str]], Measure]) -> Callable[[Entry], Cell]:
+    def fill(entry: Entry) -> Cell:
+        table = entry.spaces.get("pixels")
+        return measure(table, names) if table is not None and set(names) <= set(attacks_met(table)) else None
+
+    return fill
+
+
+def _pgn(seen: Seen) -> Iterator[Filled]:
+    for each in seen.met:
+        if each.space != "pixels" or each.record.reference != "label":
+            continue
+        if each.record.bounded:
+            yield Column("Acc.", each.name), _of(each, accuracy)
+        else:
+            yield Column("mean", each.name), _of(each, _mean)
+            yield Column("median", each.name), _of(each, lambda table, name: rho_cw(table, name, "median"))
+        for matrix in (matrix for matrix in seen.transfer if matrix.attack == each.name):
+            worst = dict(zip(matrix.targets, matrix.worst, strict=True))
+            yield Column("black box", each.name), lambda entry, worst=worst: worst.get(entry.name)
+    yield Column("Benign"), _in("pixels", clean_accuracy)
+    yield Column("s/epoch", "", "lower"), _seconds
+
+
+def _mean(table: Evaluation, name: str) -> Measure:
+    return rho_cw(table, name)
+
+
+def _seconds(entry: Entry) -> Cell:
+    """The mean over the epochs; without an interval, and of this machine."""
+    seconds = [float(line["seconds"]) for line in entry.log if line.get("epoch") and line.get("seconds")]
+    return sum(seconds) / len(seconds) if seconds else None
+
+
+def _mma(seen: Seen) -> Iterator[Filled]:
+    yield Column("Cln"), _in("pixels", clean_accuracy)
+    radii: dict[str, list[float]] = {}
+    for norm, eps in sorted(seen.threats, key=lambda threat: threat[1]):
+        radii.setdefault(norm, []).append(eps)
+    for name, chosen in radii.items():
+        norm = NORMS[name]
+        if len(chosen) > 1:
+            yield Column("AvgAcc", name), _in("pixels", lambda t, n=norm, r=chosen: average_accuracy(t, n, r))
+            yield (
+                Column("AvgRobAcc", name),
+                _in("pixels", lambda t, n=norm, r=chosen: average_accuracy(t, n, r, clean=False)),
+            )
+        for eps in chosen:
+            yield Column(f"{eps:.4g}", name), _in("pixels", lambda t, n=norm, e=eps: robust_accuracy(t, n, e))
+
+
+def _all(entries: Sequence[Entry]) -> Iterator[Filled]:
+    for name in measured(entries):
+        label, _, of = name.partition(", ")
+        better = None if label.startswith(NEITHER) else "higher"
+        yield Column(of or label, label if of else "", better), _called(name)
+
+
+def _called(name: str) -> Callable[[Entry], Cell]:
+    return lambda entry: entry.measures.get(name)
+
+
+SHAPED: dict[str, Callable[[Seen], Iterator[Filled]]] = {
+    "deep-defense": _deep_defense,
+    "deep-defense-2": _deep_defense_2,
+    "efficient-defenses": _efficient_defenses,
+    "l2l-da": _l2lda,
+    "pgn": _pgn,
+    "mma": _mma,
+}
