@@ -82,7 +82,7 @@ def attacks() -> dict[str, tuple[Attack, Norm]]:
         "IV C&W L2": (CarliniWagner(steps=100, search_steps=5, step_size=0.2, c=0.5, polish=0), L2),
         "IV DeepFool": (DeepFool(), L2),
         "IV FGS": (MinimalFGSM(), Linf),
-        "IV I-FGS": (PGD(steps=20, random_start=False, early_leave=True), Linf),
+        "IV I-FGS": (PGD(steps=20, random_start=False, stop_early=True), Linf),
         "IV C&W Linf": (CarliniWagnerLinf(**rounds, steps=100, step_size=0.01, c=0.01, c_max=10.0), Linf),
         "IV JSMA-Z": (JSMA(), L0),
         "IV JSMA-F": (JSMA(of="softmax"), L0),

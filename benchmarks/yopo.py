@@ -91,7 +91,7 @@ class Player:
 
     def measure(self, held_out: Batch) -> None:
         eps = self.options.eps
-        attack = PGD(eps, steps=40, step_size=eps / 30, early_leave=True)
+        attack = PGD(eps, steps=40, step_size=eps / 30, stop_early=True)
         x_adv = attack(self.net, held_out.x, held_out.y, generator=held_out.seeds)
         with torch.no_grad(), evaluation_mode(self.net):
             clean, robust = ((self.net(x).argmax(1) == held_out.y).float().mean().item() for x in (held_out.x, x_adv))

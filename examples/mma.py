@@ -9,8 +9,8 @@ from steelman.networks import MLP
 
 train, test = Digits().load("train"), Digits().load("test")
 attacks = {
-    "PGD .1": PGD(eps=0.1, steps=40, early_leave=True),
-    "PGD .2": PGD(eps=0.2, steps=40, early_leave=True),
+    "PGD .1": PGD(eps=0.1, steps=40, stop_early=True),
+    "PGD .2": PGD(eps=0.2, steps=40, stop_early=True),
     "AN-PGD": ANPGD(radius=0.15, eps_max=0.4, steps=40),
 }
 

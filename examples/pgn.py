@@ -11,7 +11,7 @@ from steelman.norms import L2
 from steelman.training import Adam, play
 
 train, test = Digits().load("train"), Digits().load("test")
-attacks = {"PGD in L2": PGD(eps=0.7, norm=L2, steps=40, early_leave=True)}
+attacks = {"PGD in L2": PGD(eps=0.7, norm=L2, steps=40, stop_early=True)}
 
 
 def learn(defence: Plain | PGN) -> nn.ModuleDict:

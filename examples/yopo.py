@@ -9,7 +9,7 @@ from steelman.networks import MLP
 from steelman.training import play
 
 train, test = Digits().load("train"), Digits().load("test")
-attacks = {"PGD": PGD(eps=0.15, steps=40, restarts=3, early_leave=True)}
+attacks = {"PGD": PGD(eps=0.15, steps=40, restarts=3, stop_early=True)}
 passes = 0
 
 

@@ -59,7 +59,7 @@ def model_parts(model: object) -> dict[str, str]:
 def _parts(model: nn.Module, strict: bool, memory: dict[int, tuple[object, str]]) -> dict[str, str]:
     readers = {name: _Reader(strict, memory) for name in ("classes", "code", "weights", "buffers", "attributes")}
     for name, module in model.named_modules():
-        readers["classes"].say(name, _name(type(module)))
+        readers["classes"].say(name, class_name(type(module)))
         readers["code"].take(type(module))
         for kind, values in (("weights", module._parameters), ("buffers", module._buffers)):
             for key, value in values.items():
@@ -109,7 +109,7 @@ class _Reader:
             self.say("file", hashlib.sha256(file.read_bytes()).hexdigest())
             return
         value = float(value) if isinstance(value, Share) else value  # a default is what it would be if it were given
-        self.say(_name(type(value)))
+        self.say(class_name(type(value)))
         match value:
             case None | bool() | int() | float() | complex() | str() | bytes() | Path() | enum.Enum() | slice():
                 self.say(repr(value))
@@ -184,7 +184,7 @@ class _Reader:
     def code_of(self, kind: type) -> None:
         """A class by its name and, where it is no library's, by what it and its bases are made of."""
         for base in kind.__mro__:
-            self.say(_name(base))
+            self.say(class_name(base))
             if _of_a_library(base.__module__):
                 continue
             for name, value in sorted(vars(base).items()):
@@ -194,7 +194,7 @@ class _Reader:
                     self.take(value)
 
     def _function(self, function: types.FunctionType) -> None:
-        self.say(function.__module__, function.__qualname__)
+        self.say(_room(function.__module__ or ""), function.__qualname__)
         if _of_a_library(function.__module__ or ""):  # none of code that was run in no module
             return
         self.say(_source(function.__code__))
@@ -228,8 +228,13 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     return {**own, "hooks": list(hooks)} if hooks else own
 
 
-def _name(kind: type) -> str:
-    return f"{kind.__module__}:{kind.__qualname__}"
+def class_name(kind: type) -> str:
+    """`module:Class`; of Steelman's own classes only the room, so that a file that moves changes no identity."""
+    return f"{_room(kind.__module__)}:{kind.__qualname__}"
+
+
+def _room(module: str) -> str:
+    return ".".join(module.split(".")[:2]) if module.startswith("steelman.") else module
 
 
 def _file_of(value: str | Path) -> Path | None:

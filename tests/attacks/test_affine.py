@@ -50,7 +50,7 @@ def test_carlini_wagner_finds_the_optimum_of_affine_models(seed: int) -> None:
     untargeted = attack.run(model, model.x, model.y)
     assert bool(untargeted.success.all())
     assert (untargeted.l2 <= limit).all()
-    once = replace(attack, second_look=False).run(model, model.x, model.y)
+    once = replace(attack, retry_target=False).run(model, model.x, model.y)
     assert float((once.l2 <= limit).double().mean()) >= 0.8
 
 

@@ -155,7 +155,7 @@ def test_targets_succeed_exactly_where_the_worst_margin_is_positive(norm: Norm, 
     model = affine(3, images=6, edge=True)
     nearest = model.nearest_in_box(norm)
     for share, wanted in ((1.001, True), (0.999, False)):
-        attack = APGD(eps=share * nearest, norm=norm, steps=50, loss=DLR(), targets=9, early_leave=True)
+        attack = APGD(eps=share * nearest, norm=norm, steps=50, loss=DLR(), targets=9, stop_early=True)
         result = attack.run(model, model.x, model.y, generator=generator())
         assert bool((result.success == wanted).all())
     some = APGD(eps=eps, norm=norm, loss=LogitDifference(), targets=2, steps=20).run(model, model.x, model.y)
@@ -169,7 +169,7 @@ def test_early_leave_changes_no_success_and_saves_passes(more: dict[str, Any]) -
     y = model(x).argmax(1).detach()
     eps = 1.0 if "norm" in more else 0.08
     whole = APGD(eps=eps, steps=20, **more).run(model, x, y, generator=generator())
-    early = APGD(eps=eps, steps=20, **more, early_leave=True).run(model, x, y, generator=generator())
+    early = APGD(eps=eps, steps=20, **more, stop_early=True).run(model, x, y, generator=generator())
     assert torch.equal(whole.success, early.success)
     assert 0 < int(early.success.sum()) < 40
     assert (early.gradients <= whole.gradients).all()
@@ -247,7 +247,7 @@ def test_turns_side_by_side_find_what_one_after_another_find(more: dict[str, Any
     """Alone, an image has its turns one after another; the few that are left of many have them side by side."""
     model, x = small_net(), images(40)
     y = model(x).argmax(1).detach()
-    attack = APGD(eps=1.5 if "norm" in more else 0.12, steps=3, **more, early_leave=True)
+    attack = APGD(eps=1.5 if "norm" in more else 0.12, steps=3, **more, stop_early=True)
     together = attack.run(model, x, y, generator=torch.arange(40))
     stands = torch.where(~together.success)[0]
     assert 0 < len(stands) < 20

@@ -26,7 +26,7 @@ def test_standard_is_the_papers(norm: Norm) -> None:
     attack = AutoAttack(eps=0.3, norm=norm)
     assert parts(attack) == ["APGD", "APGD", "Within(FAB)", "Square"]
     entropy, towards, near, square = attack.attacks
-    common: dict[str, Any] = {"eps": 0.3, "norm": norm, "steps": 100, "restarts": 1, "early_leave": True}
+    common: dict[str, Any] = {"eps": 0.3, "norm": norm, "steps": 100, "restarts": 1, "stop_early": True}
     assert entropy == APGD(**common, loss=CrossEntropy())
     assert towards == APGD(**common, loss=DLR(or_margin=True), targets=9)
     assert near.attack == FAB(norm=norm, steps=100, restarts=1, targets=9, radius=0.3)

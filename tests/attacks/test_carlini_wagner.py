@@ -13,7 +13,7 @@ from steelman.attacks import CarliniWagner, CarliniWagnerL0, CarliniWagnerLinf
 from steelman.attacks.composed.over_targets import over_targets
 from steelman.attacks.core.oracle import Oracle
 from steelman.attacks.minimal.carlini_wagner.descent import Variable
-from steelman.attacks.minimal.carlini_wagner.objectives import Objective
+from steelman.attacks.minimal.carlini_wagner.objectives import CWObjective
 from steelman.attacks.minimal.nearest import first_look
 from steelman.losses import Goal
 from steelman.norms import L0, L2, Linf
@@ -88,7 +88,7 @@ def test_it_is_the_slow_version(targeted: bool, settings: dict, monkeypatch: pyt
             "search_steps": 4,
             "c": 0.1,
             "step_size": 0.1,
-            "second_look": False,
+            "retry_target": False,
             "warm_start": False,
             "polish": 0,
         }
@@ -151,9 +151,9 @@ def test_objectives_are_the_papers_with_their_gradients(name: Any, targeted: boo
     y = torch.arange(40) % 5
     goal = Goal(y, (y + 1) % 5) if targeted else Goal(y)
     for confidence in (0.0, 0.7) if name in ("f6", "f7") else (0.0,):
-        f = Objective(name, confidence)
+        f = CWObjective(name, confidence)
 
-        def value(rows: Tensor, f: Objective = f) -> Tensor:
+        def value(rows: Tensor, f: CWObjective = f) -> Tensor:
             return f(rows, goal).clamp(min=0) if f.hinged else f(rows, goal)
 
         fixed = goal.labels if goal.target is None else goal.target
@@ -304,18 +304,18 @@ def test_confidence_is_the_margin_in_logits() -> None:
 
 
 def test_what_is_not_found_comes_back_as_it_was() -> None:
-    result = CarliniWagner(steps=2, search_steps=1, c=1e-6, warm_start=False, second_look=False).run(MODEL, X, Y)
+    result = CarliniWagner(steps=2, search_steps=1, c=1e-6, warm_start=False, retry_target=False).run(MODEL, X, Y)
     assert not bool(result.success.any())
     assert torch.equal(result.x_adv, X)
 
 
 def test_done_images_leave() -> None:
     model = affine(0, images=12)
-    result = CarliniWagner(steps=100, search_steps=3, c=1.0, warm_start=False, second_look=False, polish=0).run(
+    result = CarliniWagner(steps=100, search_steps=3, c=1.0, warm_start=False, retry_target=False, polish=0).run(
         model, model.x, model.y
     )
     full = CarliniWagner(
-        steps=100, search_steps=3, c=1.0, abort_early=False, warm_start=False, second_look=False, polish=0
+        steps=100, search_steps=3, c=1.0, abort_early=False, warm_start=False, retry_target=False, polish=0
     ).run(model, model.x, model.y)
     assert full.gradients.tolist() == [300] * 12
     assert len(result.gradients.unique()) > 1

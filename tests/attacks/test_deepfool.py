@@ -78,7 +78,7 @@ def test_it_is_the_algorithm(p: float, targeted: bool, settings: dict) -> None:
     target = (Y + 2) % 10 if targeted else None
     y = Y.clone()
     y[0] = (y[0] + 1) % 10  # misclassified to begin with
-    attack = DeepFool(p=p, doubt=math.inf, **{"steps": 10} | settings)  # rounding grows from step to step
+    attack = DeepFool(p=p, slack=math.inf, **{"steps": 10} | settings)  # rounding grows from step to step
     result = attack.run(MODEL, X, y, target=target)
     steps = []
     for row in range(len(X)):
@@ -120,7 +120,7 @@ WRONG = [
     {"classes": 1},
     {"overshoot": -0.1},
     {"overshoot": math.nan},
-    {"doubt": 0.9},
+    {"slack": 0.9},
     {"p": 1.0},
     {"p": math.nan},
     {"norm": L0},
@@ -167,13 +167,13 @@ def test_l1_moves_few_entries_and_always_arrives() -> None:
 def test_doubt_spares_gradients_and_changes_nothing_that_matters(norm: Norm) -> None:
     x = images(40)
     y = MODEL(x).argmax(1)
-    spared, whole = (DeepFool(norm=norm, doubt=doubt).run(MODEL, x, y) for doubt in (1.5, math.inf))
+    spared, whole = (DeepFool(norm=norm, slack=doubt).run(MODEL, x, y) for doubt in (1.5, math.inf))
     assert bool(spared.success.all())
     assert int(spared.gradients.sum()) < 0.7 * int(whole.gradients.sum())
     sizes = [norm.size(result.x_adv - x) for result in (spared, whole)]
     assert float((sizes[0] / sizes[1]).mean()) < 1.01
     once = DeepFool(norm=norm, steps=1)
-    assert torch.equal(once(MODEL, x, y), DeepFool(norm=norm, steps=1, doubt=math.inf)(MODEL, x, y))
+    assert torch.equal(once(MODEL, x, y), DeepFool(norm=norm, steps=1, slack=math.inf)(MODEL, x, y))
 
 
 MEASURED = """

@@ -74,7 +74,7 @@ def walk(x: np.ndarray, label: int, norm: Norm, steps: int) -> np.ndarray:
 
 @pytest.mark.parametrize("norm", [L2, Linf], ids=repr)
 def test_it_is_the_algorithm(norm: Norm) -> None:
-    result = FAB(norm=norm, steps=6, doubt=math.inf).run(MODEL, X, Y)
+    result = FAB(norm=norm, steps=6, slack=math.inf).run(MODEL, X, Y)
     assert bool(result.success.all())
     for row in range(len(X)):
         x = X[row].numpy()
@@ -153,7 +153,7 @@ WRONG = [
     {"alpha_max": math.nan},
     {"eta": 0.9},
     {"beta": 1.0},
-    {"doubt": 0.5},
+    {"slack": 0.5},
     {"norm": L0},
 ]
 

@@ -106,8 +106,8 @@ def test_scale_does_not_matter_and_zeros_do_no_harm(p: float, box: tuple[float, 
 
 
 @pytest.mark.parametrize("p", [math.inf, 2.0, 1.0])
-@pytest.mark.parametrize("doubt", [1.0, 1.5, math.inf])
-def test_the_nearest_boundary_of_all(p: float, doubt: float) -> None:
+@pytest.mark.parametrize("slack", [1.0, 1.5, math.inf])
+def test_the_nearest_boundary_of_all(p: float, slack: float) -> None:
     """The first look is exact; a second one elsewhere is nearly so, and exact where every class is looked at."""
     model, x = small_net(), images(30)
     y = model(x).argmax(1)

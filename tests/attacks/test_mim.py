@@ -64,7 +64,7 @@ def test_tiny_gradients_keep_their_direction() -> None:
 
 def test_early_leave_costs_no_success_and_fewer_passes() -> None:
     attack = MIM(eps=0.1, steps=8)
-    plain, early = attack.run(MODEL, X, Y), replace(attack, early_leave=True).run(MODEL, X, Y)
+    plain, early = attack.run(MODEL, X, Y), replace(attack, stop_early=True).run(MODEL, X, Y)
     assert 0 < int(plain.success.sum()) < 8
     assert bool((early.success | ~plain.success).all())
     assert int(early.gradients.sum()) < int(plain.gradients.sum())

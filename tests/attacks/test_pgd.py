@@ -124,7 +124,7 @@ def test_keep_best_returns_the_best_iterate_successes_first() -> None:
 
 
 def test_early_leave_returns_the_first_success() -> None:
-    attack = PGD(eps=0.2, steps=5, early_leave=True)
+    attack = PGD(eps=0.2, steps=5, stop_early=True)
     seen = iterates(attack)
     won = torch.stack([prediction != Y for _, prediction, _ in seen])
     first = torch.where(won.any(0), won.int().argmax(0), 5)
@@ -136,10 +136,10 @@ def test_early_leave_returns_the_first_success() -> None:
     assert torch.equal(result.gradients, (first + 1).clamp(max=5))
 
 
-@pytest.mark.parametrize("early_leave", [False, True])
-def test_restarts_keep_a_success_or_else_the_higher_loss(early_leave: bool) -> None:
+@pytest.mark.parametrize("stop_early", [False, True])
+def test_restarts_keep_a_success_or_else_the_higher_loss(stop_early: bool) -> None:
     def once(turn: int) -> Tensor:
-        attack = PGD(eps=0.06, steps=3, early_leave=early_leave, restarts=turn + 1)
+        attack = PGD(eps=0.06, steps=3, stop_early=stop_early, restarts=turn + 1)
         return attack(MODEL, X, Y, generator=SEEDS)
 
     def rank(x: Tensor) -> list[tuple[bool, float]]:
@@ -149,8 +149,8 @@ def test_restarts_keep_a_success_or_else_the_higher_loss(early_leave: bool) -> N
     ranks = [rank(once(turn)) for turn in range(5)]
     for before, after in pairwise(ranks):
         for old, new in zip(before, after, strict=True):
-            # With early_leave a success stays what it is; otherwise the better of the two stays.
-            assert new == pytest.approx(old) if early_leave and old[0] else new >= (old[0], old[1] - 1e-9)
+            # With stop_early a success stays what it is; otherwise the better of the two stays.
+            assert new == pytest.approx(old) if stop_early and old[0] else new >= (old[0], old[1] - 1e-9)
     assert ranks[-1] != ranks[0], "no restart changed anything, so nothing was tested"
 
 
@@ -172,16 +172,16 @@ def test_restarts_are_the_best_of_independent_runs() -> None:
 def test_early_leave_costs_no_success() -> None:
     model = affine(1)
     plain = PGD(eps=0.02, steps=20).run(model, model.x, model.y, generator=torch.arange(24))
-    early = PGD(eps=0.02, steps=20, early_leave=True).run(model, model.x, model.y, generator=torch.arange(24))
+    early = PGD(eps=0.02, steps=20, stop_early=True).run(model, model.x, model.y, generator=torch.arange(24))
     assert 0 < int(plain.success.sum()) < 24
     assert bool((early.success | ~plain.success).all())
     assert int(early.gradients.sum()) < int(plain.gradients.sum())
 
 
-@pytest.mark.parametrize("early_leave", [False, True])
+@pytest.mark.parametrize("stop_early", [False, True])
 @pytest.mark.parametrize("targets", [0, 3])
-def test_copies_change_no_answer(early_leave: bool, targets: int) -> None:
-    attack = PGD(eps=0.05, steps=4, restarts=4, targets=targets, loss=LogitDifference(), early_leave=early_leave)
+def test_copies_change_no_answer(stop_early: bool, targets: int) -> None:
+    attack = PGD(eps=0.05, steps=4, restarts=4, targets=targets, loss=LogitDifference(), stop_early=stop_early)
     one = attack.run(MODEL, X, Y, generator=SEEDS)
     for copies in (2, 3, 50):
         many = replace(attack, copies=copies).run(MODEL, X, Y, generator=SEEDS)
@@ -196,13 +196,13 @@ def test_copies_share_passes() -> None:
         calls.append(len(x))
         return MODEL(x)
 
-    PGD(eps=0.05, steps=4, restarts=6, copies=6)(model, X, Y, generator=SEEDS)
+    PGD(eps=0.05, steps=4, restarts=6, parallel_restarts=6)(model, X, Y, generator=SEEDS)
     assert calls == [48] * 5
 
 
 def test_what_a_restart_has_broken_leaves_the_later_ones() -> None:
     """And what it leaves room for is filled: passes end long before those of all restarts."""
-    attack = PGD(eps=0.05, steps=4, restarts=6, early_leave=True, copies=6)
+    attack = PGD(eps=0.05, steps=4, restarts=6, stop_early=True, parallel_restarts=6)
     result = attack.run(MODEL, X, Y, generator=SEEDS)
     assert 0 < int(result.success.sum()) < 8
     assert (result.gradients[~result.success] == 24).all()

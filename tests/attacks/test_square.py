@@ -121,7 +121,7 @@ def test_the_bump_is_the_authors(side: int) -> None:
 
 def test_linf_reaches_the_worst_corner_of_affine_models() -> None:
     model = affine(1, images=24, classes=2, edge=True)
-    x_adv = Square(eps=0.2, queries=500, early_leave=False)(model, model.x, model.y, generator=generator())
+    x_adv = Square(eps=0.2, queries=500, stop_early=False)(model, model.x, model.y, generator=generator())
     reached = Margin()(model(x_adv), Goal(model.y))
     torch.testing.assert_close(reached, model.worst_margin(Linf, 0.2), rtol=1e-9, atol=1e-9)
 
@@ -145,7 +145,7 @@ def test_without_early_leave_the_margin_goes_on_rising() -> None:
     model, x = small_net(), images(40)
     y = model(x).argmax(1).detach()
     early, late = (
-        Square(eps=0.15, queries=100, early_leave=leave).run(model, x, y, generator=generator())
+        Square(eps=0.15, queries=100, stop_early=leave).run(model, x, y, generator=generator())
         for leave in (True, False)
     )
     assert torch.equal(early.success, late.success)
@@ -172,7 +172,7 @@ def test_images_of_any_sides_and_without_channels(shape: tuple[int, ...], norm: 
     x = torch.rand(5, *shape, dtype=torch.float64)
     weight = torch.randn(math.prod(shape), 3, dtype=torch.float64)
     y = (x.flatten(1) @ weight).argmax(1)
-    attack = Square(eps=0.3, norm=norm, queries=60, early_leave=False)
+    attack = Square(eps=0.3, norm=norm, queries=60, stop_early=False)
     x_adv = attack(lambda z: z.flatten(1) @ weight, x, y, generator=generator())
     assert x_adv.shape == x.shape
     assert (size(norm, x_adv, x) <= 0.3).all()

@@ -18,7 +18,7 @@ from steelman.evaluation.battery import Battery
 from steelman.experiments.assess import attacked, reference_of
 from steelman.loading.subject import Subject
 from steelman.networks import MLP
-from steelman.training.validation import Watch
+from steelman.training.validation import Validation
 
 CLASSES = tuple(map(str, range(10)))
 
@@ -162,7 +162,7 @@ def test_test_images_that_a_training_tracks_are_a_sample_too() -> None:
     assert isinstance(head, nn.Linear)
     with torch.no_grad():
         head.bias[0] += 9
-    line = Watch(None, None, sorted_by_class([40] * 10), 20, seed=0)(model)
+    line = Validation(None, None, sorted_by_class([40] * 10), 20, seed=0)(model)
     assert line["test_clean"] == 0.1
 
 

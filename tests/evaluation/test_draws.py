@@ -139,7 +139,7 @@ def test_the_model_is_attacked_in_evaluation_mode_and_found_as_it_was(network, i
 @pytest.mark.parametrize(
     ("attack", "message"),
     [
-        (PGD(eps=0.3, early_leave=True), "early_leave=False"),
+        (PGD(eps=0.3, stop_early=True), "stop_early=False"),
         (PGD(steps=2, restarts=2), "asked for 4 gradients where it takes 2 steps"),
         (learned(steps=2, samples=2), "asked for 3 gradients"),
         (EOT(PGD(steps=2), samples=2), "asked for 4 gradients where it takes 1 steps"),

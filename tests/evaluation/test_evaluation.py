@@ -93,7 +93,7 @@ def test_what_the_attack_was_stands_in_its_record(table):
         "Linf",
         0.1,
         "label",
-        "steelman.attacks.bounded.fgsm:FGSM",
+        "steelman.attacks:FGSM",
     )
     assert (minimal.norm, minimal.eps, minimal.reference) == ("L2", None, "prediction")
     assert "steps=5, overshoot=0.02" in minimal.call

@@ -103,7 +103,7 @@ def test_a_column_of_a_later_version_is_kept_and_is_no_probe(table: Evaluation, 
 def test_a_record_says_what_an_attack_was(table: Evaluation):
     record = table.record("PGD")
     assert (record.kind, record.core, record.how, record.access) == (
-        "steelman.attacks.bounded.pgd:PGD",
+        "steelman.attacks:PGD",
         "PGD",
         "white",
         "gradients",

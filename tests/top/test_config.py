@@ -59,7 +59,7 @@ def everything(text: str) -> Everything:
     ("kind", "value"),
     [
         (Attack, FGSM(eps=0.3, norm=L2, loss=Margin(50.0), box=None)),
-        (Attack, PGD(eps=0.1, steps=3, step_size=0.01, norm=L1, loss=DLR(), restarts=2, early_leave=True)),
+        (Attack, PGD(eps=0.1, steps=3, step_size=0.01, norm=L1, loss=DLR(), restarts=2, stop_early=True)),
         (Attack, PGD(norm=L0, loss=KL())),
         (Attack, PGD(norm=Linf, loss=CrossEntropy(), box=(-1.0, 1.0))),
         (Attack, DeepFool(steps=3)),
@@ -110,7 +110,7 @@ def test_a_whole_number_may_stand_for_a_float():
         ('attack = { kind = "PGD", steps = true }', r"attack\.steps: .*valid integer; got True"),
         ('attack = { kind = "PGD", steps = 2.5 }', r"attack\.steps: .*valid integer; got 2\.5"),
         ('attack = { kind = "PGD", steps = -1 }', r"attack: PGD needs steps >= 0"),
-        ('attack = { kind = "PGD", early_leave = 1 }', r"attack\.early_leave: .*valid boolean; got 1"),
+        ('attack = { kind = "PGD", stop_early = 1 }', r"attack\.stop_early: .*valid boolean; got 1"),
         ('attack = { kind = "PGD", norm = "Linff" }', r"attack\.norm: there is no norm 'Linff'; did you mean Linf\?"),
         ('attack = { kind = "PGD", norm = [] }', r"attack\.norm: there is no norm \[\]"),
         ('attack = { kind = "PGD", loss = "Marginn" }', r"attack\.loss\.kind: .*did you mean Margin\?"),

@@ -402,7 +402,7 @@ def test_a_battery_leaves_out_what_the_images_do_not_allow() -> None:
 
 COMPOSED = ("networks/filtered.py", "networks/preprocess.py", "networks/surgery.py", "networks/black_box.py")
 """Networks made of others, which are called through `Forward` as a whole."""
-OTHERS = ("adversaries/adversary.py", "runs.py", "compare.py", "checkpoint.py")
+OTHERS = ("adversaries/adversary.py", "experiments/run.py", "experiments/compare.py", "checkpoint.py")
 """A generator, and functions that build a network."""
 
 

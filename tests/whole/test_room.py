@@ -136,7 +136,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 WORK = (
     ("steelman.training.loop", "play"),
     ("steelman.experiments.assess", "checkup"),
-    ("steelman.evaluation.block", "Block"),
+    ("steelman.evaluation.block", "Task"),
     ("steelman.experiments.compare", "transfer"),
 )
 """Where training, evaluation and transfer begin."""

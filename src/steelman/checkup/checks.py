@@ -27,7 +27,7 @@ NORMALISED = {
 MASKED = "Gradient attacks say little there: add ones that need no gradient (HopSkipJump, Square, Surrogate)"
 
 
-class Look:
+class ModelCheck:
     """The check-up at work: it goes on as far as the model lets it."""
 
     def __init__(self, model: Model, x: Images, y: Labels, size: int, seed: int, known: Known) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from steelman.attacks.core.attack import Access, check_labels
 from steelman.attacks.core.mode import buffers_kept
-from steelman.checkup.checks import Look
+from steelman.checkup.checks import ModelCheck
 from steelman.checkup.finding import Finding
 from steelman.checkup.labels import Known
 from steelman.data.dataset import Data
@@ -89,7 +89,7 @@ def checkup(model: Model, dataset: Data, *, images: int = 100, batch_size: int =
     devices = [x.device] if x.is_cuda else []
     with torch.inference_mode(False), torch.random.fork_rng(devices), buffers_kept(model):
         torch.manual_seed(seed)
-        look = Look(model, x.detach().clone(), y, batch_size, seed, Known.of(dataset, y))
+        look = ModelCheck(model, x.detach().clone(), y, batch_size, seed, Known.of(dataset, y))
         access = look.go()
     return Checkup(tuple(look.findings), access)
 

@@ -25,7 +25,7 @@ def summaries(kind: str) -> dict[str, str]:
 
 @lru_cache
 def _source(module: str) -> ast.Module:
-    path = Path(__file__).parent.joinpath(*module.split(".")[1:])
+    path = Path(__file__).parents[1].joinpath(*module.split(".")[1:])
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     return ast.parse(file.read_text(encoding="utf-8"))
 

@@ -10,14 +10,14 @@ from torch import nn
 from steelman.data.dataset import Dataset
 from steelman.defences.adversarial import Adversarial
 from steelman.defences.adversarial_training import AdversarialTraining
-from steelman.defences.game import Around, Average, Descend, Step
+from steelman.defences.game import Average, Descend, GameWrapper, Step
 from steelman.networks.surgery import borrowed_buffers
 from steelman.norms import L2
 from steelman.types import CLASSIFIER, Batch
 
 
 @dataclass(frozen=True)
-class AWP(Around[Adversarial]):
+class AWP(GameWrapper[Adversarial]):
     """Adversarial weight perturbation: descend an adversarial loss at weights moved against it, layer by layer.
 
     x' is crafted at the weights w. Then each layer l moves to w_l + v_l, v_l = gamma |w_l| g_l / |g_l| (Frobenius),

@@ -118,7 +118,7 @@ def players_of(game: Game, data: Dataset, given: Mapping[str, Player]) -> dict[s
     return {**own, **given}
 
 
-class Around(Game, Generic[G]):
+class GameWrapper(Game, Generic[G]):
     """A game that is made of another one, whose memory it carries."""
 
     objective: G

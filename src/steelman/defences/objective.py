@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from steelman.data.dataset import Dataset
 from steelman.defences.batching import cut, least_images
-from steelman.defences.game import Around, Average, Descend, Game, Step
+from steelman.defences.game import Average, Descend, Game, GameWrapper, Step
 from steelman.types import CLASSIFIER, Batch
 
 
@@ -28,7 +28,7 @@ class Objective(Game):
 
 
 @dataclass(frozen=True)
-class MicroBatches(Around[Objective]):
+class MicroBatches(GameWrapper[Objective]):
     """An objective on a few images at a time, to save memory: one descent for each part of a batch, and one step.
 
     The losses of the parts are weighted by their share of the batch, so their sum is the batch's mean. A last part of

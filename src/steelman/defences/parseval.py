@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from steelman.data.dataset import Dataset
-from steelman.defences.game import Around, Average, Descend, Game, Step
+from steelman.defences.game import Average, Descend, Game, GameWrapper, Step
 from steelman.defences.plain import Plain
 from steelman.types import CLASSIFIER, Batch
 
@@ -15,7 +15,7 @@ Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 @dataclass(frozen=True)
-class Parseval(Around[Game]):
+class Parseval(GameWrapper[Game]):
     """Parseval training: after each step, weight matrices are pulled towards orthonormal rows.
 
     For a random share S of the rows (output units) of each weight matrix W: W_S <- (1 + beta) W_S - beta W_S W_S^T W_S.

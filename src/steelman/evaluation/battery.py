@@ -270,7 +270,7 @@ def _built(name: str, norm: Norm, eps: float | None, data: str | None) -> Batter
         attacks = {
             f"FGSM {at}": FGSM(eps, norm),
             f"FMN {norm}": FMN(norm, steps=10),
-            f"APGD {at}": APGD(eps, norm, steps=20, loss=DLR(or_margin=True), early_leave=True),
+            f"APGD {at}": APGD(eps, norm, steps=20, loss=DLR(or_margin=True), stop_early=True),
         }
         if norm is not L1:
             attacks[f"Square {at}"] = Square(eps, norm, queries=100, rescale=False)
@@ -279,7 +279,7 @@ def _built(name: str, norm: Norm, eps: float | None, data: str | None) -> Batter
         parts = zip(("APGD-CE", "APGD-T", "FAB-T", "Square"), AutoAttack(eps, norm).attacks, strict=False)
         ensemble = {f"{part} {at}": attack for part, attack in parts}
         entropy = next(iter(ensemble))
-        margin = APGD(eps, norm, loss=Margin(), restarts=5 if norm is L1 else 3, multi_eps=norm is L1, early_leave=True)
+        margin = APGD(eps, norm, loss=Margin(), restarts=5 if norm is L1 else 3, multi_eps=norm is L1, stop_early=True)
         attacks = {
             f"{type(minimal).__name__} {norm}": minimal,
             entropy: ensemble.pop(entropy),

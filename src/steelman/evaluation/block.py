@@ -34,7 +34,7 @@ CLOSE = 1e-2
 
 
 @dataclass(frozen=True)
-class Block:
+class Task:
     """Some images, the attacks that are to meet them, and the rows that they have already.
 
     `work` makes the rows that are missing. It needs nothing else, so that it can be called in another process.
@@ -135,7 +135,7 @@ def seeds_of(seed: int, name: str, index: Tensor | None) -> Seeds:
 class _Rows:
     """The rows of one block: those that were there, and those that are being made."""
 
-    def __init__(self, block: Block, pixels: np.ndarray) -> None:
+    def __init__(self, block: Task, pixels: np.ndarray) -> None:
         assert block.batch.index is not None
         self.block, self.pixels = block, pixels
         self.place = {image: at for at, image in enumerate(block.batch.index.tolist())}

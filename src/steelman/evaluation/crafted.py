@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from steelman import checkpoint, identity
-from steelman.attacks.core.attack import Access, Around, Attack
+from steelman.attacks.core.attack import Access, Attack, AttackWrapper
 from steelman.attacks.core.oracle import Oracle
 from steelman.evaluation.block import placed
 from steelman.losses import Goal
@@ -22,7 +22,7 @@ from steelman.types import Images
 
 @final
 @dataclass(frozen=True)
-class Crafted(Around):
+class Crafted(AttackWrapper):
     """A transfer attack whose images are kept: what is there is read, and what is missing is made on the source.
 
     attack  what is run on the source, as it is

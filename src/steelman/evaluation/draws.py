@@ -172,7 +172,7 @@ class _Recorder:
             if len(x) != len(self.y):
                 raise ValueError(
                     f"the attack asked for gradients of {len(x)} of {len(self.y)} images, so the others' loss at this "
-                    "step is not known; set early_leave=False, or use an attack that moves all images at every step"
+                    "step is not known; set stop_early=False, or use an attack that moves all images at every step"
                 )
             self.keep(logits.detach())
         return logits

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steelman.attacks.core.attack import Around, Attack, check_images, check_labels
+from steelman.attacks.core.attack import Attack, AttackWrapper, check_images, check_labels
 from steelman.attacks.core.radius import check_radii
 from steelman.data.dataset import Data, Dataset
 from steelman.data.sample import Sample
-from steelman.evaluation.block import Block, space_of
+from steelman.evaluation.block import Task, space_of
 from steelman.evaluation.probes.probe import Probe
 from steelman.evaluation.store import EvaluationFolder, merged
 from steelman.files import writable
@@ -112,13 +112,13 @@ def evaluate(
     }
     sent = deepcopy(model).cpu() if executor is not None and isinstance(model, nn.Module) else model
 
-    def blocks(known: Evaluation | None) -> Iterator[Block]:
+    def blocks(known: Evaluation | None) -> Iterator[Task]:
         for batch in batches:
             device = None
             if executor is not None:  # memory of a GPU is not sent
                 device, batch = batch.x.device.type, replace(batch, x=batch.x.cpu(), y=batch.y.cpu())
             rows = None if known is None or batch.index is None else known.of_images(batch.index.tolist())
-            yield Block(sent, batch, space, named, records, tuple(probes), rows, batch_size, device, highest)
+            yield Task(sent, batch, space, named, records, tuple(probes), rows, batch_size, device, highest)
 
     home = None if folder is None else EvaluationFolder(Path(folder), space, fresh)
     with nullcontext() if home is None else home.held(), bar(progress, count * max(len(named), 1)) as advance:
@@ -130,7 +130,7 @@ def evaluate(
             known.refuse_other_attacks(records.values())
         parts = []
         here = (block.work(advance) for block in blocks(known))
-        for part in here if executor is None else each(Block.work, blocks(known), executor):
+        for part in here if executor is None else each(Task.work, blocks(known), executor):
             parts.append(part)
             if home is not None:
                 home.keep(part, **about)
@@ -205,7 +205,7 @@ def _named(attacks: Sequence[Attack] | Mapping[str, Attack]) -> dict[str, Attack
 
 def _unboxed(name: str, attack: Attack) -> Attack:
     try:
-        inner = {"attack": _unboxed(name, attack.attack)} if isinstance(attack, Around) else {}
+        inner = {"attack": _unboxed(name, attack.attack)} if isinstance(attack, AttackWrapper) else {}
         return replace(attack, box=None, **inner)
     except ValueError as error:
         raise ValueError(

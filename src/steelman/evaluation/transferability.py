@@ -67,7 +67,7 @@ def transfer(
     targets     which are tested. One that is also a source, under the same name, is a white box there: its numbers are
                 those of `evaluate`, to the last image
     dataset     a `Dataset`, or images and labels as a pair of tensors; models are attacked in pixels
-    attack      any attack. One that stops at its first success on the source (`early_leave`, and every minimal attack)
+    attack      any attack. One that stops at its first success on the source (`stop_early`, and every minimal attack)
                 transfers less than it could. A mapping has one for each source: learned adversaries have a generator
                 that was trained on it
     name        what the attack is called, which seeds its noise; default: the call that makes it

@@ -66,7 +66,7 @@ class Recipe:
         return () if self.start is None else (self.start,) if isinstance(self.start, str) else self.start
 
 
-SHIPPED = (Path(__file__).parent / "recipes", Path(__file__).parents[2] / "recipes")
+SHIPPED = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "recipes")
 """Where shipped recipes lie: in an installed package, and in a checkout."""
 
 

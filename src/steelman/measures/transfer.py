@@ -89,7 +89,7 @@ class Transfer:
 
     def _repr_markdown_(self) -> str:
         """The matrix, for notebooks."""
-        from steelman.report.black_box import transfer_table
+        from steelman.measures.black_box import transfer_table
 
         return transfer_table(self).markdown()
 

@@ -26,7 +26,7 @@ from steelman.report.verdicts import listed, shared_threats, threat_name, verdic
 SYMBOLS = {"rho_2": "ρ₂", "rho_inf": "ρ∞", "rho_cw": "ρ_cw", "l_2": "ℓ₂"}
 DARK = ("#4aa8e0", "#ff8a3d", "#2fc197", "#e59ac3", "#f2b632", "#8fd0f7")
 """The palette's colours where the page is dark."""
-HERE = Path(__file__).parent
+TEMPLATES = Path(__file__).with_name("templates")
 
 
 def write_report(
@@ -53,9 +53,13 @@ def write_report(
     from markupsafe import Markup
 
     entries = comparable(entries)
-    script = (HERE / "report.js").read_text(encoding="utf-8")
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["breakable"] = _breakable
     environment.filters["as"] = lambda value, form: form % value
@@ -80,7 +84,7 @@ def write_report(
         versions=f"steelman {version('steelman')}, PyTorch {torch.__version__}, Python {platform.python_version()}",
         on=on or date.today().isoformat(),
         palette=list(zip(PALETTE, DARK, strict=True)),
-        style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )

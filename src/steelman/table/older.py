@@ -11,6 +11,7 @@ from steelman import attacks, config
 from steelman.attacks.composed.from_prediction import FromPrediction
 from steelman.attacks.core.attack import Attack
 from steelman.decoding import decoding, parse_json
+from steelman.identity import class_name
 from steelman.table.records import CLEAN, Provenance, Record, record_of
 from steelman.table.schema import COLUMNS, completed
 from steelman.table.table import ABOUT, Evaluation
@@ -123,7 +124,7 @@ def _of_class(row: Mapping[str, Any]) -> Record:
     )
     return Record(
         name=row["attack"],
-        kind=f"{found.__module__}:{word}" if isinstance(found, type) else "",
+        kind=class_name(found) if isinstance(found, type) else "",
         settings={"kind": word},
         call=row["parameters"],
         access=access if isinstance(access, str) else "",

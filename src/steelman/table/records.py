@@ -206,7 +206,7 @@ def record_of(
     core = _core(attack)
     return Record(
         name=name,
-        kind=_class(attack),
+        kind=identity.class_name(type(attack)),
         settings=_settings(attack),
         call=shown(_settings(attack)),
         digest=identity.digest(attack),
@@ -242,10 +242,6 @@ def _core(attack: Attack) -> Attack:
     while isinstance(attack, EOT | FromPrediction | Within):
         attack = attack.attack
     return attack
-
-
-def _class(value: object) -> str:
-    return f"{type(value).__module__}:{type(value).__qualname__}"
 
 
 def _settings(value: Any) -> Any:

@@ -32,7 +32,7 @@ from steelman.training.progress import TrainingBar
 from steelman.training.settings import History, Training
 from steelman.training.step import Diverged, play
 from steelman.training.trackers import Sinks
-from steelman.training.validation import Watch
+from steelman.training.validation import Validation
 from steelman.training.warned import once_per_place
 from steelman.types import CLASSIFIER, Batch
 
@@ -105,7 +105,7 @@ class _Run:
         if training.track_test and test is None:
             raise ValueError("training.track_test measures test images: hand them to fit as test=")
         tracked = test.to(self.device) if test is not None and training.track_test else None
-        self.watch = Watch(validation, training.monitor, tracked, training.track_test, training.seed)
+        self.watch = Validation(validation, training.monitor, tracked, training.track_test, training.seed)
         self.game = _game(defence, training.micro_batch).begin(model, self.data)
         self.alone = least_images(model, self.data)
         self.least = least_batch(self.game, self.alone, training.batch_size, len(self.data), group.world)

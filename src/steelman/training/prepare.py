@@ -24,7 +24,7 @@ _CRAFT = 0xC4AF7
 
 
 @dataclass(frozen=True)
-class Work:
+class PreparationContext:
     """How a preparation is carried out: where its noise comes from, where it is kept, whether a bar is shown."""
 
     seed: int
@@ -54,10 +54,10 @@ class Preparation(ABC):
         folder: Path | None = None,
         progress: bool = True,
     ) -> Dataset:
-        return self.make(data, reference, Work(seed, folder, progress))
+        return self.make(data, reference, PreparationContext(seed, folder, progress))
 
     @abstractmethod
-    def make(self, data: Dataset, reference: nn.Module | None, work: Work) -> Dataset:
+    def make(self, data: Dataset, reference: nn.Module | None, work: PreparationContext) -> Dataset:
         """The new data set; called by the preparation itself."""
 
     def __str__(self) -> str:
@@ -113,7 +113,7 @@ class Crafted(Guided):
         if isinstance(eps, Tensor) and eps.ndim:
             raise ValueError("the attack has a radius per image, which a whole data set cannot share; give it a number")
 
-    def make(self, data: Dataset, reference: nn.Module | None, work: Work) -> Dataset:
+    def make(self, data: Dataset, reference: nn.Module | None, work: PreparationContext) -> Dataset:
         network = _needed(self, reference)
 
         def made(batch: Batch) -> Tensor:
@@ -162,7 +162,7 @@ class NoisyCopies(Preparation):
         if self.noise not in ("normal", "uniform"):
             raise ValueError(f'noise is "normal" or "uniform"; got {self.noise!r}')
 
-    def make(self, data: Dataset, reference: nn.Module | None, work: Work) -> Dataset:
+    def make(self, data: Dataset, reference: nn.Module | None, work: PreparationContext) -> Dataset:
         change = Noise(self.sigma, self.noise, self.clip, work.seed)
         return Copies(data, change, range(0 if self.keep_clean else 1, self.copies + 1))
 
@@ -189,7 +189,7 @@ class SoftLabels(Guided):
         if not 0 < self.temperature < float("inf"):
             raise ValueError(f"temperature is a positive number; got {self.temperature}")
 
-    def make(self, data: Dataset, reference: nn.Module | None, work: Work) -> Dataset:
+    def make(self, data: Dataset, reference: nn.Module | None, work: PreparationContext) -> Dataset:
         network = _needed(self, reference)
 
         def made(batch: Batch) -> Tensor:

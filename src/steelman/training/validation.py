@@ -13,7 +13,7 @@ from steelman.networks.preprocess import Preprocessed
 
 
 @dataclass(frozen=True)
-class Watch:
+class Validation:
     """Accuracies on held-out images ("clean", "robust", and "generated": under the attack that a game's networks are
     by now), and on test images for curves ("test_clean", "test_rho_2").
 

@@ -43,7 +43,7 @@ class APGD(Attack):
     rho          default .75 (paper and code)
     multi_eps    the first 30 % of the steps in a ball of 3 eps, 30 % in 2 eps, each starting from the best of the last
                  (default False; "Mind the box" advises it for L1, and the authors' AutoAttack does it there)
-    early_leave  images that reach the goal leave at once (default False). It changes no success into a failure; use it
+    stop_early  images that reach the goal leave at once (default False). It changes no success into a failure; use it
                  to measure accuracy
 
     Where paper and code differ: a checkpoint compares with < as the paper, not <=; the code counts the loss before the
@@ -71,7 +71,7 @@ class APGD(Attack):
     targets: int = 0
     rho: float = 0.75
     multi_eps: bool = False
-    early_leave: bool = False
+    stop_early: bool = False
 
     def __post_init__(self) -> None:
         if self.norm is L0:
@@ -91,7 +91,7 @@ class APGD(Attack):
         best, rivals = Best.nothing(x), self._rivals(oracle, x, goal)
         turns = [(turn, restart) for turn in range(rivals.shape[1]) for restart in range(self.restarts)]
         while turns:
-            which = torch.where(~(best.success & self.early_leave))[0]
+            which = torch.where(~(best.success & self.stop_early))[0]
             if len(which) == 0:
                 break
             together = max(oracle.fits // len(which), 1)
@@ -103,10 +103,10 @@ class APGD(Attack):
             image, found = self._start(balls[0][rows], Draws(seeds)), best
             for ball, (_, steps) in zip(balls, self._stages(), strict=True):
                 climb = _Climb.start(ball[rows], goal[rows], towards, image, random=ball is balls[0])
-                found = self._run(oracle, rows, climb, steps, leave=ball is balls[-1] and self.early_leave)
+                found = self._run(oracle, rows, climb, steps, leave=ball is balls[-1] and self.stop_early)
                 image = climb.best
             for part in torch.arange(len(rows), device=x.device).split(len(which)):
-                open_ = torch.where(~(best.success[which] & self.early_leave))[0]  # as if one turn after another
+                open_ = torch.where(~(best.success[which] & self.stop_early))[0]  # as if one turn after another
                 best.take(which[open_], found[part[open_]])
         return self.norm.contain(x, best.x, self.eps, self.box)
 

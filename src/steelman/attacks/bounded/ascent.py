@@ -14,7 +14,7 @@ from steelman.types import Images, Indices, Logits, PerImage
 
 
 @dataclass(frozen=True)
-class Rows:
+class AscentState:
     """What climbs together: each row is one turn (a restart, a target) of one image, all of a turn side by side."""
 
     which: Indices
@@ -28,13 +28,13 @@ class Rows:
     """What the loss is told, which may be one wrong class of many."""
 
     @staticmethod
-    def of(ball: Ball, step_size: Tensor, goal: Goal) -> "Rows":
+    def of(ball: Ball, step_size: Tensor, goal: Goal) -> "AscentState":
         """One turn of every image."""
         which = torch.arange(len(ball.x), device=ball.x.device)
-        return Rows(which, torch.zeros_like(which), ball, step_size, goal, goal)
+        return AscentState(which, torch.zeros_like(which), ball, step_size, goal, goal)
 
-    def __getitem__(self, some: Indices) -> "Rows":
-        return Rows(
+    def __getitem__(self, some: Indices) -> "AscentState":
+        return AscentState(
             self.which[some],
             self.turn[some],
             self.ball[some],
@@ -53,13 +53,13 @@ class Ascent:
     decay: float | None = None
     """Of the momentum; None is without."""
     keep_best: bool = False
-    early_leave: bool = False
+    stop_early: bool = False
     judge: bool = False
     """Whether the last iterate is compared with others, which takes one forward pass more."""
     by_margin: bool = False
     """Compare by the margin instead of the loss, which differs with the target."""
 
-    def climb(self, oracle: Oracle, rows: Rows, x: Images) -> Best:
+    def climb(self, oracle: Oracle, rows: AscentState, x: Images) -> Best:
         """From `x` on. Where the last iterate is not judged, it comes back without success and score."""
         best, velocity = Best.nothing(x), x
         place = torch.arange(len(x), device=x.device)  # of the rows that have not left
@@ -75,7 +75,7 @@ class Ascent:
                 logits, loss, gradient = oracle.ascent(x, self.loss, rows.aim, which)
             if self.keep_best or last:
                 best.take(place, self._judged(x, logits, loss, rows))
-            if self.early_leave and bool((hit := rows.goal.reached(logits)).any()):
+            if self.stop_early and bool((hit := rows.goal.reached(logits)).any()):
                 done = torch.where(hit)[0]
                 best.take(place[done], self._judged(x[done], logits[done], loss[done], rows[done]))
                 # An image that a turn has broken leaves all later turns, whose answers would not be looked at.
@@ -96,5 +96,5 @@ class Ascent:
             best.x[place] = x
         return best
 
-    def _judged(self, x: Images, logits: Logits, loss: PerImage, rows: Rows) -> Best:
+    def _judged(self, x: Images, logits: Logits, loss: PerImage, rows: AscentState) -> Best:
         return Best(x, rows.goal.reached(logits), margin(logits, rows.goal.labels) if self.by_margin else loss)

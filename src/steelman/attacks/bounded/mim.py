@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from steelman.attacks.bounded.ascent import Ascent, Rows
+from steelman.attacks.bounded.ascent import Ascent, AscentState
 from steelman.attacks.core.attack import Attack
 from steelman.attacks.core.ball import Ball
 from steelman.attacks.core.oracle import Oracle
@@ -25,7 +25,7 @@ class MIM(Attack):
     norm         Linf (default), L2 (the paper's two), L1, L0
     loss         cross-entropy (default), Margin, LogitDifference, DLR
     decay        mu, default 1 (paper)
-    early_leave  images that reach the goal leave at once and return that iterate (default False). It changes no
+    stop_early  images that reach the goal leave at once and return that iterate (default False). It changes no
                  success into a failure; use it to measure accuracy, not to transfer
 
     The paper divides by |g|_1, which for a fixed number of pixels is the same up to a factor that no step keeps.
@@ -44,7 +44,7 @@ class MIM(Attack):
     norm: Norm = Linf
     loss: Loss = field(default_factory=CrossEntropy)
     decay: float = 1.0
-    early_leave: bool = False
+    stop_early: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 0 or not 0 <= self.decay < float("inf"):
@@ -57,6 +57,6 @@ class MIM(Attack):
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         given = self.eps / max(self.steps, 1) if self.step_size is None else self.step_size
         step_size = per_image(given, x, "step_size").expand(len(x), *[1] * (x.ndim - 1))
-        rows = Rows.of(Ball.around(x, self.eps, self.norm, self.box), step_size, goal)
-        ascent = Ascent(self.steps, self.loss, decay=self.decay, early_leave=self.early_leave)
+        rows = AscentState.of(Ball.around(x, self.eps, self.norm, self.box), step_size, goal)
+        ascent = Ascent(self.steps, self.loss, decay=self.decay, stop_early=self.stop_early)
         return rows.ball.contain(ascent.climb(oracle, rows, x).x)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from steelman.attacks.bounded.ascent import Ascent, Rows
+from steelman.attacks.bounded.ascent import Ascent, AscentState
 from steelman.attacks.core.attack import Attack
 from steelman.attacks.core.ball import Ball
 from steelman.attacks.core.best import Best
@@ -44,9 +44,10 @@ class PGD(Attack):
                   classes with the highest logits at x are attacked one after another in each restart, and the image
                   with the highest margin is kept (multi-targeted: 9, all of them, in the paper)
     keep_best     return the best iterate, a success before others and then by its loss, not the last (default False)
-    early_leave   images that reach the goal leave at once and return that iterate (default False). It changes no
+    stop_early   images that reach the goal leave at once and return that iterate (default False). It changes no
                   success into a failure; use it to measure accuracy, not to train
-    copies        how many restarts and targets of the whole batch run side by side (default 1). It changes no answer,
+    parallel_restarts
+                  how many restarts and targets of the whole batch run side by side (default 1). It changes no answer,
                   takes as many times the memory, and is faster where a batch alone does not fill the device; whatever
                   it is, the room of images that have left is filled with later restarts of the others
 
@@ -58,8 +59,8 @@ class PGD(Attack):
     arXiv 2019, 1910.09338, section 3.
 
     Raises:
-        ValueError: steps, restarts, targets or copies below their least; targets with KL, which has no targeted form;
-            a normal_start that is not above 0, or without random_start.
+        ValueError: steps, restarts, targets or parallel_restarts below their least; targets with KL, which has no
+            targeted form; a normal_start that is not above 0, or without random_start.
     """
 
     eps: Radius = Share(8 / 255)
@@ -72,14 +73,14 @@ class PGD(Attack):
     restarts: int = 1
     targets: int = 0
     keep_best: bool = False
-    early_leave: bool = False
-    copies: int = 1
+    stop_early: bool = False
+    parallel_restarts: int = 1
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.restarts < 1 or self.targets < 0 or self.copies < 1:
+        if self.steps < 0 or self.restarts < 1 or self.targets < 0 or self.parallel_restarts < 1:
             raise ValueError(
-                "PGD needs steps >= 0, restarts >= 1, targets >= 0 and copies >= 1; "
-                f"got {self.steps}, {self.restarts}, {self.targets} and {self.copies}"
+                "PGD needs steps >= 0, restarts >= 1, targets >= 0 and parallel_restarts >= 1; "
+                f"got {self.steps}, {self.restarts}, {self.targets} and {self.parallel_restarts}"
             )
         if self.targets and self.loss.needs_reference:
             raise ValueError(f"{type(self.loss).__name__} has no targeted form; use LogitDifference() with targets")
@@ -102,11 +103,11 @@ class PGD(Attack):
             self.steps,
             self.loss,
             keep_best=self.keep_best,
-            early_leave=self.early_leave,
+            stop_early=self.stop_early,
             judge=judge,
             by_margin=rivals is not None,
         )
-        rows = Rows.of(Ball.around(x, self.eps, self.norm, self.box), self._step_size(x), goal)
+        rows = AscentState.of(Ball.around(x, self.eps, self.norm, self.box), self._step_size(x), goal)
         best = Best.nothing(x)
         for which, turn in self._groups(best, turns):
             some = replace(rows[which], turn=turn)
@@ -118,7 +119,7 @@ class PGD(Attack):
                 return rows.ball.contain(found.x)
             for part in torch.arange(len(which), device=x.device).split(int((turn == turn[0]).sum())):
                 # One turn after another: of an image that has left, later turns are not looked at.
-                wanted = part[~(best.success[which[part]] & self.early_leave)]
+                wanted = part[~(best.success[which[part]] & self.stop_early)]
                 best.take(which[wanted], found[wanted])
         return rows.ball.contain(best.x)
 
@@ -138,10 +139,10 @@ class PGD(Attack):
         """Images and turns of the rows that climb together; as many turns at once as there is room for."""
         turn = 0
         while turn < turns:
-            which = torch.where(~(best.success & self.early_leave))[0]
+            which = torch.where(~(best.success & self.stop_early))[0]
             if len(which) == 0:
                 return
-            count = min(self.copies * len(best.x) // len(which), turns - turn)
+            count = min(self.parallel_restarts * len(best.x) // len(which), turns - turn)
             numbers = torch.arange(turn, turn + count, device=which.device)
             yield which.repeat(count), numbers.repeat_interleave(len(which))
             turn += count

@@ -40,7 +40,7 @@ class Square(Attack):
     rescale      these counts are for 10,000 queries, and are scaled to `queries` (default True, as the paper; the
                  authors' AutoAttack takes them as they are)
     restarts     default 1
-    early_leave  images that reach the goal leave at once (default True, as paper and code); False goes on raising the
+    stop_early  images that reach the goal leave at once (default True, as paper and code); False goes on raising the
                  loss
 
     Each image has squares of its own; the authors' code takes one place for the whole batch in each step, and never
@@ -64,7 +64,7 @@ class Square(Attack):
     p_init: float = 0.8
     rescale: bool = True
     restarts: int = 1
-    early_leave: bool = True
+    stop_early: bool = True
 
     def __post_init__(self) -> None:
         if self.norm is not Linf and self.norm is not L2:
@@ -86,7 +86,7 @@ class Square(Attack):
         best = Best.nothing(x)
         eps = torch.as_tensor(self.eps, dtype=x.dtype, device=x.device).expand(len(x))
         for restart in range(self.restarts):
-            which = torch.where(~(best.success & self.early_leave))[0]
+            which = torch.where(~(best.success & self.stop_early))[0]
             if len(which) == 0:
                 break
             best.take(which, self._run(oracle, x[which], eps[which], goal[which], draws.split(restart)[which], which))
@@ -111,7 +111,7 @@ class Square(Attack):
             here = Best(image.reshape(-1, *x.shape[1:]), goal.reached(logits), self._loss(logits, goal))
             better = found.take(place, here)
             moves.now[better] = image[better]
-            if self.early_leave and bool(here.success.any()):
+            if self.stop_early and bool(here.success.any()):
                 stay = torch.where(~here.success)[0]
                 place, goal, moves, chance = place[stay], goal[stay], moves[stay], chance[stay]
                 if len(stay) == 0:

@@ -68,7 +68,7 @@ class AutoAttack(Attack):
     def attacks(self) -> tuple[Attack, ...]:
         sparse = self.norm is L1
         plus = self.version == "plus"
-        common = {"eps": self.eps, "norm": self.norm, "steps": self.steps, "multi_eps": sparse, "early_leave": True}
+        common = {"eps": self.eps, "norm": self.norm, "steps": self.steps, "multi_eps": sparse, "stop_early": True}
         entropy = APGD(**common, restarts=5 if plus or sparse else 1)
         ratio = APGD(**common, restarts=5 if plus else 1, loss=DLR(or_margin=True))
         towards = APGD(**common, loss=DLR(or_margin=True), targets=5 if sparse else 9)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from steelman.attacks.core.attack import Around, Attack, check_parts
+from steelman.attacks.core.attack import Attack, AttackWrapper, check_parts
 from steelman.attacks.core.oracle import Oracle
 from steelman.losses import Goal
 from steelman.randomness import Draws
@@ -12,7 +12,7 @@ from steelman.types import Images
 
 
 @dataclass(frozen=True)
-class EOT(Around):
+class EOT(AttackWrapper):
     """Expectation over transformation: any attack, on the mean over draws of a random model.
 
     Where the attack reads logits, it gets E[Z(x)]; where it climbs a loss, E[L(Z(x))] and its gradient, over `samples`

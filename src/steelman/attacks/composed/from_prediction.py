@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from steelman.attacks.core.attack import Around, Attack, Reference
+from steelman.attacks.core.attack import Attack, AttackWrapper, Reference
 from steelman.attacks.core.oracle import Oracle
 from steelman.losses import Goal
 from steelman.randomness import Draws
@@ -11,7 +11,7 @@ from steelman.types import Images
 
 
 @dataclass(frozen=True)
-class FromPrediction(Around):
+class FromPrediction(AttackWrapper):
     """An attack that leaves the model's own prediction instead of the true label, right or wrong.
 
     Deep Defense measures rho_2 so: images that the model gets wrong have a distance to their boundary too. Its success

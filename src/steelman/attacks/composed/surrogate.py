@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from steelman import checkpoint
-from steelman.attacks.core.attack import Access, Around, Attack, check_parts
+from steelman.attacks.core.attack import Access, Attack, AttackWrapper, check_parts
 from steelman.attacks.core.oracle import Oracle
 from steelman.losses import Goal
 from steelman.networks.filtered import Filtered
@@ -14,7 +14,7 @@ from steelman.types import Images, Model
 
 
 @dataclass(frozen=True)
-class Surrogate(Around):
+class Surrogate(AttackWrapper):
     """A transfer attack: craft on a surrogate, test on the model at hand.
 
     x' = attack(surrogate, x, y). Images are never filtered by success on the surrogate. Brute-force transfer is
@@ -58,7 +58,7 @@ class Surrogate(Around):
 
 
 @dataclass(frozen=True)
-class IgnoringFilter(Around):
+class IgnoringFilter(AttackWrapper):
     """The weak attack on a filter before a network: craft as if it were not there, test on the whole.
 
     x' = attack(model.network, x, y), for a `Filtered` model. So papers whose filter has no gradient attacked their own

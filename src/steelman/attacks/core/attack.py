@@ -194,7 +194,7 @@ class Attack(ABC):
         return call(self)
 
 
-class Around(Attack):
+class AttackWrapper(Attack):
     """An attack that is made of another one, whose access, norm and radius, where it has them, are its own."""
 
     attack: Attack

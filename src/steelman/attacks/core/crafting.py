@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steelman.attacks.core.grid import check_grid, onto_grid, onto_type
 from steelman.attacks.core.mode import warn_if_mode_matters
-from steelman.attacks.core.oracle import Found, Oracle, OutOfTime
+from steelman.attacks.core.oracle import NearestSuccess, Oracle, OutOfTime
 from steelman.attacks.core.radius import check_radius
 from steelman.losses import Goal
 from steelman.norms import L2, Linf, Norm, per_image
@@ -69,7 +69,7 @@ def craft(
         if len(x) == 0:
             return x.to(given), oracle
         if deadline is not None:
-            oracle.found = Found.nothing(x, getattr(attack, "norm", None) or L2)
+            oracle.found = NearestSuccess.nothing(x, getattr(attack, "norm", None) or L2)
         with oracle:
             draws = Draws.start(generator, len(x), x.device)
             x_adv = _in_parts(attack, oracle, x, goal, draws, how, bar)

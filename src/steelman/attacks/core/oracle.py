@@ -57,7 +57,7 @@ class Oracle:
         """Gradient passes that gave 0 everywhere."""
         self.seconds = 0.0
         """Spent before this call on what it read from files."""
-        self.found: Found | None = None
+        self.found: NearestSuccess | None = None
         self.fits = len(goal.labels)
         """How many images go through the model at once."""
 
@@ -235,7 +235,7 @@ def _count(tally: Tensor, which: Indices | None, passes: int | Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class Found:
+class NearestSuccess:
     """The nearest success of each image so far: what is left of an attack that runs out of time."""
 
     origin: Images
@@ -244,13 +244,15 @@ class Found:
     size: PerImage
 
     @staticmethod
-    def nothing(x: Images, norm: Norm) -> "Found":
-        return Found(x, norm, x.clone(), torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device))
+    def nothing(x: Images, norm: Norm) -> "NearestSuccess":
+        return NearestSuccess(
+            x, norm, x.clone(), torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
+        )
 
-    def __getitem__(self, which: Indices) -> "Found":
-        return Found(self.origin[which], self.norm, self.image[which], self.size[which])
+    def __getitem__(self, which: Indices) -> "NearestSuccess":
+        return NearestSuccess(self.origin[which], self.norm, self.image[which], self.size[which])
 
-    def put(self, which: Indices, other: "Found") -> None:
+    def put(self, which: Indices, other: "NearestSuccess") -> None:
         self.image[which], self.size[which] = other.image, other.size
 
     def look(self, x: Images, met: Flags, which: Indices | None) -> None:

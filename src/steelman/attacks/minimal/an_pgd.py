@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import torch
 
-from steelman.attacks.bounded.ascent import Ascent, Rows
+from steelman.attacks.bounded.ascent import Ascent, AscentState
 from steelman.attacks.core.attack import Attack
 from steelman.attacks.core.ball import Ball
 from steelman.attacks.core.crafting import check_images, check_labels
@@ -116,12 +116,12 @@ class ANPGD(Attack):
         length = (low + high) / 2
         return x + column(length, x) * unit, length
 
-    def _rows(self, x: Images, goal: Goal) -> Rows:
+    def _rows(self, x: Images, goal: Goal) -> AscentState:
         radius = per_image(self.radius, x, "radius").expand(len(x), *[1] * (x.ndim - 1))
-        return Rows.of(Ball.around(x, radius, self.norm, self.box), 2.5 * radius / self.steps, goal)
+        return AscentState.of(Ball.around(x, radius, self.norm, self.box), 2.5 * radius / self.steps, goal)
 
     def _bracket(
-        self, oracle: Oracle, rows: Rows, draws: Draws, over: _Over, halvings: int
+        self, oracle: Oracle, rows: AscentState, draws: Draws, over: _Over, halvings: int
     ) -> tuple[Images, PerImage, PerImage, Flags]:
         """PGD's direction, the ends of the interval along it, and whether the higher one is known to be over."""
         start = rows.ball.sample(draws.split(0)) if self.random_start else rows.ball.x
@@ -137,9 +137,9 @@ class ANPGD(Attack):
             low, high = torch.where(now, low, middle), torch.where(now, middle, high)
         return unit, low, high, hit
 
-    def _ask(self, oracle: Oracle, rows: Rows, unit: Images, length: PerImage, over: _Over) -> Flags:
+    def _ask(self, oracle: Oracle, rows: AscentState, unit: Images, length: PerImage, over: _Over) -> Flags:
         return over(oracle.logits(self._at(rows, unit, length), rows.which), rows.goal)
 
-    def _at(self, rows: Rows, unit: Images, length: PerImage) -> Images:
+    def _at(self, rows: AscentState, unit: Images, length: PerImage) -> Images:
         image = rows.ball.x + column(length, unit) * unit
         return image if self.box is None else image.clamp_(*self.box)

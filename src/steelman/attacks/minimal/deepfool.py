@@ -32,8 +32,8 @@ class DeepFool(Attack):
     steps      most linearisations, default 50 (the authors' Python; their Matlab has 100)
     overshoot  default .02 (authors' code)
     classes    how many of the highest logits at x compete, the label among them; default 10 (authors' code)
-    doubt      from the second step on, a class is looked at only if its boundary seems, by the slope last seen, nearer
-               than `doubt` times the nearest found; default 1.5. Infinity looks at all, as paper and code do
+    slack      from the second step on, a class is looked at only if its boundary seems, by the slope last seen, nearer
+               than `slack` times the nearest found; default 1.5. Infinity looks at all, as paper and code do
 
     With a target, the only boundary is that between the target and the highest other class of the moment.
     Paper and code differ: the paper linearises at x + r, as we do, the authors' Python at x + (1 + overshoot) r. They
@@ -54,16 +54,16 @@ class DeepFool(Attack):
     steps: int = 50
     overshoot: float = 0.02
     classes: int = 10
-    doubt: float = 1.5
+    slack: float = 1.5
 
     def __post_init__(self) -> None:
         exponent(self.norm)
         if self.p is not None and not self.p > 1:
             raise ValueError(f"DeepFool steps in L_p with p > 1, or in L1 by norm=L1; got p={self.p}")
-        if self.steps < 1 or self.classes < 2 or not self.overshoot >= 0 or not self.doubt >= 1:
+        if self.steps < 1 or self.classes < 2 or not self.overshoot >= 0 or not self.slack >= 1:
             raise ValueError(
-                "DeepFool needs steps >= 1, classes >= 2, overshoot >= 0 and doubt >= 1; "
-                f"got {self.steps}, {self.classes}, {self.overshoot} and {self.doubt}"
+                "DeepFool needs steps >= 1, classes >= 2, overshoot >= 0 and slack >= 1; "
+                f"got {self.steps}, {self.classes}, {self.overshoot} and {self.slack}"
             )
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
@@ -72,7 +72,7 @@ class DeepFool(Attack):
         clean, goal, p = x[which], goal[which], exponent(self.norm) if self.p is None else self.p
         others = rivals(logits[which], goal, self.classes)
         box = self.box if p < BOXED else None
-        boundaries = Boundaries.around(others, x, p, box, self.doubt, outwards=True)
+        boundaries = Boundaries.around(others, x, p, box, self.slack, outwards=True)
         raw = clean
         for _ in range(self.steps):
             if len(which) == 0:

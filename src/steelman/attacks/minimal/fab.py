@@ -37,8 +37,8 @@ class FAB(Attack):
     eta        overshoot, default 1.05 (paper)
     beta       share of the perturbation that a backward step leaves, default .9 (paper)
     classes    how many of the highest logits at x compete, the label among them; default 10
-    doubt      from the second step on, a class is looked at only if its boundary seems, by the slope last seen, nearer
-               than `doubt` times the nearest found; default 1.5. Infinity looks at all, as paper and code do
+    slack      from the second step on, a class is looked at only if its boundary seems, by the slope last seen, nearer
+               than `slack` times the nearest found; default 1.5. Infinity looks at all, as paper and code do
     radius     images for which a norm of at most this is found leave at once, and without the final search: for
                measuring accuracy. One number, one per image, or None (default)
 
@@ -64,15 +64,15 @@ class FAB(Attack):
     eta: float = 1.05
     beta: float = 0.9
     classes: int = 10
-    doubt: float = 1.5
+    slack: float = 1.5
     radius: Radius | None = None
 
     def __post_init__(self) -> None:
         exponent(self.norm)
         if self.steps < 1 or self.restarts < 1 or self.classes < 2 or (self.targets is not None and self.targets < 1):
             raise ValueError(f"FAB needs steps, restarts and targets >= 1, and classes >= 2; got {self}")
-        if not (0 <= self.alpha_max <= 1 and self.eta >= 1 and 0 < self.beta < 1 and self.doubt >= 1):
-            raise ValueError(f"FAB needs alpha_max in [0, 1], beta in (0, 1), eta and doubt >= 1; got {self}")
+        if not (0 <= self.alpha_max <= 1 and self.eta >= 1 and 0 < self.beta < 1 and self.slack >= 1):
+            raise ValueError(f"FAB needs alpha_max in [0, 1], beta in (0, 1), eta and slack >= 1; got {self}")
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         logits = oracle.logits(x)
@@ -116,7 +116,7 @@ class FAB(Attack):
     ) -> None:
         """One run for the images `which`; what is nearer than before goes into `found` and `nearest`."""
         p, clean = exponent(self.norm), x[which]
-        boundaries = Boundaries.around(rivals, x, p, self.box, self.doubt)
+        boundaries = Boundaries.around(rivals, x, p, self.box, self.slack)
         for _ in range(self.steps):
             gap, slope, step = boundaries.nearest(oracle, image, goal, which)
             gap = gap + ((clean - image) * slope).flatten(1).sum(1)

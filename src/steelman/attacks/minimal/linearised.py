@@ -78,7 +78,7 @@ class Boundaries:
     """The boundaries between each image's own class and its rivals, linearised where they may be the nearest.
 
     A rival costs a gradient. All are looked at first; later, in the order of their distances as the slopes last seen
-    give them, those that so seem nearer than `doubt` times the nearest found.
+    give them, those that so seem nearer than `slack` times the nearest found.
     """
 
     rivals: Tensor
@@ -91,17 +91,17 @@ class Boundaries:
     box: Box | None
     """Where steps stay; None lets them leave."""
 
-    doubt: float
+    slack: float
 
     outwards: bool = False
     """Whether to step away from the own class also where the boundary has been crossed: |f| in place of f."""
 
     @staticmethod
     def around(
-        rivals: Tensor, like: Images, p: float, box: Box | None, doubt: float, *, outwards: bool = False
+        rivals: Tensor, like: Images, p: float, box: Box | None, slack: float, *, outwards: bool = False
     ) -> "Boundaries":
         unseen = torch.full(rivals.shape, torch.inf, dtype=like.dtype, device=like.device)
-        return Boundaries(rivals, unseen, p, box, doubt, outwards)
+        return Boundaries(rivals, unseen, p, box, slack, outwards)
 
     def __getitem__(self, which: Indices) -> "Boundaries":
         return replace(self, rivals=self.rivals[which], steepness=self.steepness[which])
@@ -114,7 +114,7 @@ class Boundaries:
         gap, slope, step = torch.zeros_like(distance), torch.zeros_like(x), torch.zeros_like(x)
         rows = torch.arange(len(x), device=x.device)  # of the images in the graph
         for turn in range(order.shape[1]):
-            wanted = guess[rows, turn] < self.doubt * distance[rows]
+            wanted = guess[rows, turn] < self.slack * distance[rows]
             count = int(wanted.sum())
             if count == 0:
                 break

@@ -61,7 +61,7 @@ class Variable:
         return (self.box[1] + self.box[0]) / 2, (self.box[1] - self.box[0]) / 2
 
 
-class Adam:
+class AdamState:
     """Kingma and Ba's Adam on a batch whose rows may leave."""
 
     def __init__(self, like: Tensor, step_size: float) -> None:
@@ -106,7 +106,7 @@ def until_reached(
     found, done = start.clone(), torch.zeros(len(start), dtype=torch.bool, device=start.device)
     place = torch.arange(len(start), device=start.device)
     w = variable.encode(start)
-    adam = Adam(w, step_size * variable.scale)
+    adam = AdamState(w, step_size * variable.scale)
     last = torch.full_like(c, torch.inf)
     tenth = max(steps // 10, 1)
     for step in range(steps):

@@ -6,8 +6,8 @@ import torch
 
 from steelman.attacks.core.attack import Attack
 from steelman.attacks.core.oracle import Oracle
-from steelman.attacks.minimal.carlini_wagner.descent import Adam, Encoding, Variable
-from steelman.attacks.minimal.carlini_wagner.objectives import ON_LOGITS, Name, Objective
+from steelman.attacks.minimal.carlini_wagner.descent import AdamState, Encoding, Variable
+from steelman.attacks.minimal.carlini_wagner.objectives import ON_LOGITS, CWObjective, Name
 from steelman.attacks.minimal.deepfool import DeepFool
 from steelman.attacks.minimal.nearest import polish
 from steelman.losses import Goal, Margin
@@ -43,7 +43,7 @@ class CarliniWagner(Attack):
                   "clipped", x' = clip(v), the distance that of x'; "projected", v clipped after every step
     warm_start    untargeted: begin at DeepFool's answer and go on from the nearest success (default True; not in paper
                   or code). Towards a target, DeepFool's answer is no good start
-    second_look   untargeted, without `warm_start`: images that ended in another class than DeepFool does are searched
+    retry_target   untargeted, without `warm_start`: images that ended in another class than DeepFool does are searched
                   again towards DeepFool's, and the nearer of both is kept (default True; not in paper or code)
     polish        rounds of a last polish, default 1, 0 for none (not in paper or code); only without confidence:
                   linearise the boundary where the best image is and try its nearest point, then halve the way back
@@ -83,7 +83,7 @@ class CarliniWagner(Attack):
     objective: Name = "f6"
     encoding: Encoding = "tanh"
     warm_start: bool = True
-    second_look: bool = True
+    retry_target: bool = True
     polish: int = 1
 
     @property
@@ -118,7 +118,7 @@ class CarliniWagner(Attack):
             best = self._warm(oracle, x, goal, draws, which)
         else:
             best = self._cold(oracle, x, goal, which)
-            if goal.target is None and self.second_look:
+            if goal.target is None and self.retry_target:
                 best = self._look_again(oracle, x, best, goal, draws, which)
         won = torch.where((best != x).flatten(1).any(1))[0]
         if self.confidence == 0 and len(won):
@@ -193,7 +193,7 @@ class CarliniWagner(Attack):
 
     def _slope(self, oracle: Oracle, image: Images, goal: Goal, which: Indices) -> tuple[Logits, PerImage, Images]:
         """Logits, the objective before its hinge, and minus its gradient."""
-        f = Objective(self.objective, self.confidence)
+        f = CWObjective(self.objective, self.confidence)
         logits, gain, pull = oracle.gradient(image, lambda logits: -f(logits, goal), which)
         return logits, -gain, pull
 
@@ -212,11 +212,11 @@ class CarliniWagner(Attack):
 
         `known`, the squared distance of the nearest success so far, is what a warm search step has to improve on.
         """
-        variable, hinged = Variable(self.encoding, self.box), Objective(self.objective).hinged
+        variable, hinged = Variable(self.encoding, self.box), CWObjective(self.objective).hinged
         best, nearest = x.clone(), self._far(x)
         place = torch.arange(len(x), device=x.device)  # of the images that have not left
         w = variable.encode(start)
-        adam = Adam(w, self.step_size * slower * variable.scale)
+        adam = AdamState(w, self.step_size * slower * variable.scale)
         last, hit = nearest.clone(), torch.zeros_like(nearest, dtype=torch.bool)
         last_nearest = last.clone()
         tenth = max(self.steps // 10, 1)

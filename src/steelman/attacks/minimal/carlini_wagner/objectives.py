@@ -27,7 +27,7 @@ def sides(logits: Logits, goal: Goal) -> tuple[Labels, Labels]:
 
 
 @dataclass(frozen=True)
-class Objective:
+class CWObjective:
     """A number per image to be decreased, before the hinge max(., 0) that f2, f4 and f6 have.
 
     With w and o as `sides` gives them, F = softmax(Z) and k the confidence: f1 = -log F_w - 1; f2 = F_o - F_w;
