@@ -19,7 +19,7 @@ from torch import Tensor
 from steelman.decoding import one_line, parse_toml
 from steelman.naming import nearest
 from steelman.norms import NORMS, Norm
-from steelman.ranges import check_finite, check_ranges
+from steelman.ranges import check_finite, may_be_infinite
 from steelman.trust import reading
 
 T = TypeVar("T")
@@ -171,18 +171,12 @@ def _read_object(kind: type, value: Any, path: str) -> Any:
         if key not in settings and item.default is item.default_factory is dataclasses.MISSING:
             raise ValueError(f"{join(path, key)}: {kind.__name__} needs it")
     values = {
-        key: _read(hints[key], item, join(path, key), _may_be_infinite(fields[key])) for key, item in settings.items()
+        key: _read(hints[key], item, join(path, key), may_be_infinite(kind, key)) for key, item in settings.items()
     }
     try:
-        made = kind(**values)
-        check_ranges(made)
-        return made
+        return kind(**values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}" if path else str(error)) from error
-
-
-def _may_be_infinite(item: dataclasses.Field[Any]) -> bool:
-    return item.metadata.get("infinite", item.default in (float("inf"), -float("inf")))
 
 
 def _read_leaf(kind: Any, value: Any, path: str, infinite: bool) -> Any:

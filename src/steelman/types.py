@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -16,7 +17,7 @@ Flags: TypeAlias = Bool[Tensor, " batch"]
 Seeds: TypeAlias = Int64[Tensor, " batch"]
 Indices: TypeAlias = Int64[Tensor, " some"]
 
-Radius: TypeAlias = float | Tensor
+Radius: TypeAlias = Annotated[float | Tensor, Ge(0)]
 """A length in the units of the images: one for all, or one per image, of shape (batch,)."""
 
 Box: TypeAlias = tuple[float, float]

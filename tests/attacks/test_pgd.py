@@ -184,7 +184,7 @@ def test_copies_change_no_answer(stop_early: bool, targets: int) -> None:
     attack = PGD(eps=0.05, steps=4, restarts=4, targets=targets, loss=LogitDifference(), stop_early=stop_early)
     one = attack.run(MODEL, X, Y, generator=SEEDS)
     for copies in (2, 3, 50):
-        many = replace(attack, copies=copies).run(MODEL, X, Y, generator=SEEDS)
+        many = replace(attack, parallel_restarts=copies).run(MODEL, X, Y, generator=SEEDS)
         torch.testing.assert_close(many.x_adv, one.x_adv, rtol=0, atol=1e-12)
     assert 0 < int(one.success.sum()) < 8, "all or none succeed, so too little was tested"
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from steelman import checkpoint
-from steelman.cli.main import main as cli
+from steelman.cli import main as cli
 from steelman.methods import methods
 from steelman.training import trained_weights
 

@@ -201,7 +201,7 @@ OPTIMA: list[Case] = [
     Case(PGD(eps=2.0, norm=L1)),
     Case(PGD(eps=0.1, targets=9, loss=LogitDifference())),
     Case(PGD(eps=0.6, norm=L2, steps=60, step_size=0.3, targets=9, loss=LogitDifference())),
-    Case(PGD(eps=2.0, norm=L1, targets=9, loss=LogitDifference(), copies=9)),
+    Case(PGD(eps=2.0, norm=L1, targets=9, loss=LogitDifference(), parallel_restarts=9)),
     Case(MIM(eps=0.2)),
     Case(MIM(eps=0.6, norm=L2, steps=60, step_size=0.3)),
     Case(JSMA()),

@@ -18,8 +18,9 @@ from typer import BadParameter
 from steelman import FGSM, Surrogate, checkpoint
 from steelman.cli.options import fraction
 from steelman.data import Arrays, Digits, External, ImageFolder
+from steelman.experiments.opening import open_subject
 from steelman.identity import digest, model_parts
-from steelman.loading import Onnx, fill, open_subject, read_state, source
+from steelman.loading import Onnx, fill, read_state, source
 from steelman.loading.subject import Subject
 from steelman.networks import MLP, BlackBox, LogOfProbabilities, Normalise, Preprocessed
 from steelman.norms import L1, L2

@@ -20,10 +20,11 @@ from steelman.data import Digits, External
 from steelman.evaluation.store import EvaluationFolder
 from steelman.experiments.attack_train import attack_train
 from steelman.experiments.compare import _left
+from steelman.experiments.opening import open_subject
 from steelman.experiments.recipe import load_recipe
 from steelman.experiments.run import Run, train
 from steelman.experiments.swept import Swept
-from steelman.loading import open_subject, source
+from steelman.loading import source
 from steelman.measures.line import Axis, Line, Point
 from steelman.networks import MLP, build
 from steelman.networks.building import described, network_of

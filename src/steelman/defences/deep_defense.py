@@ -3,9 +3,11 @@
 import logging
 import math
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from steelman.data.dataset import Dataset
@@ -17,7 +19,7 @@ from steelman.losses import cross_entropy
 from steelman.networks.preprocess import peel
 from steelman.networks.surgery import freeze_batchnorm, only_trainable, rehearsal
 from steelman.norms import TINY
-from steelman.ranges import INFINITE, check_amounts
+from steelman.ranges import INFINITE, Count, Factor
 from steelman.types import Batch, Flags, Images, Indices, Labels, PerImage
 
 log = logging.getLogger(__name__)
@@ -61,25 +63,18 @@ class DeepDefense(Objective):
         ValueError: a compiled network, which cannot be differentiated twice; one class; no such layer; p below 1.
     """
 
-    weight: float = 15.0
-    c: float = 25.0
-    d: float = 5.0
-    p: float = field(default=2.0, metadata=INFINITE)
-    steps: int = 5
-    overshoot: float = 0.02
-    damping: float = 5e-6
-    classes: int = 10
+    weight: Factor = 15.0
+    c: Factor = 25.0
+    d: Factor = 5.0
+    p: Annotated[float, Ge(1), INFINITE] = 2.0
+    steps: Count = 5
+    overshoot: Factor = 0.02
+    damping: Factor = 5e-6
+    classes: Annotated[int, Ge(2)] = 10
     layers: tuple[str, ...] | None = None
     legacy_from_class: bool = False
 
     def __post_init__(self) -> None:
-        check_amounts(
-            "DeepDefense", weight=self.weight, c=self.c, d=self.d, overshoot=self.overshoot, damping=self.damping
-        )
-        if not self.p >= 1:
-            raise ValueError(f"p is the exponent of a norm, at least 1; got {self.p}")
-        if self.steps < 1 or self.classes < 2:
-            raise ValueError(f"DeepDefense needs steps >= 1 and classes >= 2; got {self.steps} and {self.classes}")
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(self.layers))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import nn
 
@@ -12,7 +13,7 @@ from steelman.forward import logits_of
 from steelman.losses import cross_entropy
 from steelman.norms import L2, Linf, Norm, per_image
 from steelman.randomness import Draws
-from steelman.ranges import check_box
+from steelman.ranges import Count, Factor, OneOf
 from steelman.types import CLASSIFIER, Batch, Box
 
 _START = 0xF4EE  # a purpose for `Draws.split`
@@ -48,22 +49,14 @@ class Free(Game):
         ValueError: replays below 1, eps or step_size that are no lengths, another norm.
     """
 
-    eps: float = 8 / 255
-    replays: int = 8
-    step_size: float | None = None
-    norm: Norm = Linf
+    eps: Factor = 8 / 255
+    replays: Count = 8
+    step_size: Factor | None = None
+    norm: Annotated[Norm, OneOf((Linf, L2))] = Linf
     box: Box | None = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if self.replays < 1:
-            raise ValueError(f"Free trains on each batch replays times, at least 1; got {self.replays}")
-        for name, length in (("eps", self.eps), ("step_size", self.step_size)):
-            if length is not None and not 0 <= length < float("inf"):
-                raise ValueError(f"{name} must be finite and at least 0; got {length}")
-        check_box(self.box)
         check_radius(self.norm, self.eps, self.box, "Free")
-        if self.norm is not Linf and self.norm is not L2:
-            raise ValueError(f"Free takes gradient steps in Linf or L2; got {self.norm}")
 
     def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]:
         net = nets[CLASSIFIER]

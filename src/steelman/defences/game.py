@@ -11,6 +11,7 @@ from steelman.attacks.core.attack import Attack
 from steelman.data.dataset import Dataset
 from steelman.naming import call, nearest
 from steelman.optimisers import Optimiser
+from steelman.ranges import Checked
 from steelman.schedules import Constant, Schedule
 from steelman.types import CLASSIFIER, Batch
 
@@ -59,7 +60,7 @@ class Player:
     schedule: Schedule = Constant()
 
 
-class Game(ABC):
+class Game(Checked, ABC):
     """What a network is trained by. Most are an `Objective`; others need more than one loss, step or network.
 
     A game never touches an optimiser, a process or autocast. It goes on after each update when that is done: after a

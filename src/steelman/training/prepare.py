@@ -15,6 +15,7 @@ from steelman.data.dataset import Dataset
 from steelman.forward import logits_of
 from steelman.naming import call
 from steelman.randomness import combine
+from steelman.ranges import Checked
 from steelman.training.parts import describe, in_parts
 from steelman.types import Batch
 
@@ -33,7 +34,7 @@ class PreparationContext:
 
 
 @dataclass(frozen=True)
-class Preparation(ABC):
+class Preparation(Checked, ABC):
     """What is done to the training images, once, before training begins.
 
     `preparation(data, reference)` is the new data set. `fit(prepare=...)` calls it on what is left when the validation

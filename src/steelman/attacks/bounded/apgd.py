@@ -1,8 +1,10 @@
 """Projected gradient ascent that chooses its step sizes itself."""
 
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from steelman.attacks.bounded.pace import Halving, Sparse
@@ -11,8 +13,9 @@ from steelman.attacks.core.ball import Ball
 from steelman.attacks.core.best import Best
 from steelman.attacks.core.oracle import Oracle
 from steelman.losses import CrossEntropy, Goal, Loss, Margin
-from steelman.norms import L0, L1, Linf, Norm
+from steelman.norms import L1, L2, Linf, Norm
 from steelman.randomness import Draws
+from steelman.ranges import Count, Natural, OneOf
 from steelman.types import Flags, Images, Indices, PerImage, Radius, Share
 
 
@@ -64,25 +67,16 @@ class APGD(Attack):
     """
 
     eps: Radius = Share(8 / 255)
-    norm: Norm = Linf
-    steps: int = 100
-    restarts: int = 1
+    norm: Annotated[Norm, OneOf((Linf, L2, L1), "For L0 use PGD(norm=L0)")] = Linf
+    steps: Count = 100
+    restarts: Count = 1
     loss: Loss = field(default_factory=CrossEntropy)
-    targets: int = 0
-    rho: float = 0.75
+    targets: Natural = 0
+    rho: Annotated[float, Interval(gt=0, le=1)] = 0.75
     multi_eps: bool = False
     stop_early: bool = False
 
     def __post_init__(self) -> None:
-        if self.norm is L0:
-            raise ValueError("APGD is for Linf, L2 and L1; for L0 use PGD(norm=L0)")
-        if self.steps < 1 or self.restarts < 1 or self.targets < 0:
-            raise ValueError(
-                f"APGD needs steps >= 1, restarts >= 1 and targets >= 0; got {self.steps}, {self.restarts} and "
-                f"{self.targets}"
-            )
-        if not 0 < self.rho <= 1:
-            raise ValueError(f"APGD needs rho, a share of the steps, above 0 and at most 1; got {self.rho}")
         if self.loss.needs_reference:
             raise ValueError(f"APGD needs a loss of the labels; {type(self.loss).__name__} compares with clean logits")
 

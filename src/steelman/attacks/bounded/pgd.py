@@ -14,6 +14,7 @@ from steelman.attacks.core.oracle import Oracle
 from steelman.losses import CrossEntropy, Goal, Loss
 from steelman.norms import L0, Linf, Norm, per_image
 from steelman.randomness import Draws, combine
+from steelman.ranges import Count, Natural, Positive
 from steelman.types import Images, Indices, Radius, Share
 
 
@@ -64,31 +65,23 @@ class PGD(Attack):
     """
 
     eps: Radius = Share(8 / 255)
-    steps: int = 10
+    steps: Natural = 10
     step_size: Radius | None = None
     norm: Norm = Linf
     loss: Loss = field(default_factory=CrossEntropy)
     random_start: bool = True
-    normal_start: float | None = None
-    restarts: int = 1
-    targets: int = 0
+    normal_start: Positive | None = None
+    restarts: Count = 1
+    targets: Natural = 0
     keep_best: bool = False
     stop_early: bool = False
-    parallel_restarts: int = 1
+    parallel_restarts: Count = 1
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.restarts < 1 or self.targets < 0 or self.parallel_restarts < 1:
-            raise ValueError(
-                "PGD needs steps >= 0, restarts >= 1, targets >= 0 and parallel_restarts >= 1; "
-                f"got {self.steps}, {self.restarts}, {self.targets} and {self.parallel_restarts}"
-            )
         if self.targets and self.loss.needs_reference:
             raise ValueError(f"{type(self.loss).__name__} has no targeted form; use LogitDifference() with targets")
-        if self.normal_start is not None and not (self.random_start and 0 < self.normal_start < float("inf")):
-            raise ValueError(
-                "normal_start is the standard deviation of a random start, such as .001; got "
-                f"{self.normal_start} with random_start={self.random_start}"
-            )
+        if self.normal_start is not None and not self.random_start:
+            raise ValueError("normal_start is the standard deviation of a random start, so it needs random_start=True")
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         rivals = None

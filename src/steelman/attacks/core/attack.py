@@ -13,6 +13,7 @@ from steelman.losses import Goal
 from steelman.naming import call
 from steelman.norms import L0, L1, L2, Linf, Norm
 from steelman.randomness import Draws
+from steelman.ranges import Checked
 from steelman.types import Box, Flags, Images, Indices, Labels, Model, PerImage, Radius, Randomness, Share
 
 __all__ = ["Attack", "AttackResult", "check_images", "check_labels"]
@@ -58,7 +59,7 @@ class AttackResult:
 
 
 @dataclass(frozen=True)
-class Attack(ABC):
+class Attack(Checked, ABC):
     """A method that perturbs images so that a model misclassifies them.
 
     `attack(model, x, y)` returns the perturbed images; `attack.run(model, x, y)` also verifies and measures them.
@@ -97,24 +98,19 @@ class Attack(ABC):
     uint8: bool = field(default=False, kw_only=True)
     precision: Literal["full", "bf16"] = field(default="full", kw_only=True)
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Default lengths are in units of the box before a class checks its settings."""
-        super().__init_subclass__(**options)
-        checks = cls.__dict__.get("__post_init__")
-        if checks is not None:
-
-            def scaled(self: Attack) -> None:
-                Attack.__post_init__(self)
-                checks(self)
-
-            cls.__post_init__ = scaled
-
-    def __post_init__(self) -> None:
+    def _prepare(self) -> None:
+        """Default lengths are in units of the box before the settings are checked."""
         for item in fields(self):
             value = getattr(self, item.name)
             counts = item.name == "eps" and getattr(self, "norm", None) is L0
             if isinstance(value, Share) and not counts:
                 object.__setattr__(self, item.name, value.of(self.box_width))
+
+    @property
+    def budget(self) -> tuple[Norm, Radius] | None:
+        """The norm and radius of the ball in which a bounded attack searches; None of a minimal attack."""
+        norm, eps = getattr(self, "norm", None), getattr(self, "eps", None)
+        return None if norm is None or eps is None else (norm, eps)
 
     @property
     def box_width(self) -> float:

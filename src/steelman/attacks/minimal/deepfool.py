@@ -1,6 +1,7 @@
 """Minimal perturbations by repeated linearisation."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
@@ -50,7 +51,7 @@ class DeepFool(Attack):
     """
 
     norm: Norm = L2
-    p: float | None = field(default=None, metadata=INFINITE)
+    p: Annotated[float | None, INFINITE] = None
     steps: int = 50
     overshoot: float = 0.02
     classes: int = 10
