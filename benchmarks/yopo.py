@@ -205,7 +205,7 @@ def main() -> None:
     if not begun.exists():
         checkpoint.save(begun, beginning(train))
     players = {
-        name: Player(game.begin(SmallCNN(), train), options.folder / f"{name}.safetensors", train, begun, options)
+        name: Player(game.setup(SmallCNN(), train), options.folder / f"{name}.safetensors", train, begun, options)
         for name, game in methods(options.eps).items()
     }
     while any(player.seconds < options.seconds for player in players.values()):

@@ -17,7 +17,7 @@ attacks = {
 for defence in (Plain(), MMA(d_max=0.3, eps_min=0.05)):
     torch.manual_seed(0)
     network = MLP(shape=train.shape, classes=10)
-    defence = defence.begin(network, train)  # memory for a radius per image
+    defence = defence.setup(network, train)  # memory for a radius per image
     optimiser = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     for _ in range(15):
         for batch in train.batches(torch.randperm(len(train)).split(64)):

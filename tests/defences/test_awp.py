@@ -198,4 +198,4 @@ def test_an_objective_that_does_not_craft_apart_is_refused():
 
 def test_a_network_without_layers_is_refused():
     with pytest.raises(ValueError, match="Sequential has none"):
-        AWP().begin(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64)), images())
+        AWP().setup(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64)), images())

@@ -90,7 +90,7 @@ def test_what_cannot_be_merged_is_refused_before_training(training: Training, co
 @pytest.mark.parametrize("defence", [DeepDefense(), Parseval(DeepDefense())])
 def test_who_keeps_batch_normalisation_still_may_learn_from_one_image(defence: Objective):
     model, batch = network().train(), next(images(3).batches([torch.arange(3)]))
-    micro = MicroBatches(DeepDefense(), 1).begin(model, images(3))
+    micro = MicroBatches(DeepDefense(), 1).setup(model, images(3))
     play(micro, model, batch, torch.optim.SGD(model.parameters(), 0.1))
     fit(model, images(3), defence, Training(epochs=1, batch_size=1), progress=False)
     assert Sum((Plain(), DeepDefense())).batch_statistics

@@ -171,7 +171,7 @@ def test_one_class_is_refused(kind: Kind) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
     data = InMemory("one", torch.rand(4, 1, 4, 4), torch.zeros(4, dtype=torch.int64), ("all",))
     with pytest.raises(ValueError, match="needs two classes; got 1"):
-        Bilateral().begin(model, data)
+        Bilateral().setup(model, data)
     for target in ("most confusing", None):
         with pytest.raises(ValueError, match="two classes"):
             Bilateral(target=target, labels=kind)(model, Batch(torch.rand(4, 1, 4, 4), torch.zeros(4).long()))

@@ -25,8 +25,8 @@ every_defence = pytest.mark.parametrize("name", DEFENCES)
 OBJECTIVES = [name for name, defence in DEFENCES.items() if isinstance(defence, Objective)]
 
 
-def begun(name: str, model: nn.Module) -> Game:
-    return DEFENCES[name].begin(model, table.images())
+def set_up(name: str, model: nn.Module) -> Game:
+    return DEFENCES[name].setup(model, table.images())
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_it_leaves_model_and_batch_as_they_were(name: str):
     model.fc2.bias.requires_grad_(False)
     model.fc1.weight.grad = torch.ones_like(model.fc1.weight)
     x, y = batch.x.clone(), batch.y.clone()
-    defence = begun(name, model)
+    defence = set_up(name, model)
     for _ in range(2):
         if isinstance(defence, Objective):
             defence(model, batch)
@@ -167,7 +167,7 @@ def test_it_leaves_model_and_batch_as_they_were(name: str):
 )
 def test_crafting_does_not_move_the_running_statistics(name: str, passes: int):
     model = Changeable()
-    play(begun(name, model), model, first(12), torch.optim.SGD(model.parameters(), lr=0.1))
+    play(set_up(name, model), model, first(12), torch.optim.SGD(model.parameters(), lr=0.1))
     assert int(model.norm.num_batches_tracked) == passes  # those of training alone
 
 
@@ -201,7 +201,7 @@ def test_micro_batches_make_the_same_update(name: str, micro_batch: int):
     moved = []
     for size in (None, micro_batch):
         model = network().double()
-        game = begun(name, model)
+        game = set_up(name, model)
         assert isinstance(game, Objective)
         optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
         losses = play(game if size is None else MicroBatches(game, size), model, first(12, torch.float64), optimiser)
@@ -249,7 +249,7 @@ def test_a_network_that_writes_into_its_images_and_wraps_its_logits_learns_the_s
         batch = first(12)
         x = batch.x.clone()
         torch.manual_seed(1)
-        defence = begun(name, model)
+        defence = set_up(name, model)
         nets, optimisers = table.seated(defence, model)
         for _ in range(2):
             play(defence, nets, batch, optimisers)

@@ -50,6 +50,6 @@ def test_what_cannot_be_smoothed_is_refused() -> None:
             LabelSmoothing(wrong)
     alone = InMemory("one", torch.rand(4, 1, 4, 6), torch.zeros(4, dtype=torch.int64), ("only",))
     with pytest.raises(ValueError, match="at least two classes; there is 1"):
-        LabelSmoothing().begin(small_net(classes=1), alone)
+        LabelSmoothing().setup(small_net(classes=1), alone)
     with pytest.raises(ValueError, match="at least two classes; there is 1"):
         LabelSmoothing()(small_net(classes=1), Batch(X, torch.zeros_like(Y)))

@@ -103,7 +103,7 @@ def test_the_sides_are_those_of_the_loss() -> None:
 def test_it_costs_what_its_card_says(clean_weight: float) -> None:
     model, batch, passed = sure(), first(24, torch.float64), []
     model.register_forward_pre_hook(lambda _, inputs: passed.append((len(inputs[0]), inputs[0].requires_grad)))
-    mma = MMA(d_max=0.3, steps=4, bisections=6, clean_weight=clean_weight).begin(model, images())
+    mma = MMA(d_max=0.3, steps=4, bisections=6, clean_weight=clean_weight).setup(model, images())
     mma(model, batch)
     right = int((stored(mma)[batch.index] > 0).sum())
     assert 0 < right < 24
@@ -180,7 +180,7 @@ def test_it_is_the_algorithm_image_by_image(norm: Norm, clean_weight: float) -> 
     mma = MMA(0.05 * scale, 0.01 * scale, norm, steps=4, bisections=7, clean_weight=clean_weight)
     model, naive = changeable(), changeable()
     batch, radii = wrong_and_right(changeable()), [0.003 * scale * (row % 9) for row in range(24)]
-    mma = mma.begin(model, images())
+    mma = mma.setup(model, images())
     stored(mma)[batch.index] = torch.tensor(radii)
     ours = mma(model, batch)
     theirs, margins = by_hand(mma, naive, batch, radii)
@@ -201,7 +201,7 @@ def test_it_is_the_algorithm_image_by_image(norm: Norm, clean_weight: float) -> 
 def test_it_crafts_in_the_mode_it_is_told_and_never_moves_the_running_statistics() -> None:
     batch, found = wrong_and_right(changeable()), []
     for mma in (MMA(d_max=0.3, steps=3), MMA(d_max=0.3, steps=3, crafting="train")):
-        model, mma = changeable(), mma.begin(changeable(), images())
+        model, mma = changeable(), mma.setup(changeable(), images())
         mma(model, batch)
         assert (
             int(model.norm.get_buffer("num_batches_tracked")) == 2
@@ -218,13 +218,13 @@ def test_wrong_images_count_clean_and_those_beyond_d_max_in_the_clean_term_alone
         logits = model(batch.x)
     order = logits.argsort(1)
     wrong = replace(batch, y=order[:, 0])
-    mma = MMA(d_max=0.1).begin(model, images())
+    mma = MMA(d_max=0.1).setup(model, images())
     torch.testing.assert_close(mma(model, wrong), F.cross_entropy(model(batch.x), wrong.y))
     assert bool((stored(mma)[wrong.index] == 0).all())
     some = torch.where(logits.softmax(1).amax(1) > 0.6)[0]
     assert len(some) >= 5
     right = replace(batch, y=order[:, -1])[some]
-    tiny = MMA(d_max=1e-4, eps_min=1e-5).begin(model, images())
+    tiny = MMA(d_max=1e-4, eps_min=1e-5).setup(model, images())
     torch.testing.assert_close(tiny(model, right), F.cross_entropy(model(right.x), right.y) / 3)
     assert bool((stored(tiny)[right.index] >= 1e-4).all())
 
@@ -250,7 +250,7 @@ def test_the_next_radius_is_the_last_margin_and_at_least_eps_min(monkeypatch: py
 
     monkeypatch.setattr(ANPGD, "crossing", spy)
     model, batch = sure(), first(24, torch.float64)
-    mma = MMA(d_max=0.3, eps_min=0.05, steps=4).begin(model, images())
+    mma = MMA(d_max=0.3, eps_min=0.05, steps=4).setup(model, images())
     mma(model, batch)
     assert list(asked[0].values()) == pytest.approx([0.05] * len(asked[0]))
     kept = stored(mma)[batch.index].tolist()
@@ -263,7 +263,7 @@ def test_the_next_radius_is_the_last_margin_and_at_least_eps_min(monkeypatch: py
 
 def test_however_batches_are_cut_every_image_keeps_its_own_row() -> None:
     model, batch = sure(), first(24, torch.float64)
-    whole, parts = (MMA(d_max=0.3, eps_min=0.02, steps=4).begin(model, images()) for _ in range(2))
+    whole, parts = (MMA(d_max=0.3, eps_min=0.02, steps=4).setup(model, images()) for _ in range(2))
     for turn in range(3):
         noise = replace(batch, seeds=torch.arange(24) + 100 * turn)
         whole(model, noise)
@@ -307,7 +307,7 @@ class Halfspace(nn.Module):
 def test_a_step_goes_where_the_margin_grows_fastest(norm: Norm, seed: int) -> None:
     net = Halfspace(seed)
     margin = float(net.distance(norm).detach())
-    mma = MMA(3 * margin, margin / 2, norm, steps=50, bisections=30, clean_weight=0.0).begin(net, images())
+    mma = MMA(3 * margin, margin / 2, norm, steps=50, bisections=30, clean_weight=0.0).setup(net, images())
     step, best = -net.slope(mma(net, net.batch)), net.slope(net.distance(norm))
     assert float(stored(mma)[0]) == pytest.approx(margin, rel=1e-5 if norm is Linf else 0.03)
     assert float(F.cosine_similarity(step, best, dim=0)) > 1 - (1e-9 if norm is Linf else 1e-4)
@@ -421,9 +421,9 @@ def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> Non
 
 def test_without_indices_or_memory_it_says_what_to_do() -> None:
     model, batch = network(), first(4)
-    with pytest.raises(ValueError, match=r"call `defence = defence\.begin\(model, data\)` first"):
+    with pytest.raises(ValueError, match=r"call `defence = defence\.setup\(model, data\)` first"):
         MMA()(model, batch)
-    mma = MMA().begin(model, images())
+    mma = MMA().setup(model, images())
     with pytest.raises(ValueError, match="the batch needs `index`"):
         mma(model, replace(batch, index=None))
     with pytest.raises(ValueError, match=r"for images 0 to \d+; the batch has 0 to 99999"):
@@ -431,14 +431,14 @@ def test_without_indices_or_memory_it_says_what_to_do() -> None:
     data = images().subset(torch.arange(5))
     data.index = data.index[:3]
     with pytest.raises(ValueError, match="the data set needs an `index`"):
-        MMA().begin(model, data)
+        MMA().setup(model, data)
 
 
 def test_a_second_training_begins_with_fresh_memory() -> None:
     model, batch = network(), first(12)
-    mma = MMA(steps=2).begin(model, images())
+    mma = MMA(steps=2).setup(model, images())
     mma(model, batch)
-    again = mma.begin(model, images())
+    again = mma.setup(model, images())
     assert bool((stored(again) == -1).all())
     assert bool((stored(mma)[batch.index] >= 0).all())
     assert again == mma == MMA(steps=2)

@@ -118,7 +118,7 @@ def test_only_weights_that_learn_are_pulled_and_shared_ones_once():
 
 def trained(defence: Parseval | Plain | AdversarialTraining, batch: Batch) -> nn.Module:
     net = network()
-    play(defence.begin(net, images()), net, batch, torch.optim.SGD(net.parameters(), lr=0.1))
+    play(defence.setup(net, images()), net, batch, torch.optim.SGD(net.parameters(), lr=0.1))
     return net
 
 
@@ -148,7 +148,7 @@ def test_bad_settings_are_refused(wrong: dict[str, float]):
 
 def test_a_network_without_matrices_is_refused():
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    assert Parseval().begin(net, images()) == Parseval()
+    assert Parseval().setup(net, images()) == Parseval()
     net[1].weight.requires_grad_(False)
     with pytest.raises(ValueError, match="Sequential has none that learn"):
-        Parseval().begin(net, images())
+        Parseval().setup(net, images())

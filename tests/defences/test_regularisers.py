@@ -222,10 +222,10 @@ def test_compiled_networks_are_refused(defence: GradientPenalty):
     in_place.compile()
     for wrong in (torch.compile(net), in_place, nn.Sequential(nn.Identity(), torch.compile(inner))):
         with pytest.raises(ValueError, match=r"before torch\.compile"):
-            defence.begin(wrong, labelled())
+            defence.setup(wrong, labelled())
         with pytest.raises(ValueError, match=r"before torch\.compile"):
             defence(wrong, images())
-    assert defence.begin(net, labelled()) is defence
+    assert defence.setup(net, labelled()) is defence
 
 
 @pytest.mark.parametrize("defence", TWICE)
@@ -251,7 +251,7 @@ def test_other_bad_settings_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     with pytest.raises(ValueError, match="train in one process"):
-        Jacobian(root="batch").begin(smooth().float(), labelled())
-    assert Jacobian().begin(smooth().float(), labelled()) == Jacobian()
+        Jacobian(root="batch").setup(smooth().float(), labelled())
+    assert Jacobian().setup(smooth().float(), labelled()) == Jacobian()
     with pytest.raises(ValueError, match="has no layer"):
-        DeepDefense(layers=("conv9",)).begin(smooth().float(), labelled())
+        DeepDefense(layers=("conv9",)).setup(smooth().float(), labelled())

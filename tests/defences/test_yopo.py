@@ -105,7 +105,7 @@ VARIANTS = [("code", "both"), ("code", "hamiltonian"), ("paper", "both"), ("grad
 @pytest.mark.parametrize(("variant", "grad"), VARIANTS)
 def test_every_variant_is_its_formula(variant, grad, m: int, n: int):
     defence = YOPO(m, n, eps=EPS, step_size=STEP, variant=variant, first_layer_grad=grad)
-    defence = defence.begin(network().float(), data())
+    defence = defence.setup(network().float(), data())
     assert defence.first_layer == "relu"
     ours, wanted = gradients(defence, network(), batch()), by_hand(m, n, variant, grad, network(), batch())
     for name, value in wanted.items():
@@ -233,7 +233,7 @@ def test_trades_yopo_is_its_formula():
     nets = [network(norm=True), network(norm=True)]
     for net in nets:
         net.norm.running_mean.uniform_(-1, 1, generator=torch.Generator().manual_seed(5))
-    defence = TradesYOPO(2, 3, EPS, STEP, beta=2.5).begin(network(norm=True).float(), data())
+    defence = TradesYOPO(2, 3, EPS, STEP, beta=2.5).setup(network(norm=True).float(), data())
     ours, wanted = defence(nets[0], batch()), trades_by_hand(2, 3, 2.5, nets[1], batch())
     torch.testing.assert_close(ours, wanted)
     for a, b in zip(
@@ -275,9 +275,9 @@ def test_switches_that_mean_nothing_are_refused():
 @pytest.mark.parametrize("defence", [YOPO(first_layer="conv9"), TradesYOPO(first_layer="conv9")])
 def test_a_network_that_cannot_be_cut_is_refused_before_training(defence: Game):
     with pytest.raises(ValueError, match=r"no layer 'conv9'; did you mean conv\?"):
-        defence.begin(network().float(), data())
+        defence.setup(network().float(), data())
 
 
 def test_its_first_layer_in_the_networks_of_the_paper():
     shape = InMemory("made", torch.rand(2, 1, 28, 28), torch.arange(2), tuple("ab"))
-    assert YOPO().begin(SmallCNN(), shape).first_layer == "relu1"
+    assert YOPO().setup(SmallCNN(), shape).first_layer == "relu1"

@@ -41,7 +41,7 @@ def network(kind: type[Changeable], parts: str) -> Changeable:
 
 def update(name: str, model: Changeable) -> tuple[list[Tensor], int]:
     """What one batch adds to each weight, and how often running statistics were moved."""
-    game, batch = DEFENCES[name].begin(model, images()), first(12, torch.float64)
+    game, batch = DEFENCES[name].setup(model, images()), first(12, torch.float64)
     torch.manual_seed(1)
     nets, optimisers = seated(game, model)
     before = copy.deepcopy(list(nets.parameters()))
@@ -73,7 +73,7 @@ def test_it_is_refused_before_training(defence: Game, parts: str):
     model = network(InTraining, parts).float().train()
     before, chance = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     with pytest.raises(ValueError, match=r"InTraining uses gradient checkpointing.*Switch checkpointing off"):
-        defence.begin(model, images())
+        defence.setup(model, images())
     assert all(module.training for module in model.modules())
     torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), chance)

@@ -59,10 +59,10 @@ class AWP(GameWrapper[Adversarial]):
                 f"AWP needs a finite gamma >= 0 and warmup from 0 to 1; got {self.gamma} and {self.warmup}"
             )
 
-    def begin(self, model: nn.Module, data: Dataset) -> "AWP":
+    def setup(self, model: nn.Module, data: Dataset) -> "AWP":
         if not _layers(model):
             raise ValueError(f"AWP moves weights of linear and convolutional layers; {type(model).__name__} has none")
-        return replace(self, objective=self.objective.begin(model, data))
+        return replace(self, objective=self.objective.setup(model, data))
 
     def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]:
         if batch.progress < self.warmup:

@@ -71,7 +71,7 @@ class Bilateral(Adversarial):
         if not (0 < self.beta < float("inf") and 0 < self.gamma < float("inf")):
             raise ValueError(f"beta and gamma must be finite and above 0; got {self.beta} and {self.gamma}")
 
-    def begin(self, model: nn.Module, data: Dataset) -> "Bilateral":
+    def setup(self, model: nn.Module, data: Dataset) -> "Bilateral":
         _refuse_one_class(len(data.classes))
         return self
 

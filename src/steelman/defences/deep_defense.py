@@ -82,7 +82,7 @@ class DeepDefense(Objective):
     def batch_statistics(self) -> bool:
         return False
 
-    def begin(self, model: nn.Module, data: Dataset) -> "DeepDefense":
+    def setup(self, model: nn.Module, data: Dataset) -> "DeepDefense":
         refuse_compiled(model)
         with ExitStack() as stack:
             stack.enter_context(only_trainable(model, self.layers))  # refuses names of no layer

@@ -35,7 +35,7 @@ class GradientPenalty(Objective):
 
     weight: float
 
-    def begin(self, model: nn.Module, data: Dataset) -> "GradientPenalty":
+    def setup(self, model: nn.Module, data: Dataset) -> "GradientPenalty":
         refuse_compiled(model)
         return self
 

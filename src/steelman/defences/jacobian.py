@@ -60,7 +60,7 @@ class JacobianRegularisation(GradientPenalty):
         if self.projections is not None and self.projections < 1:
             raise ValueError(f"projections is a number of random vectors, at least 1; got {self.projections}")
 
-    def begin(self, model: nn.Module, data: Dataset) -> "JacobianRegularisation":
+    def setup(self, model: nn.Module, data: Dataset) -> "JacobianRegularisation":
         several = torch.distributed.is_available() and torch.distributed.is_initialized()
         if self.root == "batch" and several and torch.distributed.get_world_size() > 1:
             raise ValueError(

@@ -45,7 +45,7 @@ class LabelSmoothing(Objective):
                 f"smoothing is the probability that the other classes share, in [0, 1); got {self.smoothing}"
             )
 
-    def begin(self, model: nn.Module, data: Dataset) -> "LabelSmoothing":
+    def setup(self, model: nn.Module, data: Dataset) -> "LabelSmoothing":
         _check_classes(len(data.classes))
         return self
 

@@ -65,7 +65,7 @@ class MMA(Objective):
     to the box. As in the code, a clean pass in train mode says which images are right, and images beyond d_max go
     through the network at x + delta too, for its batch normalisation.
 
-    `begin` makes the memory for a data set. A loop of your own calls `defence = MMA().begin(model, data)` first, with
+    `setup` makes the memory for a data set. A loop of your own calls `defence = MMA().setup(model, data)` first, with
     batches from `data.batches`, which carry the index.
 
     Cost: `steps` forward and gradient passes and `bisections` forward passes of the right images, 2 forward and 2
@@ -106,7 +106,7 @@ class MMA(Objective):
         check_crafting(self.crafting)
         self._attack(self.eps_min)
 
-    def begin(self, model: nn.Module, data: Dataset) -> "MMA":
+    def setup(self, model: nn.Module, data: Dataset) -> "MMA":
         index = getattr(data, "index", None)
         if index is None or len(index) != len(data) or len(data) == 0:
             raise ValueError("MMA keeps a radius for each image, so the data set needs an `index`, a place per image")
@@ -147,13 +147,13 @@ class MMA(Objective):
     def _memory_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The margins, and the rows of this batch in them."""
         if self._margins is None:
-            raise ValueError("MMA keeps a radius for each image: call `defence = defence.begin(model, data)` first")
+            raise ValueError("MMA keeps a radius for each image: call `defence = defence.setup(model, data)` first")
         if batch.index is None:
             raise ValueError("MMA keeps a radius for each image: the batch needs `index`, as `data.batches` gives it")
         margin = self._margins.margin
         if len(batch) and not 0 <= int(batch.index.min()) <= int(batch.index.max()) < len(margin):
             raise ValueError(
                 f"MMA's memory is for images 0 to {len(margin) - 1}; the batch has {int(batch.index.min())} to "
-                f"{int(batch.index.max())}. Call `begin` with the data set that the batches come from"
+                f"{int(batch.index.max())}. Call `setup` with the data set that the batches come from"
             )
         return margin, batch.index

@@ -57,12 +57,12 @@ class Parseval(GameWrapper[Game]):
         if not 0 < self.rows <= 1:
             raise ValueError(f"rows is a share, above 0 and at most 1; got {self.rows}")
 
-    def begin(self, model: nn.Module, data: Dataset) -> "Parseval":
+    def setup(self, model: nn.Module, data: Dataset) -> "Parseval":
         if not _layers(model):
             raise ValueError(
                 f"Parseval pulls weights of linear and convolutional layers; {type(model).__name__} has none that learn"
             )
-        return replace(self, objective=self.objective.begin(model, data))
+        return replace(self, objective=self.objective.setup(model, data))
 
     def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]:
         chance = torch.Generator().manual_seed(batch.common)

@@ -63,7 +63,7 @@ class VAT(Objective):
             raise ValueError(f"VAT needs a finite eps and weight, at least 0; got {self.eps} and {self.weight}")
         self._attack()  # which checks the others
 
-    def begin(self, model: nn.Module, data: Dataset) -> "VAT":
+    def setup(self, model: nn.Module, data: Dataset) -> "VAT":
         with rehearsal(model, data) as x, SharedDropout(model, len(x)), _still(model):
             logits_of(model, x)
         return self

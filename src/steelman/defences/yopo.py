@@ -79,7 +79,7 @@ class YOPO(Game):
         if self.first_layer_grad == "hamiltonian" and self.variant != "code":
             raise ValueError(f'first_layer_grad is a switch of variant="code"; with "{self.variant}" leave it out')
 
-    def begin(self, model: nn.Module, data: Dataset) -> "YOPO":
+    def setup(self, model: nn.Module, data: Dataset) -> "YOPO":
         return replace(self, first_layer=_first_layer(model, data, self.first_layer))
 
     def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]:
@@ -146,7 +146,7 @@ class TradesYOPO(Objective):
         if not 0 <= self.beta < float("inf"):
             raise ValueError(f"beta is a weight, at least 0; got {self.beta}")
 
-    def begin(self, model: nn.Module, data: Dataset) -> "TradesYOPO":
+    def setup(self, model: nn.Module, data: Dataset) -> "TradesYOPO":
         return replace(self, first_layer=_first_layer(model, data, self.first_layer))
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:

@@ -106,7 +106,7 @@ class _Run:
             raise ValueError("training.track_test measures test images: hand them to fit as test=")
         tracked = test.to(self.device) if test is not None and training.track_test else None
         self.watch = Validation(validation, training.monitor, tracked, training.track_test, training.seed)
-        self.game = _game(defence, training.micro_batch).begin(model, self.data)
+        self.game = _game(defence, training.micro_batch).setup(model, self.data)
         self.alone = least_images(model, self.data)
         self.least = least_batch(self.game, self.alone, training.batch_size, len(self.data), group.world)
         self.memory = self.game.memory
