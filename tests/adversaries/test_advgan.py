@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from one_pass import Net, accuracy, batch, digits, learnt, moved, noise
 from steelman import AdvGAN, AttackTraining, Batch
+from steelman.adversaries.generators.advgan import AdvGANCritic, AdvGANGenerator
 from steelman.data import InMemory
 from steelman.defences.game import Descend, Step
-from steelman.networks import AdvGANCritic, AdvGANGenerator
 from steelman.training import Adam
 
 SHAPE = (2, 6, 8)

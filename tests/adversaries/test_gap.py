@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from one_pass import Net, accuracy, batch, digits, learnt, moved, noise
 from steelman import GAP, AttackTraining, Batch
+from steelman.adversaries.generators.resnet_generator import ResNetGenerator
 from steelman.data import InMemory
 from steelman.defences.game import Descend, Step
-from steelman.networks import ResNetGenerator
 from steelman.schedules import Constant
 from steelman.training import Adam
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from steelman import PGN, AttackTraining, Batch, Training, fit
+from steelman.adversaries.generators.pgn_generator import PGNGenerator
 from steelman.data import InMemory
 from steelman.defences.game import Descend
-from steelman.networks import ConvPoolCNN, PGNGenerator
+from steelman.networks import ConvPoolCNN
 from steelman.training import play
 
 SHAPE, CLASSES = (2, 4, 8), 3

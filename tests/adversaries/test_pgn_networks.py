@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steelman.networks import ConvPoolCNN, PGNGenerator, build
+from steelman.adversaries.generators.pgn_generator import PGNGenerator
+from steelman.networks import ConvPoolCNN, build
 
 
 @pytest.mark.parametrize(("shape", "seed"), [((3, 32, 32), 64), ((1, 28, 28), 49), ((2, 4, 8), 2)])

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import flop_registry
 
 from steelman import L2LDA, Batch
 from steelman.adversaries.generators.unet import UNet
-from steelman.networks.lenet5 import LeNet5
+from steelman.networks import LeNet5
 from steelman.training import play
 
 

@@ -44,7 +44,7 @@ class PGN(Adversary):
                   generator depends on the batch size; a factor does not. It is for many thousands of batches: in
                   hundreds, G makes something only of a larger one, such as 10 (examples/pgn.py)
     gradient, image, label  what G sees, default True each: the ablations of figure 8
-    width, hidden  of G (`networks.PGNGenerator`), default 128 and 1024 (paper)
+    width, hidden  of G (`PGNGenerator`), default 128 and 1024 (paper)
     optimiser     of G, default Adam(5e-4) (code), which there also trains the classifier
 
     A `generator` that is given sees what it saw when it was trained, on that scale. As an attack it moves every image,

@@ -14,22 +14,18 @@ from steelman.decoding import one_line
 from steelman.filters.squeeze import BitDepth, MedianSmoothing
 from steelman.naming import nearest
 from steelman.networks.bounded_relu import bounded_relus
-from steelman.networks.carlini import CarliniNet
-from steelman.networks.cnn import CNN
-from steelman.networks.conv_resnet import ConvResNet
+from steelman.networks.carlini import CarliniNet, SmallCNN
+from steelman.networks.cnn import CNN, ConvResNet
 from steelman.networks.convnet import ConvNet
 from steelman.networks.convpool import ConvPoolCNN
 from steelman.networks.ensemble import Ensemble
 from steelman.networks.filtered import Filtered
-from steelman.networks.lenet import LeNet
-from steelman.networks.lenet5 import LeNet5
-from steelman.networks.madry import MadryNet
+from steelman.networks.lenet import LeNet, LeNet5, MadryNet
 from steelman.networks.mlp import MLP
 from steelman.networks.nin import NIN
 from steelman.networks.preact_resnet import PreActResNet18
 from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean
 from steelman.networks.resnet20 import ResNet20
-from steelman.networks.small_cnn import SmallCNN
 from steelman.networks.vision import AlexNet, ResNet18
 from steelman.networks.whiten import Whiten
 from steelman.networks.wide_resnet import WideResNet

@@ -7,7 +7,7 @@ from typing import final
 
 from torch import nn
 
-from steelman.networks.shapes import check_shape
+from steelman.networks.layers import check_shape, numbered
 
 
 @final
@@ -32,13 +32,11 @@ class ConvPoolCNN(nn.Sequential):
         if width < 1:
             raise ValueError(f"width is a number of channels, at least 1; got {width}")
         sizes = (channels, *(width * factor for factor in (1, 2, 2, 4, 4, 8)), classes)
-        layers = OrderedDict[str, nn.Module]()
+        layers: list[nn.Module] = []
         for place, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
             convolution = nn.Conv2d(fan_in, fan_out, 3, padding=1)
             nn.init.kaiming_normal_(convolution.weight)
             assert convolution.bias is not None
             nn.init.zeros_(convolution.bias)
-            layers[f"conv{place}"], layers[f"relu{place}"] = convolution, nn.LeakyReLU(0.2)
-            if place % 2 == 0:
-                layers[f"pool{place // 2}"] = nn.AvgPool2d(2)
-        super().__init__(OrderedDict(**layers, mean=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()))
+            layers += [convolution, nn.LeakyReLU(0.2), *[nn.AvgPool2d(2)] * (place % 2 == 0)]
+        super().__init__(OrderedDict(**numbered(*layers), mean=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()))

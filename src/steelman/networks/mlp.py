@@ -1,15 +1,13 @@
 """The perceptron of the Deep Defense paper."""
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import final
 
 from torch import nn
 
-from steelman.networks.rescale import Rescale
-from steelman.networks.shapes import check_shape
+from steelman.networks.layers import Rescale, check_shape, numbered
 
 
 @final
@@ -36,11 +34,7 @@ class MLP(nn.Sequential):
         gain: float = 1.0,
     ) -> None:
         check_shape("MLP", shape, 1)
-        layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-        if gain != 1:
-            layers["rescale"] = Rescale(scale=gain)
-        for place, (fan_in, fan_out) in enumerate(pairwise([math.prod(shape), *hidden, classes]), start=1):
-            layers[f"fc{place}"] = nn.Linear(fan_in, fan_out)
-            if place <= len(hidden):
-                layers[f"relu{place}"] = nn.ReLU()
-        super().__init__(layers)
+        layers: list[nn.Module] = [nn.Flatten(), *([Rescale(scale=gain)] if gain != 1 else [])]
+        for fan_in, fan_out in pairwise([math.prod(shape), *hidden, classes]):
+            layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+        super().__init__(numbered(*layers[:-1]))

@@ -6,7 +6,7 @@ from typing import final
 
 from torch import nn
 
-from steelman.networks.shapes import check_shape
+from steelman.networks.layers import check_shape, numbered
 
 
 @final
@@ -29,30 +29,22 @@ class NIN(nn.Sequential):
 
     def __init__(self, *, shape: Sequence[int] = (3, 32, 32), classes: int = 10, dropout: float = 0.5) -> None:
         channels, _, _ = check_shape("NIN", shape, 4)
-        super().__init__(
-            OrderedDict(
-                block1=_block(channels, 5, 192, 160, 96),
-                relu1=nn.ReLU(),
-                pool1=nn.MaxPool2d(2),
-                dropout1=nn.Dropout(dropout),
-                block2=_block(96, 5, 192, 192, 192),
-                relu2=nn.ReLU(),
-                pool2=nn.AvgPool2d(2),
-                dropout2=nn.Dropout(dropout),
-                block3=_block(192, 3, 192, 192, classes),
-                pool3=nn.AdaptiveAvgPool2d(1),
-                flatten=nn.Flatten(),
-            )
+        layers = OrderedDict(
+            block1=_block(channels, 5, 192, 160, 96),
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),
+            dropout1=nn.Dropout(dropout),
+            block2=_block(96, 5, 192, 192, 192),
+            relu2=nn.ReLU(),
+            pool2=nn.AvgPool2d(2),
+            dropout2=nn.Dropout(dropout),
+            block3=_block(192, 3, 192, 192, classes),
+            pool3=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
         )
+        super().__init__(layers)
 
 
 def _block(channels: int, kernel: int, first: int, second: int, third: int) -> nn.Sequential:
-    return nn.Sequential(
-        OrderedDict(
-            conv1=nn.Conv2d(channels, first, kernel, padding=kernel // 2),
-            relu1=nn.ReLU(),
-            conv2=nn.Conv2d(first, second, 1),
-            relu2=nn.ReLU(),
-            conv3=nn.Conv2d(second, third, 1),
-        )
-    )
+    convolutions = [nn.Conv2d(channels, first, kernel, padding=kernel // 2), nn.Conv2d(first, second, 1)]
+    return nn.Sequential(numbered(convolutions[0], nn.ReLU(), convolutions[1], nn.ReLU(), nn.Conv2d(second, third, 1)))

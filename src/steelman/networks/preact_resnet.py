@@ -6,11 +6,8 @@ from typing import final
 
 from torch import nn
 
-from steelman.networks.residual import conv3x3, preactivated
-from steelman.networks.shapes import check_shape
-
-STAGES = ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2))
-"""Channels in, channels out, and stride."""
+from steelman.networks.layers import check_shape
+from steelman.networks.residual import conv3x3, head, projected, stages
 
 
 @final
@@ -32,22 +29,7 @@ class PreActResNet18(nn.Sequential):
 
     def __init__(self, *, shape: Sequence[int] = (3, 32, 32), classes: int = 10) -> None:
         channels, _, _ = check_shape("PreActResNet18", shape, 8)
+        first = conv3x3(channels, 64)
         super().__init__(
-            OrderedDict(
-                conv1=conv3x3(channels, 64),
-                **{f"stage{place}": _stage(*sizes) for place, sizes in enumerate(STAGES, start=1)},
-                pool=nn.AdaptiveAvgPool2d(1),
-                flatten=nn.Flatten(),
-                fc=nn.Linear(512, classes),
-            )
+            OrderedDict(conv1=first, **stages(projected, (64, 64, 128, 256, 512), 2), **head(512, classes))
         )
-
-
-def _stage(fan_in: int, fan_out: int, stride: int) -> nn.Sequential:
-    across = nn.Conv2d(fan_in, fan_out, 1, stride=stride, bias=False) if fan_in != fan_out else None
-    return nn.Sequential(
-        OrderedDict(
-            block1=preactivated(fan_in, fan_out, stride, across, shared=across is not None),
-            block2=preactivated(fan_out, fan_out, 1, shared=False),
-        )
-    )

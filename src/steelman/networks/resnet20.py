@@ -6,11 +6,8 @@ from typing import final
 
 from torch import nn
 
-from steelman.networks.residual import PadChannels, Residual, conv3x3
-from steelman.networks.shapes import check_shape
-
-STAGES = ((16, 16, 1), (16, 32, 2), (32, 64, 2))
-"""Channels in, channels out, and stride."""
+from steelman.networks.layers import check_shape, numbered
+from steelman.networks.residual import PadChannels, Residual, conv3x3, head, stages
 
 
 @final
@@ -34,39 +31,17 @@ class ResNet20(nn.Sequential):
 
     def __init__(self, *, shape: Sequence[int] = (3, 32, 32), classes: int = 10) -> None:
         channels, _, _ = check_shape("ResNet20", shape, 4)
-        super().__init__(
-            OrderedDict(
-                conv1=conv3x3(channels, 16),
-                bn1=nn.BatchNorm2d(16),
-                relu1=nn.ReLU(),
-                **{f"stage{place}": _stage(*sizes) for place, sizes in enumerate(STAGES, start=1)},
-                pool=nn.AdaptiveAvgPool2d(1),
-                flatten=nn.Flatten(),
-                fc=nn.Linear(64, classes),
-            )
-        )
+        first = numbered(conv3x3(channels, 16), nn.BatchNorm2d(16), nn.ReLU())
+        super().__init__(OrderedDict(**first, **stages(_block, (16, 16, 32, 64), 3), **head(64, classes)))
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight)
 
 
-def _stage(fan_in: int, fan_out: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        OrderedDict(
-            block1=_block(fan_in, fan_out, stride),
-            block2=_block(fan_out, fan_out, 1),
-            block3=_block(fan_out, fan_out, 1),
-        )
-    )
-
-
-def _block(fan_in: int, fan_out: int, stride: int) -> nn.Sequential:
-    body = OrderedDict[str, nn.Module](
-        conv1=conv3x3(fan_in, fan_out, stride),
-        bn1=nn.BatchNorm2d(fan_out),
-        relu1=nn.ReLU(),
-        conv2=conv3x3(fan_out, fan_out),
-        bn2=nn.BatchNorm2d(fan_out),
+def _block(fan_in: int, fan_out: int, stride: int, first: bool) -> nn.Module:
+    body = numbered(
+        *(conv3x3(fan_in, fan_out, stride), nn.BatchNorm2d(fan_out), nn.ReLU()),
+        *(conv3x3(fan_out, fan_out), nn.BatchNorm2d(fan_out)),
     )
     every_other = nn.Sequential(nn.MaxPool2d(1, stride), PadChannels(fan_out - fan_in)) if stride > 1 else None
     return nn.Sequential(OrderedDict(residual=Residual(nn.Sequential(body), every_other), relu=nn.ReLU()))

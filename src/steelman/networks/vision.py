@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from steelman.networks.shapes import check_shape
+from steelman.networks.layers import check_shape
 
 
 def AlexNet(*, shape: Sequence[int] = (3, 224, 224), classes: int = 1000, weights: str | None = None) -> nn.Module:

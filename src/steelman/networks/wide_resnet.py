@@ -2,12 +2,13 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import final
 
 from torch import nn
 
-from steelman.networks.residual import PadChannels, conv3x3, preactivated, relu
-from steelman.networks.shapes import check_shape
+from steelman.networks.layers import check_shape
+from steelman.networks.residual import PadChannels, conv3x3, head, preactivated, projected, relu, stages
 
 
 @final
@@ -52,26 +53,11 @@ class WideResNet(nn.Sequential):
             raise ValueError(f"WideResNet needs a depth of 10, 16, 22, 28 ... and width >= 1; got {depth} and {width}")
         if shortcut not in ("convolution", "pad"):
             raise ValueError(f'shortcut is "convolution" or "pad"; got {shortcut!r}')
-        sizes = [16, 16 * width, 32 * width, 64 * width]
-        layers = OrderedDict[str, nn.Module](conv1=conv3x3(channels, 16))
-        for stage in (1, 2, 3):
-            fan_in, fan_out = sizes[stage - 1 : stage + 1]
-            across = _across(shortcut, fan_in, fan_out, 1 if stage == 1 else 2)
-            shared = stage == 1 if shortcut == "pad" else across is not None
-            first = preactivated(fan_in, fan_out, 1 if stage == 1 else 2, across, shared=shared, slope=slope)
-            others = [preactivated(fan_out, fan_out, 1, shared=False, slope=slope) for _ in range(blocks - 1)]
-            named = OrderedDict((f"block{place}", block) for place, block in enumerate([first, *others], start=1))
-            layers[f"stage{stage}"] = nn.Sequential(named)
-        super().__init__(
-            layers
-            | OrderedDict(
-                bn=nn.BatchNorm2d(sizes[-1]),
-                relu=relu(slope),
-                pool=nn.AdaptiveAvgPool2d(1),
-                flatten=nn.Flatten(),
-                fc=nn.Linear(sizes[-1], classes),
-            )
-        )
+        sizes = (16, 16 * width, 32 * width, 64 * width)
+        block = partial(projected, slope=slope) if shortcut == "convolution" else partial(_padded, slope=slope)
+        layers = OrderedDict[str, nn.Module](conv1=conv3x3(channels, 16), **stages(block, sizes, blocks))
+        layers |= OrderedDict(bn=nn.BatchNorm2d(sizes[-1]), relu=relu(slope))
+        super().__init__(layers | head(sizes[-1], classes))
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out")
@@ -79,10 +65,9 @@ class WideResNet(nn.Sequential):
                 nn.init.zeros_(layer.bias)
 
 
-def _across(shortcut: str, fan_in: int, fan_out: int, stride: int) -> nn.Module | None:
-    """The shortcut of a stage's first block; none where nothing changes."""
-    if fan_in == fan_out and stride == 1:
-        return None
-    if shortcut == "convolution":
-        return nn.Conv2d(fan_in, fan_out, 1, stride=stride, bias=False)
-    return nn.Sequential(nn.AvgPool2d(stride, ceil_mode=True), PadChannels(fan_out - fan_in))
+def _padded(fan_in: int, fan_out: int, stride: int, first: bool, slope: float) -> nn.Module:
+    """A block with zeros for the new channels of its shortcut; that of the network's first starts behind the ReLU."""
+    across = None
+    if fan_in != fan_out or stride != 1:
+        across = nn.Sequential(nn.AvgPool2d(stride, ceil_mode=True), PadChannels(fan_out - fan_in))
+    return preactivated(fan_in, fan_out, stride, across, shared=first, slope=slope)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from steelman.adversaries.generators.extended import extended, middle
 from steelman.adversaries.generators.resnet_generator import begin, reflecting
-from steelman.networks.shapes import check_shape
+from steelman.networks.layers import check_shape
 
 
 @final

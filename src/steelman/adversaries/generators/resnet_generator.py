@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from steelman.adversaries.generators.batchnorm import GlobalBatchNorm
 from steelman.adversaries.generators.extended import extended, middle
+from steelman.networks.layers import check_shape
 from steelman.networks.residual import Residual
-from steelman.networks.shapes import check_shape
 
 
 @final
