@@ -25,7 +25,7 @@ from steelman.attacks import (
     Within,
     WorstOf,
 )
-from steelman.evaluation import FromPrediction
+from steelman.identity import class_name
 from steelman.norms import L2
 from steelman.table.records import record_of
 
@@ -45,7 +45,7 @@ WHITE = [
     (L2LDA(), "L2LDA", L2LDA().steps),
     (PGN(), "PGN", 0),
     (EOT(Within(FAB(steps=9), 0.1)), "FAB", 9),
-    (FromPrediction(EOT(DeepFool(steps=5))), "DeepFool", 5),
+    (EOT(DeepFool(steps=5), reference="prediction"), "DeepFool", 5),
     (EOT(Own(steps=2)), "Own", 2),
     (IgnoringFilter(PGD()), "IgnoringFilter", 0),
     (WorstOf((FGSM(), PGD())), "WorstOf", 0),
@@ -60,7 +60,7 @@ BLACK = [
     (Surrogate(PGD(steps=3), nn.Flatten()), "Surrogate", 0),
     (Surrogate(HopSkipJump(), nn.Flatten()), "Surrogate", 0),
     (Surrogate(UniformNoise(), nn.Flatten()), "Surrogate", 0),
-    (FromPrediction(Surrogate(PGD(), nn.Flatten())), "Surrogate", 0),
+    (Surrogate(PGD(), nn.Flatten(), reference="prediction"), "Surrogate", 0),
     (WorstOf((Square(), HopSkipJump())), "WorstOf", 0),
     (WorstOf((Surrogate(PGD(), nn.Flatten()), Square())), "WorstOf", 0),
 ]
@@ -87,8 +87,8 @@ KINDS = [
 @pytest.mark.parametrize(("how", "attack", "core", "steps"), KINDS, ids=[str(attack) for _, attack, *_ in KINDS])
 def test_a_record_knows_what_an_attack_goes_by(how: str, attack: Attack, core: str, steps: int) -> None:
     found = record_of("called PGD(steps=99), after Square()", attack)
-    assert (found.how, found.core, found.steps) == (how, core, steps)
-    assert found.kind == f"{type(attack).__module__}:{type(attack).__qualname__}"
+    assert (found.knowledge, found.core, found.steps) == (how, core, steps)
+    assert found.kind == class_name(type(attack))
     assert found.access == attack.access
 
 
@@ -105,7 +105,7 @@ def test_a_family_differs_in_radius_and_step_length_alone() -> None:
         [EOT(PGD(eps=0.1)), EOT(PGD(eps=0.2))],
         [EOT(PGD(), samples=7)],
         [Within(FAB(radius=0.1), 0.1), Within(FAB(radius=0.2), 0.2)],
-        [FromPrediction(PGD(eps=0.1)), FromPrediction(PGD(eps=0.2))],
+        [PGD(eps=0.1, reference="prediction"), PGD(eps=0.2, reference="prediction")],
         [WorstOf((FGSM(eps=0.1), PGD(eps=0.1))), WorstOf((FGSM(eps=0.2), PGD(eps=0.2)))],
     ]
     families = [{family(attack) for attack in some} for some in alike]

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from every_attack import ATTACKS
 from steelman.attacks import FGSM, FMN, PGD, Square, Within, WorstOf
-from steelman.attacks.composed.from_prediction import FromPrediction
 from steelman.attacks.core.attack import Attack
 from steelman.attacks.core.radius import check_radii, check_radius
 from steelman.defences import MMA, YOPO, AdversarialTraining, Free, TradesYOPO
 from steelman.evaluation.battery import Battery, load_battery, named_battery
 from steelman.evaluation.evaluation import evaluate
-from steelman.experiments.recipe import find_recipe, load_recipe
+from steelman.experiments.recipe import load_recipe
+from steelman.experiments.recipe_file import find_recipe
 from steelman.experiments.sweep import Judging, sweep
 from steelman.norms import L1, L2, Linf, Norm
 
@@ -68,7 +68,7 @@ def test_every_bounded_attack_is_refused_before_the_model_is_asked(attack: Attac
 
 
 def test_a_radius_inside_of_an_attack_is_found():
-    for attack in (WorstOf((FGSM(eps=0.1), PGD(eps=8.0))), FromPrediction(FGSM(eps=8.0))):
+    for attack in (WorstOf((FGSM(eps=0.1), PGD(eps=8.0))), FGSM(eps=8.0, reference="prediction")):
         with pytest.raises(ValueError, match=r"8/255"):
             check_radii(attack, "a")
     with pytest.raises(ValueError, match=r"8/255"):

@@ -24,7 +24,7 @@ from steelman.attacks import (
     Within,
 )
 from steelman.data import Digits
-from steelman.evaluation import FromPrediction, evaluate
+from steelman.evaluation import evaluate
 from steelman.evaluation.battery import Battery, battery_names, default_radius, load_battery, named_battery
 from steelman.evaluation.probes import PASS, LossSensitivity, TrainingSetDistance
 from steelman.experiments.recipe import load_recipe, to_toml
@@ -73,7 +73,7 @@ def test_a_papers_battery_reads_writes_and_builds(name: str, tmp_path: Path) -> 
             assert f"mean nothing for {data}" in str(error)  # noqa: PT017
             continue
         found += 1
-        assert battery.columns
+        assert not battery.survivors_only
         assert battery.attacks
         (tmp_path / "again.toml").write_text(tomli_w.dumps(config.write(battery)))
         assert load_battery(tmp_path / "again.toml") == battery
@@ -139,7 +139,7 @@ def test_a_papers_battery_has_its_settings(paper: str, data: str) -> None:
 def test_papers_that_measure_more_have_their_probes() -> None:
     efficient = named_battery("paper:efficient-defenses", data="MNIST")
     assert efficient.probes == (LossSensitivity(), TrainingSetDistance())
-    assert efficient.attacks["Minimal FGSM"] == FromPrediction(MinimalFGSM(grid=0.05))
+    assert efficient.attacks["Minimal FGSM"] == MinimalFGSM(grid=0.05, reference="prediction")
     deep = named_battery("paper:deep-defense", data="MNIST")
     assert deep.deep_defense
     assert deep.probes == (PASS(),)
@@ -166,7 +166,7 @@ def test_standard_is_the_ensemble_behind_a_minimal_attack(norm: Norm) -> None:
     ensemble = AutoAttack(default_radius("MNIST", norm), norm).attacks
     assert [attack for attack in others if attack in ensemble] == list(ensemble)
     assert [attack.loss for attack in others if attack not in ensemble] == [Margin()]
-    assert not battery.columns
+    assert battery.survivors_only
     assert config.read(Battery, config.write(battery)) == battery
 
 
@@ -189,8 +189,8 @@ def _passes(attack: Any) -> int:
 def test_the_battery_of_signs_answers_all_five(digits: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, x, y = digits
     battery = named_battery("signs", eps=0.1)
-    assert battery.columns
-    table = evaluate(model, (x[:30], y[:30]), battery.attacks, columns=battery.columns)
+    assert not battery.survivors_only
+    table = evaluate(model, (x[:30], y[:30]), battery.attacks, survivors_only=battery.survivors_only)
     assert all(sign.found is not None for sign in signs(table))
     with pytest.raises(ValueError, match="got L0"):
         named_battery("signs", norm=L0)
@@ -208,7 +208,7 @@ def test_quick_finds_the_same_worst_case_on_what_still_stands(digits: tuple[nn.M
     model, x, y = digits
     battery = named_battery("quick", data="Digits", eps=0.08)
     spared, whole = (
-        evaluate(model, (x, y), battery.attacks, columns=columns, progress=False) for columns in (False, True)
+        evaluate(model, (x, y), battery.attacks, survivors_only=each, progress=False) for each in (True, False)
     )
     ours, theirs = (robust_accuracy(table, Linf, 0.08).value for table in (spared, whole))
     assert 0 < ours < 1
@@ -224,7 +224,7 @@ def test_quick_finds_the_same_worst_case_on_what_still_stands(digits: tuple[nn.M
 def test_quick_runs_in_every_norm(norm: Norm, digits: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, x, y = digits
     battery = named_battery("quick", norm=norm, eps={L2: 0.5, L1: 2.0, L0: None}[norm])
-    table = evaluate(model, (x[:4], y[:4]), battery.attacks, columns=battery.columns, progress=False)
+    table = evaluate(model, (x[:4], y[:4]), battery.attacks, survivors_only=battery.survivors_only, progress=False)
     assert set(table.attacks) <= set(battery.attacks)
     assert table["success"][table["attack"] == next(iter(battery.attacks))].any()
 
@@ -310,20 +310,20 @@ def test_ones_own_file_builds_on_a_named_battery(tmp_path: Path) -> None:
         battery = "quick"
         norm = "L2"
         eps = 0.5
-        columns = true
+        survivors_only = false
         images = 7
         [evaluation.attacks]
         "Square L2 0.5" = { queries = 50 }
         "FGSM L2 0.5" = { kind = "PGD", eps = 0.5, norm = "L2" }
-        "rho" = { kind = "FromPrediction", attack = { kind = "DeepFool", steps = 5 } }
+        "rho" = { kind = "DeepFool", steps = 5, reference = "prediction" }
     """)
     battery, quick = named_battery(str(path)), named_battery("quick", norm=L2, eps=0.5)
     assert battery == load_battery(path)
-    assert (battery.columns, battery.images) == (True, 7)
+    assert (battery.survivors_only, battery.images) == (False, 7)
     assert battery.attacks == quick.attacks | {
         "Square L2 0.5": Square(0.5, L2, queries=50, rescale=False),
         "FGSM L2 0.5": PGD(eps=0.5, norm=L2),
-        "rho": FromPrediction(DeepFool(steps=5)),
+        "rho": DeepFool(steps=5, reference="prediction"),
     }
     path.write_text('battery = "quik"')
     with pytest.raises(ValueError, match=r"own.toml: there is no battery quik; did you mean quick"):

@@ -7,7 +7,7 @@ from torch import nn
 
 from steelman.attacks import FGSM, PGD, CarliniWagner, DeepFool
 from steelman.data import Digits
-from steelman.evaluation import FromPrediction, evaluate, reference_attacks, reference_epsilon
+from steelman.evaluation import evaluate, reference_attacks, reference_epsilon
 from steelman.measures import accuracy
 from steelman.networks import Preprocessed
 from steelman.norms import L2, Linf
@@ -52,7 +52,7 @@ def batch(digits):
     return whole
 
 
-ATTACKS = [FGSM(eps=0.1), PGD(eps=0.1, steps=3), DeepFool(), FromPrediction(DeepFool(steps=5))]
+ATTACKS = [FGSM(eps=0.1), PGD(eps=0.1, steps=3), DeepFool(), DeepFool(steps=5, reference="prediction")]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_rows_say_what_the_model_and_the_attack_say(table, network, batch):
 
 
 def test_what_the_attack_was_stands_in_its_record(table):
-    fgsm, minimal = table.record("FGSM(eps=0.1)"), table.record("FromPrediction(DeepFool(steps=5))")
+    fgsm, minimal = table.record("FGSM(eps=0.1)"), table.record("DeepFool(steps=5, reference=prediction)")
     assert (fgsm.norm, fgsm.eps, fgsm.reference, fgsm.kind) == (
         "Linf",
         0.1,
@@ -97,7 +97,7 @@ def test_what_the_attack_was_stands_in_its_record(table):
     )
     assert (minimal.norm, minimal.eps, minimal.reference) == ("L2", None, "prediction")
     assert "steps=5, overshoot=0.02" in minimal.call
-    assert (minimal.attack["steps"], minimal.setting("overshoot"), minimal.core) == (5, 0.02, "DeepFool")
+    assert (minimal.setting("steps"), minimal.setting("overshoot"), minimal.core) == (5, 0.02, "DeepFool")
     for name in ("clean", *table.attacks):
         assert set(table.only(name)["record"]) == {table.record(name).id}
     assert len({record.id for record in table.records}) == 5
@@ -149,7 +149,7 @@ class Broken(FGSM):
 
 
 def test_from_prediction_leaves_the_prediction_right_or_wrong(table):
-    rows, usual = table.only("FromPrediction(DeepFool(steps=5))"), table.only("DeepFool()")
+    rows, usual = table.only("DeepFool(steps=5, reference=prediction)"), table.only("DeepFool()")
     wrong = rows["clean_prediction"] != rows["label"]
     assert wrong.any()
     assert (rows["l2"][wrong] > 0).all()

@@ -12,7 +12,7 @@ from torch import nn
 
 from steelman.attacks import FGSM, PGD, DeepFool, HopSkipJump, UniformNoise
 from steelman.data import Digits
-from steelman.evaluation import FromPrediction, Probe, evaluate
+from steelman.evaluation import Probe, evaluate
 from steelman.table import Evaluation
 from steelman.workers import each, workers
 
@@ -116,7 +116,7 @@ def test_more_images_are_added(model, digits, whole):
 
 
 def test_only_what_still_stands_is_attacked_where_the_worst_case_is_asked_for(model, digits, whole):
-    cascade = evaluate(model, digits, BATTERY, batch_size=16, columns=False)
+    cascade = evaluate(model, digits, BATTERY, batch_size=16, survivors_only=True)
     clean = whole.only("clean")
     right = clean["prediction"] == clean["label"]
     weak, minimal = whole.only("weak"), whole.only("minimal")
@@ -141,8 +141,9 @@ def test_only_what_still_stands_is_attacked_where_the_worst_case_is_asked_for(mo
 
 
 def test_an_attack_from_the_prediction_meets_all_images(model, digits):
-    table = evaluate(model, digits, [FromPrediction(MINIMAL)], columns=False)
-    assert table.whole(str(FromPrediction(MINIMAL)))
+    away = replace(MINIMAL, reference="prediction")
+    table = evaluate(model, digits, [away], survivors_only=True)
+    assert table.whole(str(away))
 
 
 def test_probes_are_columns_and_are_added_to_what_stands(model, digits, whole):
@@ -251,7 +252,7 @@ def test_the_table_says_what_it_is_of(model, digits, whole, tmp_path):
 
 
 def test_a_model_that_answers_with_classes_alone(model, digits):
-    table = evaluate(lambda x: model(x).argmax(1), digits, [HopSkipJump(steps=2)], columns=False)
+    table = evaluate(lambda x: model(x).argmax(1), digits, [HopSkipJump(steps=2)], survivors_only=True)
     assert np.isnan(table.only("clean")["loss"]).all()
     assert table.only("HopSkipJump(steps=2)")["success"].any()
 
@@ -273,8 +274,8 @@ def test_two_processes_make_the_same_table(digits):
         net = network()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            ours = evaluate(net, digits, BATTERY, batch_size=10, executor=pool, columns=False)
-    same(ours, evaluate(net, digits, BATTERY, batch_size=10, columns=False))
+            ours = evaluate(net, digits, BATTERY, batch_size=10, executor=pool, survivors_only=True)
+    same(ours, evaluate(net, digits, BATTERY, batch_size=10, survivors_only=True))
 
 
 def test_threads_would_disturb_each_other(model, digits):

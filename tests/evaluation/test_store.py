@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from steelman.adversaries import L2LDA
 from steelman.attacks import FGSM, PGD, Attack, Surrogate, WorstOf
 from steelman.data import Digits, InMemory
-from steelman.evaluation import FromPrediction, evaluate
+from steelman.evaluation import evaluate
 from steelman.measures import accuracy
 from steelman.networks import MLP, BlackBox, Preprocessed, SubtractMean
 from steelman.norms import Linf, Norm
@@ -229,7 +229,7 @@ HOLDERS: dict[str, Callable[[int], Attack]] = {
     "inside others": lambda seed: WorstOf((FGSM(eps=0.1), Surrogate(FGSM(eps=0.3), net(seed)))),
     "learned adversary": lambda seed: L2LDA(eps=0.3, steps=1, width=2, generator=generator(seed)),
     "a user's own": lambda seed: Mine(torch.full((1, 8, 8), float(2 * seed - 1))),
-    "leaves the prediction": lambda seed: FromPrediction(Mine(torch.full((1, 8, 8), float(2 * seed - 1)))),
+    "leaves the prediction": lambda seed: Mine(torch.full((1, 8, 8), float(2 * seed - 1)), reference="prediction"),
 }
 
 
@@ -328,11 +328,11 @@ def test_an_attack_that_no_image_was_left_for_is_a_record_without_rows():
     """After a bounded attack whose ball is the whole box, another attack in it has no image left to meet."""
     model = trained()
     attacks = {"far": PGD(eps=1.0, steps=20, random_start=False), "further": FGSM(eps=1.0), "near": FGSM(eps=0.01)}
-    found = evaluate(model, TEST, attacks, columns=False, **QUIET)
+    found = evaluate(model, TEST, attacks, survivors_only=True, **QUIET)
     assert found.without_rows == ("further",), "the first attack breaks every image"
     assert "further" not in set(found["attack"])
     record = found.record("further")
     assert (record.eps, record.asked, record.images) == (1.0, "survivors", 40)
-    again = evaluate(model, TEST, attacks, columns=False, known=found, **QUIET)
+    again = evaluate(model, TEST, attacks, survivors_only=True, known=found, **QUIET)
     assert again.table == found.table
     assert again.records == found.records

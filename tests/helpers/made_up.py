@@ -10,7 +10,6 @@ import pyarrow
 from torch import Tensor
 
 from steelman.attacks import Attack, CarliniWagner, MinimalFGSM
-from steelman.evaluation import FromPrediction
 from steelman.identity import digest
 from steelman.norms import Linf, Norm
 from steelman.table import Evaluation
@@ -110,8 +109,7 @@ def record(row: Row, **more: Any) -> Record:
     if "eps" in row:
         told["eps"] = None if math.isnan(row["eps"]) else float(row["eps"])
     if isinstance(run, Attack):
-        around = row.get("reference") == "prediction" and run.reference == "label"
-        found = record_of(name, FromPrediction(run) if around else run)
+        found = record_of(name, replace(run, reference=row.get("reference", run.reference)))
     else:
         found = Record(
             name, f"made_up:{name}", {"kind": run}, run, core=name, digest=digest((run, tuple(told.items())))

@@ -10,14 +10,14 @@ from torch import nn
 from steelman.attacks import FGSM, PGD, DeepFool
 from steelman.checkup.findings import Checkup, Finding
 from steelman.data import Digits
-from steelman.evaluation import FromPrediction, evaluate
+from steelman.evaluation import evaluate
 from steelman.evaluation.transferability import transfer
 from steelman.measures.transfer import Transfer
 from steelman.report import Entry, Gallery, write_report
 
 ATTACKS = {
     str(attack): attack
-    for attack in (FGSM(eps=0.1), PGD(eps=0.1, steps=5), DeepFool(), FromPrediction(DeepFool(steps=5)))
+    for attack in (FGSM(eps=0.1), PGD(eps=0.1, steps=5), DeepFool(), DeepFool(steps=5, reference="prediction"))
 }
 RECIPE = (
     'network = { kind = "MLP" }\ndefence = { kind = "AdversarialTraining", attack = { kind = "PGD", eps = 0.1 } }\n'

@@ -8,7 +8,7 @@ import pytest
 import made_up
 from affine import affine
 from steelman.attacks import FGSM, PGD, DeepFool
-from steelman.evaluation import FromPrediction, StepCurve, evaluate, reference_epsilon
+from steelman.evaluation import StepCurve, evaluate, reference_epsilon
 from steelman.measures import (
     Axis,
     Line,
@@ -146,7 +146,7 @@ def test_accuracy_against_steps_joins_attacks_that_differ_in_nothing_else():
         "restarts": {"wrong": wrong(0), "eps": 0.1, "run": pgd(40, restarts=2)},
         "no call": {"wrong": wrong(0), "eps": 0.1, "run": "PGD(steps=3)"},
         "minimal": {"wrong": wrong(0), "eps": math.nan, "run": DeepFool(steps=5)},
-        "from prediction": {"wrong": wrong(0), "eps": 0.1, "run": FromPrediction(pgd(40)), "reference": "prediction"},
+        "from prediction": {"wrong": wrong(0), "eps": 0.1, "run": pgd(40), "reference": "prediction"},
         "minimal too": {"wrong": wrong(0, 5), "eps": math.nan, "run": DeepFool(steps=50)},
     }
     found = against(table_of({**BOUNDED, **more}), "steps")

@@ -160,9 +160,9 @@ def test_the_mean_margin_counts_what_is_further_and_what_failed_as_the_most():
 
 
 def test_distances_refuse_attacks_that_they_are_not_of():
-    with pytest.raises(ValueError, match=r"nearest left the label; .* need FromPrediction\(nearest\)"):
+    with pytest.raises(ValueError, match=r'nearest left the label; .* need it with reference="prediction"'):
         rho_2(TABLE, "nearest")
-    with pytest.raises(ValueError, match=r"of DeepFool\(\), run as FromPrediction .*; the table has none"):
+    with pytest.raises(ValueError, match=r'of DeepFool\(\), with reference="prediction"; the table has none'):
         rho_2(table_of(made_up(attacks=("clean", "weak"))))
     with pytest.raises(ValueError, match="away left the prediction; rho_cw needs"):
         rho_cw(TABLE, "away")

@@ -15,7 +15,7 @@ from pyarrow import parquet
 from steelman import measures
 from steelman.attacks import FGSM, PGD, DeepFool
 from steelman.data import Digits
-from steelman.evaluation import FromPrediction, LossSensitivity, evaluate
+from steelman.evaluation import LossSensitivity, evaluate
 from steelman.measures import Transfer, clean_accuracy, probed, rho_2, rho_inf, signs
 from steelman.networks import MLP
 from steelman.report import paper_table, verdict
@@ -33,7 +33,7 @@ OLD = Path(__file__).parents[1] / "data" / "old"
 def table() -> Evaluation:
     torch.manual_seed(0)
     test = Digits().load("test").subset(torch.arange(12))
-    attacks = {"FGSM": FGSM(eps=0.1), "PGD": PGD(eps=0.1, steps=3), "away": FromPrediction(DeepFool(steps=5))}
+    attacks = {"FGSM": FGSM(eps=0.1), "PGD": PGD(eps=0.1, steps=3), "away": DeepFool(steps=5, reference="prediction")}
     return evaluate(MLP(shape=test.shape).eval(), test, attacks, probes=[LossSensitivity()], progress=False)
 
 
@@ -62,7 +62,7 @@ def test_a_flipped_byte_is_refused_by_name(table: Evaluation, tmp_path: Path):
             Evaluation.load(path)
 
 
-@pytest.mark.parametrize("column", [name for name, column in COLUMNS.items() if column.missing is not None])
+@pytest.mark.parametrize("column", [name for name, column in COLUMNS.items() if column.default is not None])
 def test_a_table_without_a_column_opens_and_says_so(table: Evaluation, tmp_path: Path, column: str):
     path = tmp_path / "old.parquet"
     parquet.write_table(table.table.drop_columns(column), path)
@@ -75,7 +75,7 @@ def test_a_table_without_a_column_opens_and_says_so(table: Evaluation, tmp_path:
         assert "rho_2, away" not in measures(found)
 
 
-@pytest.mark.parametrize("column", [name for name, column in COLUMNS.items() if column.missing is None])
+@pytest.mark.parametrize("column", [name for name, column in COLUMNS.items() if column.default is None])
 def test_a_table_without_what_nothing_stands_for_is_refused(table: Evaluation, tmp_path: Path, column: str):
     path = tmp_path / "old.parquet"
     parquet.write_table(table.table.drop_columns(column), path)
@@ -102,7 +102,7 @@ def test_a_column_of_a_later_version_is_kept_and_is_no_probe(table: Evaluation, 
 
 def test_a_record_says_what_an_attack_was(table: Evaluation):
     record = table.record("PGD")
-    assert (record.kind, record.core, record.how, record.access) == (
+    assert (record.kind, record.core, record.knowledge, record.access) == (
         "steelman.attacks:PGD",
         "PGD",
         "white",
@@ -119,7 +119,7 @@ def test_a_record_says_what_an_attack_was(table: Evaluation):
 
 OTHER = dict.fromkeys(("name", "kind", "call", "digest", "access", "core"), "other") | {
     "settings": {"kind": "PGD"},
-    "how": "black",
+    "knowledge": "black",
     "reference": "prediction",
     "norm": "L2",
     "eps": None,
@@ -169,7 +169,7 @@ def test_tables_of_two_spaces_that_version_1_wrote_are_read(tmp_path: Path):
     assert said["rho_2, DeepFool 5 (preprocessed)"] == "0.1912 [0.0955, 0.302]"
     assert len(said) == 19
     records = {record.name: record for record in pixels.records}
-    assert {name: record.how for name, record in records.items() if name != "clean"} == {
+    assert {name: record.knowledge for name, record in records.items() if name != "clean"} == {
         **dict.fromkeys(("FGSM", "PGD .1", "DeepFool", "CW"), "white"),
         "from itself": "black",
         **dict.fromkeys(("far", "further"), ""),
@@ -198,7 +198,7 @@ def test_a_transfer_that_version_1_wrote_is_read(tmp_path: Path):
     assert (found.attack, found.sources, found.targets) == (name, ("net", "other"), ("net", "other"))
     assert [[measure.value for measure in row] for row in found.accuracy] == [[pytest.approx(2 / 12), 0], [0.25, 0]]
     assert found.white == {("net", "net"), ("other", "other")}
-    assert found.tables["net"].record(f"{name} from other").how == "black"
+    assert found.tables["net"].record(f"{name} from other").knowledge == "black"
     found.save(tmp_path / "new")
     assert Transfer.load(tmp_path / "new").accuracy == found.accuracy
 

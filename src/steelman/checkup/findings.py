@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from steelman.attacks.core.attack import Access, check_labels
-from steelman.attacks.core.mode import buffers_kept
+from steelman.attacks.core import Access, buffers_kept, check_labels
 from steelman.checkup.checks import ModelCheck
 from steelman.checkup.finding import Finding
 from steelman.checkup.labels import Known

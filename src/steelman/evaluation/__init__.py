@@ -1,6 +1,5 @@
 """Makes tables of attacked images: evaluations, transfers, and the batteries to attack with."""
 
-from steelman.attacks.composed.from_prediction import FromPrediction
 from steelman.evaluation.battery import (
     Battery,
     battery_names,
@@ -20,7 +19,6 @@ __all__ = [
     "PASS",
     "Battery",
     "DrawnAccuracy",
-    "FromPrediction",
     "LossSensitivity",
     "Probe",
     "StepCurve",

@@ -1,4 +1,4 @@
-"""Attack every image with every attack, and write down what came of it."""
+"""Attack every image with every attack, and write the results into a table."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steelman.attacks.core.attack import Attack, AttackWrapper, check_images, check_labels
-from steelman.attacks.core.radius import check_radii
+from steelman.attacks.core import Attack, AttackWrapper, check_images, check_labels, check_radii
 from steelman.data.dataset import Data, Dataset
 from steelman.data.sample import Sample
-from steelman.evaluation.block import Task, space_of
 from steelman.evaluation.probes.probe import Probe
 from steelman.evaluation.store import EvaluationFolder, merged
+from steelman.evaluation.task import Task, space_of
 from steelman.files import writable
 from steelman.identity import model_parts
 from steelman.table.places import Space
@@ -28,7 +27,7 @@ from steelman.types import Batch, Model
 from steelman.workers import each
 
 GATHERED = 4
-"""Where attacks meet only what stands, so many batches are looked at together: few images are slow, one by one."""
+"""With `survivors_only`, so many batches form one task: few images remain of each, and small batches are slow."""
 
 
 def evaluate(
@@ -40,7 +39,7 @@ def evaluate(
     seed: int = 0,
     space: Space = "pixels",
     progress: bool = True,
-    columns: bool = True,
+    survivors_only: bool = False,
     probes: Sequence[Probe] = (),
     known: Evaluation | None = None,
     folder: str | Path | None = None,
@@ -54,27 +53,26 @@ def evaluate(
     dataset     a `Dataset`, or images and labels as a pair of tensors; of `sampled(dataset, 1000)` the table says how
                 it was drawn
     attacks     attacks, named by the call that makes them, or a mapping from names to attacks; they are run in this
-                order. `FromPrediction(attack)` leaves the model's prediction instead of the label
+                order. One with `reference="prediction"` leaves the model's prediction, not the label
     batch_size  images at once; it does not change the table, but for rounding inside the model
     seed        an image's noise is a hash of this, of its index and of the attack's name
     space       "pixels": attacks act on the images, inside their box. "preprocessed": for a model with `preprocess` and
                 `network`, attacks act on `model.network` without a box, and distances are in that space, as in the
                 papers whose data are preprocessed files
     progress    show a bar, where there is a terminal
-    columns     True: every attack meets every image, so that it has an accuracy of its own. False: only images that are
-                right to begin with are attacked, and a bounded attack meets only those which nothing before it, in this
-                call or in `known`, has broken within its norm and radius: the worst case is the same, and costs less.
-                `FromPrediction` meets all images either way
+    survivors_only  False: every attack is run on every image, so that it has an accuracy of its own. True: only images
+                that are classified correctly are attacked, and a bounded attack is run only on those that nothing
+                before it, in this call or in `known`, has broken within its norm and radius: the worst case is the
+                same, and costs less. An attack that leaves the prediction is run on all images either way
     probes      what else is measured of every image; those that need the training set have been begun on it
-    known       a table of the same model, images and space that is extended: a row that stands in it is not made again,
-                unless it lacks a probe that is asked for. The model is asked about the unattacked images again, and
-                its answers, its weights, buffers, attributes and code, the images' pixels and the attacks are held to
-                those of the table
-    folder      where `table.parquet` lies or will lie (`table-preprocessed.parquet` for that space): as `known`, and
-                saved at the end. Finished blocks of images are kept in it, so that an evaluation that was killed goes
-                on. While it is worked in, another process waits
+    known       a table of the same model, images and space to extend: its rows are not made again, unless they lack a
+                probe that is asked for. The model is asked about the unattacked images again, and its answers, its
+                weights, buffers, attributes and code, the images' pixels and the attacks must be those of the table
+    folder      of `table.parquet` (`table-preprocessed.parquet` for that space): as `known`, and saved at the end.
+                Finished blocks of images are kept in it, so that an evaluation that was killed goes on. Meanwhile,
+                another process that uses the folder waits
     fresh       begin a new table in the folder; the old one stays until the new one is whole
-    executor    where blocks are worked on, such as `steelman.workers.workers(4)`; default: here, one after the other
+    executor    where blocks are worked on, such as `steelman.workers.workers(4)`; default: in this process
 
     Cost: each attack's own, and one forward pass per attack to verify and one for the unattacked images.
 
@@ -94,25 +92,24 @@ def evaluate(
     if space == "preprocessed":
         named = {name: _unboxed(name, attack) for name, attack in named.items()}
     _check_inputs(named, dataset)
-    if space == "pixels":
-        for name, attack in named.items():
-            check_radii(attack, name)
+    for name, attack in named.items() if space == "pixels" else ():
+        check_radii(attack, name)
     with space_of(model, space):
-        pass  # refuses what has no such space before anything is read
+        pass  # refuses a model without such a space before anything is read
     if folder is not None:
         writable(Path(folder))
-    gathered = 1 if columns or executor is not None else GATHERED
+    gathered = GATHERED if survivors_only and executor is None else 1
     batches, count = batches_of(dataset, gathered * batch_size)
-    about = {"model": model_parts(model), **_told(dataset)}
+    about = {"model": model_parts(model), **_described(dataset)}
     highest = _highest_label(dataset)
     made = Provenance.now(_device(model, dataset))
     records = {CLEAN: Record(CLEAN, images=count, seed=seed, made=made)} | {
-        name: record_of(name, attack, images=count, seed=seed, survivors_only=not columns, made=made)
+        name: record_of(name, attack, images=count, seed=seed, survivors_only=survivors_only, made=made)
         for name, attack in named.items()
     }
     sent = deepcopy(model).cpu() if executor is not None and isinstance(model, nn.Module) else model
 
-    def blocks(known: Evaluation | None) -> Iterator[Task]:
+    def tasks(known: Evaluation | None) -> Iterator[Task]:
         for batch in batches:
             device = None
             if executor is not None:  # memory of a GPU is not sent
@@ -129,8 +126,8 @@ def evaluate(
             known.refuse_other_model(about["model"])
             known.refuse_other_attacks(records.values())
         parts = []
-        here = (block.work(advance) for block in blocks(known))
-        for part in here if executor is None else each(Task.work, blocks(known), executor):
+        here = (task.work(advance) for task in tasks(known))
+        for part in here if executor is None else each(Task.work, tasks(known), executor):
             parts.append(part)
             if home is not None:
                 home.keep(part, **about)
@@ -138,16 +135,14 @@ def evaluate(
                 advance(CLEAN, part.images * max(len(named), 1))
         evaluation = merged(known, parts, list(records)).replaced(**about)
         if known is None and evaluation.images < count:
-            raise ValueError(
-                f"the data set holds {count} images but only {evaluation.images} indices: some stand in it twice"
-            )
+            raise ValueError(f"the data set has {count} images but only {evaluation.images} indices: some occur twice")
         if home is not None:
             home.close(evaluation)
     return evaluation
 
 
-def _told(dataset: Data) -> dict[str, Any]:
-    """What a table says of its images: the data set's name and classes, and how they were drawn from it."""
+def _described(dataset: Data) -> dict[str, Any]:
+    """A table's entry on its images: the data set's name and classes, and how they were drawn from it."""
     if not isinstance(dataset, Dataset):
         return {"data": "", "classes": None, "sample": None}
     drawn = dataset.drawn.plain() if isinstance(dataset, Sample) else None
@@ -164,10 +159,10 @@ def _highest_label(dataset: Data) -> int:
 
 
 def _check_inputs(attacks: Mapping[str, Attack], dataset: Data) -> None:
-    """Raises ValueError, before the first attack has worked, for one that cannot take such images."""
+    """Raises ValueError, before the first attack is run, for one that cannot take such images."""
     shape = dataset.shape if isinstance(dataset, Dataset) else dataset[0].shape[1:]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an attack that leaves a part of it out says so when it runs
+        warnings.simplefilter("ignore")  # an attack that leaves a part of it out warns when it runs
         for name, attack in attacks.items():
             try:
                 attack.check_input(torch.zeros(1, *shape), False, None)
@@ -184,11 +179,7 @@ def _device(model: Model, dataset: Data) -> torch.device:
 
 
 def _named(attacks: Sequence[Attack] | Mapping[str, Attack]) -> dict[str, Attack]:
-    """The attacks under their names.
-
-    Raises:
-        ValueError: a name stands twice, or is "clean"; a radius per image.
-    """
+    """The attacks by name. Raises ValueError where a name occurs twice or is "clean", and for a radius per image."""
     pairs = list(attacks.items()) if isinstance(attacks, Mapping) else [(str(attack), attack) for attack in attacks]
     named = dict(pairs)
     if len(named) < len(pairs):
@@ -197,8 +188,7 @@ def _named(attacks: Sequence[Attack] | Mapping[str, Attack]) -> dict[str, Attack
     if CLEAN in named:
         raise ValueError('"clean" is the name of the unattacked images; give the attack another one')
     for name, attack in named.items():
-        eps = getattr(attack, "eps", None)
-        if isinstance(eps, Tensor) and eps.ndim:
+        if attack.budget and isinstance(attack.budget[1], Tensor) and attack.budget[1].ndim:
             raise ValueError(f"{name} has a radius per image, which a whole data set cannot share; give it one number")
     return named
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steelman.attacks.composed.from_prediction import FromPrediction
 from steelman.attacks.core.attack import Access, Attack
 from steelman.attacks.core.mode import evaluation_mode, in_training
 from steelman.attacks.minimal.deepfool import DeepFool
@@ -18,6 +17,7 @@ from steelman.attacks.minimal.minimal_fgsm import MinimalFGSM
 from steelman.checkup.finding import Finding
 from steelman.checkup.findings import Checkup, checkup
 from steelman.checkup.labels import Known
+from steelman.classes import Unresolved
 from steelman.data.dataset import Dataset
 from steelman.data.sample import sampled
 from steelman.evaluation.battery import Battery, named_battery
@@ -132,7 +132,9 @@ def attacked(
     common: dict[str, Any] = {"folder": folder, "fresh": fresh, "executor": executor, "progress": progress}
     common |= {"seed": seed, "batch_size": batch_size}
     probes = [probe.begin(subject.training) for probe in battery.probes]
-    table = evaluate(subject.model, test, battery.attacks, columns=battery.columns, probes=probes, **common)
+    table = evaluate(
+        subject.model, test, battery.attacks, survivors_only=battery.survivors_only, probes=probes, **common
+    )
     found = {"pixels": table}
     if battery.deep_defense:
         own, there = _of_deep_defense(subject, test, eps_ref), found.get(subject.space)
@@ -161,14 +163,14 @@ def battery_of(
     named: str | None = None,
     norm: Norm | None = None,
     eps: float | None = None,
-    columns: bool | None = None,
+    survivors_only: bool | None = None,
 ) -> Battery:
     """What a subject is evaluated with; learned adversaries attack with the generator that its run trained.
 
     named      a TOML file, or a name as for `named_battery`; default: the subject's own battery, "quick" where it has
                none
     norm, eps  as for `named_battery`
-    columns    in place of the battery's
+    survivors_only  in place of the battery's
 
     Raises:
         FileNotFoundError, ValueError: as `named_battery`; a norm or radius for attacks that have theirs.
@@ -182,8 +184,11 @@ def battery_of(
         chosen = subject.battery
     else:
         chosen = named_battery(named or "quick", norm=norm, eps=eps, data=subject.data)
+    for each in (*chosen.attacks.values(), *chosen.black_box.values(), *chosen.probes):
+        if isinstance(each, Unresolved):
+            raise ValueError(f"{subject.name}: {each.problem}; or give another --battery, such as quick")
     chosen = chosen.with_generators(subject.generator)
-    return chosen if columns is None else replace(chosen, columns=columns)
+    return chosen if survivors_only is None else replace(chosen, survivors_only=survivors_only)
 
 
 def reference_of(subject: Subject, images: int | None = None) -> float:
@@ -193,8 +198,10 @@ def reference_of(subject: Subject, images: int | None = None) -> float:
 
 
 def _of_deep_defense(subject: Subject, test: Dataset, eps_ref: float | None) -> dict[str, Attack]:
-    own: dict[str, Attack] = {f"DeepFool {steps}": FromPrediction(DeepFool(steps=steps, box=None)) for steps in (5, 50)}
-    own["minimal FGSM"] = FromPrediction(MinimalFGSM(box=None))
+    own: dict[str, Attack] = {
+        f"DeepFool {steps}": DeepFool(steps=steps, box=None, reference="prediction") for steps in (5, 50)
+    }
+    own["minimal FGSM"] = MinimalFGSM(box=None, reference="prediction")
     try:
         eps = eps_ref or reference_epsilon(subject.model, test, space=subject.space)
     except ValueError as error:

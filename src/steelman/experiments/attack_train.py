@@ -7,7 +7,9 @@ from typing import Any
 from steelman import config
 from steelman.adversaries.adversary import Adversary, AttackTraining
 from steelman.attacks.bounded.pgd import PGD
-from steelman.experiments.recipe import changed, find_recipe, load_recipe, read_recipe
+from steelman.classes import concrete
+from steelman.experiments.recipe import load_recipe, read_recipe
+from steelman.experiments.recipe_file import changed, find_recipe
 from steelman.experiments.run import Run, train_recipe
 from steelman.naming import nearest
 from steelman.norms import L2
@@ -59,12 +61,14 @@ def _attack_train(
 
 def _chosen(adversary: str, run: Run, data: Path | None) -> tuple[str, dict[str, Any]]:
     """What the new run is called after, and its defence and training; of a recipe its evaluation too."""
-    known = config.concrete(Adversary)
-    if adversary in known:
+    known = concrete(Adversary)
+    if adversary in known or ":" in adversary:
+        with written(adversary):
+            made = config.read(Adversary, adversary, "ADVERSARY")
         held = min(HELD_OUT, len(run.data("train", data)) // 10)
-        return adversary, {
-            "defence": config.write(AttackTraining(known[adversary]())),
-            "training": {"batch_size": known[adversary].batch_size, "validation": held},
+        return adversary.rpartition(":")[2], {
+            "defence": config.write(AttackTraining(made)),
+            "training": {"batch_size": made.batch_size, "validation": held},
         }
     try:
         path = find_recipe(adversary)
@@ -88,7 +92,7 @@ def _adversary(settings: dict[str, Any], changes: list[str]) -> Adversary:
 
 def _battery(adversary: Adversary) -> dict[str, Any]:
     """The adversary by the generator that is being trained, and PGD beside it; L2 to .5 where there is no radius."""
-    eps = getattr(adversary, "eps", None)
-    pgd = PGD(eps=0.5, norm=L2) if eps is None else PGD(eps=eps, norm=getattr(adversary, "norm", PGD.norm))
+    norm, eps = adversary.budget or (L2, 0.5)
+    pgd = PGD(eps=eps, norm=norm)
     attacks = {type(adversary).__name__: replace(adversary, generator=None), "PGD": replace(pgd, box=adversary.box)}
     return config.write(attacks)

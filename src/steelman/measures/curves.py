@@ -120,7 +120,7 @@ def against(
     """
     lines: dict[Told, list[Point]] = {}
     for name, attack in rows(evaluation).attacks.items():
-        settings = dict(attack.record.attack)
+        settings = dict(attack.record.settings or {})
         value = settings.pop(setting, None)
         if isinstance(value, bool) or not isinstance(value, int | float) or not attack.bounded:
             continue

@@ -20,7 +20,7 @@ GUARD = 1e-12
 def rho_2(evaluation: Evaluation, attack: str | None = None) -> Measure:
     """Deep Defense's robustness: the mean of |delta|_2 / |x|_2 over all images.
 
-    `attack` is a minimal attack run as `FromPrediction`, by default the table's only one in L2. Images that are wrong,
+    `attack` is a minimal attack with `reference="prediction"`, by default the table's only one in L2. Images that are wrong,
     and those on which the attack did not converge (`failures`), count with what they have, as in the authors' code.
 
     Reference: Ziang Yan, Yiwen Guo and Changshui Zhang, "Deep Defense: training DNNs with improved adversarial
@@ -42,8 +42,8 @@ def l_2(evaluation: Evaluation, attack: str | None = None) -> Measure:
 def rho_inf(evaluation: Evaluation, attack: str | None = None, *, cap: float | None = None) -> Measure:
     """Deep Defense's robustness to FGSM: the mean of |delta|_inf / |x|_inf over all images.
 
-    attack  a minimal attack run as `FromPrediction`, the paper's being `MinimalFGSM`; by default the table's only one
-            in Linf
+    attack  a minimal attack with `reference="prediction"`, the paper's being `MinimalFGSM`; by default the table's only
+            one in Linf
     cap     |delta|_inf of an image on which the attack failed, a lower bound: by default the largest radius that the
             attack tried, its `eps_max`. Failures are counted beside
 
@@ -70,7 +70,7 @@ def empirical_robustness(evaluation: Evaluation, attack: str, form: Form = "pape
     form  "paper" (default): L2, over all images. "code": in the attack's own norm where that is Linf, else in L2, and
           over the images whose prediction the attack changed; `failures` counts the others
 
-    The authors' code lets the attack leave the model's prediction: run it as `FromPrediction` to compare with it.
+    The authors' code lets the attack leave the model's prediction: give it `reference="prediction"` to compare with it.
 
     Reference: Valentina Zantedeschi, Maria-Irina Nicolae and Ambrish Rawat, "Efficient defenses against adversarial
     attacks", AISec 2017, equation 2.
@@ -203,9 +203,9 @@ def _from_prediction(evaluation: Evaluation, attack: str | None, norm: str) -> A
     if attack is None:
         own = [name for name, each in found.attacks.items() if not each.leaves_label and each.norm == norm]
         what = {"L2": "rho_2 and l_2 are of DeepFool()", "Linf": "rho_inf is of MinimalFGSM()"}[norm]
-        attack = only(own, f"{what}, run as FromPrediction so that it leaves the prediction")
+        attack = only(own, f'{what}, with reference="prediction"')
     if found[attack].leaves_label:
-        raise Unmeasured(f"{attack} left the label; rho_2, l_2 and rho_inf need FromPrediction({attack})")
+        raise Unmeasured(f'{attack} left the label; rho_2, l_2 and rho_inf need it with reference="prediction"')
     if not found[attack].met.all():
         raise Unmeasured(f"{attack} was not run on all images, and rho_2, l_2 and rho_inf are of all")
     return found[attack]

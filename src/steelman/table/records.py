@@ -1,8 +1,8 @@
-"""What an attack in a table was, and where its rows were made: records, which nothing else in a table repeats."""
+"""Records: the attacks of a table with their settings, and where their rows were made."""
 
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import date
 from functools import cache
@@ -15,17 +15,16 @@ from torch import Tensor, nn
 
 from steelman import identity
 from steelman.attacks.composed.eot import EOT
-from steelman.attacks.composed.from_prediction import FromPrediction
 from steelman.attacks.composed.within import Within
 from steelman.attacks.core.attack import Attack, Reference
 from steelman.files import command
 from steelman.norms import Norm
 
 CLEAN = "clean"
-"""The name under which the unattacked images stand in a table."""
+"""The name of the unattacked images in a table."""
 
-How: TypeAlias = Literal["white", "black", "chance", "mixed", ""]
-"""By the model's gradients; by its answers or another model; by random draws; by several of these; not known."""
+Knowledge: TypeAlias = Literal["white", "black", "chance", "mixed", ""]
+"""What guides an attack: the gradients; answers or another model; random draws; several of these; not known."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ class Provenance:
         return self.steelman, self.pytorch, self.python, self.device, self.hardware
 
     def __str__(self) -> str:
-        told = {"steelman": self.steelman, "PyTorch": self.pytorch, "Python": self.python}
-        parts = [f"{name} {value}" for name, value in told.items() if value]
+        versions = {"steelman": self.steelman, "PyTorch": self.pytorch, "Python": self.python}
+        parts = [f"{name} {value}" for name, value in versions.items() if value]
         return ", ".join(each for each in (self.date, *parts, self.device, self.hardware) if each)
 
 
@@ -74,13 +73,13 @@ class Record:
     call       the call that makes it, for readers
     digest     a hash of the settings and of every tensor, module and file in them; empty where an older version wrote
     access     what it needs of a model: gradients, scores or decisions
-    how        what it goes by, itself and its parts: white box, black box, chance, or several of them (mixed)
+    knowledge  what guides it and its parts: white box, black box, chance (random draws), or several of them (mixed)
     reference  the class that it leaves: the true label, or the model's own prediction
     norm, eps  its norm and radius; a minimal attack has no radius
     steps      0 where it has none
-    core       the name of its class, or of the attack inside that only randomness, a bound or a reference is put around
-    asked      about every image that it was given, or only about those that nothing before had broken (survivors)
-    images     how many it was given; 0 where an older version wrote
+    core       the name of its class, or of the attack inside that only randomness or a bound is put around
+    asked      run on every image, or only on those that no attack before it had broken (survivors)
+    images     of the evaluation; 0 where an older version wrote
     seed       of the evaluation
     made       where
     id         by which rows name it: equal for equal records, in every table
@@ -92,7 +91,7 @@ class Record:
     call: str = ""
     digest: str = ""
     access: str = ""
-    how: How = ""
+    knowledge: Knowledge = ""
     reference: Reference = "label"
     norm: str | None = None
     eps: float | None = None
@@ -118,22 +117,16 @@ class Record:
 
     @property
     def method(self) -> str:
-        """The same for attacks that may be compared over models: a generator may be trained for each."""
+        """Equal for attacks that may be compared over models: a generator may be trained for each."""
         return self._like({"generator"}) if self.digest else self.call
 
     @property
     def family(self) -> str:
-        """The same for attacks that differ in radius and step length alone."""
+        """Equal for attacks that differ in radius and step length alone."""
         return self._like({"eps", "radius", "step_size"})
 
     def _like(self, free: set[str]) -> str:
         return identity.digest([self.kind, _without(self.settings, free), self.reference])
-
-    @property
-    def attack(self) -> Mapping[str, Any]:
-        """The settings of the attack, or of that which leaves the prediction."""
-        settings = self.settings or {}
-        return settings["attack"] if self.reference == "prediction" and "attack" in settings else settings
 
     def setting(self, name: str) -> Any:
         """The value of a setting, its own or else that of an attack in it; None where there is none."""
@@ -144,10 +137,10 @@ class Record:
         return (each["kind"] for each in _walk(self.settings) if isinstance(each.get("kind"), str))
 
     def differs(self, other: "Record") -> str:
-        """What tells two attacks of one name apart; empty where nothing does."""
+        """How an attack of the same name differs from this one; empty where it does not."""
         if self.seed != other.seed:
             return f"seed {self.seed}, now {other.seed}"
-        if not self.kind:  # of an older version's attack that met no image, norm and radius are known
+        if not self.kind:  # of an older version's attack without rows, norm and radius are known
             return "" if (self.norm, self.eps) == (other.norm, other.eps) else f"{self.norm} {self.eps}"
         if not self.digest or not other.digest:
             return f"{self.call}, of which an older version did not write down what it held"
@@ -155,35 +148,36 @@ class Record:
             return ""
         ours, theirs = dict(_leaves(self.settings)), dict(_leaves(other.settings))
         paths = (path for path in {**ours, **theirs} if ours.get(path) != theirs.get(path))
-        told = [f"{path} {ours.get(path)}, now {theirs.get(path)}" for path in paths]
-        return "; ".join(told) or "its code, or a file that it names, is another one"
+        changes = [f"{path} {ours.get(path)}, now {theirs.get(path)}" for path in paths]
+        return "; ".join(changes) or "its code, or a file that it names, has changed"
 
     def plain(self) -> dict[str, Any]:
-        """As JSON holds it; `of` reads it, and what a newer version may have added."""
+        """As JSON; `of` reads it, and skips fields that a newer version has added."""
         return asdict(self)
 
     @staticmethod
-    def of(told: Mapping[str, Any]) -> "Record":
+    def of(plain: Mapping[str, Any]) -> "Record":
         known = {item.name for item in fields(Record)}
-        made = {item.name: told.get("made", {}).get(item.name, "") for item in fields(Provenance)}
-        values = {key: value for key, value in told.items() if key in known and key != "made"}
+        made = {item.name: str(plain.get("made", {}).get(item.name, "")) for item in fields(Provenance)}
+        values = {"knowledge" if key == "how" else key: value for key, value in plain.items() if key != "made"}
+        values = {key: value for key, value in values.items() if key in known}
         for key, value in values.items():
-            if not isinstance(value, _KINDS.get(key, str)):
+            if not isinstance(value, _TYPES.get(key, str)):
                 raise ValueError(f"the {key} of a record cannot be {value!r:.40}")
-        return Record(**values, made=Provenance(**{key: str(value) for key, value in made.items()}))
+        return Record(**values, made=Provenance(**made))
 
 
-_KINDS: dict[str, Any] = dict.fromkeys(("steps", "images", "seed"), int) | {
+_TYPES: dict[str, Any] = dict.fromkeys(("steps", "images", "seed"), int) | {
     "settings": Mapping | None,
     "norm": str | None,
     "eps": int | float | None,
 }
-"""What the fields of a record are in a file; all others are texts."""
+"""Of a record's fields in a file; all others are texts."""
 
 
 @cache
 def _processor() -> str:
-    """The processor's name, as far as the system tells."""
+    """The processor's name, where the system has it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -202,16 +196,16 @@ def record_of(
     made: Provenance = Provenance(),
 ) -> Record:
     """The record of an attack that is about to be run."""
-    norm, eps = getattr(attack, "norm", None), getattr(attack, "eps", None)
-    core = _core(attack)
+    norm, eps = attack.budget or (attack.measured_in, None)
+    core, settings = _unwrapped(attack), _settings(attack)
     return Record(
         name=name,
         kind=identity.class_name(type(attack)),
-        settings=_settings(attack),
-        call=shown(_settings(attack)),
+        settings=settings,
+        call=shown(settings),
         digest=identity.digest(attack),
         access=attack.access,
-        how=how(attack),
+        knowledge=knowledge_of(attack),
         reference=attack.reference,
         norm=None if norm is None else repr(norm),
         eps=None if eps is None else float(eps),
@@ -224,28 +218,23 @@ def record_of(
     )
 
 
-def how(attack: Attack) -> How:
-    """What an attack goes by, itself and its parts."""
+def knowledge_of(attack: Attack) -> Knowledge:
+    """What guides an attack and its parts."""
     if attack.access != "gradients":
-        return "chance" if _core(attack).chance else "black"
-    found: set[How] = {how(part) for part in _parts(attack)}
+        return "chance" if _unwrapped(attack).chance else "black"
+    found = {knowledge_of(part) for part in attack.parts}
     return "white" if not found else found.pop() if len(found) == 1 else "mixed"
 
 
-def _parts(attack: Attack) -> list[Attack]:
-    values = [getattr(attack, "attacks", ()), *(getattr(attack, item.name) for item in fields(attack))]
-    flat = [part for value in values for part in (value if isinstance(value, tuple) else (value,))]
-    return [part for part in flat if isinstance(part, Attack)]
-
-
-def _core(attack: Attack) -> Attack:
-    while isinstance(attack, EOT | FromPrediction | Within):
+def _unwrapped(attack: Attack) -> Attack:
+    """The attack inside randomness and bounds, by which it is known."""
+    while isinstance(attack, EOT | Within):
         attack = attack.attack
     return attack
 
 
 def _settings(value: Any) -> Any:
-    """A value as JSON holds it."""
+    """A value as JSON."""
     match value:
         case None | bool() | int() | float() | str():
             return value
@@ -260,18 +249,17 @@ def _settings(value: Any) -> Any:
         case Tensor() | nn.Module():
             return {"kind": type(value).__name__, "digest": identity.digest(value)}
         case _ if is_dataclass(value):
-            told = {item.name: _settings(getattr(value, item.name)) for item in fields(value) if item.compare}
-            return {"kind": type(value).__name__, **told}
+            inner = {item.name: _settings(getattr(value, item.name)) for item in fields(value) if item.compare}
+            return {"kind": type(value).__name__, **inner}
     return {"kind": getattr(value, "__qualname__", type(value).__name__), "digest": identity.digest(value)}
 
 
 def shown(setting: Any) -> str:
-    """A setting as a reader knows it: a call, a number, a word."""
+    """A setting for readers: a call, a number, a word."""
     match setting:
         case {"kind": kind, **others}:
-            return (
-                f"{kind}({', '.join(f'{name}={shown(value)}' for name, value in others.items() if name != 'digest')})"
-            )
+            inner = (f"{name}={shown(value)}" for name, value in others.items() if name != "digest")
+            return f"{kind}({', '.join(inner)})"
         case list():
             return f"({', '.join(map(shown, setting))})"
     return str(setting)
@@ -290,17 +278,19 @@ def _walk(settings: Any) -> Iterator[Mapping[str, Any]]:
     """All mappings in settings, the outermost first."""
     if isinstance(settings, Mapping):
         yield settings
-    for value in settings.values() if isinstance(settings, Mapping) else settings if isinstance(settings, list) else ():
+    for _, value in _items(settings):
         yield from _walk(value)
 
 
 def _leaves(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """What is no mapping and no list, by its path."""
-    if isinstance(settings, Mapping):
-        for key, value in settings.items():
-            yield from _leaves(value, f"{path}.{key}" if path else key)
-    elif isinstance(settings, list):
-        for place, value in enumerate(settings):
-            yield from _leaves(value, f"{path}[{place}]")
-    else:
+    """The values that are no mapping and no list, by their paths."""
+    if not isinstance(settings, Mapping | list):
         yield path, settings
+    for key, value in _items(settings):
+        yield from _leaves(value, (f"{path}{key}" if key.startswith("[") else f"{path}.{key}").removeprefix("."))
+
+
+def _items(settings: Any) -> Iterable[tuple[str, Any]]:
+    if isinstance(settings, Mapping):
+        return settings.items()
+    return [(f"[{place}]", value) for place, value in enumerate(settings)] if isinstance(settings, list) else ()

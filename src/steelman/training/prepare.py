@@ -110,8 +110,8 @@ class Crafted(Guided):
     def __post_init__(self) -> None:
         if self.attack.shared:
             raise ValueError(f"{type(self.attack).__name__} finds one answer for all images; give an attack on each")
-        eps = getattr(self.attack, "eps", None)
-        if isinstance(eps, Tensor) and eps.ndim:
+        budget = self.attack.budget
+        if budget and isinstance(budget[1], Tensor) and budget[1].ndim:
             raise ValueError("the attack has a radius per image, which a whole data set cannot share; give it a number")
 
     def make(self, data: Dataset, reference: nn.Module | None, work: PreparationContext) -> Dataset:

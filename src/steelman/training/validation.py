@@ -29,7 +29,7 @@ class Validation:
     seed: int
 
     def __call__(self, model: nn.Module, own: Attack | None = None) -> dict[str, float]:
-        from steelman.evaluation import FromPrediction, evaluate
+        from steelman.evaluation import evaluate
         from steelman.measures import accuracy, mean_margin, rho_2
 
         line: dict[str, float] = {}
@@ -43,7 +43,7 @@ class Validation:
                 line["margin"] = mean_margin(table, self.monitor.norm, self.monitor.eps_max).value
         if self.test is not None and self.test_images:
             some = sampled(self.test, self.test_images)
-            away = {"rho_2": FromPrediction(DeepFool(steps=5, box=None))}
+            away = {"rho_2": DeepFool(steps=5, box=None, reference="prediction")}
             space = "preprocessed" if isinstance(model, Preprocessed) else "pixels"
             table = evaluate(model, some, away, seed=self.seed, space=space, progress=False)
             line["test_clean"] = accuracy(table, "clean").value

@@ -8,10 +8,7 @@ from annotated_types import Interval
 from torch import Tensor
 
 from steelman.attacks.bounded.pace import Halving, Sparse
-from steelman.attacks.core.attack import Attack
-from steelman.attacks.core.ball import Ball
-from steelman.attacks.core.best import Best
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Attack, Ball, Best, Oracle
 from steelman.losses import CrossEntropy, Goal, Loss, Margin
 from steelman.norms import L1, L2, Linf, Norm
 from steelman.randomness import Draws

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steelman.attacks.core.ball import Ball
-from steelman.attacks.core.best import Best
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Ball, Best, Oracle
 from steelman.losses import Goal, Loss, margin
 from steelman.norms import column
 from steelman.types import Images, Indices, Logits, PerImage

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from steelman.attacks.core.attack import Attack
-from steelman.attacks.core.ball import Ball
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Attack, Ball, Oracle
 from steelman.losses import CrossEntropy, Goal, Loss
 from steelman.norms import L0, Linf, Norm, per_image
 from steelman.randomness import Draws

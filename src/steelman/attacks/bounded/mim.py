@@ -3,9 +3,7 @@
 from dataclasses import dataclass, field
 
 from steelman.attacks.bounded.ascent import Ascent, AscentState
-from steelman.attacks.core.attack import Attack
-from steelman.attacks.core.ball import Ball
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Attack, Ball, Oracle
 from steelman.losses import CrossEntropy, Goal, Loss
 from steelman.norms import Linf, Norm, per_image
 from steelman.randomness import Draws

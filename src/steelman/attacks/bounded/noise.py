@@ -7,9 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from steelman.attacks.core.attack import Access, Attack
-from steelman.attacks.core.ball import Ball
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Access, Attack, Ball, Oracle
 from steelman.losses import Goal
 from steelman.norms import L0, L2, Linf, Norm, per_image
 from steelman.randomness import Draws

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steelman.attacks.core.ball import Ball
+from steelman.attacks.core import Ball
 from steelman.norms import L0, inward
 from steelman.types import Flags, Images, Indices, PerImage
 

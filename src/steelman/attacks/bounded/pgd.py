@@ -7,10 +7,7 @@ import torch
 from torch import Tensor
 
 from steelman.attacks.bounded.ascent import Ascent, AscentState
-from steelman.attacks.core.attack import Attack
-from steelman.attacks.core.ball import Ball
-from steelman.attacks.core.best import Best
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Attack, Ball, Best, Oracle
 from steelman.losses import CrossEntropy, Goal, Loss
 from steelman.norms import L0, Linf, Norm, per_image
 from steelman.randomness import Draws, combine

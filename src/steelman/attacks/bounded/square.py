@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from steelman.attacks.core.attack import Access, Attack
-from steelman.attacks.core.best import Best
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Access, Attack, Best, Oracle
 from steelman.losses import CrossEntropy, Goal, Margin
 from steelman.norms import L2, TINY, Linf, Norm
 from steelman.randomness import Draws

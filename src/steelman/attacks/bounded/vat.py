@@ -3,9 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
-from steelman.attacks.core.attack import Attack
-from steelman.attacks.core.ball import Ball
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Attack, Ball, Oracle
 from steelman.losses import KL, Goal
 from steelman.norms import L2, Norm
 from steelman.randomness import Draws

@@ -2,25 +2,25 @@
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from steelman.attacks.bounded.apgd import APGD
 from steelman.attacks.bounded.square import Square
 from steelman.attacks.composed.eot import EOT
 from steelman.attacks.composed.within import Within
 from steelman.attacks.composed.worst_of import WorstOf
-from steelman.attacks.core.attack import Attack
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Attack, Oracle
 from steelman.attacks.minimal.fab import FAB
 from steelman.losses import DLR, Goal
-from steelman.norms import L0, L1, Linf, Norm
+from steelman.norms import L1, L2, Linf, Norm
 from steelman.randomness import Draws
+from steelman.ranges import Count, OneOf
 from steelman.types import Images, Radius, Share
 
 
 @dataclass(frozen=True)
 class AutoAttack(Attack):
-    """AutoAttack: four attacks without settings, each on the images that all before it have left standing.
+    """AutoAttack: four attacks without settings, each on the images that no attack before it has broken.
 
     standard  APGD on cross-entropy, APGD and FAB towards the nine highest other classes, Square
     plus      APGD on cross-entropy and on DLR, and FAB, with five restarts each; Square; APGD and FAB with targets
@@ -36,14 +36,14 @@ class AutoAttack(Attack):
     queries  of Square, default 5000 (paper)
 
     `attacks` are the attacks. An image leaves an attack at the step in which it succeeds, also within APGD and FAB,
-    where the authors' code goes on to the last step: this changes no success. Images that are misclassified to begin
-    with come back as they are, and those that withstand everything as the highest margin that Square has found (the
-    authors' code: as they were). With fewer classes there are fewer targets; below four classes, where the targeted
-    DLR is not defined (below three for the untargeted), the margin takes its place. With a target, every attack is
-    towards that. Without Square, and with a warning, where images are vectors, which have no squares.
+    where the authors' code goes on to the last step: this changes no success. Images that are misclassified without an
+    attack come back as they are, and robust ones as the highest margin that Square has found (the authors' code: as
+    they were). With fewer classes there are fewer targets; below four classes, where the targeted DLR is not defined
+    (below three for the untargeted), the margin takes its place. With a target, every attack is towards that. Square is
+    left out, with a warning, where images are vectors.
 
-    Cost: for an image that withstands all of "standard": 1 + 101 + 910 + 5000 forward and 1000 gradient passes, and
-    FAB's; for one that falls at once, 5 forward passes or so.
+    Cost: for an image that is robust to all of "standard": 1 + 101 + 910 + 5000 forward and 1000 gradient passes, and
+    FAB's; for one that is broken at once, 5 forward passes or so.
     Reference: Francesco Croce and Matthias Hein, "Reliable evaluation of adversarial robustness with an ensemble of
     diverse parameter-free attacks", ICML 2020, section 6.
 
@@ -52,17 +52,10 @@ class AutoAttack(Attack):
     """
 
     eps: Radius = Share(8 / 255)
-    norm: Norm = Linf
+    norm: Annotated[Norm, OneOf((Linf, L2, L1))] = Linf
     version: Literal["standard", "plus", "rand"] = "standard"
-    steps: int = 100
-    queries: int = 5000
-
-    def __post_init__(self) -> None:
-        if self.norm is L0:
-            raise ValueError("AutoAttack is for Linf, L2 and L1; got L0")
-        if self.version not in ("standard", "plus", "rand"):
-            raise ValueError(f'version is "standard", "plus" or "rand"; got {self.version!r}')
-        _ = self.attacks  # which check the rest
+    steps: Count = 100
+    queries: Count = 5000
 
     @property
     def attacks(self) -> tuple[Attack, ...]:
@@ -82,6 +75,10 @@ class AutoAttack(Attack):
             return entropy, ratio, near, *square, towards, near_towards
         return entropy, towards, near_towards, *square
 
+    @property
+    def parts(self) -> tuple[Attack, ...]:
+        return self.attacks
+
     def check_input(self, x: Images, targeted: bool, classes: int | None) -> None:
         if x.ndim >= 3:
             super().check_input(x, targeted, classes)
@@ -93,10 +90,10 @@ class AutoAttack(Attack):
             )
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        found = WorstOf(_for(x, self.attacks), box=self.box).search(oracle, x, goal, draws)
-        return self.norm.contain(x, found, self.eps, self.box)
+        x_adv = WorstOf(_for(x, self.attacks), box=self.box).search(oracle, x, goal, draws)
+        return self.norm.contain(x, x_adv, self.eps, self.box)
 
 
 def _for(x: Images, attacks: tuple[Attack, ...]) -> tuple[Attack, ...]:
-    """Those that can take the images."""
+    """The attacks that can take the images."""
     return attacks if x.ndim >= 3 else tuple(each for each in attacks if not isinstance(each, Square))

@@ -1,13 +1,13 @@
 """Attacks on models that are random."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from steelman.attacks.core.attack import Attack, AttackWrapper, check_parts
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Attack, AttackWrapper, Oracle, check_parts
 from steelman.losses import Goal
 from steelman.randomness import Draws
+from steelman.ranges import Count
 from steelman.types import Images
 
 
@@ -18,11 +18,11 @@ class EOT(AttackWrapper):
     Where the attack reads logits, it gets E[Z(x)]; where it climbs a loss, E[L(Z(x))] and its gradient, over `samples`
     fresh draws at every step. The success that `run` reports is judged on one fresh draw of the model as it is.
 
-    attack   what is run (its box gives way to this one's)
+    attack   what is run (this attack's box replaces its own)
     samples  draws per answer, default 30 (the authors' code)
 
-    The model draws from torch's global generator, which is seeded here and put back as it was. It shares its draws out
-    over the batch, so that an image's answer depends on its place there, unless the model is not random.
+    The model draws from torch's global generator, which is seeded here and restored. It draws for a whole batch, so
+    that an image's answer depends on its place there, unless the model is not random.
 
     Cost: the attack's forward and gradient passes, times `samples`.
     Reference: Anish Athalye, Logan Engstrom, Andrew Ilyas and Kevin Kwok, "Synthesizing robust adversarial examples",
@@ -30,20 +30,18 @@ class EOT(AttackWrapper):
     of security: circumventing defenses to adversarial examples", ICML 2018, section 4.2.
 
     Raises:
-        ValueError: samples below 1, or an attack that finds a shared answer for all images.
+        ValueError: an attack that finds a shared answer for all images.
     """
 
     attack: Attack
-    samples: int = 30
+    samples: Count = 30
 
     def __post_init__(self) -> None:
         check_parts("EOT", (self.attack,))
-        if self.samples < 1:
-            raise ValueError(f"EOT needs samples >= 1; got {self.samples}")
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         every = torch.arange(len(x), device=x.device)
         devices = [x.device] if x.is_cuda else []
         with torch.random.fork_rng(devices), oracle.part(every, goal, samples=self.samples) as part:
             torch.manual_seed(int(draws.split(1).seeds[0]))
-            return replace(self.attack, box=self.box).search(part, x, goal, draws)
+            return self.inner.search(part, x, goal, draws)

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steelman.attacks.core.attack import Attack, check_images, check_labels
-from steelman.attacks.core.mode import evaluation_mode
+from steelman.attacks.core import Attack, check_images, check_labels, evaluation_mode
 from steelman.forward import answer_of
 from steelman.norms import L0, L1, L2, Linf, Norm
 from steelman.randomness import Draws, combine
@@ -15,7 +14,7 @@ from steelman.types import Flags, Images, Labels, Model, PerImage, Randomness
 
 @dataclass(frozen=True)
 class OverTargets:
-    """What a targeted attack found for every image (rows) and every wrong class (columns).
+    """The results of a targeted attack for every image (rows) and every wrong class (columns).
 
     `target` names the classes; `size` is the norm of the perturbation, infinite where it failed. As Carlini and Wagner
     have it, `best` is the easiest target of each image, `average` all pairs (a target drawn at random), `worst` the
@@ -53,7 +52,7 @@ def over_targets(
     """Run `attack` on every image towards each of its wrong classes, all pairs as one batch.
 
     norm        in which sizes are taken; default the attack's own, or L2
-    batch_size  pairs at once, default all; it does not change what is found
+    batch_size  pairs at once, default all; it does not change the answer
     generator   as for an attack; each pair has a seed of its own
 
     Raises:
@@ -61,7 +60,7 @@ def over_targets(
     """
     check_images(x, attack.box)
     check_labels("y", y, x)
-    norm = norm or getattr(attack, "norm", L2)
+    norm = norm or attack.measured_in or L2
     with evaluation_mode(model), torch.no_grad():
         classes = answer_of(model, x[:1]).shape[1]
     target = (y[:, None] + torch.arange(1, classes, device=y.device)) % classes

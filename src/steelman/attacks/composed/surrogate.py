@@ -1,12 +1,11 @@
 """Transfer: crafted on one model, tested on another."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from steelman import checkpoint
-from steelman.attacks.core.attack import Access, Attack, AttackWrapper, check_parts
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Access, Attack, AttackWrapper, Oracle, check_parts
 from steelman.losses import Goal
 from steelman.networks.filtered import Filtered
 from steelman.randomness import Draws
@@ -21,10 +20,9 @@ class Surrogate(AttackWrapper):
     `WorstOf((Surrogate(PGD(), one), Surrogate(PGD(), two), ...))`; an ensemble surrogate is any callable that returns
     the mean of several models' logits.
 
-    attack  what is run on the surrogate (its box gives way to this one's). Early leave stops at the first success on
-            the surrogate, which transfers less: leave it off
-    model   the surrogate: a module or callable from images to logits, or the folder of a run or its checkpoint as
-            text, of which nothing else is needed
+    attack  what is run on the surrogate (this attack's box replaces its own). Leave stop_early off: it stops at the
+            first success on the surrogate, which transfers less
+    model   the surrogate: a module or callable from images to logits, or the path of a run's folder or checkpoint
 
     Cost: 1 forward pass on the model, to check it; the attack's passes on the surrogate, which are not counted.
     Reference: Nicolas Papernot, Patrick McDaniel and Ian Goodfellow, "Transferability in machine learning: from
@@ -49,24 +47,24 @@ class Surrogate(AttackWrapper):
         return "decisions"
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        oracle.decisions(x)  # a model that cannot be right is refused
+        oracle.decisions(x)  # which refuses invalid models
         model: Model = self.model
         if isinstance(self.model, str | Path):
             model = checkpoint.shared_network(self.model).to(x.device)
         with _another(model, oracle, goal) as inner:
-            return replace(self.attack, box=self.box).search(inner, x, goal, draws)
+            return self.inner.search(inner, x, goal, draws)
 
 
 @dataclass(frozen=True)
 class IgnoringFilter(AttackWrapper):
-    """The weak attack on a filter before a network: craft as if it were not there, test on the whole.
+    """The weak attack on a filter before a network: craft on the network alone, test on the whole.
 
-    x' = attack(model.network, x, y), for a `Filtered` model. So papers whose filter has no gradient attacked their own
-    defence. Any attack as it is goes through the filter, which is mostly stronger; judge by the worst of both. Where
-    this one does much better, what stands in for the filter's gradient is poor.
+    x' = attack(model.network, x, y), for a `Filtered` model. Papers whose filter has no gradient attacked their own
+    defence so. Any other attack goes through the filter, which is mostly stronger; judge by the worst of both. Where
+    this one does much better, the approximation of the filter's gradient is poor.
 
-    attack  what is run on the bare network (its box gives way to this one's). Early leave stops at the first success on
-            that: leave it off
+    attack  what is run on the bare network (this attack's box replaces its own). Leave stop_early off: it stops at the
+            first success on that
 
     Cost: 1 forward pass on the model, to check it, and the attack's passes on its network.
     Reference: Valentina Zantedeschi, Maria-Irina Nicolae and Ambrish Rawat, "Efficient defenses against adversarial
@@ -87,9 +85,9 @@ class IgnoringFilter(AttackWrapper):
                 f"IgnoringFilter needs a Filtered model; {type(oracle.model).__name__} has no filter to ignore. Run "
                 f"{type(self.attack).__name__} itself"
             )
-        oracle.decisions(x)  # a model that cannot be right is refused
+        oracle.decisions(x)  # which refuses invalid models
         with _another(oracle.model.network, oracle, goal) as inner:
-            x_adv = replace(self.attack, box=self.box).search(inner, x, goal, draws)
+            x_adv = self.inner.search(inner, x, goal, draws)
         oracle.forwards += inner.forwards
         oracle.gradients += inner.gradients
         oracle.flat += inner.flat
@@ -97,5 +95,5 @@ class IgnoringFilter(AttackWrapper):
 
 
 def _another(model: Model, oracle: Oracle, goal: Goal) -> Oracle:
-    """An oracle for another model, which keeps time and house as this one does."""
+    """An oracle for another model, with the precision, deadline and progress bar of this one."""
     return Oracle(model, goal, half=oracle.half, deadline=oracle.deadline, asked=oracle.asked)

@@ -1,17 +1,18 @@
 """One perturbation for all images."""
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
-from steelman.attacks.core.attack import Access, Attack, check_images, check_labels, check_parts, strongest
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Access, Attack, Oracle, check_images, check_labels, check_parts
 from steelman.attacks.minimal.deepfool import DeepFool
 from steelman.losses import Goal
 from steelman.norms import L2, Linf, Norm, per_image
 from steelman.randomness import Draws
+from steelman.ranges import Count, OneOf
 from steelman.types import Images, Labels, Model, Radius, Randomness, Share
 
 
@@ -19,8 +20,8 @@ from steelman.types import Images, Labels, Model, Radius, Randomness, Share
 class UniversalPerturbation(Attack):
     """Universal adversarial perturbation: one v for all images, x' = clip(x + v).
 
-    From v = 0, again and again through the images: where x + v does not fool, v <- project(v + d), where d is the
-    smallest perturbation that fools at x + v, by another attack; until at least `rate` of the images are fooled, or for
+    From v = 0, in passes over the images: where x + v does not fool, v <- project(v + d), where d is the smallest
+    perturbation that fools at x + v, by another attack; until at least `rate` of the images are fooled, or for
     `epochs`. The v that fooled most at the end of an epoch is taken.
 
     eps        radius of the ball onto which v is projected (default 10/255, the paper's in Linf; its L2: 2000/255).
@@ -33,13 +34,13 @@ class UniversalPerturbation(Attack):
     attack     the minimal-norm attack that finds d; default DeepFool of 10 steps, in L2 for both norms (authors' code)
 
     Since all images share one v, the answer depends on the batch, and images come in the order given, where the paper
-    shuffles them. `find` gives v itself, and `apply` adds it to images that it has not seen:
+    shuffles them. `find` gives v itself, and `apply` adds it to other images:
 
         v = attack.find(model, x, y)
         x_adv = attack.apply(x_test, v)
 
-    With targets, every d is towards the image's target. Success is measured against the labels; give the model's
-    predictions as labels for the paper's fooling rate.
+    With targets, every d is towards the image's target. Success is measured against the labels; the paper's fooling
+    rate, against the predictions, is that of reference="prediction".
 
     Cost: per epoch 2 forward passes, and the attack's cost for images that are not fooled yet; 1 forward pass more.
     Reference: Seyed-Mohsen Moosavi-Dezfooli, Alhussein Fawzi, Omar Fawzi and Pascal Frossard, "Universal adversarial
@@ -52,34 +53,27 @@ class UniversalPerturbation(Attack):
     shared: ClassVar[bool] = True
 
     eps: Radius = Share(10 / 255)
-    norm: Norm = Linf
-    rate: float = 0.8
-    epochs: int = 10
-    minibatch: int = 100
+    norm: Annotated[Norm, OneOf((Linf, L2))] = Linf
+    rate: Annotated[float, Interval(gt=0, le=1)] = 0.8
+    epochs: Count = 10
+    minibatch: Count = 100
     attack: Attack = field(default_factory=lambda: DeepFool(steps=10))
 
     def __post_init__(self) -> None:
         check_parts("UniversalPerturbation", (self.attack,))
-        if getattr(self.attack, "eps", None) is not None:
+        if self.attack.budget is not None:
             raise ValueError(
                 f"UniversalPerturbation adds up the smallest perturbations, and {self.attack} has a radius"
-            )
-        if self.norm is not Linf and self.norm is not L2:
-            raise ValueError(f"UniversalPerturbation projects onto balls of Linf or L2; got {self.norm}")
-        if not 0 < self.rate <= 1 or self.epochs < 1 or self.minibatch < 1:
-            raise ValueError(
-                "UniversalPerturbation needs rate in (0, 1], epochs >= 1 and minibatch >= 1; "
-                f"got {self.rate}, {self.epochs} and {self.minibatch}"
             )
 
     @property
     def access(self) -> Access:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return strongest((self.attack,))
+        return self.attack.access
 
     def find(
         self, model: Model, x: Images, y: Labels, *, target: Labels | None = None, generator: Randomness = None
     ) -> Tensor:
-        """The perturbation alone, of the shape of one image."""
+        """The perturbation v, of the shape of one image."""
         check_images(x, self.box)
         check_labels("y", y, x)
         if target is not None:
@@ -87,6 +81,8 @@ class UniversalPerturbation(Attack):
         with torch.inference_mode(False):
             x, goal = x.detach().clone(), Goal(y.clone(), None if target is None else target.clone())
             with Oracle(model, goal) as oracle:
+                if self.reference == "prediction":
+                    goal.labels[:] = oracle.decisions(x)
                 return self._find(oracle, x, goal, Draws.start(generator, len(x), x.device))
 
     def apply(self, x: Images, v: Tensor) -> Images:

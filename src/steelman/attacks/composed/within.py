@@ -1,25 +1,24 @@
 """A minimal-norm attack as a bounded one."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from steelman.attacks.core.attack import Access, Attack, check_parts
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Attack, AttackWrapper, Oracle, check_parts
 from steelman.losses import Goal
-from steelman.norms import Norm, column, per_image
+from steelman.norms import column, per_image
 from steelman.randomness import Draws
 from steelman.types import Images, Radius, Share
 
 
 @dataclass(frozen=True)
-class Within(Attack):
-    """A minimal-norm attack as a bounded one: what it finds outside the ball comes back clean.
+class Within(AttackWrapper):
+    """A minimal-norm attack as a bounded one: images that it moves out of the ball come back clean.
 
-    x' = x* where |x* - x| <= eps, and x elsewhere, with x* what the attack finds. An attack that can stop at a radius,
-    such as `FAB(radius=eps)`, does well to be told that it is this one: a norm below it is never asked for.
+    x' = x* where |x* - x| <= eps, and x elsewhere, with x* the attack's answer. An attack that can stop at a radius
+    should have this one, as in `Within(FAB(radius=eps), eps)`: it then spends nothing on smaller norms.
 
-    attack  minimal-norm attack with a norm (its box gives way to this one's)
+    attack  minimal-norm attack with a norm (this attack's box replaces its own)
     eps     radius in the attack's norm, one number or one per image (default 8/255)
 
     Cost: the attack's.
@@ -31,24 +30,17 @@ class Within(Attack):
     """
 
     attack: Attack
-    eps: Radius = Share(8 / 255)
+    eps: Radius = Share(8 / 255)  # pyright: ignore[reportIncompatibleVariableOverride, reportAssignmentType]
 
     def __post_init__(self) -> None:
         check_parts("Within", (self.attack,))
-        if getattr(self.attack, "eps", None) is not None:
+        if self.attack.budget is not None:
             raise ValueError(f"Within bounds a minimal-norm attack, and {self.attack} has a radius itself")
-        if not isinstance(getattr(self.attack, "norm", None), Norm):
+        if self.attack.measured_in is None:
             raise ValueError(f"Within bounds the norm of an attack, and {self.attack} has none")
 
-    @property
-    def access(self) -> Access:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.attack.access
-
-    @property
-    def norm(self) -> Norm:
-        return getattr(self.attack, "norm")  # noqa: B009  # an Attack as such has none
-
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        found = replace(self.attack, box=self.box).search(oracle, x, goal, draws)
-        inside = self.norm.size(found.double() - x.double()) <= per_image(self.eps, x.double()).flatten()
-        return torch.where(column(inside, x), found, x)
+        assert self.norm is not None
+        x_adv = self.inner.search(oracle, x, goal, draws)
+        inside = self.norm.size(x_adv.double() - x.double()) <= per_image(self.eps, x.double()).flatten()
+        return torch.where(column(inside, x), x_adv, x)

@@ -1,13 +1,12 @@
 """Several attacks as one: the worst case, or the smallest perturbation, of every image."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from steelman.attacks.core.attack import Access, Attack, check_parts, strongest
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Access, Attack, Oracle, check_parts, strongest
 from steelman.losses import Goal
 from steelman.norms import L2, Norm
 from steelman.randomness import Draws
@@ -15,15 +14,42 @@ from steelman.types import Flags, Images, Indices, Radius
 
 
 @dataclass(frozen=True)
-class WorstOf(Attack):
-    """The worst case over attacks: each meets only the images that all before it have left standing.
+class _Several(Attack):
+    attacks: tuple[Attack, ...]
+
+    def __post_init__(self) -> None:
+        check_parts(type(self).__name__, self.attacks)
+
+    @property
+    def access(self) -> Access:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return strongest(self.attacks)
+
+    def _answers(
+        self, oracle: Oracle, x: Images, goal: Goal, draws: Draws, *, survivors_only: bool
+    ) -> Iterator[tuple[Indices, Images, Flags]]:
+        """Per attack the images that it ran on, its answers, and which of these reach the goal."""
+        which = torch.where(~goal.met(oracle.decisions(x)))[0]
+        for place, attack in enumerate(self.attacks):
+            if len(which) == 0:
+                break
+            with oracle.part(which, goal[which]) as part:
+                inner = replace(attack[which], box=self.box)
+                x_adv = inner.search(part, x[which], part.goal, draws.split(place)[which])
+                met = part.goal.met(part.decisions(x_adv))
+            yield which, x_adv, met
+            which = which[~met] if survivors_only else which
+
+
+@dataclass(frozen=True)
+class WorstOf(_Several):
+    """The worst case over attacks: each runs on the images that no attack before it has broken.
 
     x' = x_i, where i is the first attack that reaches the goal; where none does, the last one's answer. So order them
-    from cheap to strong. The attacks' own boxes give way to this one's.
+    from cheap to strong. This attack's box replaces theirs.
 
     attacks  the attacks, at least one
 
-    Cost: 1 forward pass, and per attack its own cost and 1 forward pass, on the images that still stand.
+    Cost: 1 forward pass, and per attack its own cost and 1 forward pass, on the images that are still correct.
     Reference: Francesco Croce and Matthias Hein, "Reliable evaluation of adversarial robustness with an ensemble of
     diverse parameter-free attacks", ICML 2020, section 6, who evaluate so.
 
@@ -31,46 +57,31 @@ class WorstOf(Attack):
         ValueError: no attack, or one that finds a shared answer for all images.
     """
 
-    attacks: tuple[Attack, ...]
-
-    def __post_init__(self) -> None:
-        check_parts("WorstOf", self.attacks)
-
-    @property
-    def access(self) -> Access:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return strongest(self.attacks)
-
     @property
     def norm(self) -> Norm | None:
         """The norm that all attacks share."""
-        return _shared(getattr(attack, "norm", None) for attack in self.attacks)
+        return _shared(attack.measured_in for attack in self.attacks)
 
     @property
     def eps(self) -> Radius | None:
         """The radius that all attacks share."""
-        return _shared(getattr(attack, "eps", None) for attack in self.attacks) if self.norm else None
+        return _shared(attack.budget and attack.budget[1] for attack in self.attacks) if self.norm else None
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        found = x.clone()
-        which = torch.where(~goal.met(oracle.decisions(x)))[0]
-        for place, attack in enumerate(self.attacks):
-            if len(which) == 0:
-                break
-            inner = replace(attack[which], box=self.box)
-            x_adv, met = _run(inner, oracle, x[which], goal[which], draws.split(place)[which], which)
-            found[which] = x_adv
-            which = which[~met]
-        return found
+        x_adv = x.clone()
+        for which, answer, _ in self._answers(oracle, x, goal, draws, survivors_only=True):
+            x_adv[which] = answer
+        return x_adv
 
 
 @dataclass(frozen=True)
-class BestOf(Attack):
-    """The smallest perturbation over minimal-norm attacks, image by image; every attack meets every image.
+class BestOf(_Several):
+    """The smallest perturbation over minimal-norm attacks, image by image; every attack runs on every image.
 
     x' = argmin |x_i - x| over the attacks i that reach the goal; the clean image where none does.
 
     attacks  minimal-norm attacks, at least one
-    norm     what is compared (default L2)
+    norm     in which sizes are compared (default L2)
 
     Cost: 1 forward pass, and per attack its own cost and 1 forward pass.
     Reference: Jérôme Rony, Luiz Hafemann, Luiz Oliveira, Ismail Ben Ayed, Robert Sabourin and Eric Granger, "Decoupling
@@ -81,41 +92,24 @@ class BestOf(Attack):
         ValueError: no attack, a bounded one, or one that finds a shared answer for all images.
     """
 
-    attacks: tuple[Attack, ...]
     norm: Norm = L2
 
     def __post_init__(self) -> None:
-        check_parts("BestOf", self.attacks)
+        super().__post_init__()
         for attack in self.attacks:
-            if getattr(attack, "eps", None) is not None:
+            if attack.budget is not None:
                 raise ValueError(f"BestOf compares minimal-norm attacks, and {attack} has a radius; use WorstOf")
 
-    @property
-    def access(self) -> Access:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return strongest(self.attacks)
-
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        found, size = x.clone(), torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
-        which = torch.where(~goal.met(oracle.decisions(x)))[0]
-        for place, attack in enumerate(self.attacks):
-            if len(which) == 0:
-                break
-            inner = replace(attack[which], box=self.box)
-            x_adv, met = _run(inner, oracle, x[which], goal[which], draws.split(place)[which], which)
-            length = self.norm.size(x_adv.double() - x[which].double())
+        x_adv, size = x.clone(), torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
+        for which, answer, met in self._answers(oracle, x, goal, draws, survivors_only=False):
+            length = self.norm.size(answer.double() - x[which].double())
             better = met & (length < size[which])
-            found[which[better]], size[which[better]] = x_adv[better], length[better]
-        return found
-
-
-def _run(attack: Attack, oracle: Oracle, x: Images, goal: Goal, draws: Draws, which: Indices) -> tuple[Images, Flags]:
-    """What an attack makes of the images at `which` of the oracle's batch, and which of these reach the goal."""
-    with oracle.part(which, goal) as part:
-        x_adv = attack.search(part, x, goal, draws)
-        return x_adv, goal.met(part.decisions(x_adv))
+            x_adv[which[better]], size[which[better]] = answer[better], length[better]
+        return x_adv
 
 
 def _shared(values: Iterable[Any]) -> Any:
-    """The one value that all have, or None."""
+    """The value that all have, or None."""
     first, *rest = values
     return first if all(value is first or (not torch.is_tensor(value) and value == first) for value in rest) else None

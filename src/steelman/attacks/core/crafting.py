@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -15,18 +15,18 @@ from steelman.attacks.core.mode import warn_if_mode_matters
 from steelman.attacks.core.oracle import NearestSuccess, Oracle, OutOfTime
 from steelman.attacks.core.radius import check_radius
 from steelman.losses import Goal
-from steelman.norms import L2, Linf, Norm, per_image
+from steelman.norms import L2, per_image
 from steelman.randomness import Draws
 from steelman.ranges import check_box
-from steelman.types import Box, Images, Labels, Model, Radius, Randomness, check_tensor
+from steelman.types import Box, Images, Labels, Model, Randomness, check_tensor
 
 if TYPE_CHECKING:
-    import steelman.attacks.core.attack
+    from steelman.attacks.core.attack import Attack
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a search is carried out; only a time limit can change what it finds. `Attack.run` says what each means."""
+    """How a search is carried out; only a time limit can change its answer. `Attack.run` describes the fields."""
 
     batch_size: int | Literal["auto"] | None = None
     time_limit: float | None = None
@@ -41,7 +41,7 @@ class Execution:
 
 
 def craft(
-    attack: "steelman.attacks.core.attack.Attack",
+    attack: "Attack",
     model: Model,
     x: Images,
     y: Labels,
@@ -49,13 +49,17 @@ def craft(
     generator: Randomness,
     how: Execution,
 ) -> tuple[Images, Oracle]:
-    """The perturbed images, and the oracle that has counted the passes."""
+    """The perturbed images, and the oracle that has counted the passes.
+
+    Images of half precision, in which small steps vanish and squares overflow, are searched in float32.
+    """
     _check(attack, x, y, target, how)
     warn_if_mode_matters(model, x)
     deadline = None if how.time_limit is None else time.monotonic() + how.time_limit
     given = x.dtype
     with torch.inference_mode(False), _bar(how.progress, len(x)) as bar:
-        x, goal = _searchable(x.detach().clone()), Goal(y.clone(), None if target is None else target.clone())
+        x, goal = x.detach().clone(), Goal(y.clone(), None if target is None else target.clone())
+        x = x if given.itemsize >= 4 else x.float()
         oracle = Oracle(
             model,
             goal,
@@ -69,7 +73,7 @@ def craft(
         if len(x) == 0:
             return x.to(given), oracle
         if deadline is not None:
-            oracle.found = NearestSuccess.nothing(x, getattr(attack, "norm", None) or L2)
+            oracle.found = NearestSuccess.nothing(x, attack.measured_in or L2)
         with oracle:
             draws = Draws.start(generator, len(x), x.device)
             x_adv = _in_parts(attack, oracle, x, goal, draws, how, bar)
@@ -78,13 +82,8 @@ def craft(
     return x_adv.to(given), oracle
 
 
-def _searchable(x: Images) -> Images:
-    """The images in float32 where they are of half precision, in which small steps vanish and squares overflow."""
-    return x if x.dtype.itemsize >= 4 else x.float()
-
-
 def _in_parts(
-    attack: "steelman.attacks.core.attack.Attack",
+    attack: "Attack",
     oracle: Oracle,
     x: Images,
     goal: Goal,
@@ -124,11 +123,9 @@ def _in_parts(
     return x_adv
 
 
-def _one_part(
-    attack: "steelman.attacks.core.attack.Attack", oracle: Oracle, x: Images, goal: Goal, draws: Draws
-) -> tuple[Images, bool]:
-    """What was found, and whether the search came to its end in time."""
-    ball = _ball(attack)
+def _one_part(attack: "Attack", oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> tuple[Images, bool]:
+    """The perturbed images, and whether the search ended in time."""
+    ball = attack.budget
     try:
         if attack.reference == "prediction":
             goal.labels[:] = oracle.decisions(x)
@@ -157,14 +154,8 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _ball(attack: "steelman.attacks.core.attack.Attack") -> tuple[Norm, Radius] | None:
-    """Norm and radius of a bounded attack."""
-    eps = getattr(attack, "eps", None)
-    return None if eps is None else (getattr(attack, "norm", None) or Linf, eps)
-
-
 def _warn_of_flat(oracle: Oracle, x_adv: Images, goal: Goal) -> None:
-    """Name the images on which every gradient was zero, but for those that have reached the goal all the same."""
+    """Warn of images on which every gradient was zero and that have not reached the goal."""
     flat = torch.where((oracle.gradients > 0) & (oracle.flat >= oracle.gradients))[0]
     if len(flat):
         flat = flat[~goal[flat].met(oracle.verdict(x_adv)[0][flat])]
@@ -217,14 +208,12 @@ def _bar(wanted: bool, images: int) -> Iterator[_Bar | None]:
 # --- checks
 
 
-def _check(
-    attack: "steelman.attacks.core.attack.Attack", x: Images, y: Labels, target: Labels | None, how: Execution
-) -> None:
+def _check(attack: "Attack", x: Images, y: Labels, target: Labels | None, how: Execution) -> None:
     check_images(x, attack.box)
     check_labels("y", y, x)
     attack.check_input(x, target is not None, None)
     if target is not None and attack.reference == "prediction":
-        raise ValueError(f"{type(attack).__name__} leaves the class that the model predicts, and has no target")
+        raise ValueError(f'{type(attack).__name__} with reference="prediction" leaves that class, and has no target')
     if target is not None:
         check_labels("target", target, x)
         same = torch.where(target == y)[0].tolist()
@@ -233,30 +222,26 @@ def _check(
                 f"the target is the label itself for {len(same)} of {len(y)} images (the first is image {same[0]}, "
                 f"class {int(y[same[0]])}); give another class, or leave these images out"
             )
-    ball = _ball(attack)
-    if ball is not None:
-        per_image(ball[1], x)
-        check_radius(*ball, attack.box)
+    if attack.budget:
+        per_image(attack.budget[1], x)
+        check_radius(*attack.budget, attack.box)
     _check_lengths(attack, len(x))
-    if attack.precision not in ("full", "bf16"):
-        raise ValueError(f'precision is "full" or "bf16"; got {attack.precision!r}')
     if attack.uint8:
-        check_grid(x, attack.box, bounded=ball is not None)
+        check_grid(x, attack.box, bounded=attack.budget is not None)
     if attack.shared and isinstance(how.batch_size, int) and how.batch_size < len(x):
         raise ValueError(f"{type(attack).__name__} finds one answer for all images, so it has no batch_size")
 
 
-def _check_lengths(attack: Any, images: int) -> None:
-    """Raises ValueError where a setting has one number per image, of another batch; looks into an attack's parts."""
+def _check_lengths(attack: "Attack", images: int) -> None:
+    """Raises ValueError where a setting of the attack, or of a part, has one number per image, but of another batch."""
     for item in fields(attack):
         value = getattr(attack, item.name)
         if isinstance(value, Tensor) and value.ndim == 1 and len(value) != images:
             raise ValueError(
                 f"{item.name} is one number or one per image, of shape ({images},); got shape {tuple(value.shape)}"
             )
-        for part in value if isinstance(value, tuple) else (value,):
-            if hasattr(part, "search"):
-                _check_lengths(part, images)
+    for part in attack.parts:
+        _check_lengths(part, images)
 
 
 def check_images(x: Images, box: Box | None) -> None:

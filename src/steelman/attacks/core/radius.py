@@ -42,7 +42,8 @@ def check_radii(method: object, where: str = "") -> None:
         ValueError: one of them has a radius that is larger than the width of its box.
     """
     for path, attack in _attacks(method, where):
-        check_radius(getattr(attack, "norm", None), getattr(attack, "eps", None), attack.box, path)
+        if attack.budget:
+            check_radius(*attack.budget, attack.box, path)
 
 
 def _attacks(value: Any, path: str) -> Iterator[tuple[str, Any]]:

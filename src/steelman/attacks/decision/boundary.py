@@ -5,8 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from steelman.attacks.core.attack import Access, Attack
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Access, Attack, Oracle
 from steelman.attacks.decision.starting import PRECISION, Rows, Side, Starts, to_boundary
 from steelman.losses import Goal
 from steelman.norms import L2, TINY, Norm

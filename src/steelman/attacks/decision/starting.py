@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Oracle
 from steelman.losses import Goal
 from steelman.norms import Linf, Norm
 from steelman.randomness import Draws
