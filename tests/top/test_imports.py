@@ -1,7 +1,8 @@
-"""The rooms of the house: no circle of imports goes through two of them."""
+"""The rooms: each imports only what is above it in docs/architecture.md, and no circle goes through two of them."""
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,8 +62,42 @@ def circles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
 
 
 def room(name: str) -> str:
-    """A top-level module, or the folder in which a module lies."""
-    return ".".join(name.split(".")[:2])
+    """The file or folder of the package in which a module lies."""
+    return name.split(".")[1] if "." in name else ""
+
+
+def floors() -> list[str]:
+    """The rooms in the order of the table in docs/architecture.md."""
+    page = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| `(\w+)` \|", page, re.M)
+
+
+def upwards(graph: dict[str, set[str]], order: list[str]) -> list[str]:
+    """The imports of a room that is below, or of none that is listed."""
+    place = {name: number for number, name in enumerate(order)}
+    inside = {name: {other for other in found if room(other)} for name, found in graph.items() if room(name) in place}
+    return sorted(
+        f"{name} imports {other}"
+        for name, found in inside.items()
+        for other in found
+        if room(other) != room(name) and place.get(room(other), len(order)) > place[room(name)]
+    )
+
+
+def test_rooms_import_only_what_is_above_them_in_the_table_of_the_architecture():
+    graph, order = imports(ROOT), floors()
+    assert {room(name) for name in graph} - {"", "__main__"} == set(order)
+    assert len(order) == len(set(order)) > 25
+    assert order.index("attacks") < order.index("table") < order.index("evaluation") < order.index("report")
+    assert upwards(graph, order) == []
+
+
+def test_an_import_that_runs_upwards_is_found():
+    graph = {"house.attic.one": {"house.cellar"}, "house.cellar": {"house.attic.one", "house.shed"}}
+    assert upwards(graph, ["cellar", "attic"]) == [
+        "house.cellar imports house.attic.one",
+        "house.cellar imports house.shed",
+    ]
 
 
 def test_no_circle_of_imports_goes_through_two_rooms():
@@ -87,7 +122,7 @@ def test_a_circle_is_found(tmp_path: Path):
         path.write_text(text)
     graph = imports(tmp_path / "house")
     assert circles(graph) == {frozenset({"house.a.one", "house.b", "house.c"})}
-    assert {room(name) for name in next(iter(circles(graph)))} == {"house.a", "house.b", "house.c"}
+    assert {room(name) for name in next(iter(circles(graph)))} == {"a", "b", "c"}
 
 
 def fresh(program: str) -> str:

@@ -21,7 +21,8 @@ import steelman.evaluation
 import steelman.networks
 from steelman import AWP, FGSM, PGD, Training, config, fit
 from steelman.data import InMemory
-from steelman.experiments.recipe import Recipe, find_recipe
+from steelman.experiments.recipe import Recipe
+from steelman.experiments.recipe_file import find_recipe
 from steelman.methods import card, methods, own_fields
 from steelman.training import SGD, Player, play
 from steelman.types import Batch
@@ -53,8 +54,10 @@ def test_every_direct_dependency_is_pinned_exactly():
 
 def test_every_core_dependency_is_justified():
     page = (DOCS / "dependencies.md").read_text(encoding="utf-8")
-    assert re.findall(r"^\| ([\w-]+) \|", page.split("## Extras")[0], re.M) == ["core", *core()]
-    assert set(re.findall(r"^\| `(\w+)`", page, re.M)) == set(project()["optional-dependencies"])
+    full = [canonical(requirement) for requirement in project()["optional-dependencies"]["full"]]
+    listed = re.findall(r"^\| `?([\w-]+)`? \|", page.split("## Extras")[0], re.M)
+    assert listed == ["core", *core(), "full", *full]
+    assert set(re.findall(r"^\| `(\w+)`", page.split("## Extras")[1], re.M)) == set(project()["optional-dependencies"])
 
 
 @pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *DOCS.glob("*.md")], ids=lambda page: page.name)
