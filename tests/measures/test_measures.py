@@ -184,7 +184,7 @@ def test_a_table_says_which_attacks_found_no_image_left(tmp_path):
     x = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     model = torch.nn.Flatten()
     data, first = (x, model(x).argmax(1)), {"DeepFool": DeepFool(), "FGSM": FGSM(eps=1.0)}
-    table = evaluate(model, data, first, columns=False, progress=False)
+    table = evaluate(model, data, first, survivors_only=True, progress=False)
     assert (table.attacks, table.without_rows) == (("DeepFool", "FGSM"), ("FGSM",))
     table.save(tmp_path / "table.parquet")
     loaded = Evaluation.load(tmp_path / "table.parquet")
@@ -196,7 +196,7 @@ def test_a_table_says_which_attacks_found_no_image_left(tmp_path):
         "survivors",
     )
     assert measures(loaded)["robust accuracy, Linf 1"].value == 0.0
-    further = evaluate(model, data, {"more": FGSM(eps=0.9)}, columns=False, progress=False, known=loaded)
+    further = evaluate(model, data, {"more": FGSM(eps=0.9)}, survivors_only=True, progress=False, known=loaded)
     assert set(further.without_rows) == {"FGSM", "more"}
     whole = evaluate(model, data, {"FGSM": FGSM(eps=1.0)}, progress=False, known=further)
     assert (whole.without_rows, accuracy(whole, "FGSM").count) == (("more",), 6)

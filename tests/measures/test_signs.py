@@ -32,7 +32,7 @@ from steelman.attacks import (
 )
 from steelman.data import Digits
 from steelman.evaluation.battery import sign_attacks
-from steelman.evaluation.crafted import Crafted
+from steelman.evaluation.transferability import CraftedOnSource
 from steelman.evaluation.evaluation import evaluate
 from steelman.measures.masking import QUESTIONS, Sign, signs
 from steelman.measures.transfer import Transfer
@@ -203,8 +203,8 @@ def test_a_black_box_that_met_what_was_left_is_judged_by_whom_it_felled_alone() 
 
 def transferred(white: range, black: range) -> Transfer:
     def table(target: str) -> Evaluation:
-        def crafted(source: str) -> Crafted:
-            return Crafted(pgd(), nn.Flatten(), source, "PGD", source == target, Path())
+        def crafted(source: str) -> CraftedOnSource:
+            return CraftedOnSource(pgd(), nn.Flatten(), source, "PGD", source == target, Path())
 
         found = Table().with_(crafted("mine"), white, name="PGD from mine")
         return found.with_(crafted("other"), black, name="PGD from other").table()

@@ -69,7 +69,7 @@ def test_an_attack_that_had_no_image_left_to_meet_is_listed():
     model, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.rand(6, 1, 2, 2)
     y = model(x).argmax(1)
     attacks = {"first": FGSM(eps=0.9), "second": PGD(eps=0.9, steps=2)}
-    table = evaluate(model, (x, y), attacks, columns=False)
+    table = evaluate(model, (x, y), attacks, survivors_only=True)
     assert (table.attacks, table.without_rows) == (("first", "second"), ("second",)), "all six fall to the first"
     assert waterfall(table, Linf, 0.9) == Waterfall(Linf, 0.9, 6, 0, {"first": 6, "second": 0}, 0)
 

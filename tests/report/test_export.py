@@ -20,7 +20,7 @@ from made_up import changed, made_up, of, record, right, table_of
 from steelman import measures
 from steelman.attacks import FGSM, PGD, Surrogate
 from steelman.checkup.findings import Checkup, Finding
-from steelman.evaluation.crafted import Crafted
+from steelman.evaluation.transferability import CraftedOnSource
 from steelman.measures import (
     Measure,
     Transfer,
@@ -36,9 +36,9 @@ from steelman.measures.paper_table import md
 from steelman.measures.transfer import from_source
 from steelman.norms import Linf
 from steelman.report import (
-    Column,
     Entry,
     PaperTable,
+    TableColumn,
     black_box_table,
     compared,
     csv_table,
@@ -84,7 +84,7 @@ def transfer_of(entries: list[Entry], attack: str = "FGSM()") -> Transfer:
 
     def crafted(record: Record, target: str) -> Record:
         source = sources[record.name]
-        made = Crafted(FGSM(), nn.Flatten(), source, attack, source == target, Path())
+        made = CraftedOnSource(FGSM(), nn.Flatten(), source, attack, source == target, Path())
         return record_of(from_source(attack, source), made)
 
     def table(target: Entry) -> Evaluation:
@@ -194,14 +194,19 @@ def test_a_paper_of_transfer_is_a_column_of_pgns(entries, transferred):
 def test_bold_is_the_best_and_what_it_is_not_told_from():
     rows = {"a": share(0.9, 0.8, 0.95), "b": share(0.85, 0.7, 0.9), "c": share(0.5, 0.4, 0.6), "d": None}
     cells = tuple((cell, cell, cell, 3.0 if name == "a" else None) for name, cell in rows.items())
-    kinds = (Column("up"), Column("down", better="lower"), Column("neither", better=None), Column("alone"))
+    kinds = (
+        TableColumn("up"),
+        TableColumn("down", better="lower"),
+        TableColumn("neither", better=None),
+        TableColumn("alone"),
+    )
     bold = PaperTable("", "", kinds, tuple(rows), cells).bold()
     assert [row[0] for row in bold] == [True, True, False, False]
     assert [row[1] for row in bold] == [False, False, True, False]
     assert not any(row[2] or row[3] for row in bold)
-    ties = PaperTable("", "", (Column("x"),), ("a", "b", "c"), ((1.0,), (1.0,), (0.5,)))
+    ties = PaperTable("", "", (TableColumn("x"),), ("a", "b", "c"), ((1.0,), (1.0,), (0.5,)))
     assert ties.bold() == ((True,), (True,), (False,))
-    assert PaperTable("", "", (Column("x"),), ("a", "b"), ((1.0,), (1.0,))).bold() == ((False,), (False,))
+    assert PaperTable("", "", (TableColumn("x"),), ("a", "b"), ((1.0,), (1.0,))).bold() == ((False,), (False,))
 
 
 def test_csv_is_read_back(entries):
@@ -234,7 +239,7 @@ def test_latex_is_escaped_and_every_row_has_every_column(entries):
     assert not re.search(r"(?<!\\)[%_#$](?!.*booktabs)", re.sub(r"\$[^$]*\$|^%.*", "", text, flags=re.MULTILINE))
     assert text.count("{") == text.count("}")
     assert "scriptsize" not in table.latex(intervals=False)
-    odd = PaperTable("~^\\{}#", "m", (Column("rho_2"), Column("Min")), ("a",), ((inf, share(1.0)),)).latex()
+    odd = PaperTable("~^\\{}#", "m", (TableColumn("rho_2"), TableColumn("Min")), ("a",), ((inf, share(1.0)),)).latex()
     assert r"\textasciitilde{}\textasciicircum{}\textbackslash{}\{\}\#" in odd
     assert r"m & $\rho_2$ & Min \\" in odd
     assert r"a & $\infty$ & 100.00 {\scriptsize [100.0, 100.0]} \\" in odd
@@ -245,14 +250,14 @@ def test_markdown_has_a_cell_for_each_column_whatever_the_names(entries):
     assert len({len(re.split(r"(?<!\\)\|", line)) for line in lines}) == 1
     assert r"two \| \<b\>" in lines[-1]
     assert md("snake_case _x_ a*b") == r"snake_case \_x\_ a\*b"
-    failed = PaperTable("", "m", (Column("x"),), ("a",), ((Measure(inf, 0.5, inf, 9, "length", 4),),))
+    failed = PaperTable("", "m", (TableColumn("x"),), ("a",), ((Measure(inf, 0.5, inf, 9, "length", 4),),))
     assert "| ∞ [0.5, ∞], 4 of 9 failed |" in failed.markdown()
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_ten_models_and_twelve_measures_fit_a_terminal(width):
     names = [f"deep-defense_mnist_lenet-{number}" for number in range(10)]
-    kinds = tuple(Column(f"PGD(eps=0.{number}, steps=40)") for number in range(12))
+    kinds = tuple(TableColumn(f"PGD(eps=0.{number}, steps=40)") for number in range(12))
     cells = tuple(tuple(share((i + j) / 21, 0.04, 1.0) for j in range(12)) for i in range(10))
     stream = io.StringIO()
     Console(file=stream, width=width).print(PaperTable("Ten.", "Model", kinds, tuple(names), cells))
@@ -270,7 +275,7 @@ def test_ten_models_and_twelve_measures_fit_a_terminal(width):
 def test_measures_stand_in_rows_where_there_are_few_models(entries):
     stream = io.StringIO()
     table = measures_table(entries)
-    assert table.columns == tuple(Column(each.name, better=None) for each in entries)
+    assert table.columns == tuple(TableColumn(each.name, better=None) for each in entries)
     assert table.rows == tuple(entries[0].measures)
     Console(file=stream, width=100).print(table)
     text = stream.getvalue()

@@ -131,7 +131,7 @@ def made_by(line: str, found: Evaluation) -> Entry:
 
 
 EARLIER = (
-    "steelman evaluate 'my model.onnx' --data=Digits --battery quick --eps 8/255 --norm=L2 --worst-case --seed 3 "
+    "steelman evaluate 'my model.onnx' --data=Digits --battery quick --eps 8/255 --norm=L2 --survivors-only --seed 3 "
     "--fresh"
 )
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from steelman.measures import minimum, worst_case
-from steelman.measures.paper_table import Cell, Column, PaperTable
+from steelman.measures.paper_table import Cell, PaperTable, TableColumn
 from steelman.measures.transfer import Transfer
 from steelman.report.explained import explained
 from steelman.table.table import Evaluation
@@ -27,7 +27,7 @@ def transfer_table(transfer: Transfer) -> PaperTable:
     return PaperTable(
         f"{transfer.attack}, crafted on the rows, tested on the columns." + _whites(white),
         "Crafted on",
-        tuple(Column(name, better=None) for name in transfer.targets),
+        tuple(TableColumn(name, better=None) for name in transfer.targets),
         tuple(name for name, _ in rows),
         tuple(tuple(cells) for _, cells in rows),
     )
@@ -65,7 +65,9 @@ def black_box_table(transfers: Sequence[Transfer], sources: Sequence[str] | None
             if name not in each.sources:
                 raise ValueError(f"{each.attack} was not crafted on {name}; its sources are {', '.join(each.sources)}")
     pairs = [(each, source) for each in transfers for source in chosen]
-    columns = [Column(each.attack) if len(chosen) == 1 else Column(source, each.attack) for each, source in pairs]
+    columns = [
+        TableColumn(each.attack) if len(chosen) == 1 else TableColumn(source, each.attack) for each, source in pairs
+    ]
     rows: list[tuple[Cell, ...]] = []
     summed = _one_threat(transfers) and len(pairs) > 1
     for place, target in enumerate(transfers[0].targets):
@@ -79,7 +81,7 @@ def black_box_table(transfers: Sequence[Transfer], sources: Sequence[str] | None
             cells += [minimum(whole, names), worst_case(whole, names)] if names else [None, None]
         rows.append(tuple(cells))
     if summed:
-        columns += [Column("Min"), Column("Worst case")]
+        columns += [TableColumn("Min"), TableColumn("Worst case")]
     said = f"Crafted on {chosen[0]}, tested on the rows." if len(chosen) == 1 else "Black box, tested on the rows."
     notes = tuple(explained(column.label for column in columns))
     return PaperTable(said, "Model", tuple(columns), transfers[0].targets, tuple(rows), notes)

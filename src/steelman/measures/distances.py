@@ -20,8 +20,9 @@ GUARD = 1e-12
 def rho_2(evaluation: Evaluation, attack: str | None = None) -> Measure:
     """Deep Defense's robustness: the mean of |delta|_2 / |x|_2 over all images.
 
-    `attack` is a minimal attack with `reference="prediction"`, by default the table's only one in L2. Images that are wrong,
-    and those on which the attack did not converge (`failures`), count with what they have, as in the authors' code.
+    `attack` is a minimal attack with `reference="prediction"`, by default the table's only one in L2. Images that are
+    wrong, and those on which the attack did not converge (`failures`), count with what they have, as in the authors'
+    code.
 
     Reference: Ziang Yan, Yiwen Guo and Changshui Zhang, "Deep Defense: training DNNs with improved adversarial
     robustness", NeurIPS 2018, section 4.

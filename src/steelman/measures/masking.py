@@ -125,7 +125,9 @@ def _threats(runs: Iterable[Attacked]) -> list[tuple[str, float]]:
 
 def _at(runs: Iterable[Attacked], how: str, norm: str, eps: float) -> list[Attacked]:
     """The attacks of a kind that speak of a norm and radius: bounded by it, or minimal."""
-    return [run for run in runs if run.record.how == how and run.norm == norm and (not run.bounded or run.eps == eps)]
+    return [
+        run for run in runs if run.record.knowledge == how and run.norm == norm and (not run.bounded or run.eps == eps)
+    ]
 
 
 def _strongest(runs: Iterable[Attacked], eps: float = np.inf) -> Attacked:
@@ -201,7 +203,7 @@ def _black_box(runs: list[Attacked], transfer: Transfer | None, name: str | None
 
 def _black_beats_white(runs: list[Attacked]) -> list[tuple[float, _Answer]]:
     answers = []
-    for norm, eps in _threats(run for run in runs if run.record.how in ("white", "black")):
+    for norm, eps in _threats(run for run in runs if run.record.knowledge in ("white", "black")):
         black, white = (_at(runs, how, norm, eps) for how in ("black", "white"))
         whole = [[run for run in some if not run.spared.any()] for some in (black, white)]
         if all(whole):
@@ -227,7 +229,7 @@ def _unbounded(runs: list[Attacked]) -> _Answer:
     free = [
         run
         for run in runs
-        if run.record.how == "white"
+        if run.record.knowledge == "white"
         and (
             (run.record.core in _UNBOUNDED and run.record.steps >= 20)
             if not run.bounded
@@ -238,7 +240,7 @@ def _unbounded(runs: list[Attacked]) -> _Answer:
         return "not asked: it needs PGD(eps=1, random_start=False), or a minimal attack such as FMN", None
     met = np.logical_and.reduce([~run.spared for run in free])
     stood = ~free[0].wrong & ~np.logical_or.reduce([run.broke for run in free])
-    unknown = stood & ~met & ~np.logical_or.reduce([run.broke for run in runs if run.record.how == "white"])
+    unknown = stood & ~met & ~np.logical_or.reduce([run.broke for run in runs if run.record.knowledge == "white"])
     left, perhaps = (int(some.sum()) / len(free[0].row) for some in (stood & met, unknown))
     numbers = f"{', '.join(run.name for run in free)} leave{'s' * (len(free) == 1)} {_percent(left)}"
     if perhaps:
@@ -248,7 +250,7 @@ def _unbounded(runs: list[Attacked]) -> _Answer:
 
 def _chance(runs: list[Attacked]) -> _Answer:
     answers = []
-    for norm, eps in _threats(run for run in runs if run.record.how == "chance"):
+    for norm, eps in _threats(run for run in runs if run.record.knowledge == "chance"):
         random, white = (_at(runs, how, norm, eps) for how in ("chance", "white"))
         if random and white:
             answers.append(_only(random, white, norm, eps))
@@ -261,7 +263,7 @@ def _chance(runs: list[Attacked]) -> _Answer:
 def _radii(runs: list[Attacked]) -> _Answer:
     families: dict[tuple[str, str | None], list[Attacked]] = {}
     for run in runs:
-        if run.record.how == "white" and run.bounded and not run.spared.any() and run.norm is not None:
+        if run.record.knowledge == "white" and run.bounded and not run.spared.any() and run.norm is not None:
             families.setdefault((run.record.family, run.norm), []).append(run)
     answers = [_along(sorted(family, key=lambda run: run.eps)) for family in families.values() if len(family) > 1]
     return _worst(answers) or ("not asked: it needs one attack at several radii, on every image", None)

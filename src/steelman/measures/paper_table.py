@@ -33,7 +33,7 @@ BOLD = "Bold: the best of a column, with all that its 95 % interval does not tel
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """What a column is called, the `group` that it stands in with its neighbours, and which end of it is better."""
 
     label: str
@@ -54,7 +54,7 @@ class PaperTable:
 
     caption: str
     corner: str
-    columns: tuple[Column, ...]
+    columns: tuple[TableColumn, ...]
     rows: tuple[str, ...]
     cells: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
@@ -160,7 +160,7 @@ class PaperTable:
 
     def transposed(self, corner: str) -> "PaperTable":
         """Rows as columns, of which none is better than another."""
-        columns = tuple(Column(name, better=None) for name in self.rows)
+        columns = tuple(TableColumn(name, better=None) for name in self.rows)
         rows = tuple(f"{each.group}, {each.label}" if each.group else each.label for each in self.columns)
         return PaperTable(self.caption, corner, columns, rows, tuple(zip(*self.cells, strict=True)), self.notes)
 

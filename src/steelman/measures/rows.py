@@ -1,6 +1,6 @@
 """The table as measures read it: image by image, with what is known of an image that an attack did not meet.
 
-An attack may lack rows (`evaluate(columns=False)`): those of natural errors, which had not to be attacked, and, where
+An attack may lack rows (`evaluate(survivors_only=True)`): those of natural errors, which had not to be attacked, and, where
 it is bounded, those of images that another attack had broken within its norm and radius. It was *spared* these. One
 that no image was left for has no row.
 """

@@ -1,7 +1,7 @@
 """Reports of evaluated models: the page, Markdown, JSON, tables and figures."""
 
 from steelman.measures.black_box import black_box_table, transfer_table
-from steelman.measures.paper_table import Column, PaperTable
+from steelman.measures.paper_table import PaperTable, TableColumn
 from steelman.report.compared import Duel, compared
 from steelman.report.entry import Entry
 from steelman.report.export import csv_table, write
@@ -20,11 +20,11 @@ from steelman.report.results import results
 from steelman.report.verdicts import Verdict, verdict
 
 __all__ = [
-    "Column",
     "Duel",
     "Entry",
     "Gallery",
     "PaperTable",
+    "TableColumn",
     "Verdict",
     "black_box_table",
     "compared",

@@ -8,7 +8,7 @@ from steelman.report.entry import Entry
 
 BLACK_BOX = "black-box"
 REPLACED = ("--battery", "--norm", "--eps")
-SWITCHES = ("--fresh", "--columns", "--worst-case", "--tensorboard", "--mlflow")
+SWITCHES = ("--fresh", "--survivors-only", "--every-image", "--tensorboard", "--mlflow")
 """Options of the earlier command that are left out: the first have values."""
 
 

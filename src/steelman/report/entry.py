@@ -110,7 +110,10 @@ def comparable(entries: Sequence[Entry]) -> list[Entry]:
 
 def _different(records: Mapping[str, Record]) -> dict[str, str]:
     """By method, those of an attack's settings that not all have; its call where that does not tell them apart."""
-    own = {method: {name: _short(value) for name, value in each.attack.items()} for method, each in records.items()}
+    own = {
+        method: {name: _short(value) for name, value in (each.settings or {}).items()}
+        for method, each in records.items()
+    }
     different = {
         method: ", ".join(
             f"{name}={value}"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steelman.attacks.core.attack import Attack
 from steelman.data.dataset import Data
-from steelman.evaluation.block import seeds_of
+from steelman.evaluation.task import seeds_of
 from steelman.norms import L2
 from steelman.table.records import CLEAN, record_of
 from steelman.table.table import Evaluation

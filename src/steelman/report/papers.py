@@ -24,7 +24,7 @@ from steelman.measures import (
 from steelman.measures.accuracies import met as attacks_met
 from steelman.measures.accuracies import threats
 from steelman.measures.all_measures import along_radii
-from steelman.measures.paper_table import Cell, Column, PaperTable
+from steelman.measures.paper_table import Cell, PaperTable, TableColumn
 from steelman.measures.transfer import Transfer
 from steelman.norms import NORMS
 from steelman.report.entry import Entry, comparable, measured
@@ -66,10 +66,10 @@ class Seen:
         for name in measured(self.entries):
             own, _, attack = name.partition(", ")
             if re.match(rf"{label}\b", own) and attack == of:
-                yield Column(own, of, None), _called(name)
+                yield TableColumn(own, of, None), _called(name)
 
 
-Filled: TypeAlias = tuple[Column, Callable[[Entry], Cell]]
+Filled: TypeAlias = tuple[TableColumn, Callable[[Entry], Cell]]
 """A column, and what stands in it for a model."""
 
 
@@ -181,49 +181,49 @@ def _fitting(met: Sequence[Met]) -> Shape:
 def _deep_defense(seen: Seen) -> Iterator[Filled]:
     own = [each for each in seen.met if each.leaves("prediction", "L2")]
     space = own[0].space if own else "pixels"
-    yield Column("Acc."), _in(space, clean_accuracy)
+    yield TableColumn("Acc."), _in(space, clean_accuracy)
     for each in own:
-        yield Column("rho_2", each.name if len(own) > 1 else ""), _of(each, rho_2)
+        yield TableColumn("rho_2", each.name if len(own) > 1 else ""), _of(each, rho_2)
     shares = [
         (re.search(r"([\d.]+) eps_ref\)?(.*)", each.name, re.DOTALL), each) for each in seen.met if each.record.bounded
     ]
     for share, each in sorted(((s, each) for s, each in shares if s), key=lambda pair: float(pair[0][1])):
-        yield Column(f"{share[1]} eps_ref{share[2]}", "Acc. at"), _of(each, accuracy)
+        yield TableColumn(f"{share[1]} eps_ref{share[2]}", "Acc. at"), _of(each, accuracy)
 
 
 def _deep_defense_2(seen: Seen) -> Iterator[Filled]:
     for each in seen.met:
         if each.leaves("prediction", "L2"):
-            yield Column("l_2", each.name), _of(each, l_2)
+            yield TableColumn("l_2", each.name), _of(each, l_2)
         elif each.leaves("prediction", "Linf"):
-            yield Column("rho_inf", each.name), _of(each, rho_inf)
+            yield TableColumn("rho_inf", each.name), _of(each, rho_inf)
         elif each.record.core == "CarliniWagner" and each.leaves("label", "L2"):
-            yield Column("mean L2", each.name), _of(each, mean_norm)
+            yield TableColumn("mean L2", each.name), _of(each, mean_norm)
         elif each.record.core == "PGD":
-            yield Column("Acc.", each.name), _of(each, accuracy)
+            yield TableColumn("Acc.", each.name), _of(each, accuracy)
         yield from seen.columns("PASS", each.name)
 
 
 def _efficient_defenses(seen: Seen) -> Iterator[Filled]:
     for each in seen.met:
         if not each.record.bounded:
-            yield Column("Acc.", each.name), _of(each, accuracy)
-            yield Column("robustness", each.name), _of(each, empirical_robustness)
+            yield TableColumn("Acc.", each.name), _of(each, accuracy)
+            yield TableColumn("robustness", each.name), _of(each, empirical_robustness)
         yield from seen.columns("TrainingSetDistance", each.name)
     yield from seen.columns("LossSensitivity")
 
 
 def _l2lda(seen: Seen) -> Iterator[Filled]:
     bounded = [each for each in seen.met if each.record.bounded and each.space == "pixels"]
-    yield Column("Natural"), _in("pixels", clean_accuracy)
+    yield TableColumn("Natural"), _in("pixels", clean_accuracy)
     for each in bounded:
-        yield Column(each.name), _of(each, accuracy)
+        yield TableColumn(each.name), _of(each, accuracy)
     for (norm, eps), names in seen.threats.items():
         if len(names) > 1:
             where = f"{norm} {eps:.4g}" if len(seen.threats) > 1 else ""
-            yield Column("Min", where), _all_of(names, minimum)
+            yield TableColumn("Min", where), _all_of(names, minimum)
             robust = partial(robust_accuracy, norm=NORMS[norm], eps=eps)
-            yield Column("Robust accuracy", where), _all_of(names, lambda table, _, of=robust: of(table))
+            yield TableColumn("Robust accuracy", where), _all_of(names, lambda table, _, of=robust: of(table))
 
 
 def _all_of(names: Sequence[str], measure: Callable[[Evaluation, Sequence[str]], Measure]) -> Callable[[Entry], Cell]:
@@ -239,15 +239,15 @@ def _pgn(seen: Seen) -> Iterator[Filled]:
         if each.space != "pixels" or each.record.reference != "label":
             continue
         if each.record.bounded:
-            yield Column("Acc.", each.name), _of(each, accuracy)
+            yield TableColumn("Acc.", each.name), _of(each, accuracy)
         else:
-            yield Column("mean", each.name), _of(each, _mean)
-            yield Column("median", each.name), _of(each, lambda table, name: rho_cw(table, name, "median"))
+            yield TableColumn("mean", each.name), _of(each, _mean)
+            yield TableColumn("median", each.name), _of(each, lambda table, name: rho_cw(table, name, "median"))
         for matrix in (matrix for matrix in seen.transfer if matrix.attack == each.name):
             worst = dict(zip(matrix.targets, matrix.worst, strict=True))
-            yield Column("black box", each.name), lambda entry, worst=worst: worst.get(entry.name)
-    yield Column("Benign"), _in("pixels", clean_accuracy)
-    yield Column("s/epoch", "", "lower"), _seconds
+            yield TableColumn("black box", each.name), lambda entry, worst=worst: worst.get(entry.name)
+    yield TableColumn("Benign"), _in("pixels", clean_accuracy)
+    yield TableColumn("s/epoch", "", "lower"), _seconds
 
 
 def _mean(table: Evaluation, name: str) -> Measure:
@@ -261,27 +261,27 @@ def _seconds(entry: Entry) -> Cell:
 
 
 def _mma(seen: Seen) -> Iterator[Filled]:
-    yield Column("Cln"), _in("pixels", clean_accuracy)
+    yield TableColumn("Cln"), _in("pixels", clean_accuracy)
     radii: dict[str, list[float]] = {}
     for norm, eps in sorted(seen.threats, key=lambda threat: threat[1]):
         radii.setdefault(norm, []).append(eps)
     for name, chosen in radii.items():
         norm = NORMS[name]
         if len(chosen) > 1:
-            yield Column("AvgAcc", name), _in("pixels", lambda t, n=norm, r=chosen: average_accuracy(t, n, r))
+            yield TableColumn("AvgAcc", name), _in("pixels", lambda t, n=norm, r=chosen: average_accuracy(t, n, r))
             yield (
-                Column("AvgRobAcc", name),
+                TableColumn("AvgRobAcc", name),
                 _in("pixels", lambda t, n=norm, r=chosen: average_accuracy(t, n, r, clean=False)),
             )
         for eps in chosen:
-            yield Column(f"{eps:.4g}", name), _in("pixels", lambda t, n=norm, e=eps: robust_accuracy(t, n, e))
+            yield TableColumn(f"{eps:.4g}", name), _in("pixels", lambda t, n=norm, e=eps: robust_accuracy(t, n, e))
 
 
 def _all(entries: Sequence[Entry]) -> Iterator[Filled]:
     for name in measured(entries):
         label, _, of = name.partition(", ")
         better = None if label.startswith(NEITHER) else "higher"
-        yield Column(of or label, label if of else "", better), _called(name)
+        yield TableColumn(of or label, label if of else "", better), _called(name)
 
 
 def _called(name: str) -> Callable[[Entry], Cell]:

@@ -98,7 +98,7 @@ def _attack(table: Evaluation, name: str, space: str) -> dict[str, Any]:
         "digest": record.digest,
         "call": record.call,
         "access": record.access,
-        "how": record.how,
+        "how": record.knowledge,
         "reference": record.reference,
         "norm": record.norm,
         "eps": record.eps,
