@@ -1,11 +1,12 @@
-"""A penalty on how fast the logits part."""
+"""A penalty on how fast the differences of logits change."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from steelman.defences.gradient_penalty import GradientPenalty, check_weight, slope, squared
+from steelman.defences.gradient_penalty import GradientPenalty, slope, squared
+from steelman.ranges import Factor
 from steelman.types import Batch, Images, Logits, PerImage
 
 
@@ -27,19 +28,14 @@ class CrossLipschitz(GradientPenalty):
     adversarial manipulation", NeurIPS 2017, section 4.
 
     Raises:
-        ValueError: a compiled network, which cannot be differentiated twice; one class; weight negative or not finite.
+        ValueError: a compiled network, which cannot be differentiated twice; one class.
     """
 
-    weight: float = 1e-4
-
-    def __post_init__(self) -> None:
-        check_weight(self.weight)
+    weight: Factor = 1e-4
 
     def penalty(self, x: Images, logits: Logits, losses: PerImage, batch: Batch) -> Tensor:
         *others, last = logits.unbind(1)
         slopes = [slope(each - last, x) for each in others]
         classes = logits.shape[1]
-        pairs = 2 * classes * torch.stack([squared(each) for each in slopes]).sum(0) - 2 * squared(
-            torch.stack(slopes).sum(0)
-        )
-        return pairs.mean() / classes**2
+        pairs = 2 * classes * torch.stack([squared(each) for each in slopes]).sum(0)
+        return (pairs - 2 * squared(torch.stack(slopes).sum(0))).mean() / classes**2

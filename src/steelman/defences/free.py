@@ -1,14 +1,12 @@
 """Adversarial training whose perturbations cost nothing."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
 from torch import nn
 
-from steelman.attacks.core.ball import Ball
-from steelman.attacks.core.radius import check_radius
-from steelman.defences.game import Average, Descend, Game, Step
+from steelman.attacks.core import Ball, check_radius
+from steelman.defences.game import Descend, Game, Step, Updates
 from steelman.forward import logits_of
 from steelman.losses import cross_entropy
 from steelman.norms import L2, Linf, Norm, per_image
@@ -16,7 +14,8 @@ from steelman.randomness import Draws
 from steelman.ranges import Count, Factor, OneOf
 from steelman.types import CLASSIFIER, Batch, Box
 
-_START = 0xF4EE  # a purpose for `Draws.split`
+_START = 0xF4EE
+"""Purpose for `Draws.split`."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +32,20 @@ class Free(Game):
     norm       Linf (default, the only one of the paper) or L2
     box        the valid range of the images, default (0, 1); None leaves them unbounded
 
-    The optimiser steps m times per batch, so the paper divides the epochs by m. Schedules are asked once per batch, and
+    The optimiser steps m times per batch, so the paper divides the epochs by m. Schedules change once per batch, and
     the loss that is logged is the sum over the replays.
 
     Paper and code differ from this: they start a batch from the perturbations that the last batch ended with, which
-    belong to other images; ours start from noise of their own, so that an image meets the same in one process and in
-    two. They clip images to the box within the network, where a clipped entry has no gradient and stays where it is;
-    ours are projected onto it. The network is in training mode throughout, as theirs.
+    belong to other images; ours start from noise of their own, which is the same in one process and in two. They clip
+    images to the box within the network, where a clipped entry has no gradient and so does not move; ours are projected
+    onto it. The network is in training mode throughout, as theirs.
 
     Cost: `replays` forward and backward passes per batch, and as many steps.
     Reference: Ali Shafahi, Mahyar Najibi, Amin Ghiasi, Zheng Xu, John Dickerson, Christoph Studer, Larry S. Davis,
     Gavin Taylor and Tom Goldstein, "Adversarial training for free!", NeurIPS 2019, section 4, algorithm 1.
 
     Raises:
-        ValueError: replays below 1, eps or step_size that are no lengths, another norm.
+        ValueError: eps wider than the box in Linf; another norm.
     """
 
     eps: Factor = 8 / 255
@@ -58,7 +57,7 @@ class Free(Game):
     def __post_init__(self) -> None:
         check_radius(self.norm, self.eps, self.box, "Free")
 
-    def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]:
+    def updates(self, nets: nn.ModuleDict, batch: Batch) -> Updates:
         net = nets[CLASSIFIER]
         ball = Ball.around(batch.x, self.eps, self.norm, self.box)
         step = per_image(self.eps if self.step_size is None else self.step_size, batch.x, "step_size")

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from steelman.defences.gradient_penalty import GradientPenalty, check_weight, slope, squared
+from steelman.defences.gradient_penalty import GradientPenalty, slope, squared
+from steelman.ranges import Factor
 from steelman.types import Batch, Images, Logits, PerImage
 
 
@@ -27,13 +28,10 @@ class InputGradientRegularisation(GradientPenalty):
     deep neural networks by regularizing their input gradients", AAAI 2018, section "Gradient regularization".
 
     Raises:
-        ValueError: a compiled network, which cannot be differentiated twice; one class; weight negative or not finite.
+        ValueError: a compiled network, which cannot be differentiated twice; one class.
     """
 
-    weight: float = 110.0
-
-    def __post_init__(self) -> None:
-        check_weight(self.weight)
+    weight: Factor = 110.0
 
     def penalty(self, x: Images, logits: Logits, losses: PerImage, batch: Batch) -> Tensor:
         return squared(slope(losses, x)).mean()
