@@ -9,7 +9,7 @@ from torch.autograd.functional import jacobian
 
 from steelman import PGD, evaluate
 from steelman.networks import MLP, Ensemble, Preprocessed, StandardiseImage
-from steelman.networks.ensemble import _led_by_the_vote
+from steelman.networks.ensemble import _voted
 
 SHAPE = (1, 3, 3)
 
@@ -105,7 +105,7 @@ def test_votes_by_hand(said: list[tuple[float, ...]], winner: int) -> None:
 
 def test_equal_means_do_not_outweigh_the_vote() -> None:
     each = torch.tensor([[[0.9, 0.1]], [[0.3, 0.7]], [[0.3, 0.7]]]).log()
-    (logits,) = _led_by_the_vote(each, torch.full((1, 2), math.log(0.5)))
+    (logits,) = _voted(each, torch.full((1, 2), math.log(0.5)))
     assert logits[1] > logits[0]
     torch.testing.assert_close(logits, torch.full((2,), math.log(0.5)))
 

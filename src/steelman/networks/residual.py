@@ -71,7 +71,7 @@ def preactivated(
 ) -> nn.Module:
     """A block of two 3x3 convolutions, batch normalisation and ReLU before each.
 
-    shared  the shortcut starts behind the first ReLU, not before the batch normalisation
+    shared  the shortcut starts after the first ReLU, not before the batch normalisation
     slope   of the ReLU below 0
     """
     start = OrderedDict[str, nn.Module](bn1=nn.BatchNorm2d(fan_in), relu1=relu(slope))
@@ -87,7 +87,7 @@ def preactivated(
 
 
 def projected(fan_in: int, fan_out: int, stride: int, first: bool, slope: float = 0.0) -> nn.Module:
-    """A `preactivated` block, with a 1x1 convolution for a shortcut, from behind the first ReLU, where sizes change."""
+    """A `preactivated` block, with a 1x1 convolution for a shortcut, from after the first ReLU, where sizes change."""
     if fan_in == fan_out and stride == 1:
         return preactivated(fan_in, fan_out, 1, shared=False, slope=slope)
     across = nn.Conv2d(fan_in, fan_out, 1, stride=stride, bias=False)

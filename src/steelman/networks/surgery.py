@@ -264,8 +264,8 @@ def _problem(
     raw = x.detach().clone().requires_grad_()
     with torch.enable_grad(), no_recomputation(model), _hooked(module, cut):
         logits = logits_of(model, raw)
-    before, leaf, behind = ends
-    if behind._version:
+    before, leaf, given = ends
+    if given._version:
         return "what comes next overwrites its output in place"
     if not logits.requires_grad:
         return "the logits do not depend on it"
@@ -290,7 +290,7 @@ def _hooked(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
 
 
 def _innermost(model: nn.Module) -> nn.Module:
-    """The network behind all filters and preprocessing."""
+    """The network after all filters and preprocessing."""
     while isinstance(model, Preprocessed | Filtered):
         model = model.network
     return model

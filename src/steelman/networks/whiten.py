@@ -12,7 +12,7 @@ from steelman.networks.preprocess import AT_ONCE, Preprocess, mean_image
 
 @final
 class Whiten(Preprocess):
-    """Mean image off, contrast of each image evened out, then ZCA-like whitening: Deep Defense's space on CIFAR-10.
+    """Subtracts the mean image, normalises each image's contrast and whitens (as ZCA): Deep Defense's CIFAR-10 space.
 
     With x in [0, 255] and the training set's mean image m:
         z = (x - m) - mean(x - m);  n = std(z);  z = mean(n) z / max(n, contrast_floor), per image
@@ -22,13 +22,13 @@ class Whiten(Preprocess):
     shape           of one image, default (3, 32, 32)
     contrast_floor  default 40 (MatConvNet)
     root_floor      default 10 (MatConvNet)
-    total           what the sum over the training set is divided by, as a multiple of its size; default 1.2.
-                    MatConvNet divides the sum over CIFAR's 50,000 training images by 60,000, all there are
+    total           divisor of the sum over the training set, as a multiple of its size; default 1.2: MatConvNet divides
+                    the sum over CIFAR's 50,000 training images by 60,000, the size of both splits
 
     MatConvNet takes the mean of n over training and test images; we take it over the training images only.
 
     Cost: `fit` reads the set twice and decomposes a square matrix with a row per pixel and channel, in float64: 150 MB
-    and about a minute for CIFAR-10. Then a matrix product of that size per image.
+    and about a minute for CIFAR-10. Each image then costs one product with that matrix.
     Reference: MatConvNet, examples/cifar/cnn_cifar.m; Coates, Ng and Lee, "An analysis of single-layer networks in
     unsupervised feature learning", AISTATS 2011.
     """
@@ -64,7 +64,7 @@ class Whiten(Preprocess):
             products.addmm_(z.T, z)
         contrast = contrasts / len(dataset)
         d, v = torch.linalg.eigh(products * contrast**2 / (self.total * len(dataset)))
-        root = d.clamp(min=0).sqrt()  # rounding may leave a root of a hair below 0
+        root = d.clamp(min=0).sqrt()  # rounding may make an eigenvalue slightly negative
         matrix = (v * (d.mean().sqrt() / root.clamp(min=self.root_floor))) @ v.T
         self.measured(mean=mean, contrast=contrast, matrix=matrix)
         return self

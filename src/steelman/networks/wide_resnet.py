@@ -23,11 +23,11 @@ class WideResNet(nn.Sequential):
     depth     28 (Madry, BAT, MMA; default), 34 (TRADES), or another 6 n + 4
     width     10 (Madry, BAT, TRADES; default), 4 (MMA)
     slope     of the ReLUs below 0, default 0 (MMA, TRADES); Madry and BAT have leaky ones of .1
-    shortcut  where channels change. "convolution" (default; Zagoruyko, MMA, TRADES): a 1x1 convolution, from behind the
+    shortcut  where channels change. "convolution" (default; Zagoruyko, MMA, TRADES): a 1x1 convolution, from after the
               block's first ReLU. "pad" (Madry, BAT): zeros for the new channels, after average-pooling where there is a
-              stride; from behind the ReLU in the first block only
+              stride; from after the ReLU in the first block only
 
-    Madry's network is `slope=.1, shortcut="pad"` behind `StandardiseImage`: 36,220,634 parameters. His TensorFlow code
+    Madry's network is `slope=.1, shortcut="pad"` after `StandardiseImage`: 36,220,634 parameters. His TensorFlow code
     pads a convolution of stride 2 below and to the right only, and adds .001 to variances; ours pads all round, and
     adds 1e-5. Convolutions start at N(0, 2 / fan out), the last biases at 0 (all codes).
     Layers: conv1, stage1 .. stage3 (block1, block2, ...), bn, relu, pool, flatten, fc.
@@ -66,7 +66,7 @@ class WideResNet(nn.Sequential):
 
 
 def _padded(fan_in: int, fan_out: int, stride: int, first: bool, slope: float) -> nn.Module:
-    """A block with zeros for the new channels of its shortcut; that of the network's first starts behind the ReLU."""
+    """A block with zeros for the new channels of its shortcut; that of the network's first starts after the ReLU."""
     across = None
     if fan_in != fan_out or stride != 1:
         across = nn.Sequential(nn.AvgPool2d(stride, ceil_mode=True), PadChannels(fan_out - fan_in))
