@@ -13,9 +13,8 @@ from steelman.networks.layers import Rescale
 from steelman.networks.lenet import LeNet, LeNet5, MadryNet
 from steelman.networks.mlp import MLP
 from steelman.networks.nin import NIN
-from steelman.networks.preact_resnet import PreActResNet18
 from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean
-from steelman.networks.resnet20 import ResNet20
+from steelman.networks.residual import PreActResNet18, ResNet20, WideResNet
 from steelman.networks.surgery import (
     Stem,
     batchnorm_layers,
@@ -26,7 +25,6 @@ from steelman.networks.surgery import (
 )
 from steelman.networks.vision import AlexNet, ResNet18
 from steelman.networks.whiten import Whiten
-from steelman.networks.wide_resnet import WideResNet
 
 __all__ = [
     "CNN",

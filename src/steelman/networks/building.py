@@ -23,12 +23,10 @@ from steelman.networks.filtered import Filtered
 from steelman.networks.lenet import LeNet, LeNet5, MadryNet
 from steelman.networks.mlp import MLP
 from steelman.networks.nin import NIN
-from steelman.networks.preact_resnet import PreActResNet18
 from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean
-from steelman.networks.resnet20 import ResNet20
+from steelman.networks.residual import PreActResNet18, ResNet20, WideResNet
 from steelman.networks.vision import AlexNet, ResNet18
 from steelman.networks.whiten import Whiten
-from steelman.networks.wide_resnet import WideResNet
 from steelman.trust import Untrusted, imported
 from steelman.types import Description
 
