@@ -13,7 +13,7 @@ from steelman.data.dataset import Dataset
 from steelman.defences.adversarial import Adversarial, check_attack, crafted
 from steelman.defences.objective import refuse_one_class
 from steelman.forward import logits_of
-from steelman.losses import cross_entropy
+from steelman.losses import cross_entropy, other_logits
 from steelman.ranges import Positive
 from steelman.types import Batch, Labels, Logits
 
@@ -74,7 +74,7 @@ class Bilateral(Adversarial):
             with evaluation_mode(model), torch.no_grad():
                 logits = logits_of(model, batch.x)
             refuse_one_class("Bilateral", logits.shape[1])
-            wrong = logits.scatter(1, batch.y[:, None], -torch.inf)
+            wrong = other_logits(logits, batch.y)
             target = wrong.argmax(1) if self.target else None
             if self.labels == "adversarial":
                 # Differences of -log p are differences of logits.

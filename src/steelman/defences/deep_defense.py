@@ -16,7 +16,7 @@ from steelman.defences.dropout import Masks, shared_dropout
 from steelman.defences.gradient_penalty import refuse_compiled
 from steelman.defences.objective import Objective, refuse_one_class
 from steelman.forward import logits_of
-from steelman.losses import cross_entropy
+from steelman.losses import cross_entropy, top_rivals
 from steelman.networks.preprocess import peel
 from steelman.networks.surgery import freeze_batchnorm, only_trainable, rehearsal
 from steelman.norms import TINY
@@ -155,8 +155,7 @@ class DeepDefense(Objective):
 
     def _rivals(self, logits: Tensor, y: Labels, correct: Flags) -> Tensor:
         """The classes whose boundaries compete: the highest of the others, or only the label of a wrong image."""
-        own = logits.argmax(1, keepdim=True)
-        others = logits.scatter(1, own, -torch.inf).topk(min(self.classes, logits.shape[1]) - 1, dim=1).indices
+        others = top_rivals(logits, logits.argmax(1), self.classes - 1)
         return torch.where(correct[:, None], others, y[:, None])
 
     def _nearest(self, logits: Tensor, raw: Images, own: Labels, rivals: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,7 +9,7 @@ from steelman.attacks.bounded.pgd import PGD
 from steelman.attacks.core import Attack
 from steelman.defences.adversarial import Adversarial, Crafting, check_attack, crafted
 from steelman.forward import logits_of
-from steelman.losses import kl_divergence
+from steelman.losses import kl_divergence, other_logits
 from steelman.ranges import Factor
 from steelman.types import Batch, Labels, Logits, PerImage
 
@@ -57,7 +56,6 @@ class MART(Adversarial):
 
 def boosted_cross_entropy(logits: Logits, labels: Labels) -> PerImage:
     """-log p_y - log(1 - max_{k != y} p_k)."""
-    own = labels[:, None]
-    rival = logits.scatter(1, own, -torch.inf).argmax(1, keepdim=True)
-    but_rival = logits.scatter(1, rival, -torch.inf).logsumexp(1) - logits.logsumexp(1)
+    rival = other_logits(logits, labels).argmax(1)
+    but_rival = other_logits(logits, rival).logsumexp(1) - logits.logsumexp(1)
     return F.cross_entropy(logits, labels, reduction="none") - but_rival

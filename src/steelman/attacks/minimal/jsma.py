@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steelman.attacks.core.attack import Attack
 from steelman.attacks.core.oracle import Oracle
-from steelman.losses import Goal, Margin
+from steelman.losses import Goal, Margin, other_logits
 from steelman.norms import L0, Norm
 from steelman.randomness import Draws
 from steelman.types import Flags, Images, Indices, Labels, Logits, PerImage, Share
@@ -186,7 +186,7 @@ class JSMA(Attack):
 def _target(logits: Logits, goal: Goal) -> Labels:
     if goal.target is not None:
         return goal.target
-    return logits.scatter(1, goal.labels[:, None], -torch.inf).argmax(1)
+    return other_logits(logits, goal.labels).argmax(1)
 
 
 def _likelihood(logits: Logits, target: Labels) -> PerImage:

@@ -9,7 +9,7 @@ from torch import Tensor
 from steelman.attacks.core.attack import Attack
 from steelman.attacks.core.oracle import Oracle
 from steelman.attacks.minimal.nearest import first_look, polish
-from steelman.losses import Goal
+from steelman.losses import Goal, other_logits
 from steelman.norms import L2, TINY, Norm, column
 from steelman.randomness import Draws
 from steelman.types import Box, Images, Indices, Logits, PerImage
@@ -99,7 +99,7 @@ def _loss(logits: Logits, goal: Goal) -> PerImage:
     shares = logits.log_softmax(1)
     if goal.target is not None:
         return -shares.gather(1, goal.target[:, None])[:, 0]
-    return -shares.scatter(1, goal.labels[:, None], -torch.inf).logsumexp(1)
+    return -other_logits(shares, goal.labels).logsumexp(1)
 
 
 def minimise(slope: Slope, x: Images, box: Box | None, steps: int, memory: int) -> Images:

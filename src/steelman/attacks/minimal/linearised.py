@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from steelman.attacks.core.oracle import Oracle
-from steelman.losses import Goal
+from steelman.losses import Goal, other_logits, top_rivals
 from steelman.norms import L0, L1, L2, TINY, Linf, Norm
 from steelman.types import Box, Images, Indices, Logits, PerImage
 
@@ -143,7 +143,7 @@ class Boundaries:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             logits = oracle.logits(x, which)
-            own = goal.labels if goal.target is None else logits.scatter(1, rivals, -torch.inf).argmax(1)
+            own = goal.labels if goal.target is None else other_logits(logits, goal.target).argmax(1)
             return x, logits.gather(1, rivals) - logits.gather(1, own[:, None])
 
 
@@ -151,5 +151,4 @@ def rivals(logits: Logits, goal: Goal, classes: int) -> Tensor:
     """The target, or the highest classes but the label; of shape (batch, rivals)."""
     if goal.target is not None:
         return goal.target[:, None]
-    others = logits.scatter(1, goal.labels[:, None], -torch.inf)
-    return others.topk(min(classes, logits.shape[1]) - 1, dim=1).indices
+    return top_rivals(logits, goal.labels, classes - 1)

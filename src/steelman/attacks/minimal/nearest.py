@@ -9,7 +9,7 @@ from torch import Tensor
 
 from steelman.attacks.core.oracle import Oracle
 from steelman.attacks.minimal.linearised import exponent, shortest_step
-from steelman.losses import Goal, Margin
+from steelman.losses import Goal, Margin, top_rivals
 from steelman.norms import L0, L1, TINY, Norm, column
 from steelman.types import Box, Flags, Images, Indices, Logits, PerImage
 
@@ -97,8 +97,7 @@ def _gaps(logits: Logits, goal: Goal, classes: int) -> tuple[PerImage, ...]:
     """Z_k - Z_y for the highest rivals; with a target, Z_t minus the highest other."""
     if goal.target is not None:
         return (Margin()(logits, goal),)
-    others = logits.scatter(1, goal.labels[:, None], -torch.inf)
-    rivals = others.topk(min(classes, logits.shape[1]) - 1, dim=1).indices
+    rivals = top_rivals(logits, goal.labels, classes - 1)
     return (logits.gather(1, rivals) - logits.gather(1, goal.labels[:, None])).unbind(1)
 
 

@@ -8,7 +8,7 @@ import torch
 from steelman.attacks.core.attack import Access
 from steelman.attacks.core.oracle import Oracle
 from steelman.evaluation.probes.probe import Probe
-from steelman.losses import Goal
+from steelman.losses import Goal, other_logits
 from steelman.norms import L2
 from steelman.types import Images, Labels, Logits, Model, PerImage, Seeds
 
@@ -62,6 +62,6 @@ class LossSensitivity(Probe):
 def _towards(logits: Logits, labels: Labels) -> tuple[PerImage, Logits]:
     """1 - p_y, and q - e_y."""
     pivot = labels[:, None]
-    others = logits.scatter(1, pivot, -torch.inf)
+    others = other_logits(logits, labels)
     unsure = (others.logsumexp(1) - logits.gather(1, pivot)[:, 0]).sigmoid()
     return unsure, others.softmax(1).scatter(1, pivot, -1.0)

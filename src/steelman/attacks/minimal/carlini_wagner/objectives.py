@@ -7,7 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from steelman.losses import Goal
+from steelman.losses import Goal, other_logits
 from steelman.types import Labels, Logits, PerImage
 
 Name = Literal["f1", "f2", "f3", "f4", "f5", "f6", "f7"]
@@ -21,9 +21,8 @@ def sides(logits: Logits, goal: Goal) -> tuple[Labels, Labels]:
 
     With a target, the target and the highest other; without, the highest wrong class and the label.
     """
-    fixed = goal.labels if goal.target is None else goal.target
-    moving = logits.detach().scatter(1, fixed[:, None], -math.inf).argmax(1)
-    return (moving, fixed) if goal.target is None else (fixed, moving)
+    moving = other_logits(logits.detach(), goal.named).argmax(1)
+    return (moving, goal.labels) if goal.target is None else (goal.target, moving)
 
 
 @dataclass(frozen=True)
