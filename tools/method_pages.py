@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from steelman.experiments.recipe_file import read_tables
 from steelman.methods import Card, methods
 
 WRITTEN = "<!-- Written by `make docs` from the docstrings{}: change those. -->\n"
@@ -48,7 +49,7 @@ def defences_page(root: Path) -> str:
 
 def _chapter(title: str, cards: Sequence[Card], recipes: Sequence[Path] = ()) -> list[str]:
     lines = [f"| [{item.name}](#{item.name.lower()}) | {_text(item.summary)} | {_text(item.cost)} |" for item in cards]
-    using = {path.stem: set(re.findall(r'kind = "(\w+)"', path.read_text(encoding="utf-8"))) for path in recipes}
+    using = {path.stem: set(re.findall(r"'kind': '(\w+)'", str(read_tables(path).settings))) for path in recipes}
     return [
         f"## {title}\n\n| | | cost |\n|---|---|---|",
         *lines,

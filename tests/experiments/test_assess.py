@@ -144,8 +144,8 @@ def test_labels_that_cannot_be_right_are_refused_before_anything_is_attacked(sub
 
 def test_the_battery_is_the_subjects_own_or_quick(subject: Subject):
     assert battery_of(subject) == named_battery("quick", data="Digits")
-    assert battery_of(subject, "standard", L2, 0.5, columns=True) == replace(
-        named_battery("standard", norm=L2, eps=0.5), columns=True
+    assert battery_of(subject, "standard", L2, 0.5, survivors_only=False) == replace(
+        named_battery("standard", norm=L2, eps=0.5), survivors_only=False
     )
     own = replace(subject, battery=BATTERY)
     assert battery_of(own) == BATTERY

@@ -10,7 +10,8 @@ from steelman import FGSM, config
 from steelman.adversaries import Adversary
 from steelman.attacks.core.attack import Attack
 from steelman.evaluation.battery import named_battery
-from steelman.experiments.recipe import SHIPPED, load_recipe
+from steelman.experiments.recipe import load_recipe
+from steelman.experiments.recipe_file import SHIPPED
 
 BATTERIES = {
     "mma-l2_mnist_madrynet": "paper:mma-l2",

@@ -12,7 +12,8 @@ from steelman import FGSM, L2LDA, PGD, AttackTraining, Plain
 from steelman.adversaries import Adversary
 from steelman.data import CIFAR10, CIFAR100, Digits, InMemory
 from steelman.experiments.assess import attacked, battery_of
-from steelman.experiments.recipe import SHIPPED, Battery, Recipe, build, find_recipe, load_recipe, to_toml
+from steelman.experiments.recipe import Battery, Recipe, build, load_recipe, to_toml
+from steelman.experiments.recipe_file import SHIPPED, find_recipe
 from steelman.experiments.run import Run, train
 from steelman.networks import MLP, BoundedReLU, Ensemble, Preprocessed, StandardiseImage, SubtractMean
 from steelman.training import Adam, Cosine
@@ -140,7 +141,7 @@ def test_a_kind_without_settings_gets_some(tiny: Path):
         ("training.epochs.deep=5", r"training\.epochs is 2 in this recipe, not a table"),
         ("network.hidden.deep=5", r"network\.hidden is \[8\] in this recipe, not a table"),
         ('evaluation.attacks."FGSM .1".epps=0.2', r'evaluation\.attacks\."FGSM \.1"\.epps: .*did you mean eps\?'),
-        ("evaluation.images=0", "evaluation: images is how many"),
+        ("evaluation.images=0", "evaluation: Battery needs images >= 1; got 0"),
         ("defense=Plain", r"defense: .*did you mean defence\?"),
     ],
 )
@@ -182,7 +183,7 @@ def test_a_written_recipe_tells_every_setting(tiny: Path):
     assert written["training"]["optimiser"] == {
         "kind": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "nesterov": False,
     }  # fmt: skip
-    assert set(written["evaluation"]) == {"attacks", "black_box", "images", "deep_defense", "columns", "probes"}
+    assert set(written["evaluation"]) == {"attacks", "black_box", "images", "deep_defense", "survivors_only", "probes"}
     assert isinstance(load_recipe(tiny), Recipe)
     assert load_recipe(tiny).evaluation == Battery({"FGSM .1": FGSM(eps=0.1)})
 

@@ -13,7 +13,8 @@ from steelman.attacks import EOT, FGSM, PGD, IgnoringFilter, Square
 from steelman.attacks.core.attack import Attack
 from steelman.data import Digits
 from steelman.defences import DeepDefense
-from steelman.experiments.recipe import build, find_recipe, load_recipe
+from steelman.experiments.recipe import build, load_recipe
+from steelman.experiments.recipe_file import find_recipe
 from steelman.filters import BPDA, BitDepth, MedianSmoothing
 from steelman.networks import MLP, Filtered, Preprocessed, SubtractMean, only_trainable
 from steelman.norms import Linf

@@ -19,7 +19,7 @@ from steelman.attacks import Attack
 from steelman.data import CIFAR10, MNIST, Augmentation, Digits, Flip, PadCrop, Source
 from steelman.defences import AdversarialTraining, DeepDefense, Free, Game, Objective, Plain, Sum
 from steelman.evaluation import Probe
-from steelman.experiments.recipe import changed, parts_of
+from steelman.experiments.recipe_file import changed, parts_of
 from steelman.experiments.sweep import _values
 from steelman.losses import DLR, KL, CrossEntropy, Loss, Margin
 from steelman.optimisers import Optimiser

@@ -27,7 +27,8 @@ from steelman import (
 )
 from steelman.data import Dataset, Digits, InMemory, Streamed, split_off
 from steelman.experiments import run as rooms
-from steelman.experiments.recipe import SHIPPED, load_recipe
+from steelman.experiments.recipe import load_recipe
+from steelman.experiments.recipe_file import SHIPPED
 from steelman.networks import MLP
 from steelman.training import SGD, Training, parts
 from steelman.training.prepare import Crafted, Guided, NoisyCopies, Preparation, SoftLabels

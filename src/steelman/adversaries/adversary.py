@@ -14,6 +14,7 @@ from steelman import checkpoint, config
 from steelman.attacks.core.attack import Attack
 from steelman.attacks.core.mode import evaluation_mode
 from steelman.attacks.core.oracle import Oracle
+from steelman.classes import concrete, spelt
 from steelman.data.dataset import Dataset
 from steelman.defences.game import Average, Descend, Game, Player, Step
 from steelman.forward import logits_of
@@ -101,7 +102,7 @@ class Adversary(Attack, Game):
         something else."""
         found, name = description_of(generator), type(self).__name__
         theirs = {} if found is None else found.network.get("adversary", {})
-        if theirs and theirs["kind"] not in config.concrete(type(self)):
+        if theirs and theirs["kind"] not in map(spelt, concrete(type(self)).values()):
             raise ValueError(
                 f"{what} is that of {theirs['kind']}, and {name} needs its own: train one (steelman attack-train RUN "
                 f"{name}) and give its run's folder as generator"

@@ -9,7 +9,6 @@ from steelman.cli.options import (
     AccessName,
     BatteryName,
     Changes,
-    Columns,
     DataDir,
     DataName,
     Eps,
@@ -22,6 +21,7 @@ from steelman.cli.options import (
     Runs,
     Std,
     SubjectName,
+    SurvivorsOnly,
     Trust,
     Workers,
 )
@@ -58,6 +58,9 @@ def train(
     runs: Runs = Path("runs"),
     name: Annotated[str | None, typer.Option(help="The run's folder in RUNS; default: the recipe's name.")] = None,
     set_: Changes = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the recipe with every setting, and train nothing.")
+    ] = False,
     trust: Trust = None,
 ) -> None:
     """Train a recipe. Called again after any stop, it goes on where it was.
@@ -67,9 +70,13 @@ def train(
 
     Under torchrun, every process calls this: torchrun --nproc-per-node 2 -m steelman train RECIPE
     """
-    from steelman.experiments.run import train
+    from steelman.experiments.recipe import to_toml
+    from steelman.experiments.run import asked_for, train
 
-    _trained(train(recipe, runs, data_dir, set_, name))
+    if show:
+        print(to_toml(asked_for(recipe, set_)[1]), end="")
+    else:
+        _trained(train(recipe, runs, data_dir, set_, name))
 
 
 @app.command(
@@ -108,7 +115,7 @@ def evaluate(
     battery: BatteryName = None,
     norm: NormName = None,
     eps: Eps = None,
-    columns: Columns = None,
+    survivors_only: SurvivorsOnly = None,
     images: Images = None,
     data: DataName = None,
     data_dir: DataDir = None,
@@ -156,7 +163,7 @@ def evaluate(
         std=numbers("--std", std),
         norm=threat,
     )
-    chosen = battery_of(opened, battery, threat, eps, columns)
+    chosen = battery_of(opened, battery, threat, eps, survivors_only)
     results = folder or opened.results
     names = [name for name, wanted in (("tensorboard", tensorboard), ("mlflow", mlflow)) if wanted]
     writable(results, REPORT)
@@ -191,7 +198,7 @@ def sweep(
     battery: BatteryName = None,
     norm: NormName = None,
     eps: Eps = None,
-    columns: Columns = None,
+    survivors_only: SurvivorsOnly = None,
     images: Images = None,
     measure: Annotated[
         str,
@@ -226,7 +233,7 @@ def sweep(
     from steelman.experiments.swept import Judging, Swept
 
     other = None if against is None else Swept.load(against)
-    asked = Judging(battery, norm_of(norm), eps, columns, images)
+    asked = Judging(battery, norm_of(norm), eps, survivors_only, images)
     found = sweep(
         recipe,
         vary,

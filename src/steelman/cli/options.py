@@ -55,11 +55,11 @@ Eps: TypeAlias = Annotated[
     float | None,
     typer.Option(parser=fraction, metavar="NUMBER", help="Radius of a named battery, in [0, 1] units, such as 8/255."),
 ]
-Columns: TypeAlias = Annotated[
+SurvivorsOnly: TypeAlias = Annotated[
     bool | None,
     typer.Option(
-        "--columns/--worst-case",
-        help="Every attack on every image, or only on those that still stand; default: as the battery says.",
+        "--survivors-only/--every-image",
+        help="Attack only images that are still correct, or every image; default: the battery's setting.",
     ),
 ]
 Images: TypeAlias = Annotated[int | None, typer.Option(min=1, help="So many test images, a sample by class.")]

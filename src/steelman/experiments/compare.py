@@ -14,6 +14,7 @@ from steelman import config
 from steelman.adversaries.adversary import Adversary
 from steelman.attacks.core.attack import Attack
 from steelman.checkup.findings import Checkup
+from steelman.classes import concrete
 from steelman.data.dataset import Dataset
 from steelman.decoding import decoding, parse_json
 from steelman.evaluation.transferability import Source, transfer
@@ -34,6 +35,7 @@ from steelman.report.papers import SHAPES, Shape, paper_table
 from steelman.report.verdicts import verdict
 from steelman.table.places import TABLE, tables_in
 from steelman.table.table import Evaluation
+from steelman.trust import written
 from steelman.types import Model
 from steelman.workers import workers
 
@@ -223,14 +225,14 @@ def _attack(asked: str, runs: Mapping[str, Run]) -> tuple[str, Attack]:
         if asked in run.recipe.evaluation.attacks:
             return asked, run.recipe.evaluation.attacks[asked]
     known = {name for run in runs.values() for name in run.recipe.evaluation.attacks}
-    if asked.startswith("{"):
-        attack = config.read(Attack, table(asked, "--transfer"), "--transfer")
-    elif asked in config.concrete(Attack):
-        attack = config.read(Attack, asked, "--transfer")
+    if asked.startswith("{") or ":" in asked or asked in concrete(Attack):
+        with written(asked):
+            settings = table(asked, "--transfer") if asked.startswith("{") else asked
+            attack = config.read(Attack, settings, "--transfer")
     else:
         raise ValueError(
             f"--transfer {asked}: no run has an attack of this name, and there is no such kind; "
-            f"{nearest(asked, {*known, *config.concrete(Attack)})}"
+            f"{nearest(asked, {*known, *concrete(Attack)})}"
         )
     return str(attack), attack
 

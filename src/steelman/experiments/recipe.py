@@ -1,7 +1,6 @@
 """A recipe: everything that decides one result, as TOML and as data."""
 
-import re
-from copy import deepcopy
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ from torch import nn
 
 from steelman import config
 from steelman.attacks.core.radius import check_radii
+from steelman.classes import unresolved_kept
 from steelman.data.dataset import Dataset, Source
-from steelman.decoding import parse_toml
 from steelman.defences.game import Game
 from steelman.evaluation.battery import Battery, written_out
-from steelman.naming import nearest
+from steelman.experiments.recipe_file import read_tables
 from steelman.networks.building import network_of
 from steelman.training.prepare import Preparation
 from steelman.training.settings import Training
@@ -66,38 +65,30 @@ class Recipe:
         return () if self.start is None else (self.start,) if isinstance(self.start, str) else self.start
 
 
-SHIPPED = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "recipes")
-"""Where shipped recipes lie: in an installed package, and in a checkout."""
-
-
-def find_recipe(name: str) -> Path:
-    """A recipe's file: a path, or the name of a shipped recipe with or without ".toml".
-
-    Raises:
-        FileNotFoundError: there is neither; names the nearest shipped one.
-    """
-    stem = name.removesuffix(".toml")
-    for path in (Path(name), Path(f"{stem}.toml"), *(folder / f"{stem}.toml" for folder in SHIPPED)):
-        if path.is_file():
-            return path
-    names = [path.stem for folder in SHIPPED for path in folder.glob("*.toml")]
-    raise FileNotFoundError(f"there is no recipe {name}; {nearest(Path(stem).name, names)}")
-
-
-def load_recipe(path: Path, changes: list[str] | None = None) -> Recipe:
+def load_recipe(path: Path, changes: list[str] | None = None, *, resolve: bool = True) -> Recipe:
     """Read a recipe, with changes such as "training.epochs=5" (values are TOML; a bare word is a string).
 
+    resolve  False: in place of a class 'module:Class' that is gone or not trusted there is an `Unresolved`
+
     Raises:
-        FileNotFoundError, ValueError: no such file, not TOML, an unknown key or name (and the nearest right one).
+        FileNotFoundError, ValueError: no such file, not TOML, an unknown key or name (and the nearest right one). The
+            message names the file in which the key stands: this one, or one that it begins from.
+        Untrusted: a class that is not trusted.
     """
-    return config.read_file(path, "recipe", lambda settings: read_recipe(changed(settings, changes)))
+    tables = read_tables(path)
+    try:
+        tables = tables.changed(changes)
+        with nullcontext() if resolve else unresolved_kept():
+            return read_recipe(tables.settings)
+    except ValueError as error:
+        raise tables.located(error) from error
 
 
 def read_recipe(settings: dict[str, Any]) -> Recipe:
-    """The recipe that TOML's tables tell; a battery that its evaluation names is written out, for the record.
+    """A recipe from TOML's tables; a battery that its evaluation names is written out in it.
 
     Raises:
-        ValueError: an unknown key or name (and the nearest right one), a value that cannot be.
+        ValueError: an unknown key or name (and the nearest right one), an invalid value.
     """
     evaluation, data = settings.get("evaluation"), settings.get("data")
     if isinstance(evaluation, dict):
@@ -108,55 +99,6 @@ def read_recipe(settings: dict[str, Any]) -> Recipe:
             raise ValueError(f"evaluation: {error}") from error
         settings = settings | {"evaluation": evaluation}
     return config.read(Recipe, settings)
-
-
-def changed(settings: dict[str, Any], changes: list[str] | None) -> dict[str, Any]:
-    """What a recipe's TOML says, with changes."""
-    settings = deepcopy(settings)
-    for change in changes or []:
-        _change(settings, change)
-    return settings
-
-
-def _change(settings: dict[str, Any], change: str) -> None:
-    key, equals, text = change.partition("=")
-    path = parts_of(key) if equals else []
-    if not path:
-        raise ValueError(
-            "--set needs path=value, such as training.epochs=5, with quotes around what is no single word: "
-            f"'evaluation.attacks.\"PGD .1\".eps=0.2'; got {change!r}"
-        )
-    try:
-        value = parse_toml(f"value = {text}")["value"]
-    except ValueError:
-        value = text.strip()
-    place: Any = settings
-    for step, part in enumerate(path[:-1], start=1):
-        inner = place.setdefault(part, {})
-        if isinstance(inner, str):  # a kind without settings gets some
-            inner = place[part] = {"kind": inner}
-        if not isinstance(inner, dict):
-            raise ValueError(f"--set {change}: {'.'.join(path[:step])} is {inner!r} in this recipe, not a table")
-        place = inner
-    place[path[-1]] = value
-
-
-def parts_of(text: str) -> list[str]:
-    """The parts of a dotted TOML key; none when it is not one."""
-    if re.search(r"\s", re.sub(r"\"[^\"]*\"|'[^']*'", "", text.strip())):
-        return []  # TOML would read "FGSM .1" as "FGSM.1"
-    try:
-        place = parse_toml(f"{text} = 0")
-    except ValueError:
-        return []
-    parts = []
-    while isinstance(place, dict):
-        if len(place) != 1:
-            return []
-        (part,) = place
-        parts.append(part)
-        place = place[part]
-    return parts
 
 
 def build(recipe: Recipe, train: Dataset, *, fitted: bool = True) -> nn.Module:

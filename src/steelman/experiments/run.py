@@ -12,7 +12,8 @@ from steelman import checkpoint, config
 from steelman.adversaries.adversary import GENERATOR, Adversary, AttackTraining
 from steelman.checkpoint import trained_weights
 from steelman.data.dataset import Dataset
-from steelman.experiments.recipe import Recipe, build, find_recipe, load_recipe, to_toml
+from steelman.experiments.recipe import Recipe, build, load_recipe, to_toml
+from steelman.experiments.recipe_file import beside, find_recipe
 from steelman.files import write_text
 from steelman.loading.subject import Subject
 from steelman.networks import Ensemble
@@ -40,7 +41,7 @@ class Run:
 
     @staticmethod
     def open(path: Path) -> "Run":
-        """A run by its folder, or by one of the checkpoints in it.
+        """A run by its folder, or by one of the checkpoints in it. Only its network has to be there, not its defence.
 
         Raises:
             FileNotFoundError: there is no run, or it has no checkpoint yet.
@@ -53,7 +54,7 @@ class Run:
             )
         if which not in ("best", "last"):
             raise ValueError(f"a run's checkpoints are best.safetensors and last.safetensors; got {path}")
-        run = Run(folder, load_recipe(folder / "recipe.toml"), which)
+        run = Run(folder, load_recipe(folder / "recipe.toml", resolve=False), which)
         if not run.checkpoint.is_file():
             raise FileNotFoundError(f"{folder} has no {which}.safetensors yet; `steelman train` goes on with it")
         return run
@@ -167,9 +168,16 @@ def train(name: str, runs: Path, data: Path | None, changes: list[str] | None = 
     A run that is there already goes on where it stopped; a finished one is returned as it is. A 'module:function' in
     `changes` is imported; one in the recipe's file only if it is trusted (`steelman.trust`).
     """
+    with written(*changes or ()):
+        path, recipe = asked_for(name, changes)
+        return train_recipe(recipe, path, runs, called or path.stem, data)
+
+
+def asked_for(name: str, changes: list[str] | None = None) -> tuple[Path, Recipe]:
+    """A recipe by its name or path, with changes, and its file."""
     path = find_recipe(name)
     with written(*changes or ()):
-        return train_recipe(load_recipe(path, changes), path, runs, called or path.stem, data)
+        return path, load_recipe(path, changes)
 
 
 def train_recipe(recipe: Recipe, path: Path, runs: Path, called: str, data: Path | None, progress: bool = True) -> Run:
@@ -216,7 +224,7 @@ def folder_in(runs: Path, name: str) -> Path:
 def train_named(recipe: Recipe, path: Path, runs: Path, data: Path | None) -> dict[str, Run]:
     """The recipes that a recipe at `path` names, trained; first it is seen that all of them are there and right."""
     _check_chain(path, recipe)
-    return {name: _trained(_beside(path, name), runs, data) for name in _named(recipe)}
+    return {name: _trained(beside(path, name), runs, data) for name in _named(recipe)}
 
 
 def _trained(name: str, runs: Path, data: Path | None) -> Run:
@@ -250,20 +258,14 @@ def _check_chain(path: Path, recipe: Recipe, above: tuple[Path, ...] = ()) -> No
     above = (*above, path.resolve())
     for name in _named(recipe):
         if _is_checkpoint(name):
-            Run.open(Path(_beside(path, name)))
+            Run.open(Path(beside(path, name)))
             continue
-        other = find_recipe(_beside(path, name))
+        other = find_recipe(beside(path, name))
         if other.resolve() in above:
             raise ValueError(
                 f"{path} waits for {other}, which waits for {path.name} itself: give it another start or on"
             )
         _check_chain(other, load_recipe(other), above)
-
-
-def _beside(path: Path, name: str) -> str:
-    """What a recipe at `path` names: it lies beside it, or is a shipped one, or in the working directory."""
-    beside = path.parent / name
-    return str(beside if beside.is_file() else name)
 
 
 def _reference(run: Run, images: Dataset) -> nn.Module:

@@ -18,7 +18,8 @@ from steelman.data.dataset import Dataset
 from steelman.decoding import parse_toml
 from steelman.evaluation.battery import Battery
 from steelman.experiments.assess import attacked, battery_of
-from steelman.experiments.recipe import Recipe, build, find_recipe, load_recipe, parts_of
+from steelman.experiments.recipe import Recipe, build, load_recipe
+from steelman.experiments.recipe_file import find_recipe, parts_of
 from steelman.experiments.run import folder_in, refuse_other, train_named, train_recipe
 from steelman.experiments.swept import Judging, Outcome, Swept
 from steelman.failures import described
@@ -184,7 +185,7 @@ def _done(job: _Job) -> Outcome:
         run = train_recipe(variant.recipe, variant.path, job.runs, job.called, job.data, job.progress)
         outcome = replace(outcome, seconds=sum(line.get("seconds", 0.0) for line in run.log))
         subject = run.subject(job.data)
-        battery = battery_of(subject, judging.battery, judging.norm, judging.eps, judging.columns)
+        battery = battery_of(subject, judging.battery, judging.norm, judging.eps, judging.survivors_only)
         tables = attacked(subject, battery, folder=run.results, images=judging.images, progress=job.progress)
         found = measures(*tables.values())
     except Exception as error:  # whatever it is, the other networks are trained
@@ -321,7 +322,7 @@ def _battery(variant: Variant, like: Dataset, folder: Path, judging: Judging) ->
         generator=lambda adversary: nn.Identity(),
         data=type(recipe.data).__name__,
     )
-    return battery_of(subject, judging.battery, judging.norm, judging.eps, judging.columns)
+    return battery_of(subject, judging.battery, judging.norm, judging.eps, judging.survivors_only)
 
 
 def _size(network: nn.Module) -> int:

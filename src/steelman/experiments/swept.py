@@ -33,7 +33,7 @@ class Judging:
     battery: str | None = None
     norm: Norm | None = None
     eps: float | None = None
-    columns: bool | None = None
+    survivors_only: bool | None = None
     images: int | None = None
 
 

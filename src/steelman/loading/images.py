@@ -8,6 +8,7 @@ from steelman.data import Arrays, External, ImageFolder
 from steelman.data.dataset import Source
 from steelman.decoding import parse_toml
 from steelman.naming import nearest
+from steelman.trust import written
 
 
 def source(text: str) -> Source:
@@ -20,7 +21,8 @@ def source(text: str) -> Source:
         ValueError: none of these; names the nearest data set.
     """
     if text.lstrip().startswith("{"):
-        found = config.read(Source, table(text, "--data"), "--data")
+        with written(text):
+            found = config.read(Source, table(text, "--data"), "--data")
         # The user has written this table: made outside of `config.read`, what it names needs no trust.
         return replace(found) if isinstance(found, External) else found
     if text.endswith(".npz"):
