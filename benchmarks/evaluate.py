@@ -3,7 +3,7 @@
 `make evaluate DATA=folder`: two LeNets on MNIST, plain and PGD-trained, Linf .3, the first 1,000 test images. Both
 sides get the same network, the same images and one thread; they are run one after the other in one process, and time is
 that thread's own. Every returned image is judged here, in a fresh forward pass, inside box and ball. AutoAttack's code
-asks for the worst case alone, so the battery does too (`columns=False`). It gathers what still stands over all images
+asks for the worst case alone, so the battery does too (`survivors_only=True`). It gathers what still stands over all images
 before it cuts batches, the battery over four batches.
 
 Our tables stay in runs/evaluate: `steelman evaluate RUN --battery standard --images 1000 --folder runs/evaluate/RUN`
@@ -87,7 +87,7 @@ def timed(work: Any) -> tuple[Any, float]:
 
 def _ours(model: nn.Module, test: Any) -> Evaluation:
     attacks = named_battery("standard", norm=Linf, eps=EPS).attacks
-    return evaluate(model, test, attacks, columns=False, batch_size=BATCH, progress=False)
+    return evaluate(model, test, attacks, survivors_only=True, batch_size=BATCH, progress=False)
 
 
 def _theirs(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from affine import affine
-from steelman import measures
 from steelman.attacks import (
     APGD,
     DDN,
@@ -34,7 +33,7 @@ from steelman.data import Digits, InMemory
 from steelman.evaluation import evaluate
 from steelman.filters import BPDA, BitDepth
 from steelman.losses import Margin
-from steelman.measures import signs
+from steelman.measures import measures, signs
 from steelman.networks import Filtered
 from steelman.norms import L2
 
@@ -410,15 +409,15 @@ def constant(x: Tensor) -> Tensor:
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient")
-@pytest.mark.parametrize("columns", [True, False])
+@pytest.mark.parametrize("survivors_only", [False, True])
 @pytest.mark.parametrize(("model", "labels"), [(wrong, None), (constant, None), (NET, 3)])
 def test_zero_right_images_a_constant_model_and_one_class_are_evaluated(
-    model: Callable[[Tensor], Tensor], labels: int | None, columns: bool
+    model: Callable[[Tensor], Tensor], labels: int | None, survivors_only: bool
 ) -> None:
     batch = next(TEST.batches([torch.arange(60)]))
     batch = batch[torch.where(batch.y == labels)[0] if labels is not None else torch.arange(15)]
     attacks = [PGD(eps=0.1, steps=3), DeepFool(steps=3), CarliniWagner(steps=2, search_steps=1)]
-    table = evaluate(model, (batch.x, batch.y), attacks, columns=columns)
+    table = evaluate(model, (batch.x, batch.y), attacks, survivors_only=survivors_only)
     with torch.no_grad():
         right = (model(batch.x).argmax(1) == batch.y).float().mean()
     assert measures(table)["clean accuracy"].value == pytest.approx(float(right))

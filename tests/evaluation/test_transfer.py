@@ -14,7 +14,7 @@ from affine import Another, images, small_net
 from steelman.attacks import FGSM, PGD, Surrogate, WorstOf
 from steelman.data.memory import InMemory
 from steelman.evaluation import evaluate, transfer
-from steelman.evaluation.block import seeds_of
+from steelman.evaluation.task import seeds_of
 from steelman.measures import Transfer, worst_case
 from steelman.norms import Linf
 
@@ -82,7 +82,7 @@ def test_white_boxes_are_told_apart_and_equal_evaluate(matrix: Transfer):
     assert [matrix.black(target) for target in "ABC"] == [("B",), ("A",), ("A", "B", "A and B")]
     right = [by_hand(NETS[s], NETS["C"]) for s in "AB"] + [by_hand(Mean(NETS["A"], NETS["B"]), NETS["C"])]
     for target, table in matrix.tables.items():
-        black = [name for name in table.attacks if table.record(name).how == "black"]
+        black = [name for name in table.attacks if table.record(name).knowledge == "black"]
         assert black == [matrix.from_source(source) for source in matrix.black(target)]
     assert matrix.worst[0] == matrix.accuracy[1][0]
     assert matrix.worst[2].value == np.all(right, axis=0).mean()
@@ -103,7 +103,7 @@ def test_white_boxes_are_told_apart_and_equal_evaluate(matrix: Transfer):
         ):
             assert np.array_equal(ours[column], white[column]), column
         records = [ours.record(f"{ATTACK} from {name}"), white.record(str(ATTACK))]
-        assert [(each.norm, each.eps, each.how, each.reference) for each in records] == [
+        assert [(each.norm, each.eps, each.knowledge, each.reference) for each in records] == [
             ("Linf", 0.1, "white", "label")
         ] * 2
         np.testing.assert_allclose(ours["loss"], white["loss"], rtol=1e-5)

@@ -12,11 +12,10 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from steelman import measures
 from steelman.attacks import FGSM, PGD, DeepFool
 from steelman.data import Digits
 from steelman.evaluation import LossSensitivity, evaluate
-from steelman.measures import Transfer, clean_accuracy, probed, rho_2, rho_inf, signs
+from steelman.measures import Transfer, clean_accuracy, measures, probed, rho_2, rho_inf, signs
 from steelman.networks import MLP
 from steelman.report import paper_table, verdict
 from steelman.report.entry import Entry

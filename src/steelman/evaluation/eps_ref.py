@@ -5,8 +5,8 @@ from torch import Tensor
 
 from steelman.attacks.bounded.fgsm import FGSM
 from steelman.data.dataset import Data
-from steelman.evaluation.block import answers, space_of
 from steelman.evaluation.evaluation import batches_of
+from steelman.evaluation.task import answers, space_of
 from steelman.forward import answer_of
 from steelman.norms import Linf
 from steelman.table.places import Space

@@ -1,26 +1,30 @@
-"""Crafted on one model, tested on another: every pair at once."""
+"""Images that are crafted on one model, once, and tested on others: every pair of a source and a target."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeAlias, final
+from typing import Any, TypeAlias, final
 
 import torch
-from torch import nn
+from safetensors import safe_open
+from torch import Tensor, nn
 
-from steelman import identity
-from steelman.attacks.core.attack import Attack
-from steelman.attacks.core.mode import evaluation_mode
+from steelman import checkpoint, identity
+from steelman.attacks.core import Access, Attack, AttackWrapper, Oracle, evaluation_mode
 from steelman.data.dataset import Data, Dataset
-from steelman.evaluation.crafted import Crafted
 from steelman.evaluation.evaluation import batches_of, evaluate
+from steelman.evaluation.task import placed
 from steelman.files import PARTIAL, working_in
 from steelman.forward import answer_of, check_answer
-from steelman.identity import model_parts
+from steelman.losses import Goal
 from steelman.measures.transfer import Transfer, _folder, from_source
+from steelman.randomness import Draws, combine
 from steelman.table.records import CLEAN
 from steelman.types import Batch, Images, Logits, Model
 
@@ -47,6 +51,89 @@ class MeanLogits(nn.Module):
 Source: TypeAlias = Model | Sequence[Model]
 
 
+@final
+@dataclass(frozen=True)
+class CraftedOnSource(AttackWrapper):
+    """A transfer attack that keeps its images: those that are there are read, the others are crafted on the source.
+
+    attack  what is run on the source, as it is
+    model   the source
+    source  its name
+    called  the attack's name, which seeds its noise, so that the source itself is given the images of `evaluate`
+    knows   whether the model under attack is the source, or one of its members: a white box
+    folder  where the images of this attack and source are kept, a file for each call
+
+    Cost: the attack's on the source, once for each image; it counts for every target.
+    """
+
+    attack: Attack
+    model: Any
+    source: str
+    called: str
+    knows: bool
+    folder: Path = field(compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "box", self.attack.box)
+
+    @property
+    def access(self) -> Access:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.attack.access if self.knows else "decisions"
+
+    @property
+    def noise(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.called
+
+    def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
+        # an image's key holds its pixels, its label and its noise
+        keys = combine(draws.seeds.cpu(), torch.from_numpy(identity.image_digests(x, goal.labels)))
+        parts = list(self._kept(keys))
+        missing = torch.isin(keys, torch.cat([part["keys"] for part in parts]), invert=True) if parts else keys == keys
+        oracle.seconds += sum(float(part["seconds"].sum()) for part in parts)
+        if missing.any():
+            parts.append(self._craft(x, goal, draws, keys, torch.where(missing)[0]))
+        whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        place = {key: row for row, key in enumerate(whole["keys"].tolist())}
+        rows = torch.tensor([place[key] for key in keys.tolist()])
+        oracle.forwards += whole["forwards"][rows].to(x.device)
+        oracle.gradients += whole["gradients"][rows].to(x.device)
+        return whole["x_adv"][rows].to(x)
+
+    def _craft(self, x: Images, goal: Goal, draws: Draws, keys: Tensor, which: Tensor) -> dict[str, Tensor]:
+        """Craft some images, and keep them."""
+        at = which.to(x.device)
+        result = self.attack.run(placed(self.model, x.device), x[at], goal.labels[at], generator=draws.seeds[at])
+        seconds = torch.full((len(which),), result.seconds / len(which), dtype=torch.float64)
+        made = {"x_adv": result.x_adv, "forwards": result.forwards, "gradients": result.gradients}
+        made = {name: value.cpu() for name, value in made.items()} | {"keys": keys[which], "seconds": seconds}
+        checkpoint.save(self.folder / f"{identity.digest(made['keys'])}.safetensors", made)
+        return made
+
+    def _kept(self, keys: Tensor) -> Iterator[dict[str, Tensor]]:
+        """The images in the folder that have these keys."""
+        own = self.folder / f"{identity.digest(keys)}.safetensors"
+        for path in [own] if own.is_file() else sorted(self.folder.glob("*.safetensors")):
+            try:
+                which = torch.isin(_keys(path), keys)
+                part = checkpoint.load(path) if which.any() else {}
+            except ValueError as error:
+                warnings.warn(f"{error}; its images are crafted again", stacklevel=2)
+                path.unlink()
+                continue
+            if part:
+                yield {name: value[which] for name, value in part.items()}
+
+
+@lru_cache(maxsize=100_000)
+def _keys(path: Path) -> Tensor:
+    """The keys of a file's images; a file is never written again."""
+    try:
+        with safe_open(path, "pt") as file:
+            return file.get_tensor("keys")
+    except Exception as error:  # of safetensors, of its own kind
+        raise ValueError(f"{path} is not whole ({error})") from error
+
+
 def transfer(
     sources: Mapping[str, Source],
     targets: Mapping[str, Model],
@@ -61,7 +148,7 @@ def transfer(
     known: Transfer | None = None,
     progress: bool = True,
 ) -> Transfer:
-    """Craft on every source once, and test what came of it on every target.
+    """Craft images on every source once, and test them on every target.
 
     sources     on which images are crafted. Several models are one surrogate, by the mean of their logits
     targets     which are tested. One that is also a source, under the same name, is a white box there: its numbers are
@@ -75,8 +162,8 @@ def transfer(
     executor    where blocks of images are worked on; default: here
     folder      where the crafted images (4 bytes a pixel) and the targets' tables are kept, so that a transfer that was
                 killed goes on, and targets that come later are tested on the same images
-    known       an earlier transfer of the same attack and images, in place of a folder: a pair of models that stands in
-                it is not made again
+    known       an earlier transfer of the same attack and images, in place of a folder: its pairs of models are not
+                made again
 
     Cost: the attack's on each source; one forward pass on every target for each source, and one unattacked.
 
@@ -99,22 +186,18 @@ def transfer(
     index = dataset.index.tolist() if isinstance(dataset, Dataset) else range(len(dataset[0]))
     tables = {}
     with TemporaryDirectory() if folder is None else _held(Path(folder)) as place:
+        crafted = Path(place) / "crafted"
         for target, model in targets.items():
-            met = {
-                from_source(name, source): Crafted(
-                    attacks[source],
-                    sent[source],
-                    source,
-                    name,
-                    _knows(models[source], model),
-                    Path(place) / "crafted" / digests[source],
+            named = {
+                from_source(name, source): CraftedOnSource(
+                    attacks[source], sent[source], source, name, _knows(one, model), crafted / digests[source]
                 )
-                for source in sources
+                for source, one in models.items()
             }
             table = evaluate(
                 model,
                 dataset,
-                met,
+                named,
                 batch_size=batch_size,
                 seed=seed,
                 executor=executor,
@@ -122,7 +205,8 @@ def transfer(
                 known=None if known is None else known.tables.get(target),
                 folder=None if folder is None else Path(folder) / _folder(target),
             )
-            table, names = table.only([CLEAN, *met]).of_images(index), [CLEAN, *met]
+            names = [CLEAN, *named]
+            table = table.only(names).of_images(index)
             tables[target] = table.replaced(records=sorted(table.records, key=lambda each: names.index(each.name)))
     found = Transfer(name, tables)
     if folder is not None:
@@ -132,10 +216,10 @@ def transfer(
 
 @contextmanager
 def _held(folder: Path) -> Iterator[Path]:
-    """A transfer's folder, for one process at a time; what dead ones have left half written is removed."""
+    """A transfer's folder, for one process at a time; files that killed processes left unfinished are removed."""
     with working_in(folder):
-        for left in (folder / "crafted").glob(f"*/*{PARTIAL}"):
-            left.unlink()
+        for partial in (folder / "crafted").glob(f"*/*{PARTIAL}"):
+            partial.unlink()
         yield folder
 
 
@@ -144,31 +228,31 @@ def _on_cpu(models: Mapping[str, Model]) -> dict[str, Model]:
 
 
 def _knows(source: Model, target: Model) -> bool:
-    parts = source.models if isinstance(source, MeanLogits) else (source,)
-    return any(part is target or _same(part, target) for part in parts)
+    return any(_same(part, target) for part in (source.models if isinstance(source, MeanLogits) else (source,)))
 
 
 def _same(one: Model, other: Model) -> bool:
-    return type(one) is type(other) and model_parts(one) == model_parts(other)
+    same_class = type(one) is type(other)
+    return one is other or (same_class and identity.model_parts(one) == identity.model_parts(other))
 
 
 def _check(sources: Mapping[str, Model], targets: Mapping[str, Model], batch: Batch) -> None:
     """Raises ValueError where a name means two models, or where models are not of the same data."""
     for name in sources:
-        if name in targets and sources[name] is not targets[name] and not _same(sources[name], targets[name]):
+        if name in targets and not _same(sources[name], targets[name]):
             raise ValueError(f"the source and the target called {name} are different models: give one another name")
     classes: dict[int, str] = {}
     for name, model in {**sources, **targets}.items():
         try:
             with evaluation_mode(model), torch.no_grad():
-                said = answer_of(model, batch.x)
+                answer = answer_of(model, batch.x)
         except RuntimeError as error:
             raise ValueError(
                 f"{name} cannot take images of shape {tuple(batch.x.shape[1:])}, so it is of other data: {error}"
             ) from error
-        check_answer(said, len(batch), int(batch.y.max()))
-        if said.is_floating_point():
-            classes.setdefault(said.shape[1], name)
+        check_answer(answer, len(batch), int(batch.y.max()))
+        if answer.is_floating_point():
+            classes.setdefault(answer.shape[1], name)
     if len(classes) > 1:
         (one, first), (two, second), *_ = classes.items()
         raise ValueError(

@@ -23,6 +23,13 @@ TRANSFER = b"steelman-transfer"
 """The key of a saved transfer's metadata."""
 OF_ATTACK = ["attack", "parameters", "away_from", "norm", "eps"]
 """Columns that are fields of a record now."""
+RENAMED = {
+    "early_leave": "stop_early",
+    "copies": "parallel_restarts",
+    "doubt": "slack",
+    "second_look": "retry_target",
+}
+"""Settings of attacks that have other names now."""
 
 
 def tables(table: "pyarrow.Table") -> tuple[dict[str, Evaluation], list[str]]:
@@ -74,9 +81,7 @@ def transfer(path: Path) -> tuple[str, dict[str, Evaluation]]:
                 for source in saved["sources"]
             }
             found[target] = table.recorded(
-                lambda record, changes=changes: (
-                    record.changed(**changes[record.name]) if record.name in changes else record
-                )
+                lambda record, changes=changes: record.changed(**changes.get(record.name, {}))
             )
         return attack, found
 
@@ -102,7 +107,9 @@ def _value(node: ast.expr) -> Any:
     """A call as in TOML: its class as `kind`, its arguments as settings."""
     match node:
         case ast.Call(func=ast.Name(id=kind)):
-            return {"kind": kind} | {each.arg or "": _value(each.value) for each in node.keywords}
+            return {"kind": kind} | {
+                RENAMED.get(each.arg or "", each.arg): _value(each.value) for each in node.keywords
+            }
         case ast.Tuple() | ast.List():
             return [_value(each) for each in node.elts]
         case ast.Name(id=word):

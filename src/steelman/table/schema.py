@@ -1,7 +1,4 @@
-"""The columns of an evaluation's table: what each holds, and what stands in its place in a table that lacks it.
-
-A new column is one line here, and one in the card of `Evaluation`.
-"""
+"""The columns of an evaluation's table. A new column is one line in `COLUMNS`, and no other edit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from steelman.attacks.core.attack import AttackResult
+from steelman.attacks.core import AttackResult
 from steelman.norms import L2, Linf
 from steelman.table.records import Record
 from steelman.types import Batch, Images, Labels, PerImage
@@ -26,8 +23,8 @@ ROUNDING = 1 + 1e-5
 
 
 @dataclass(frozen=True)
-class Met:
-    """Some images that met one attack.
+class AttackedImages:
+    """Some images and the result of one attack on them.
 
     x        the images in the space of the evaluation; `batch.x` are their pixels
     pixels   a hash of each image's pixels and label
@@ -45,48 +42,49 @@ class Met:
 
 
 class Column(NamedTuple):
-    """Its type, where a row's value comes from, and the value in a table that lacks it; None: it cannot be read."""
+    """A column's type, its meaning, where its values come from, and the value in a table that lacks the column.
+
+    A table that lacks a column without such a value cannot be read.
+    """
 
     kind: str
-    of: Callable[[Met], Any]
-    missing: Any = None
+    meaning: str
+    of: Callable[[AttackedImages], Any]
+    default: Any = None
 
 
-NAN = float("nan")
+NAN, INT, FLOAT = float("nan"), "int64", "float64"
 COLUMNS = {
-    "image": Column("int64", lambda met: met.batch.index),
-    "attack": Column("string", lambda met: met.record.name),
-    "record": Column("string", lambda met: met.record.id),
-    "pixels": Column("int64", lambda met: met.pixels, 0),
-    "label": Column("int64", lambda met: met.batch.y),
-    "clean_prediction": Column("int64", lambda met: met.clean),
-    "prediction": Column("int64", lambda met: met.result.prediction),
-    "success": Column("bool", lambda met: met.result.success),
-    "l0": Column("float64", lambda met: met.result.l0, NAN),
-    "l1": Column("float64", lambda met: met.result.l1, NAN),
-    "l2": Column("float64", lambda met: met.result.l2, NAN),
-    "linf": Column("float64", lambda met: met.result.linf, NAN),
-    "x_l2": Column("float64", lambda met: L2.size(met.x.double()), NAN),
-    "x_linf": Column("float64", lambda met: Linf.size(met.x.double()), NAN),
-    "loss": Column("float64", lambda met: met.result.loss, NAN),
-    "forwards": Column("int64", lambda met: met.result.forwards, 0),
-    "gradients": Column("int64", lambda met: met.result.gradients, 0),
-    "seconds": Column("float64", lambda met: met.result.seconds / len(met.batch), NAN),
+    "image": Column(INT, "the image's place in its data set", lambda images: images.batch.index),
+    "attack": Column("string", "the attack's name", lambda images: images.record.name),
+    "record": Column("string", "the id of the attack's record", lambda images: images.record.id),
+    "pixels": Column(INT, "a hash of the image's pixels and label; 0: not known", lambda images: images.pixels, 0),
+    "label": Column(INT, "the true class", lambda images: images.batch.y),
+    "clean_prediction": Column(INT, "the predicted class without an attack", lambda images: images.clean),
+    "prediction": Column(INT, "the predicted class after the attack", lambda images: images.result.prediction),
+    "success": Column("bool", "whether the attack reached its goal", lambda images: images.result.success),
+    "l0": Column(FLOAT, "size of the perturbation", lambda images: images.result.l0, NAN),
+    "l1": Column(FLOAT, "size of the perturbation", lambda images: images.result.l1, NAN),
+    "l2": Column(FLOAT, "size of the perturbation", lambda images: images.result.l2, NAN),
+    "linf": Column(FLOAT, "size of the perturbation", lambda images: images.result.linf, NAN),
+    "x_l2": Column(FLOAT, "size of the unattacked image", lambda images: L2.size(images.x.double()), NAN),
+    "x_linf": Column(FLOAT, "size of the unattacked image", lambda images: Linf.size(images.x.double()), NAN),
+    "loss": Column(FLOAT, "cross-entropy with the class to leave", lambda images: images.result.loss, NAN),
+    "forwards": Column(INT, "forward passes that the image cost", lambda images: images.result.forwards, 0),
+    "gradients": Column(INT, "gradient passes that it cost", lambda images: images.result.gradients, 0),
+    "seconds": Column(FLOAT, "its share of the time", lambda images: images.result.seconds / len(images.batch), NAN),
 }
 
 
-def table_of(met: Sequence[Met], probes: Sequence[str] = ()) -> "pyarrow.Table":
-    """The rows of images that met attacks; a probe that was not asked of them is NaN."""
+def table_of(attacked: Sequence[AttackedImages], probes: Sequence[str] = ()) -> "pyarrow.Table":
+    """The rows of attacked images; a probe that was not measured on them is NaN."""
     import pyarrow
 
-    values: dict[str, list[np.ndarray]] = {name: [] for name in (*COLUMNS, *probes)}
-    for each in met:
-        for name, column in COLUMNS.items():
-            values[name].append(_array(column.of(each), len(each.batch)))
-        for name in probes:
-            values[name].append(_array(each.probed.get(name, NAN), len(each.batch)))
-    kinds = {name: column.kind for name, column in COLUMNS.items()} | dict.fromkeys(probes, "float64")
-    schema = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in kinds.items()])
+    columns = COLUMNS | {
+        name: Column(FLOAT, "", lambda images, name=name: images.probed.get(name, NAN)) for name in probes
+    }
+    schema = pyarrow.schema([(name, pyarrow.type_for_alias(column.kind)) for name, column in columns.items()])
+    values = {name: [_array(column.of(each), len(each.batch)) for each in attacked] for name, column in columns.items()}
     return pyarrow.table({name: np.concatenate(each) if each else [] for name, each in values.items()}, schema=schema)
 
 
@@ -94,22 +92,23 @@ def completed(table: "pyarrow.Table") -> "tuple[pyarrow.Table, list[str]]":
     """A table with all columns, each of its type, and the names of those that it lacked.
 
     Raises:
-        ValueError: it lacks a column that nothing can stand for, or one has another type, or empty cells.
+        ValueError: it lacks a column that has no default, or one has another type, or empty cells.
     """
     import pyarrow
 
-    for name in table.column_names:
-        if name in COLUMNS:
-            column = table[name].cast(pyarrow.type_for_alias(COLUMNS[name].kind))
-            if column.null_count:
+    lacking = []
+    for name, column in COLUMNS.items():
+        kind = pyarrow.type_for_alias(column.kind)
+        if name in table.column_names:
+            values = table[name].cast(kind)
+            if values.null_count:
                 raise ValueError(f"the column {name} has empty cells")
-            table = table.set_column(table.column_names.index(name), name, column)
-    lacking = [name for name in COLUMNS if name not in table.column_names]
-    for name in lacking:
-        if COLUMNS[name].missing is None:
+            table = table.set_column(table.column_names.index(name), name, values)
+        elif column.default is None:
             raise ValueError(f"not an evaluation table: the column {name} is missing")
-        kind = pyarrow.type_for_alias(COLUMNS[name].kind)
-        table = table.append_column(name, pyarrow.array([COLUMNS[name].missing] * table.num_rows, kind))
+        else:
+            lacking.append(name)
+            table = table.append_column(name, pyarrow.array([column.default] * table.num_rows, kind))
     return table, lacking
 
 

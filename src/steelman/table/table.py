@@ -1,4 +1,4 @@
-"""One row per image and attack: what evaluation writes, and all that every measure, curve and report reads."""
+"""The table of attacked images, one row per image and attack, which every measure, curve and report reads."""
 
 import json
 import re
@@ -21,31 +21,21 @@ if TYPE_CHECKING:
     import pyarrow
 
 SEAL = rb'"file": "([0-9a-f]{64})"'
-"""Where a file has its own hash, in the JSON of its metadata; in a text within that, quotes have backslashes."""
-
+"""A file's own hash, in the JSON of its metadata; in a text within that, quotes have backslashes."""
 ABOUT = b"steelman"
-"""Where the table's Parquet file says what it is of."""
+"""The key of that JSON in the Parquet file's metadata."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
     """A table of attacked images, one row per image and attack; unattacked images are rows of attack "clean".
 
-    image             the image's place in its data set
-    attack            the attack's name
-    record            the id of its record, in `records`: settings, norm, radius, where it was run, and more
-    pixels            a hash of the image's pixels and label; 0 where an older version wrote the row
-    label, clean_prediction, prediction   classes: the true one, the model's before, the model's after
-    success           the attack reached its goal
-    l0 l1 l2 linf     size of the perturbation, in the units of the space
-    x_l2 x_linf       size of the unattacked image, in the same units
-    loss              cross-entropy on the returned image with the class that the attack had to leave
-    forwards, gradients, seconds   passes that the image cost, and its share of its batch's time
+    The columns are declared, with their meanings, in `steelman.table.schema.COLUMNS`; sizes are in the units of the
+    space. Those named in `probes` are of probes, NaN where nothing was measured; others are kept as they are.
 
     A table is of one model and one space: "pixels", or "preprocessed" for distances behind the model's preprocessing.
-    Columns named in `probes` are of probes, NaN where nothing was measured; others are kept as they are. An attack that
-    was asked about the images that nothing before it had broken (`evaluate(columns=False)`) has rows of these alone;
-    one that was left none is a record without rows.
+    An attack that was run only on the images that were still correct (`evaluate(survivors_only=True)`) has rows of
+    these alone; one for which no image remained is a record without rows.
 
     `evaluation["l2"]` is a column as a numpy array; `+` joins tables of the same data; `save` and `load` are Parquet.
     """
@@ -61,27 +51,25 @@ class Evaluation:
         probes: Sequence[str] = (),
         **about: Any,
     ) -> "Evaluation":
-        """Rows with their records, and what else is known `about` them: `model` (digests by part), `data`."""
-        told = {**about, "format": VERSION, "file": "", "space": space, "probes": list(probes)}
-        told["records"] = [record.plain() for record in {each.id: each for each in records}.values()]
-        others = {key: value for key, value in (table.schema.metadata or {}).items() if key != ABOUT}
-        return Evaluation(table.replace_schema_metadata(others | {ABOUT: json.dumps(told).encode()}))
+        """Rows with their records, and other metadata: `model` (digests by part), `data`."""
+        about |= {"format": VERSION, "file": "", "space": space, "probes": list(probes)}
+        about["records"] = [record.plain() for record in {each.id: each for each in records}.values()]
+        return Evaluation(_with_metadata(table, about))
 
     def replaced(self, table: "pyarrow.Table | None" = None, **about: Any) -> "Evaluation":
-        """The same with other rows, or with something else said of them."""
-        told = {key: value for key, value in self.about.items() if key not in ("format", "records")}
-        known: dict[str, Any] = {"records": self.records} | told | about
+        """The same with other rows or other metadata."""
+        kept = {key: value for key, value in self.about.items() if key not in ("format", "records")}
+        known: dict[str, Any] = {"records": self.records} | kept | about
         return Evaluation.of(self.table if table is None else table, **known)
 
     @staticmethod
     def joined(parts: "Sequence[Evaluation]") -> "Evaluation":
-        """Tables one under the other; what they are of is the first's."""
+        """The rows of all tables, with the metadata of the first."""
         import pyarrow
         from pyarrow import compute
 
-        table = pyarrow.concat_tables(
-            [part.table.replace_schema_metadata() for part in parts], promote_options="default"
-        )
+        tables = [part.table.replace_schema_metadata() for part in parts]
+        table = pyarrow.concat_tables(tables, promote_options="default")
         probes = list(dict.fromkeys(name for part in parts for name in part.probes))
         for name in probes:
             filled = compute.fill_null(table[name], float("nan"))
@@ -90,40 +78,39 @@ class Evaluation:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """What the table is of, as it travels in its metadata."""
-        said = (self.table.schema.metadata or {}).get(ABOUT)
-        return {"records": [], "probes": [], "space": "pixels"} if said is None else parse_json(said)
+        """The table's metadata."""
+        text = (self.table.schema.metadata or {}).get(ABOUT)
+        return {"records": [], "probes": [], "space": "pixels"} if text is None else parse_json(text)
 
     @cached_property
     def records(self) -> tuple[Record, ...]:
-        """Every attack as it was run, and the unattacked images, in the order in which they first came up."""
+        """Every attack as it was run, and the unattacked images, in the order of their first rows."""
         return tuple(map(Record.of, self.about["records"]))
 
     def record(self, attack: str) -> Record:
-        """What an attack was; its other records, where it was run in parts, differ from this one in nothing else.
+        """An attack's record; where it was run in parts, the first, from which the others differ in place and day.
 
         Raises:
             ValueError: the table has no such attack.
         """
-        for record in self.records:
-            if record.name == attack:
-                return record
-        raise ValueError(f"no attack {attack!r} in the table; it has {', '.join((CLEAN, *self.attacks))}")
+        if (found := next((each for each in self.records if each.name == attack), None)) is None:
+            raise ValueError(f"no attack {attack!r} in the table; it has {', '.join((CLEAN, *self.attacks))}")
+        return found
 
     @property
     def attacks(self) -> tuple[str, ...]:
-        """The attacks' names in the order in which they were run, without "clean", and those that met no image."""
+        """The attacks' names in the order in which they were run, without "clean", and with those without rows."""
         return tuple(dict.fromkeys(record.name for record in self.records if record.name != CLEAN))
 
     @property
     def without_rows(self) -> tuple[str, ...]:
-        """The attacks that had no image left to meet."""
+        """The attacks for which no image remained."""
         there = set(self.table["attack"].unique().to_pylist())
         return tuple(name for name in self.attacks if name not in there)
 
     @property
     def made(self) -> dict[Provenance, list[str]]:
-        """Where the table was made: several places, versions or days where it was made in parts, with their attacks."""
+        """Where the table was made, with the attacks; several places, versions or days where it was made in parts."""
         found: dict[Provenance, list[str]] = {}
         for record in self.records:
             found.setdefault(record.made, []).append(record.name)
@@ -140,11 +127,11 @@ class Evaluation:
 
     @staticmethod
     def load(path: str | Path) -> "Evaluation":
-        """Read a table that `save` wrote, this version's or an older one's; of two spaces in one file, the pixels.
+        """Read a table that this version or an older one wrote; of two spaces in one file, the pixels.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is not a whole Parquet table with these columns, or was changed since it was written.
+            ValueError: the file is not a whole Parquet table with these columns, or has changed since it was written.
         """
         found = read_spaces(path)
         return found.get("pixels") or next(iter(found.values()))
@@ -153,21 +140,21 @@ class Evaluation:
         """Write Parquet with checksums of its pages and of the whole file; whole or not at all."""
         from pyarrow import parquet
 
-        said = json.dumps(self.about | {"file": UNSEALED}).encode()
+        metadata = _with_metadata(self.table, self.about | {"file": UNSEALED}).schema.metadata
         table = self.table.replace_schema_metadata()
-        how: dict[str, Any] = {"store_schema": False, "write_statistics": False, "write_page_checksum": True}
+        options: dict[str, Any] = {"store_schema": False, "write_statistics": False, "write_page_checksum": True}
         with replacing(Path(path)) as partial:
-            with parquet.ParquetWriter(partial, table.schema, **how) as writer:
+            with parquet.ParquetWriter(partial, table.schema, **options) as writer:
                 writer.write_table(table)
-                writer.add_key_value_metadata((self.table.schema.metadata or {}) | {ABOUT: said})
+                writer.add_key_value_metadata(metadata)
             partial.write_bytes(sealed(partial.read_bytes()))
 
     def __add__(self, other: "Evaluation") -> "Evaluation":
-        """Both tables' rows; unattacked images that stand in both, with the same prediction, are taken once.
+        """Both tables' rows; unattacked images of both, with the same prediction, are taken once.
 
         Raises:
-            ValueError: an image met the same attack in both, or the two are of different models, spaces or images, or
-                have two attacks of one name.
+            ValueError: both have the same image under the same attack, or the two are of different models, spaces or
+                images, or have two attacks of one name.
         """
         import pyarrow
 
@@ -177,20 +164,18 @@ class Evaluation:
         self.refuse_other_attacks(other.records)
         shared = self.cells().keys() & other.cells().keys()
         self.refuse_other_images(other)
-        for image, attack in sorted(shared):
-            if attack != CLEAN:
-                raise ValueError(
-                    f"both tables have image {image} under {attack}; join tables of different attacks or images, or "
-                    "give the attacks other names"
-                )
+        if twice := sorted(cell for cell in shared if cell[1] != CLEAN):
+            raise ValueError(
+                f"both tables have image {twice[0][0]} under {twice[0][1]}; join tables of different attacks or "
+                "images, or give the attacks other names"
+            )
         new = other.table.filter(pyarrow.array([cell not in shared for cell in other.cells()]))
         return Evaluation.joined([self, other.replaced(new)])
 
     def refuse_other_model(self, parts: Mapping[str, str]) -> None:
         """Raises ValueError where a model, known by the digests of its parts, is not the table's."""
         ours = self.about.get("model") or {}
-        other = [part for part in ours if part in parts and ours[part] != parts[part]]
-        if other:
+        if other := [part for part in ours if part in parts and ours[part] != parts[part]]:
             raise ValueError(
                 f"the table is of another model, with other {' and '.join(other)}. Begin a new one (--fresh, or "
                 "another --folder)"
@@ -200,10 +185,10 @@ class Evaluation:
         """Raises ValueError where another attack has the name of one in the table."""
         ours = {record.name: record for record in self.records if record.name != CLEAN}
         for record in records:
-            if record.name in ours and (how := ours[record.name].differs(record)):
+            if record.name in ours and (difference := ours[record.name].differs(record)):
                 raise ValueError(
-                    f"the table has another attack called {record.name}: {how}. Give it another name, or begin a new "
-                    "table (--fresh)"
+                    f"the table has another attack called {record.name}: {difference}. Give it another name, or begin "
+                    "a new table (--fresh)"
                 )
 
     def refuse_other_images(self, other: "Evaluation") -> None:
@@ -220,12 +205,10 @@ class Evaluation:
                 )
 
     def cells(self) -> dict[tuple[int, str], tuple[int, int, int]]:
-        """Label, unattacked prediction and pixels' hash of every row, under what makes the row unique."""
-        columns = {
-            name: self.table[name].to_pylist() for name in ("image", "attack", "label", "clean_prediction", "pixels")
-        }
-        image, attack, *values = columns.values()
-        return dict(zip(zip(image, attack, strict=True), zip(*values, strict=True), strict=True))
+        """Label, unattacked prediction and pixels' hash of every row, by image and attack."""
+        names = ("image", "attack", "label", "clean_prediction", "pixels")
+        rows = zip(*(self.table[name].to_pylist() for name in names), strict=True)
+        return {(image, attack): (label, clean, pixels) for image, attack, label, clean, pixels in rows}
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -240,12 +223,8 @@ class Evaluation:
         """How many images were evaluated."""
         return len(self.table["image"].unique())
 
-    def whole(self, attack: str) -> bool:
-        """Whether the attack met every image."""
-        return len(self.only(attack)) == self.images
-
     def recorded(self, change: Callable[[Record], Record]) -> "Evaluation":
-        """The table with changed records, and attacks under the names that these have."""
+        """The table with changed records, and the attacks by the names in these."""
         import pyarrow
 
         new = {record.id: change(record) for record in self.records}
@@ -292,14 +271,13 @@ class Evaluation:
         return _needed("polars").from_arrow(self.table)
 
     def _lines(self) -> list[tuple[str, float]]:
-        """Attack and accuracy of all that met every image, for a short look."""
-        lines = []
-        for name in (CLEAN, *self.attacks):
-            rows = self.only(name)
-            if len(rows) == self.images:
-                right = (rows["clean_prediction"] == rows["label"]) & (rows["prediction"] == rows["label"])
-                lines.append((name, float(right.mean())))
-        return lines
+        """Attack and accuracy of all that were run on every image."""
+        tables = ((name, self.only(name)) for name in (CLEAN, *self.attacks))
+        return [
+            (name, float(((rows["clean_prediction"] == rows["label"]) & (rows["prediction"] == rows["label"])).mean()))
+            for name, rows in tables
+            if len(rows) == self.images
+        ]
 
     def __repr__(self) -> str:
         cells = ", ".join(f"{name} {100 * share:.1f} %" for name, share in self._lines())
@@ -320,8 +298,12 @@ def _needed(name: str) -> Any:
         raise ImportError(f"{name} is not installed: pip install steelman[{name}]") from error
 
 
+def _with_metadata(table: "pyarrow.Table", about: Mapping[str, Any]) -> "pyarrow.Table":
+    return table.replace_schema_metadata((table.schema.metadata or {}) | {ABOUT: json.dumps(about).encode()})
+
+
 def read_spaces(path: str | Path) -> dict[str, Evaluation]:
-    """The tables in a file, by space; only older versions wrote two into one. See `Evaluation.load`."""
+    """The tables in a file, by space; only older versions wrote two into one file. See `Evaluation.load`."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no evaluation table at {path}; `evaluate` and `save` make one")
@@ -350,7 +332,7 @@ def _read(raw: bytes) -> tuple[dict[str, Evaluation], list[str]]:
     about = Evaluation(table).about
     if "format" not in about and "parameters" in table.column_names:
         return older.tables(table)
-    if about.pop("file") and not seal:  # empty where somebody else has written the table
+    if about.pop("file") and not seal:  # empty in a table that another program has written
         raise ValueError("its hash is not where it was written")
     table, lacking = completed(table)
     records = [Record.of(each) for each in about.pop("records")]
