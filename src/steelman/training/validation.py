@@ -1,8 +1,10 @@
 """What is measured after every epoch."""
 
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from steelman.attacks.core.attack import Attack
 from steelman.attacks.minimal.an_pgd import ANPGD
@@ -10,6 +12,18 @@ from steelman.attacks.minimal.deepfool import DeepFool
 from steelman.data.dataset import Dataset
 from steelman.data.sample import sampled
 from steelman.networks.preprocess import Preprocessed
+from steelman.norms import L0, L1, L2, Linf
+
+Space = Literal["pixels", "preprocessed"]
+AT_ONCE = 250
+GUARD = 1e-12
+"""As in `measures.distances`."""
+
+
+class _Result(NamedTuple):
+    correct: Tensor
+    success: Tensor
+    size: Tensor
 
 
 @dataclass(frozen=True)
@@ -29,23 +43,53 @@ class Validation:
     seed: int
 
     def __call__(self, model: nn.Module, own: Attack | None = None) -> dict[str, float]:
-        from steelman.evaluation import evaluate
-        from steelman.measures import accuracy, mean_margin, rho_2
-
         line: dict[str, float] = {}
         if self.validation is not None:
             wanted = {"robust": self.monitor, "generated": own}
             attacks = {name: attack for name, attack in wanted.items() if attack is not None}
-            table = evaluate(model, self.validation, attacks, seed=self.seed, progress=False)
-            line["clean"] = accuracy(table, "clean").value
-            line |= {name: accuracy(table, name).value for name in attacks}
+            clean, results, _ = self._attacked(model, self.validation, attacks)
+            line["clean"] = _mean(clean)
+            line |= {name: _mean(clean & result.correct) for name, result in results.items()}
             if isinstance(self.monitor, ANPGD):
-                line["margin"] = mean_margin(table, self.monitor.norm, self.monitor.eps_max).value
+                found = results["robust"]
+                margin = torch.where(found.success, found.size, self.monitor.eps_max).clamp(max=self.monitor.eps_max)
+                line["margin"] = _mean(torch.where(clean, margin, 0.0))
         if self.test is not None and self.test_images:
-            some = sampled(self.test, self.test_images)
             away = {"rho_2": DeepFool(steps=5, box=None, reference="prediction")}
             space = "preprocessed" if isinstance(model, Preprocessed) else "pixels"
-            table = evaluate(model, some, away, seed=self.seed, space=space, progress=False)
-            line["test_clean"] = accuracy(table, "clean").value
-            line["test_rho_2"] = rho_2(table, "rho_2").value
+            clean, results, length = self._attacked(model, sampled(self.test, self.test_images), away, space)
+            line["test_clean"] = _mean(clean)
+            line["test_rho_2"] = _mean(results["rho_2"].size / (length + GUARD))
         return line
+
+    def _attacked(
+        self, model: nn.Module, images: Dataset, attacks: dict[str, Attack], space: Space = "pixels"
+    ) -> tuple[Tensor, dict[str, _Result], Tensor]:
+        """Whether images are correct without an attack, what each attack found, and the images' lengths in L2.
+
+        The numbers are those of `evaluate`, with the same noise; no table is made, which would need more packages.
+        """
+        from steelman.evaluation.task import answers, seeds_of, space_of
+
+        parts: list[tuple[Tensor, dict[str, _Result], Tensor]] = []
+        parameter = next(model.parameters(), None)
+        with space_of(model, space) as (preprocess, network):
+            for batch in images.batches(torch.arange(len(images)).split(AT_ONCE)):
+                x, y = (each if parameter is None else each.to(parameter.device) for each in (batch.x, batch.y))
+                x = preprocess(x)
+                found = {}
+                for name, attack in attacks.items():
+                    seeds = seeds_of(self.seed, attack.noise or name, batch.index)
+                    result = attack.run(network, x, y, generator=seeds)
+                    size = {L0: result.l0, L1: result.l1, Linf: result.linf}.get(getattr(attack, "norm", L2), result.l2)
+                    found[name] = _Result(result.prediction == y, result.success, size)
+                parts.append((answers(network, x, y)[0] == y, found, L2.size(x.double())))
+        clean, found, length = zip(*parts, strict=True)
+        results = {
+            name: _Result(*map(torch.cat, zip(*(each[name] for each in found), strict=True))) for name in attacks
+        }
+        return torch.cat(clean), results, torch.cat(length)
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.double().mean())
