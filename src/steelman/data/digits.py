@@ -9,6 +9,7 @@ import torch
 from steelman.data.dataset import Source, Split, check_split
 from steelman.data.memory import InMemory
 from steelman.data.split import spread
+from steelman.extras import require
 
 
 @final
@@ -25,6 +26,7 @@ class Digits(Source):
     """
 
     def load(self, split: Split, folder: Path | None = None) -> InMemory:
+        require("Digits", "sklearn")
         from sklearn.datasets import load_digits
 
         check_split(split)

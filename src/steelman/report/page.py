@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from steelman.extras import require
 from steelman.files import write_text
 from steelman.measures import Measure, clean_accuracy
 from steelman.measures.transfer import Transfer
@@ -49,6 +50,7 @@ def write_report(
     Raises:
         ValueError: no entries, or two of one name.
     """
+    require("a report", "jinja2", "matplotlib", "PIL")
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
