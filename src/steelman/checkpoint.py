@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from steelman.decoding import decoding, parse_json
+from steelman.files import decoding, parse_json
 from steelman.files import UNSEALED, is_whole, replacing, sealed, writable
 from steelman.networks.building import description_of, device, network_of
 from steelman.trust import named_in

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 from torch import Tensor
 
 from steelman.classes import Unresolved, class_of, concrete, spelt, unresolved
-from steelman.decoding import one_line, parse_toml
+from steelman.files import one_line, parse_toml
 from steelman.naming import nearest
 from steelman.norms import NORMS, Norm
 from steelman.ranges import check_finite, may_be_infinite

@@ -21,7 +21,7 @@ from steelman.cli.options import fraction
 from steelman.cli.values import numbers
 from steelman.data import SVHN, Digits
 from steelman.data.mat import read_mat
-from steelman.decoding import decoding, one_line, parse_json, parse_toml, refuse_bomb
+from steelman.files import decoding, one_line, parse_json, parse_toml, refuse_bomb
 from steelman.loading.weights import read_state
 from steelman.networks import MLP
 from steelman.networks.building import network_of

@@ -12,7 +12,7 @@ import torch
 from steelman.data.dataset import Source, Split, check_split
 from steelman.data.files import find
 from steelman.data.memory import InMemory, numbered
-from steelman.decoding import decoding, one_line, refuse_bomb
+from steelman.files import decoding, one_line, refuse_bomb
 
 
 def read_npz(file: Path, *names: str) -> list[np.ndarray]:

@@ -12,7 +12,7 @@ from steelman.data.arrays import read_npz
 from steelman.data.dataset import Source, Split, check_split
 from steelman.data.files import Bounded, Remote, exactly, find, locate, opened
 from steelman.data.memory import InMemory
-from steelman.decoding import SMALL, decoding
+from steelman.files import SMALL, decoding
 
 _PIXELS = 3 * 32 * 32
 _COUNTS = {"train": 50_000, "test": 10_000}

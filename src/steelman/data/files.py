@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steelman.decoding import refuse_bomb
+from steelman.extras import require
+from steelman.files import refuse_bomb
 
 _SECONDS = 5.0
 """How long a server may be silent: a machine without a network should learn so at once."""
@@ -33,6 +34,7 @@ class Remote:
 
 def folders(folder: Path | None) -> list[Path]:
     """Where data sets are looked for, first to last: `folder`, STEELMAN_DATA, the user's cache."""
+    require("a data folder", "pooch")
     import pooch
 
     named = [folder, os.environ.get("STEELMAN_DATA")]

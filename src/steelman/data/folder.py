@@ -11,7 +11,7 @@ from torch import Tensor
 from steelman.data.dataset import Source, Split, check_split
 from steelman.data.files import find
 from steelman.data.stream import Streamed, pixels
-from steelman.decoding import decoding, refuse_bomb
+from steelman.files import decoding, refuse_bomb
 
 if TYPE_CHECKING:
     import PIL.Image

@@ -12,7 +12,7 @@ from torch import Tensor
 from steelman.data.dataset import Source, Split, check_split
 from steelman.data.files import Remote, exactly, locate, opened
 from steelman.data.memory import InMemory
-from steelman.decoding import decoding
+from steelman.files import decoding
 
 
 def read_idx(file: Path, dimensions: int) -> Tensor:

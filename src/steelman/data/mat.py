@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from steelman.decoding import RATIO, SMALL, decoding, refuse_bomb
+from steelman.files import RATIO, SMALL, decoding, refuse_bomb
 
 _MATRIX, _COMPRESSED, _COMPLEX = 14, 15, 0x0800
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}

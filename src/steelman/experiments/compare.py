@@ -16,10 +16,9 @@ from steelman.attacks.core.attack import Attack
 from steelman.checkup.findings import Checkup
 from steelman.classes import concrete
 from steelman.data.dataset import Dataset
-from steelman.decoding import decoding, parse_json
 from steelman.evaluation.transferability import Source, transfer
 from steelman.experiments.run import Run, entries
-from steelman.files import REPORT, writable
+from steelman.files import REPORT, decoding, parse_json, writable
 from steelman.identity import model_parts
 from steelman.loading.images import table
 from steelman.measures.black_box import black_box_table, transfer_table

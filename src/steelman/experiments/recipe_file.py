@@ -10,7 +10,7 @@ from typing import Any
 
 from steelman import config
 from steelman.config import join
-from steelman.decoding import parse_toml
+from steelman.files import parse_toml
 from steelman.naming import nearest
 
 SHIPPED = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "recipes")

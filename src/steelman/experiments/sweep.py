@@ -15,7 +15,6 @@ from torch import nn
 from steelman import config
 from steelman.checkpoint import room_for
 from steelman.data.dataset import Dataset
-from steelman.decoding import parse_toml
 from steelman.evaluation.battery import Battery
 from steelman.experiments.assess import attacked, battery_of
 from steelman.experiments.recipe import Recipe, build, load_recipe
@@ -23,7 +22,7 @@ from steelman.experiments.recipe_file import find_recipe, parts_of
 from steelman.experiments.run import folder_in, refuse_other, train_named, train_recipe
 from steelman.experiments.swept import Judging, Outcome, Swept
 from steelman.failures import described
-from steelman.files import REPORT, working_in, writable
+from steelman.files import REPORT, parse_toml, working_in, writable
 from steelman.loading.subject import Subject
 from steelman.measures import default_measure, measures, named_measure
 from steelman.measures.robustness import CLEAN_ACCURACY

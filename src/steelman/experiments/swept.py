@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from steelman import config
-from steelman.decoding import decoding, parse_json
-from steelman.files import write_text
+from steelman.files import decoding, parse_json, write_text
 from steelman.measures import Comparison, Line, Measure, at_equal, robustness_curve
 from steelman.measures.measure import plain
 from steelman.measures.pairwise import same_images

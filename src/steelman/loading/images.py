@@ -6,7 +6,7 @@ from pathlib import Path
 from steelman import config
 from steelman.data import Arrays, External, ImageFolder
 from steelman.data.dataset import Source
-from steelman.decoding import parse_toml
+from steelman.files import parse_toml
 from steelman.naming import nearest
 from steelman.trust import written
 

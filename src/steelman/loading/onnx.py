@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steelman.decoding import decoding
+from steelman.files import decoding
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 CLASSES = ("tensor(int64)", "tensor(int32)")

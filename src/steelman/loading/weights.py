@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from steelman import checkpoint
-from steelman.decoding import decoding, one_line, refuse_bomb
+from steelman.files import decoding, one_line, refuse_bomb
 from steelman.naming import nearest
 
 PREFIXES = ("module.", "model.", "_orig_mod.", "network.", "net.")

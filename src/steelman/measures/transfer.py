@@ -8,8 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from steelman import identity
-from steelman.decoding import decoding, parse_json
-from steelman.files import write_text
+from steelman.files import decoding, parse_json, write_text
 from steelman.measures.accuracies import accuracy, clean_accuracy, worst_case
 from steelman.measures.measure import Measure
 from steelman.table import older

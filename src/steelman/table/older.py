@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from steelman import attacks, config
 from steelman.attacks.core import Attack
-from steelman.decoding import decoding, parse_json
+from steelman.files import decoding, parse_json
 from steelman.identity import class_name
 from steelman.table.records import CLEAN, Knowledge, Provenance, Record, record_of
 from steelman.table.schema import COLUMNS, completed

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steelman.decoding import decoding, parse_json, refuse_bomb
+from steelman.files import decoding, parse_json, refuse_bomb
 from steelman.files import UNSEALED, is_whole, replacing, sealed
 from steelman.table.records import CLEAN, Provenance, Record
 from steelman.table.schema import VERSION, check_records, completed

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from steelman import checkpoint
 from steelman.data.dataset import Dataset
-from steelman.decoding import decoding
+from steelman.files import decoding
 from steelman.identity import digest, model_parts
 from steelman.training.distributed import processes
 from steelman.training.fingerprint import images_of, said
