@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from steelman.data.dataset import Dataset
-from steelman.decoding import one_line
+from steelman.files import one_line
 from steelman.filters.squeeze import BitDepth, MedianSmoothing
 from steelman.naming import nearest
 from steelman.networks.bounded_relu import bounded_relus
