@@ -27,7 +27,7 @@ def learn(defence: Plain | PGN) -> nn.ModuleDict:
 
 
 # The authors' grad_scale, 1/128, is for many thousands of batches; in hundreds the generator makes nothing of it.
-pgn = PGN(c=1.0, grad_scale=10.0, width=16, hidden=64, optimiser=Adam(lr=5e-3))
+pgn = PGN(norm_weight=1.0, grad_scale=10.0, width=16, hidden=64, optimiser=Adam(lr=5e-3))
 print(f"Plain: {evaluate(learn(Plain())['classifier'], test, attacks, progress=False)}")
 nets = learn(pgn)
 attacks["its own generator"] = pgn.with_generator(nets["generator"])

@@ -46,7 +46,7 @@ SWITCHES = {
     "L2L*": STAR,
 }
 switches = pytest.mark.parametrize("adversary", SWITCHES.values(), ids=SWITCHES)
-FREE = replace(SMALL, clip=1e9, diversity=0.0)
+FREE = replace(SMALL, clip_norm=1e9, diversity=0.0)
 
 
 @switches
@@ -247,10 +247,10 @@ def test_no_graph_of_the_classifier_is_kept_until_the_generator_descends() -> No
 
 
 def test_both_gradients_are_clipped() -> None:
-    adversary = replace(SMALL, clip=0.01)
+    adversary = replace(SMALL, clip_norm=0.01)
     nets, data = seated(adversary), batch()
     kept = {name: parameters(net) for name, net in nets.items()}
     play(adversary, nets, data, optimisers(nets, generator=1.0, classifier=1.0))
     for name, net in nets.items():
         assert length(change(net, kept[name])) == pytest.approx(0.01, rel=1e-3)
-    assert SMALL.clip == 1
+    assert SMALL.clip_norm == 1

@@ -17,7 +17,7 @@ from steelman.networks import ConvPoolCNN
 from steelman.training import play
 
 SHAPE, CLASSES = (2, 4, 8), 3
-SMALL = PGN(c=0.3, width=2, hidden=3)
+SMALL = PGN(norm_weight=0.3, width=2, hidden=3)
 
 
 class Net(nn.Module):
@@ -315,11 +315,11 @@ def test_it_pays_for_what_it_changes_and_not_for_what_it_wishes():
     generator = Watched(-9.0)  # blacker than black
     players = nn.ModuleDict({"classifier": model, "generator": generator})
     optimisers = {"generator": torch.optim.SGD(generator.parameters(), 0.0)}
-    paid = play(AttackTraining(PGN(c=1e4)), players, part, optimisers)["generator"]
+    paid = play(AttackTraining(PGN(norm_weight=1e4)), players, part, optimisers)["generator"]
     assert paid == pytest.approx(-float(F.cross_entropy(model(part.x), part.y).detach()), abs=1e-4)
     generator.shift = 9.0
     size = float((torch.tanh(torch.atanh(torch.tensor(-0.999999, dtype=torch.float64)) + 9) + 1) / 2) ** 2 * 64
-    one, two = (play(AttackTraining(PGN(c=c)), players, part, optimisers)["generator"] for c in (1.0, 3.0))
+    one, two = (play(AttackTraining(PGN(norm_weight=c)), players, part, optimisers)["generator"] for c in (1.0, 3.0))
     assert two - one == pytest.approx(2 * size, rel=1e-6)
 
 

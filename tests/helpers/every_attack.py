@@ -176,8 +176,8 @@ ATTACKS = [
     Case(learnt(L2LDA(steps=1, step_size=0.3, diversity=0.0, latent=0, normalise="none", **_BARE))),  # L2L*
     Case(learnt(AdvGAN(eps=0.2, width=2))),
     Case(learnt(GAP(eps=0.2, width=2, blocks=1))),
-    Case(learnt(PGN(c=0.1, width=2, hidden=4)), priced=True),
-    Case(learnt(PGN(c=0.01, image=False, label=False, width=2, hidden=4)), priced=True),
+    Case(learnt(PGN(norm_weight=0.1, width=2, hidden=4)), priced=True),
+    Case(learnt(PGN(norm_weight=0.01, image=False, label=False, width=2, hidden=4)), priced=True),
 ]
 
 OPTIMA: list[Case] = [
