@@ -6,7 +6,7 @@ targeted one to reach the target.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from steelman.ranges import Checked, Factor
-from steelman.types import Flags, Indices, Labels, Logits, PerImage
+from steelman.types import Flags, Labels, Logits, PerImage, Rows
 
 
 @dataclass(frozen=True)
-class Goal:
+class Goal(Rows):
     """What counts as success: leave `labels`, or, when `target` is given, be classified as `target`.
 
     `reference` holds the logits of the unperturbed images for losses that compare with them.
@@ -27,14 +27,6 @@ class Goal:
     labels: Labels
     target: Labels | None = None
     reference: Logits | None = None
-
-    def __getitem__(self, which: Indices) -> "Goal":
-        return replace(
-            self,
-            labels=self.labels[which],
-            target=None if self.target is None else self.target[which],
-            reference=None if self.reference is None else self.reference[which],
-        )
 
     @property
     def named(self) -> Labels:
@@ -127,8 +119,9 @@ class _PreciseFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
         logits, labels, value = ctx.saved_tensors
+        pivot = labels[:, None]
         unsure = 1 - value.neg().exp_()
-        away = other_logits(logits, labels).softmax(1).scatter_(1, labels[:, None], -1.0)
+        away = logits.scatter(1, pivot, -torch.inf).softmax(1).scatter_(1, pivot, -1.0)
         return away.mul_((slopes[0] * unsure.clamp_(min=1e-12))[:, None]), None
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steelman.types import Indices, Randomness, Seeds
+from steelman.types import Randomness, Rows, Seeds
 
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
@@ -38,7 +38,7 @@ def combine(seeds: Tensor, *numbers: int | Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Draws:
+class Draws(Rows):
     """Random numbers for a batch, a pure function of one seed per image: asking twice gives the same numbers."""
 
     seeds: Seeds
@@ -59,9 +59,6 @@ class Draws:
         on = torch.device("cpu") if source is None else source.device
         seeds = torch.empty(batch, dtype=torch.int64, device=on)
         return Draws(seeds.random_(generator=source).to(device))
-
-    def __getitem__(self, which: Indices) -> "Draws":
-        return Draws(self.seeds[which])
 
     def split(self, purpose: int) -> "Draws":
         """Independent draws for another purpose, such as the next restart."""

@@ -1,4 +1,4 @@
-"""Projected gradient ascent that chooses its step sizes itself."""
+"""Projected gradient ascent with adaptive step sizes."""
 
 from dataclasses import dataclass, field, replace
 from typing import Annotated
@@ -7,25 +7,24 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
-from steelman.attacks.bounded.pace import Halving, Sparse
 from steelman.attacks.core import Attack, Ball, Best, Oracle
-from steelman.losses import CrossEntropy, Goal, Loss, Margin
-from steelman.norms import L1, L2, Linf, Norm
+from steelman.losses import CrossEntropy, Goal, Loss, Margin, top_rivals
+from steelman.norms import L0, L1, L2, Linf, Norm, inward
 from steelman.randomness import Draws
 from steelman.ranges import Count, Natural, OneOf
-from steelman.types import Flags, Images, Indices, PerImage, Radius, Share
+from steelman.types import Flags, Images, Indices, PerImage, Radius, Rows, Share
 
 
 @dataclass(frozen=True)
 class APGD(Attack):
-    """Auto-PGD: gradient ascent with momentum whose step is halved, from the best image so far, when it stops paying.
+    """Auto-PGD: gradient ascent with momentum whose step is halved, from the best image so far, when the loss stalls.
 
     z = P(x_t + h d(grad L(x_t))), x_{t+1} = P(x_t + a (z - x_t) + (1 - a)(x_t - x_{t-1})), where P projects onto ball
     and box, d is the steepest direction, a is .75 (1 in the first step) and h starts at 2 eps. At checkpoints, after
     22, 41, 57, 70, 80, 87, 93 and 99 % of the steps, an image's h is halved and its x_t set back to its best so far if
     fewer than rho of the steps since the last checkpoint raised the loss, or if neither h nor the highest loss has
-    changed since. What comes back is the iterate that reached the goal, and of these, or if none did, the one of the
-    highest loss.
+    changed since. Returned is the iterate that reached the goal, and of several, or if none did, the one of the highest
+    loss.
 
     L1 has steps of length h along the signs of the k largest entries of the gradient, without momentum; h starts at
     eps and k at a fifth of the pixels. Every 4 % of the steps, k becomes the number of pixels that the best image so
@@ -38,21 +37,21 @@ class APGD(Attack):
     restarts     default 1; each from another random start, the best kept per image
     loss         cross-entropy (default) or DLR()
     targets      0 (default): untargeted, or towards the given target. Otherwise, without a given target, that many of
-                 the wrong classes with the highest logits at x are attacked one after another, each as a target, and
-                 the image with the highest margin is kept; 9 with loss=DLR() is the paper's APGD-T
+                 the wrong classes with the highest logits at x are attacked in turn, each as a target, and the image
+                 with the highest margin is kept; 9 with loss=DLR() is the paper's APGD-T
     rho          default .75 (paper and code)
     multi_eps    the first 30 % of the steps in a ball of 3 eps, 30 % in 2 eps, each starting from the best of the last
                  (default False; "Mind the box" advises it for L1, and the authors' AutoAttack does it there)
-    stop_early  images that reach the goal leave at once (default False). It changes no success into a failure; use it
-                 to measure accuracy
+    stop_early   images that reach the goal leave the batch at once (default False). It changes no success into a
+                 failure; use it to measure accuracy
 
     Where paper and code differ: a checkpoint compares with < as the paper, not <=; the code counts the loss before the
     first step as 0. Ours: P is exact for L2, where both project onto the ball and then clip; entries that stand at the
-    box and would leave it take no part in the direction; the last step goes to the best point of ball and box for the
+    box and would leave it are left out of the direction; the last step goes to the best point of ball and box for the
     gradient at the best image so far, without which L2 at the box and L1 stop short of the optimum of affine models.
 
-    Where the images that are left fit into the batch more than once, their restarts and targets climb side by side,
-    which changes no answer.
+    Where the remaining images fit into the batch more than once, their restarts and targets run side by side, which
+    changes no answer.
 
     Cost: steps + 1 forward and steps gradient passes per restart and target; 1 forward more with targets.
     Reference: Francesco Croce and Matthias Hein, "Reliable evaluation of adversarial robustness with an ensemble of
@@ -97,7 +96,7 @@ class APGD(Attack):
                 found = self._run(oracle, rows, climb, steps, leave=ball is balls[-1] and self.stop_early)
                 image = climb.best
             for part in torch.arange(len(rows), device=x.device).split(len(which)):
-                open_ = torch.where(~(best.success[which] & self.stop_early))[0]  # as if one turn after another
+                open_ = torch.where(~(best.success[which] & self.stop_early))[0]  # as if the turns ran in sequence
                 best.take(which[open_], found[part[open_]])
         return self.norm.contain(x, best.x, self.eps, self.box)
 
@@ -107,11 +106,10 @@ class APGD(Attack):
         return [(3.0, third), (2.0, third), (1.0, self.steps - 2 * third)] if self.multi_eps else [(1.0, self.steps)]
 
     def _rivals(self, oracle: Oracle, x: Images, goal: Goal) -> Tensor:
-        """The targets of each image, of shape (batch, targets); one of no meaning for an untargeted attack."""
+        """The targets of each image, of shape (batch, targets); an unused one for an untargeted attack."""
         if self.targets == 0 or goal.target is not None:
-            return (goal.labels if goal.target is None else goal.target)[:, None]
-        others = oracle.logits(x).scatter(1, goal.labels[:, None], -torch.inf)
-        return others.topk(min(self.targets, others.shape[1] - 1), dim=1).indices
+            return goal.named[:, None]
+        return top_rivals(oracle.logits(x), goal.labels, self.targets)
 
     def _start(self, ball: Ball, draws: Draws) -> Images:
         if self.norm is not L1:
@@ -138,7 +136,7 @@ class APGD(Attack):
                 now, loss, slope = now[stay], loss[stay], slope[stay]
             if len(now.place) == 0:
                 break
-            now.saw(loss, slope)
+            now.record(loss, slope)
             if step in checkpoints[1:]:
                 slope = now.check(slope, self.rho * (step - checkpoints[checkpoints.index(step) - 1]))
             if step == steps - 1:
@@ -149,20 +147,22 @@ class APGD(Attack):
 
 
 def _first_success(which: Indices, success: Flags) -> Tensor:
-    """For every image, the first of its rows that has reached the goal, or more than there are. Later rows of it need
-    not go on: one after another, they would not have begun."""
+    """For every image, the first of its rows that has reached the goal, or more than there are.
+
+    Later rows of the image stop: in sequence they would not have begun.
+    """
     row = torch.arange(len(which), device=which.device)
     first = torch.full((int(which.max()) + 1,), len(which), device=which.device)
     return first.scatter_reduce(0, which, row.where(success, len(which)), "amin")
 
 
 @dataclass
-class _Climb:
-    """The images that have not left: where each is, whence it came, and the best it has been."""
+class _Climb(Rows):
+    """The state of the images that are still in the batch."""
 
     ball: Ball
     place: Indices
-    """Each one's place among those that began."""
+    """Of each among those that began."""
     goal: Goal
     towards: Goal
     x: Images
@@ -172,31 +172,23 @@ class _Climb:
     """The gradient at `best`."""
     highest: PerImage
     """The loss at `best`."""
-    pace: Halving | Sparse
+    pace: "_Halving | _Sparse"
 
     @staticmethod
     def start(ball: Ball, goal: Goal, towards: Goal, x: Images, *, random: bool) -> "_Climb":
         x, place = ball.nearest(x), torch.arange(len(x), device=x.device)
         highest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-        pace = Sparse.start(ball, x, random=random) if ball.norm is L1 else Halving.start(ball)
+        pace = _Sparse.start(ball, x, random=random) if ball.norm is L1 else _Halving.start(ball)
         return _Climb(ball, place, goal, towards, x, None, x.clone(), torch.zeros_like(x), highest, pace)
 
-    def __getitem__(self, stay: Indices) -> "_Climb":
-        old = None if self.old is None else self.old[stay]
-        best, slope, highest = self.best[stay], self.slope[stay], self.highest[stay]
-        goals = self.goal[stay], self.towards[stay]
-        return _Climb(
-            self.ball[stay], self.place[stay], *goals, self.x[stay], old, best, slope, highest, self.pace[stay]
-        )
-
-    def saw(self, loss: PerImage, slope: Images) -> None:
-        """What the model said at `x`."""
+    def record(self, loss: PerImage, slope: Images) -> None:
+        """Take in loss and gradient at `x`."""
         higher = torch.where(loss > self.highest)[0]
         self.best[higher], self.slope[higher], self.highest[higher] = self.x[higher], slope[higher], loss[higher]
-        self.pace.saw(loss)
+        self.pace.record(loss)
 
     def check(self, slope: Images, enough: float) -> Images:
-        """A checkpoint: some go back to their best image. The gradient at `x` then."""
+        """A checkpoint: some images go back to their best. Returns the gradient at the new `x`."""
         back = self.pace.check(self.ball, self.best, self.highest, enough)
         back = back.reshape(self.ball.eps.shape)
         self.x = torch.where(back, self.best, self.x)
@@ -204,3 +196,102 @@ class _Climb:
 
     def step(self, slope: Images) -> None:
         self.x, self.old = self.pace.step(self.ball, self.x, self.old, slope), self.x
+
+
+@dataclass
+class _Halving(Rows):
+    """Steps in Linf and L2: of full length and with momentum, halved where the loss stalls."""
+
+    length: Tensor
+    """Of shape (batch, 1, ..., 1)."""
+    last: PerImage
+    """The loss at the present image."""
+    rises: Tensor
+    """Steps since the last checkpoint that raised the loss."""
+    checked: PerImage
+    """The highest loss at the last checkpoint."""
+    halved: Flags
+    """Whether the last checkpoint halved the step."""
+
+    @staticmethod
+    def start(ball: Ball) -> "_Halving":
+        infinite = ball.x.new_full((len(ball.x),), torch.inf)
+        none = torch.zeros_like(infinite, dtype=torch.int64)
+        return _Halving(2 * ball.eps.to(ball.x.dtype), infinite, none, -infinite, none.bool())
+
+    @staticmethod
+    def checkpoints(steps: int) -> list[int]:
+        """w_j = ceil(p_j steps), p_1 = .22, p_{j+1} = p_j + max(p_j - p_{j-1} - .03, .06), in whole per cent."""
+        shares, gap = [22], 22
+        while shares[-1] < 100:
+            gap = max(gap - 3, 6)
+            shares.append(shares[-1] + gap)
+        return sorted({-(-share * steps // 100) for share in shares if share < 100})
+
+    def record(self, loss: PerImage) -> None:
+        self.rises += loss > self.last  # no loss is above infinity, so the start is no rise
+        self.last = loss
+
+    def check(self, ball: Ball, best: Images, highest: PerImage, enough: float) -> Flags:
+        """Halve the step where fewer than `enough` of the last steps raised the loss; those go back to their best."""
+        stuck = ~self.halved & (self.checked == highest)
+        self.halved = (self.rises < enough) | stuck
+        self.length = torch.where(self.halved.reshape(self.length.shape), self.length / 2, self.length)
+        self.last = torch.where(self.halved, highest, self.last)
+        self.checked, self.rises = highest.clone(), torch.zeros_like(self.rises)
+        return self.halved
+
+    def step(self, ball: Ball, x: Images, old: Images | None, slope: Images) -> Images:
+        """From `x`, to which the last step has led from `old`."""
+        moved = ball.climb(x, slope, self.length)
+        if old is None:
+            return moved
+        return ball.nearest(moved.mul_(0.75).add_(x, alpha=0.5).sub_(old, alpha=0.25))
+
+
+@dataclass
+class _Sparse(Rows):
+    """Steps in L1: along the `count` steepest entries, fewer as the best image changes fewer."""
+
+    length: Tensor
+    count: Tensor
+    """Entries that a step changes."""
+    support: Tensor
+    """Entries in which the best image differed from the clean one at the last checkpoint."""
+
+    @staticmethod
+    def start(ball: Ball, x: Images, *, random: bool) -> "_Sparse":
+        """From a random image, or from `x`, the result of another climb."""
+        pixels = x[0].numel()
+        support = torch.full((len(x),), pixels, device=x.device) if random else _support(x, ball)
+        return _Sparse(ball.eps.to(x.dtype), (support / (5.0 if random else 1.5)).ceil().long().clamp(min=1), support)
+
+    @staticmethod
+    def checkpoints(steps: int) -> list[int]:
+        every = max(steps // 25, 1)
+        return list(range(every, steps, every))
+
+    def record(self, loss: PerImage) -> None:
+        """Losses do not change these steps."""
+
+    def check(self, ball: Ball, best: Images, highest: PerImage, enough: float) -> Flags:
+        """Fewer entries where the best image changed fewer; those go back to it. Elsewhere shorter steps."""
+        support = _support(best, ball)
+        fewer = support < 0.95 * self.support
+        longest = ball.eps.to(best.dtype)
+        shorter = torch.maximum(self.length / 1.5, longest / 10)
+        self.length = torch.where(fewer.reshape(shorter.shape), longest, shorter)
+        self.count, self.support = (support / 1.5).ceil().long().clamp(min=1), support
+        return fewer
+
+    def step(self, ball: Ball, x: Images, old: Images | None, slope: Images) -> Images:
+        slope = inward(slope, x, ball.box).flatten(1)
+        steep = slope.abs()
+        least = steep.topk(int(self.count.max()), dim=1).values.gather(1, self.count[:, None] - 1)
+        way = torch.where(steep >= least, slope.sign(), 0)
+        way = way / way.abs().sum(1, keepdim=True).clamp(min=1)
+        return ball.nearest(way.reshape(x.shape).mul_(self.length).add_(x))  # in place: lengths are double
+
+
+def _support(x: Images, ball: Ball) -> Tensor:
+    return L0.size(x - ball.x).long()

@@ -8,38 +8,28 @@ from torch import Tensor
 from steelman.attacks.core import Ball, Best, Oracle
 from steelman.losses import Goal, Loss, margin
 from steelman.norms import column
-from steelman.types import Images, Indices, Logits, PerImage
+from steelman.types import Images, Indices, Logits, PerImage, Rows
 
 
 @dataclass(frozen=True)
-class AscentState:
-    """What climbs together: each row is one turn (a restart, a target) of one image, all of a turn side by side."""
+class AscentState(Rows):
+    """The rows that climb together: each is one turn (a restart, a target) of one image; a turn's rows are adjacent."""
 
     which: Indices
-    """The image of the whole batch that a row belongs to."""
+    """The place of a row's image in the whole batch."""
     turn: Indices
     ball: Ball
     step_size: Tensor
     goal: Goal
     """What counts as success."""
     aim: Goal
-    """What the loss is told, which may be one wrong class of many."""
+    """The goal of the loss, which may be one wrong class of many."""
 
     @staticmethod
     def of(ball: Ball, step_size: Tensor, goal: Goal) -> "AscentState":
         """One turn of every image."""
         which = torch.arange(len(ball.x), device=ball.x.device)
         return AscentState(which, torch.zeros_like(which), ball, step_size, goal, goal)
-
-    def __getitem__(self, some: Indices) -> "AscentState":
-        return AscentState(
-            self.which[some],
-            self.turn[some],
-            self.ball[some],
-            self.step_size[some],
-            self.goal[some],
-            self.aim[some],
-        )
 
 
 @dataclass(frozen=True)
@@ -49,16 +39,16 @@ class Ascent:
     steps: int
     loss: Loss
     decay: float | None = None
-    """Of the momentum; None is without."""
+    """Of the momentum; None: no momentum."""
     keep_best: bool = False
     stop_early: bool = False
     judge: bool = False
     """Whether the last iterate is compared with others, which takes one forward pass more."""
     by_margin: bool = False
-    """Compare by the margin instead of the loss, which differs with the target."""
+    """Compare by the margin, since the loss differs with the target."""
 
     def climb(self, oracle: Oracle, rows: AscentState, x: Images) -> Best:
-        """From `x` on. Where the last iterate is not judged, it comes back without success and score."""
+        """From `x` on. A last iterate that is not judged is returned without success and score."""
         best, velocity = Best.nothing(x), x
         place = torch.arange(len(x), device=x.device)  # of the rows that have not left
         broken = torch.full((int((rows.turn == rows.turn[0]).sum()),), torch.iinfo(torch.int64).max, device=x.device)
@@ -76,7 +66,7 @@ class Ascent:
             if self.stop_early and bool((hit := rows.goal.reached(logits)).any()):
                 done = torch.where(hit)[0]
                 best.take(place[done], self._judged(x[done], logits[done], loss[done], rows[done]))
-                # An image that a turn has broken leaves all later turns, whose answers would not be looked at.
+                # An image that a turn has broken leaves all later turns, whose answers are not used.
                 image = place % len(broken)
                 broken.scatter_reduce_(0, image[done], rows.turn[done], "amin")
                 stay = torch.where(~hit & (rows.turn < broken[image]))[0]

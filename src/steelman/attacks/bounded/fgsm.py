@@ -1,11 +1,13 @@
 """The one-step attacks."""
 
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 from steelman.attacks.core import Attack, Ball, Oracle
 from steelman.losses import CrossEntropy, Goal, Loss
 from steelman.norms import L0, Linf, Norm, per_image
 from steelman.randomness import Draws
+from steelman.ranges import Factor, OneOf
 from steelman.types import Images, Radius, Share
 
 
@@ -43,7 +45,7 @@ class FGSM(Attack):
             raise ValueError("FGSM counts entries in L0, so there is no step of length eps to clip; use exact=True")
         if self.loss.needs_reference:
             raise ValueError(
-                f"{type(self.loss).__name__} has no gradient at the clean image; use PGD, which starts elsewhere"
+                f"{type(self.loss).__name__} has no gradient at the clean image, where FGSM starts; use PGD"
             )
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
@@ -71,19 +73,13 @@ class RandomFGSM(Attack):
     "Ensemble adversarial training: attacks and defenses", ICLR 2018, section 3.
 
     Raises:
-        ValueError: alpha negative or not finite, another norm.
+        ValueError: another norm.
     """
 
     eps: Radius = Share(8 / 255)
-    alpha: float = Share(0.05)
-    norm: Norm = Linf
+    alpha: Factor = Share(0.05)
+    norm: Annotated[Norm, OneOf((Linf,), "Use PGD(steps=1)")] = Linf
     loss: Loss = field(default_factory=CrossEntropy)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.alpha < float("inf"):
-            raise ValueError(f"RandomFGSM needs a finite alpha >= 0; got {self.alpha}")
-        if self.norm is not Linf:
-            raise ValueError(f"RandomFGSM steps along signs, for Linf; got {self.norm}. Use PGD(steps=1)")
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         if self.loss.needs_reference:

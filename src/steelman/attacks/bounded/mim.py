@@ -7,6 +7,7 @@ from steelman.attacks.core import Attack, Ball, Oracle
 from steelman.losses import CrossEntropy, Goal, Loss
 from steelman.norms import Linf, Norm, per_image
 from steelman.randomness import Draws
+from steelman.ranges import Factor, Natural
 from steelman.types import Images, Radius, Share
 
 
@@ -23,7 +24,7 @@ class MIM(Attack):
     norm         Linf (default), L2 (the paper's two), L1, L0
     loss         cross-entropy (default), Margin, LogitDifference, DLR
     decay        mu, default 1 (paper)
-    stop_early  images that reach the goal leave at once and return that iterate (default False). It changes no
+    stop_early   images that reach the goal leave the batch at once with that iterate (default False). It changes no
                  success into a failure; use it to measure accuracy, not to transfer
 
     The paper divides by |g|_1, which for a fixed number of pixels is the same up to a factor that no step keeps.
@@ -33,20 +34,18 @@ class MIM(Attack):
     adversarial attacks with momentum", CVPR 2018, section 3.1.
 
     Raises:
-        ValueError: negative steps or decay; KL, which has no gradient at the clean image.
+        ValueError: KL, which has no gradient at the clean image.
     """
 
     eps: Radius = Share(8 / 255)
-    steps: int = 10
+    steps: Natural = 10
     step_size: Radius | None = None
     norm: Norm = Linf
     loss: Loss = field(default_factory=CrossEntropy)
-    decay: float = 1.0
+    decay: Factor = 1.0
     stop_early: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or not 0 <= self.decay < float("inf"):
-            raise ValueError(f"MIM needs steps >= 0 and a finite decay >= 0; got {self.steps} and {self.decay}")
         if self.loss.needs_reference:
             raise ValueError(
                 f"{type(self.loss).__name__} has no gradient at the clean image, where MIM starts; use PGD"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from steelman.attacks.bounded.ascent import Ascent, AscentState
 from steelman.attacks.core import Attack, Ball, Best, Oracle
-from steelman.losses import CrossEntropy, Goal, Loss
+from steelman.losses import CrossEntropy, Goal, Loss, top_rivals
 from steelman.norms import L0, Linf, Norm, per_image
 from steelman.randomness import Draws, combine
 from steelman.ranges import Count, Natural, Positive
@@ -24,7 +24,7 @@ class PGD(Attack):
     called I-FGSM: PGD(random_start=False).
 
     For Linf, P is a clamp, as everywhere. For L2, P is the exact projection onto ball and box together, where others
-    project onto the ball and then clip, and step_size is the length of a step without the entries that stand at the box
+    project onto the ball and then clip, and step_size is the length of a step without the entries that are at the box
     and would leave it. An L1 step goes step_size towards that image of ball and box which is furthest along the
     gradient: a few entries, each up to the end of the box (SLIDE and APGD take a fixed or falling share of the largest
     entries instead). So L2 and L1 reach the worst image of an affine model exactly also where the box binds.
@@ -39,15 +39,15 @@ class PGD(Attack):
                   uniform one; default none (TRADES' and MART's code: .001)
     restarts      default 1; of all restarts an image keeps a success, and otherwise, or of several, the highest loss
     targets       0 (default): no targets but a given one. Otherwise, without a given target, that many of the wrong
-                  classes with the highest logits at x are attacked one after another in each restart, and the image
-                  with the highest margin is kept (multi-targeted: 9, all of them, in the paper)
+                  classes with the highest logits at x are attacked in turn in each restart, and the image with the
+                  highest margin is kept (multi-targeted: 9, all of them, in the paper)
     keep_best     return the best iterate, a success before others and then by its loss, not the last (default False)
-    stop_early   images that reach the goal leave at once and return that iterate (default False). It changes no
+    stop_early    images that reach the goal leave the batch at once with that iterate (default False). It changes no
                   success into a failure; use it to measure accuracy, not to train
     parallel_restarts
                   how many restarts and targets of the whole batch run side by side (default 1). It changes no answer,
-                  takes as many times the memory, and is faster where a batch alone does not fill the device; whatever
-                  it is, the room of images that have left is filled with later restarts of the others
+                  takes as many times the memory, and is faster where a batch alone does not fill the device. Images
+                  that leave the batch are always replaced with later restarts of the others
 
     Cost: `steps` forward and gradient passes per restart and target; one forward more when the last iterate has to be
     judged (restarts > 1, targets or keep_best), and one for the logits at x (targets, KL).
@@ -57,8 +57,7 @@ class PGD(Attack):
     arXiv 2019, 1910.09338, section 3.
 
     Raises:
-        ValueError: steps, restarts, targets or parallel_restarts below their least; targets with KL, which has no
-            targeted form; a normal_start that is not above 0, or without random_start.
+        ValueError: targets with KL, which has no targeted form; a normal_start without random_start.
     """
 
     eps: Radius = Share(8 / 255)
@@ -85,18 +84,11 @@ class PGD(Attack):
         if self.loss.needs_reference:
             goal = replace(goal, reference=oracle.logits(x))
         elif self.targets and goal.target is None:
-            others = oracle.logits(x).scatter(1, goal.labels[:, None], -torch.inf)
-            rivals = others.topk(min(self.targets, others.shape[1] - 1), dim=1).indices
+            rivals = top_rivals(oracle.logits(x), goal.labels, self.targets)
         turns = self.restarts * (1 if rivals is None else rivals.shape[1])
         judge = self.keep_best or turns > 1 or rivals is not None
-        ascent = Ascent(
-            self.steps,
-            self.loss,
-            keep_best=self.keep_best,
-            stop_early=self.stop_early,
-            judge=judge,
-            by_margin=rivals is not None,
-        )
+        how = {"keep_best": self.keep_best, "stop_early": self.stop_early, "by_margin": rivals is not None}
+        ascent = Ascent(self.steps, self.loss, judge=judge, **how)
         rows = AscentState.of(Ball.around(x, self.eps, self.norm, self.box), self._step_size(x), goal)
         best = Best.nothing(x)
         for which, turn in self._groups(best, turns):
@@ -108,7 +100,7 @@ class PGD(Attack):
             if not judge:
                 return rows.ball.contain(found.x)
             for part in torch.arange(len(which), device=x.device).split(int((turn == turn[0]).sum())):
-                # One turn after another: of an image that has left, later turns are not looked at.
+                # As if the turns ran in sequence: images that have left take no later turn.
                 wanted = part[~(best.success[which[part]] & self.stop_early)]
                 best.take(which[wanted], found[wanted])
         return rows.ball.contain(best.x)
@@ -126,7 +118,7 @@ class PGD(Attack):
         return per_image(given, x, "step_size").expand(len(x), *[1] * (x.ndim - 1))
 
     def _groups(self, best: Best, turns: int) -> Iterator[tuple[Indices, Indices]]:
-        """Images and turns of the rows that climb together; as many turns at once as there is room for."""
+        """Images and turns of the rows that climb together; as many turns at once as fit."""
         turn = 0
         while turn < turns:
             which = torch.where(~(best.success & self.stop_early))[0]

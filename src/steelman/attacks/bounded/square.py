@@ -2,33 +2,35 @@
 
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import Tensor
 
 from steelman.attacks.core import Access, Attack, Best, Oracle
 from steelman.losses import CrossEntropy, Goal, Margin
 from steelman.norms import L2, TINY, Linf, Norm
 from steelman.randomness import Draws
-from steelman.types import Box, Images, Indices, Logits, PerImage, Radius, Share
+from steelman.ranges import Count, OneOf
+from steelman.types import Box, Images, Indices, Logits, PerImage, Radius, Rows, Share
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries, out of 10,000, after which the share of pixels in a square is halved."""
 
 _AT_ONCE = 64
-"""Queries whose random numbers are drawn together: to draw for few images costs as much as for many."""
+"""Queries whose random numbers are drawn together, since drawing for few images costs as much as for many."""
 
 
 @dataclass(frozen=True)
 class Square(Attack):
-    """Square attack: change one square at a time, and keep what raises the loss; scores only, no gradients.
+    """Square attack: change one square at a time, and keep changes that raise the loss; scores only, no gradients.
 
     Linf: from vertical stripes x +- eps, a square at a random place is set to +eps or -eps, a sign per channel, clipped
-    to the box. L2: from a grid of tiles, one window takes over the perturbation of another and what is left of eps, as
-    a bump between two of opposite sign plus what it held before; then the whole has the norm eps again, and is
-    clipped. The loss is the margin, or cross-entropy towards a target. A success is always kept.
+    to the box. L2: from a grid of tiles, one window takes over the perturbation of another and the unused part of eps,
+    as a bump with two halves of opposite sign added to its own perturbation; then the whole is scaled to the norm eps
+    and clipped. The loss is the margin, or cross-entropy towards a target. A success is always kept.
 
     eps          radius, one number or one per image (default 8/255)
     norm         Linf (default) or L2
@@ -38,13 +40,13 @@ class Square(Attack):
     rescale      these counts are for 10,000 queries, and are scaled to `queries` (default True, as the paper; the
                  authors' AutoAttack takes them as they are)
     restarts     default 1
-    stop_early  images that reach the goal leave at once (default True, as paper and code); False goes on raising the
-                 loss
+    stop_early   images that reach the goal leave the batch at once (default True, as paper and code); False goes on
+                 raising the loss
 
     Each image has squares of its own; the authors' code takes one place for the whole batch in each step, and never
-    touches the last row and column. A Linf square that would change nothing has its signs turned (paper: they are drawn
-    again until something changes; AutoAttack's code spends the query). Sides that are not equal are fine: no square is
-    larger than the shorter one. Images without channels, of shape (batch, height, width), have one.
+    changes the last row and column. A Linf square that would change nothing has its signs turned (paper: they are drawn
+    again until something changes; AutoAttack's code spends the query). Images need not be square: no square is larger
+    than the shorter side. Images of shape (batch, height, width) have one channel.
 
     Cost: at most `queries` forward passes per restart, no gradient.
     Reference: Maksym Andriushchenko, Francesco Croce, Nicolas Flammarion and Matthias Hein, "Square Attack: a
@@ -57,21 +59,12 @@ class Square(Attack):
     access: ClassVar[Access] = "scores"
 
     eps: Radius = Share(8 / 255)
-    norm: Norm = Linf
-    queries: int = 5000
-    p_init: float = 0.8
+    norm: Annotated[Norm, OneOf((Linf, L2))] = Linf
+    queries: Count = 5000
+    p_init: Annotated[float, Interval(gt=0, le=1)] = 0.8
     rescale: bool = True
-    restarts: int = 1
+    restarts: Count = 1
     stop_early: bool = True
-
-    def __post_init__(self) -> None:
-        if self.norm is not Linf and self.norm is not L2:
-            raise ValueError(f"Square is for Linf and L2; got {self.norm}")
-        if self.queries < 1 or self.restarts < 1 or not 0 < self.p_init <= 1:
-            raise ValueError(
-                "Square needs queries >= 1, restarts >= 1 and p_init, a share of the pixels, above 0 and at most 1; "
-                f"got {self.queries}, {self.restarts} and {self.p_init}"
-            )
 
     def check_input(self, x: Images, targeted: bool, classes: int | None) -> None:
         if x.ndim < 3:
@@ -93,7 +86,7 @@ class Square(Attack):
     def _run(self, oracle: Oracle, x: Images, eps: PerImage, goal: Goal, draws: Draws, which: Indices) -> Best:
         found = Best.nothing(x)
         grid = x.reshape(len(x), -1, *x.shape[-2:])
-        place = torch.arange(len(x), device=x.device)  # of the images that have not left
+        place = torch.arange(len(x), device=x.device)  # of the images still in the batch
         moves = (_Signs if self.norm is Linf else _Windows).around(grid, eps, self.box)
         chance = draws.uniform((0,))
         for query in range(self.queries):
@@ -126,7 +119,7 @@ class Square(Attack):
 
 
 @dataclass(frozen=True)
-class _Signs:
+class _Signs(Rows):
     """Linf: every entry at the lower or upper end of what ball and box allow."""
 
     numbers: ClassVar[int] = 2
@@ -138,9 +131,6 @@ class _Signs:
     @staticmethod
     def around(x: Tensor, eps: PerImage, box: Box | None) -> "_Signs":
         return _Signs(x.clone(), torch.stack(Linf.bounds(x, eps, box), 1))
-
-    def __getitem__(self, stay: Indices) -> "_Signs":
-        return _Signs(self.now[stay], self.ends[stay])
 
     def start(self, draws: Draws) -> Tensor:
         """Vertical stripes."""
@@ -160,8 +150,8 @@ class _Signs:
 
 
 @dataclass(frozen=True)
-class _Windows:
-    """L2: the norm of the perturbation is eps, but for what the box takes away."""
+class _Windows(Rows):
+    """L2: the norm of the perturbation is eps, less what the box cuts off."""
 
     numbers: ClassVar[int] = 5
 
@@ -174,11 +164,8 @@ class _Windows:
     def around(x: Tensor, eps: PerImage, box: Box | None) -> "_Windows":
         return _Windows(x.clone(), x, eps, box)
 
-    def __getitem__(self, stay: Indices) -> "_Windows":
-        return _Windows(self.now[stay], self.x[stay], self.eps[stay], self.box)
-
     def start(self, draws: Draws) -> Tensor:
-        """Five by five tiles, as far as there are pixels for them, each a bump with a sign per channel."""
+        """Five by five tiles, or fewer in small images, each a bump with a sign per channel."""
         channels, height, width = self.x.shape[1:]
         side = max(min(height, width) // 5, 1)
         down, across = min(height // side, 5), min(width // side, 5)
@@ -219,7 +206,7 @@ def _unit(window: Tensor) -> Tensor:
 
 
 def _window(down: PerImage, across: PerImage, side: int, like: Tensor) -> Tensor:
-    """Where in a flat channel the pixels of each image's square are, of shape (batch, channels, side * side)."""
+    """The places in a flat channel of the pixels of each image's square, of shape (batch, channels, side * side)."""
     channels, height, width = like.shape[1:]
     top = (down * (height - side + 1)).long().clamp_(max=height - side)
     left = (across * (width - side + 1)).long().clamp_(max=width - side)

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Annotated
 
 from steelman.attacks.core import Attack, Ball, Oracle
 from steelman.losses import KL, Goal
 from steelman.norms import L2, Norm
 from steelman.randomness import Draws
+from steelman.ranges import Count, OneOf, Positive
 from steelman.types import Images, Radius, Share
 
 
@@ -31,21 +33,13 @@ class VirtualAdversarial(Attack):
     regularization method for supervised and semi-supervised learning", TPAMI 2018, section 3.3.
 
     Raises:
-        ValueError: a target, which plays no part; another norm; iterations below 1 or xi not above 0.
+        ValueError: a target, since labels play no part; another norm.
     """
 
     eps: Radius = Share(2.0)
-    iterations: int = 1
-    xi: float = Share(0.1)
-    norm: Norm = L2
-
-    def __post_init__(self) -> None:
-        if self.norm is not L2:
-            raise ValueError(f"VirtualAdversarial finds a direction for L2; got {self.norm}. Use PGD(loss=KL())")
-        if self.iterations < 1 or not 0 < self.xi < float("inf"):
-            raise ValueError(
-                f"VirtualAdversarial needs iterations >= 1 and xi > 0; got {self.iterations} and {self.xi}"
-            )
+    iterations: Count = 1
+    xi: Positive = Share(0.1)
+    norm: Annotated[Norm, OneOf((L2,), "Use PGD(loss=KL())")] = L2
 
     def check_input(self, x: Images, targeted: bool, classes: int | None) -> None:
         if targeted:
@@ -56,6 +50,6 @@ class VirtualAdversarial(Attack):
             goal = replace(goal, reference=oracle.logits(x))
         direction = draws.normal(x.shape[1:], x.dtype)
         for _ in range(self.iterations):
-            near = x + self.xi * L2.steepest(direction)  # not clipped, for it only measures the curvature
+            near = x + self.xi * L2.steepest(direction)  # not clipped: it only measures the curvature
             _, _, direction = oracle.gradient(near, partial(KL(), goal=goal))
         return Ball.around(x, self.eps, L2, self.box).furthest(direction)

@@ -1,23 +1,22 @@
 """Ball and box around a batch of images, and steps within them: what bounded attacks share."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from steelman.norms import L0, L1, L2, TINY, Linf, Norm, column, in_blocks, inward, per_image
 from steelman.randomness import Draws
-from steelman.types import Box, Images, Indices, Radius
+from steelman.types import Box, Images, Radius, Rows
 
 
 @dataclass(frozen=True)
-class Ball:
-    """All images within `eps` of `x` and within the box; rows that leave are dropped with `ball[which]`."""
+class Ball(Rows):
+    """All images within `eps` of `x` and within the box."""
 
     x: Images
     eps: Tensor
-    """Of shape (batch, 1, ..., 1), so that it broadcasts against images; double, since in single precision it may be an
-    ulp too large."""
+    """Of shape (batch, 1, ..., 1); in double precision, since single precision may make it an ulp larger."""
     norm: Norm
     box: Box | None
     bounds: tuple[Images, Images] | None
@@ -28,10 +27,6 @@ class Ball:
         bounds = Linf.bounds(x, eps, box) if norm is Linf else None
         double = x.new_zeros((), dtype=torch.float64).expand(x.shape)
         return Ball(x, per_image(eps, double).expand(len(x), *[1] * (x.ndim - 1)), norm, box, bounds)
-
-    def __getitem__(self, which: Indices) -> "Ball":
-        bounds = self.bounds and (self.bounds[0][which], self.bounds[1][which])
-        return replace(self, x=self.x[which], eps=self.eps[which], bounds=bounds)
 
     def sample(self, draws: Draws) -> Images:
         """Uniform in the ball, then clipped to the box. In L0, entries move by up to the width of the box."""

@@ -1,15 +1,15 @@
-"""The best images that an attack has come across."""
+"""The best images of an attack so far."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from steelman.types import Flags, Images, Indices, PerImage
+from steelman.types import Flags, Images, Indices, PerImage, Rows
 
 
 @dataclass(frozen=True)
-class Best:
+class Best(Rows):
     """Images, whether they reach the goal, and a score by which two that both do, or both do not, are compared."""
 
     x: Images
@@ -20,9 +20,6 @@ class Best:
     def nothing(x: Images) -> "Best":
         score = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
         return Best(x.clone(), torch.zeros_like(score, dtype=torch.bool), score)
-
-    def __getitem__(self, rows: Indices) -> "Best":
-        return Best(self.x[rows], self.success[rows], self.score[rows])
 
     def take(self, place: Indices, other: "Best") -> Tensor:
         """Take over those of `other`, whose images belong at `place`, that are better: success first, then score.

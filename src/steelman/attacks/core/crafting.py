@@ -2,8 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +15,7 @@ from steelman.attacks.core.oracle import NearestSuccess, Oracle, OutOfTime
 from steelman.attacks.core.radius import check_radius
 from steelman.losses import Goal
 from steelman.norms import L2, per_image
+from steelman.progress import ProgressBar
 from steelman.randomness import Draws
 from steelman.ranges import check_box
 from steelman.types import Box, Images, Labels, Model, Randomness, check_tensor
@@ -57,7 +57,7 @@ def craft(
     warn_if_mode_matters(model, x)
     deadline = None if how.time_limit is None else time.monotonic() + how.time_limit
     given = x.dtype
-    with torch.inference_mode(False), _bar(how.progress, len(x)) as bar:
+    with torch.inference_mode(False), ProgressBar(how.progress, len(x)) as bar:
         x, goal = x.detach().clone(), Goal(y.clone(), None if target is None else target.clone())
         x = x if given.itemsize >= 4 else x.float()
         oracle = Oracle(
@@ -66,7 +66,7 @@ def craft(
             half=attack.precision == "bf16",
             compiled=how.compiled,
             deadline=deadline,
-            asked=bar.asked if bar else None,
+            asked=_counted(bar, len(x)) if how.progress else None,
             given=given,
             check_classes=lambda classes: attack.check_input(x, target is not None, classes),
         )
@@ -89,7 +89,7 @@ def _in_parts(
     goal: Goal,
     draws: Draws,
     how: Execution,
-    bar: "_Bar | None",
+    bar: ProgressBar,
 ) -> Images:
     oracle.fits = how.batch_size if isinstance(how.batch_size, int) else len(x)
     x_adv, begin, cut_short = x, 0, 0
@@ -112,8 +112,7 @@ def _in_parts(
                 torch.cuda.empty_cache()
             continue
         begin, cut_short = begin + len(which), cut_short + (0 if in_time else len(which))
-        if bar:
-            bar.done(len(which))
+        bar.advance(len(which))
     if cut_short:
         warnings.warn(
             f"the time limit was reached: the attack on {cut_short} of {len(x)} images was cut short. They have the "
@@ -121,6 +120,18 @@ def _in_parts(
             stacklevel=5,
         )
     return x_adv
+
+
+def _counted(bar: ProgressBar, images: int) -> Callable[[int], None]:
+    """Shows on the bar how many forward passes there were for each image."""
+    passes = 0
+
+    def asked(more: int) -> None:
+        nonlocal passes
+        passes += more
+        bar.advance(0, f"{passes / max(images, 1):.1f} forward passes per image")
+
+    return asked
 
 
 def _one_part(attack: "Attack", oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> tuple[Images, bool]:
@@ -168,41 +179,6 @@ def _warn_of_flat(oracle: Oracle, x_adv: Images, goal: Goal) -> None:
         "no gradient attack can move them: their robustness is not shown. Try Square, HopSkipJump or a transfer attack",
         stacklevel=5,
     )
-
-
-# --- the bar
-
-
-class _Bar:
-    def __init__(self, images: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        self.console = Console(stderr=True)
-        self.progress = Progress(
-            BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=self.console, transient=True
-        )
-        self.task = self.progress.add_task("", total=images)
-        self.images, self.passes = images, 0
-
-    def asked(self, passes: int) -> None:
-        self.passes += passes
-        self.progress.update(self.task, description=f"{self.passes / self.images:.1f} forward passes per image")
-
-    def done(self, images: int) -> None:
-        self.progress.update(self.task, advance=images)
-
-
-@contextmanager
-def _bar(wanted: bool, images: int) -> Iterator[_Bar | None]:
-    import sys
-
-    if not (wanted and images and sys.stderr.isatty()):
-        yield None
-        return
-    bar = _Bar(images)
-    with bar.progress:
-        yield bar
 
 
 # --- checks

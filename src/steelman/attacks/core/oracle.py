@@ -14,7 +14,7 @@ from steelman.attacks.core.mode import evaluation_mode
 from steelman.forward import Forward, check_answer
 from steelman.losses import Goal, Loss, cross_entropy
 from steelman.norms import Norm
-from steelman.types import Flags, Images, Indices, Labels, Logits, Model, PerImage
+from steelman.types import Flags, Images, Indices, Labels, Logits, Model, PerImage, Rows
 
 
 class OutOfTime(Exception):
@@ -235,7 +235,7 @@ def _count(tally: Tensor, which: Indices | None, passes: int | Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class NearestSuccess:
+class NearestSuccess(Rows):
     """The nearest success of each image so far: what is left of an attack that runs out of time."""
 
     origin: Images
@@ -248,9 +248,6 @@ class NearestSuccess:
         return NearestSuccess(
             x, norm, x.clone(), torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
         )
-
-    def __getitem__(self, which: Indices) -> "NearestSuccess":
-        return NearestSuccess(self.origin[which], self.norm, self.image[which], self.size[which])
 
     def put(self, which: Indices, other: "NearestSuccess") -> None:
         self.image[which], self.size[which] = other.image, other.size

@@ -2,15 +2,16 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
 from steelman.attacks.core import Access, Attack, Oracle
-from steelman.attacks.decision.starting import PRECISION, Rows, Side, Starts, to_boundary
+from steelman.attacks.decision.starting import Flat, Side, Starts, finished, to_boundary
 from steelman.losses import Goal
 from steelman.norms import L2, TINY, Linf, Norm
 from steelman.randomness import Draws, combine
+from steelman.ranges import Count, Natural, OneOf, Positive
 from steelman.types import Images, PerImage
 
 NUMBERS = 2**24
@@ -26,9 +27,8 @@ class HopSkipJump(Attack):
     agree); u_b is on the unit sphere, evenly for L2 and from a cube for Linf. The step is v / |v|_2 for L2, sign(v) for
     Linf, of length r_t / sqrt(t), halved until it is misclassified; then the way to x is bisected to
     gamma pixels^-1.5 (L2) or gamma pixels^-2 (Linf) of itself, for Linf by clipping to smaller balls. The nearest point
-    is kept and bisected once more to 1e-6. Misclassified images are returned as they are; those for which no start is
-    found come back clean. Needs nothing but the model's decisions. The targeted form starts from a random image of the
-    target's class.
+    is kept and bisected once more to 1e-6. Misclassified images, and those for which no start is found, are returned as
+    they are. Needs the model's decisions alone. The targeted form starts from a random image of the target's class.
 
     Starts: black, white, grey, then uniform noise of four grains, plain or in black and white.
 
@@ -39,10 +39,10 @@ class HopSkipJump(Attack):
     gamma            probe = gamma r_t / pixels, but a tenth of the box's width at first; default 1 (authors' code)
     starts           points on the boundary of which the nearest is the start, default 10; the paper's is 1
     tries            most random images tried to find these, default 1000; the authors' code has 10000
-    batch            decisions for normals that are asked for at once, of all images together, default 512; fewer where
-                     images are so large that they would have more than 2^24 pixels
+    batch            queries at once for normals, of all images together, default 512; fewer where these would have more
+                     than 2^24 pixels
 
-    The paper returns the last point, and so do its authors; we return the nearest.
+    Paper and code return the last point; we return the nearest.
 
     Cost: about 2/3 evaluations steps^1.5 forward passes for the normals, per step log2(pixels^1.5 / gamma) and a few
     halvings; 20 for the end, 4 `starts` and at most `tries` (as a rule `starts`, for rare targets many) for the start.
@@ -50,48 +50,32 @@ class HopSkipJump(Attack):
     decision-based attack", IEEE S&P 2020, algorithm 2.
 
     Raises:
-        ValueError: another norm, or counts that cannot be.
+        ValueError: another norm.
     """
 
     access: ClassVar[Access] = "decisions"
 
-    norm: Norm = L2
-    steps: int = 40
-    evaluations: int = 100
-    max_evaluations: int = 10_000
-    gamma: float = 1.0
-    starts: int = 10
-    tries: int = 1000
-    batch: int = 512
-
-    def __post_init__(self) -> None:
-        if self.norm is not L2 and self.norm is not Linf:
-            raise ValueError(f"HopSkipJump has a step for L2 and Linf only; got {self.norm}")
-        if min(self.evaluations, self.max_evaluations, self.batch) < 1 or self.steps < 0 or not self.gamma > 0:
-            raise ValueError(
-                "HopSkipJump needs evaluations, max_evaluations and batch of at least 1, steps >= 0 and gamma > 0; got "
-                f"{self.evaluations}, {self.max_evaluations}, {self.batch}, {self.steps} and {self.gamma}"
-            )
-        self._starts()
-
-    def _starts(self) -> Starts:
-        return Starts(self.norm, self.box, self.starts, self.tries)
+    norm: Annotated[Norm, OneOf((L2, Linf))] = L2
+    steps: Natural = 40
+    evaluations: Count = 100
+    max_evaluations: Count = 10_000
+    gamma: Positive = 1.0
+    starts: Count = 10
+    tries: Natural = 1000
+    batch: Count = 512
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        side, clean, start = self._starts().find(oracle, x, goal, draws)
+        side, clean, start = Starts(self.norm, self.box, self.starts, self.tries).find(oracle, x, goal, draws)
         nearest = self._descend(side, clean, start, draws[side.which])
-        found = x.flatten(1).clone()
-        found[side.which] = to_boundary(side, clean, nearest, self.norm, PRECISION)
-        return found.reshape(x.shape)
+        return finished(side, x, clean, nearest, self.norm)
 
-    def _descend(self, side: Side, clean: Rows, start: Rows, draws: Draws) -> Rows:
+    def _descend(self, side: Side, clean: Flat, start: Flat, draws: Draws) -> Flat:
         pixels = clean.shape[1]
         precision = self.gamma * pixels ** (-1.5 if self.norm is L2 else -2)
         at = nearest = to_boundary(side, clean, start, self.norm, precision)
         distance = shortest = self.norm.size(at - clean)
-        width = 1.0 if self.box is None else self.box[1] - self.box[0]
         for step in range(1, self.steps + 1 if len(clean) else 1):
-            probe = self.gamma * distance / pixels if step > 1 else torch.full_like(distance, 0.1 * width)
+            probe = self.gamma * distance / pixels if step > 1 else torch.full_like(distance, 0.1 * self.box_width)
             queries = int(min(self.evaluations * math.sqrt(step), self.max_evaluations))
             normal = self._normal(side, at, probe, queries, draws.split(step))
             at = self._jump(side, at, self.norm.steepest(normal), distance / math.sqrt(step))
@@ -101,7 +85,7 @@ class HopSkipJump(Attack):
             shortest = torch.minimum(distance, shortest)
         return nearest
 
-    def _normal(self, side: Side, at: Rows, probe: PerImage, queries: int, draws: Draws) -> Rows:
+    def _normal(self, side: Side, at: Flat, probe: PerImage, queries: int, draws: Draws) -> Flat:
         """The boundary's normal, times a number, from `queries` decisions per image.
 
         Only two sums are kept per image, so that memory holds no more than `batch` points at a time; in double
@@ -127,12 +111,12 @@ class HopSkipJump(Attack):
         mean = (balance / queries)[:, None]
         return torch.where(mean.abs() == 1, signed, signed - mean * plain).to(at.dtype)
 
-    def _units(self, draws: Draws, like: Rows) -> Rows:
+    def _units(self, draws: Draws, like: Flat) -> Flat:
         shape = like.shape[1:]
         unit = draws.normal(shape, like.dtype) if self.norm is L2 else draws.uniform(shape, like.dtype).mul_(2).sub_(1)
         return unit.div_(unit.norm(dim=1, keepdim=True).clamp(min=TINY))
 
-    def _jump(self, side: Side, at: Rows, direction: Rows, length: PerImage) -> Rows:
+    def _jump(self, side: Side, at: Flat, direction: Flat, length: PerImage) -> Flat:
         """A step of `length`, halved until it is misclassified; at most 30 times, since it may round to none."""
         moved, going = at.clone(), torch.arange(len(at), device=at.device)
         for _ in range(30):

@@ -1,7 +1,7 @@
-"""What hard-label attacks share: which side of the boundary images are on, where to start, the way back to it."""
+"""What hard-label attacks share: queries, starting images, and the way back to the boundary."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,9 +10,9 @@ from steelman.attacks.core import Oracle
 from steelman.losses import Goal
 from steelman.norms import Linf, Norm
 from steelman.randomness import Draws
-from steelman.types import Box, Flags, Images, Indices
+from steelman.types import Box, Flags, Images, Indices, Rows
 
-Rows = Tensor
+Flat = Tensor
 """Images as rows of numbers, shape (batch, pixels)."""
 
 PRECISION = 2.0**-20
@@ -20,18 +20,15 @@ PRECISION = 2.0**-20
 
 
 @dataclass(frozen=True)
-class Side:
-    """Tells which rows have reached the goal: one query each. `which` are their places in the batch of the oracle."""
+class Side(Rows):
+    """Whether rows have reached the goal, for one query each. `which` are their places in the batch of the oracle."""
 
     oracle: Oracle
     goal: Goal
     which: Indices
     shape: torch.Size
 
-    def __getitem__(self, rows: Indices) -> "Side":
-        return replace(self, goal=self.goal[rows], which=self.which[rows])
-
-    def __call__(self, x: Rows) -> Flags:
+    def __call__(self, x: Flat) -> Flags:
         return self.goal.met(self.oracle.decisions(x.unflatten(1, self.shape), self.which))
 
 
@@ -40,7 +37,7 @@ class Starts:
     """Where a hard-label attack starts: the nearest of `count` images on the boundary, each from a random image.
 
     Tried in turn are black, white, grey and noise images, until `count` have reached the goal, or one has after
-    10 `count` tries, or `tries` are over; each is bisected to a 16th of its way. Without a box, black and white are the
+    10 `count` tries, or after `tries`; each is bisected to a 16th of its way. Without a box, black and white are the
     ends of each image's own range, widened by 1 on both sides.
     Cost: 1 query for every image; for those that have to move, at most `tries`, and 4 for each of `count`.
     """
@@ -50,11 +47,7 @@ class Starts:
     count: int
     tries: int
 
-    def __post_init__(self) -> None:
-        if self.count < 1 or self.tries < 0:
-            raise ValueError(f"a hard-label attack needs starts >= 1 and tries >= 0; got {self.count} and {self.tries}")
-
-    def find(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> tuple[Side, Rows, Rows]:
+    def find(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> tuple[Side, Flat, Flat]:
         """The images that have to move and for which a start was found, as rows, and their starts."""
         clean = x.flatten(1)
         side = Side(oracle, goal, torch.arange(len(x), device=x.device), x.shape[1:])
@@ -82,17 +75,17 @@ class Starts:
         rows = torch.where(found > 0)[0]
         return side[rows], clean[rows], start[rows]
 
-    def _range(self, clean: Rows) -> tuple[Tensor, Tensor]:
+    def _range(self, clean: Flat) -> tuple[Tensor, Tensor]:
         if self.box is None:
             return clean.amin(1, keepdim=True) - 1, clean.amax(1, keepdim=True) + 1
         return torch.full_like(clean[:, :1], self.box[0]), torch.full_like(clean[:, :1], self.box[1])
 
 
-def _noise(turn: int, draws: Draws, shape: torch.Size, dtype: torch.dtype) -> Rows:
+def _noise(turn: int, draws: Draws, shape: torch.Size, dtype: torch.dtype) -> Flat:
     """Uniform on [0, 1), with grains of 1, 2, 4 and 8 pixels in turn, then as often in black and white.
 
-    LeNet sees an 8 in all fine noise, and each of the ten digits in some coarse and stark noise. Grains of more than a
-    third of the image are left out.
+    LeNet predicts 8 for all fine noise, and each of the ten digits for some coarse black-and-white noise. Grains of
+    more than a third of the image are left out.
     """
     grain = 2 ** (turn % 4)
     grain = grain if len(shape) > 1 and 3 * grain <= min(shape[-2:]) else 1
@@ -104,7 +97,7 @@ def _noise(turn: int, draws: Draws, shape: torch.Size, dtype: torch.dtype) -> Ro
     return noise.flatten(1)
 
 
-def towards(clean: Rows, far: Rows, share: Tensor, norm: Norm) -> Rows:
+def towards(clean: Flat, far: Flat, share: Tensor, norm: Norm) -> Flat:
     """The point at `share` of the distance from `clean` to `far`: on the line, or in the ball for Linf."""
     if norm is Linf:
         reach = (share * Linf.size(far - clean))[:, None]
@@ -112,10 +105,10 @@ def towards(clean: Rows, far: Rows, share: Tensor, norm: Norm) -> Rows:
     return torch.lerp(clean, far, share[:, None])
 
 
-def to_boundary(side: Side, clean: Rows, far: Rows, norm: Norm, precision: float) -> Rows:
+def to_boundary(side: Side, clean: Flat, far: Flat, norm: Norm, precision: float) -> Flat:
     """From `far`, which has reached the goal, back towards `clean` until the boundary, which is bisected.
 
-    `precision` is a share of the way; halvings that the floats cannot tell apart are left out.
+    `precision` is a share of the way, at least the floats' own.
     Cost: log2(1 / precision) queries.
     """
     low = torch.zeros(len(far), dtype=far.dtype, device=far.device)
@@ -127,3 +120,10 @@ def to_boundary(side: Side, clean: Rows, far: Rows, norm: Norm, precision: float
         best = torch.where(reached[:, None], between, best)
         low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
     return best
+
+
+def finished(side: Side, x: Images, clean: Flat, nearest: Flat, norm: Norm) -> Images:
+    """The images, those of `side` replaced by their nearest points after a last bisection."""
+    x_adv = x.flatten(1).clone()
+    x_adv[side.which] = to_boundary(side, clean, nearest, norm, PRECISION)
+    return x_adv.reshape(x.shape)
