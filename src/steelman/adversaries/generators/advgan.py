@@ -5,8 +5,7 @@ from typing import final
 
 from torch import Tensor, nn
 
-from steelman.adversaries.generators.extended import extended, middle
-from steelman.adversaries.generators.resnet_generator import begin, reflecting
+from steelman.adversaries.generators.hourglass import extended, hourglass, initialise, middle
 from steelman.networks.layers import check_shape
 
 
@@ -14,11 +13,9 @@ from steelman.networks.layers import check_shape
 class AdvGANGenerator(nn.Module):
     """An image in, an image in [-1, 1] out.
 
-    Conv3, width; conv3 stride 2, 2 width; conv3 stride 2, 4 width; four residual blocks (`reflecting`); transposed
-    conv3 stride 2, 2 width; transposed conv3 stride 2, width; transposed conv6, tanh. Instance normalisation and ReLU
-    follow each but the blocks and the last. No convolution is padded outside of the blocks: on MNIST sides are 28, 26,
-    12, 5, 11, 23, 28. The biases that the re-implementation has before instance normalisation, which takes them away,
-    are left out. Weights begin as N(0, .02).
+    An `hourglass` between conv3 and transposed conv6, with instance normalisation and four residual blocks. No
+    convolution is padded outside of the blocks: on MNIST sides are 28, 26, 12, 5, 11, 23, 28. The re-implementation's
+    biases before instance normalisation, which have no effect, are left out. Weights start as N(0, .02).
 
     shape  of one image
     width  default 8: 86,120 parameters for MNIST
@@ -37,20 +34,10 @@ class AdvGANGenerator(nn.Module):
         self.shape, self.classes = tuple(shape), None
         self.layers = nn.Sequential(
             nn.Conv2d(channels, width, 3, bias=False),
-            *_normalised(width),
-            nn.Conv2d(width, 2 * width, 3, stride=2, bias=False),
-            *_normalised(2 * width),
-            nn.Conv2d(2 * width, 4 * width, 3, stride=2, bias=False),
-            *_normalised(4 * width),
-            *(reflecting(4 * width) for _ in range(4)),
-            nn.ConvTranspose2d(4 * width, 2 * width, 3, stride=2, bias=False),
-            *_normalised(2 * width),
-            nn.ConvTranspose2d(2 * width, width, 3, stride=2, bias=False),
-            *_normalised(width),
-            nn.ConvTranspose2d(width, channels, 6, bias=False),
-            nn.Tanh(),
+            *hourglass(width, 4, nn.InstanceNorm2d, padding=0),
+            *(nn.ConvTranspose2d(width, channels, 6, bias=False), nn.Tanh()),
         )
-        begin(self)
+        initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
         return middle(self.layers(extended(images, least=16, part=4)), images)
@@ -62,8 +49,8 @@ class AdvGANCritic(nn.Module):
 
     Conv4 stride 2, width; conv4 stride 2, 2 width; conv4 stride 2, 4 width; LeakyReLU .2 after each; conv1, sigmoid. No
     convolution is padded. The re-implementation has batch normalisation after the second and third; without it (ours)
-    what the critic says of an image hangs on no other. Weights begin as He's: at N(0, .02), as there, an image would be
-    lost on its way through.
+    the answer for an image depends on no other image. Weights start as He's: with N(0, .02), as there, the answer would
+    hardly depend on the image.
 
     shape  of one image
     width  default 8: 10,457 parameters for MNIST
@@ -80,15 +67,10 @@ class AdvGANCritic(nn.Module):
         if width < 1:
             raise ValueError(f"AdvGANCritic needs width >= 1; got {width}")
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, width, 4, stride=2),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(width, 2 * width, 4, stride=2),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 4 * width, 4, stride=2),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(4 * width, 1, 1),
-            nn.Sigmoid(),
-            nn.Flatten(),
+            *(nn.Conv2d(channels, width, 4, stride=2), nn.LeakyReLU(0.2)),
+            *(nn.Conv2d(width, 2 * width, 4, stride=2), nn.LeakyReLU(0.2)),
+            *(nn.Conv2d(2 * width, 4 * width, 4, stride=2), nn.LeakyReLU(0.2)),
+            *(nn.Conv2d(4 * width, 1, 1), nn.Sigmoid(), nn.Flatten()),
         )
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d):
@@ -96,7 +78,3 @@ class AdvGANCritic(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(extended(images, least=22))
-
-
-def _normalised(width: int) -> tuple[nn.Module, nn.Module]:
-    return nn.InstanceNorm2d(width), nn.ReLU()

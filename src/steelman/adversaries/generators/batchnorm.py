@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 @final
 class GlobalBatchNorm(nn.Module):
-    """Batch normalisation of (batch, channels, height, width) over the whole batch, also where processes share it out.
+    """Batch normalisation of (batch, channels, height, width) over the whole batch, also where processes divide it.
 
     (x - mean) / sqrt(var + eps) * scale + shift. With `classes`, scale and shift are those that all classes share plus
     those of the image's class (class-conditional batch normalisation, as in L2L-DA's code). Scales begin as N(1, .02),
     those of classes as N(0, .02), shifts as 0. Running statistics as torch has them, with momentum .1.
 
-    In train mode every process must call it as often as the others. A last batch of fewer images than processes is the
-    one case in which they do not equal one: who has no image takes part with one of weight 0, which counts here.
+    In train mode every process must call it as often as the others. Several processes equal one but for a last batch of
+    fewer images than processes: a process without an image takes part with one of weight 0, which counts here.
     """
 
     running_mean: Tensor
@@ -57,7 +57,7 @@ class GlobalBatchNorm(nn.Module):
 
 
 class _Total(torch.autograd.Function):
-    """The sum over all processes, which each of their losses depends on."""
+    """The sum over all processes, on which the loss of each depends."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:

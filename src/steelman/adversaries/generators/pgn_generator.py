@@ -12,23 +12,22 @@ from torch import Tensor, nn
 class PGNGenerator(nn.Module):
     """An image, a gradient and a label in, a shift of the image's shape out, unbounded.
 
-    The one-hot label goes through fc1 (hidden) and, beside it, fc2, which makes a map of width channels a quarter as
-    wide and high as the image. up1 and up2, transposed conv3 of stride 2 with the label at every pixel of their inputs,
-    double it twice. Beside that map stand grad_scale times the gradient, and the image in [-1, 1]; conv (3x3, width)
-    and out (3x3, the image's channels, linear) follow. LeakyReLU .2 after all but out.
+    The one-hot label goes through fc1 (hidden) and, with the label again, fc2, which makes a map of width channels, a
+    quarter as wide and high as the image. up1 and up2, transposed conv3 of stride 2 with the label at every pixel of
+    their inputs, double it twice. conv (3x3, width) has that map, grad_scale times the gradient, and the image in
+    [-1, 1] as its input; out (3x3, the image's channels, linear) follows. LeakyReLU .2 after all but out.
 
     shape     of one image; height and width are multiples of 4
     classes   of the labels
     width     default 128 (paper): 8,966,147 parameters for CIFAR-10
     hidden    default 1024 (paper)
-    gradient, image, label  what is seen, default True each. What is not seen has no channels; without the label all
-              images are of one class, so that fc1 has a constant to begin with
+    gradient, image, label  the inputs, default True each. Others have no channels; without the label all images are of
+              one class, so that fc1 has a constant input
     grad_scale  default 1/128, see `PGN`
 
-    All before conv hangs on the label alone, so it is computed once for each class in the batch, and so is the part of
-    conv that looks at it.
-
-    Weights begin as He's normal ones, by the fan that both torch and TensorFlow call fan_in; biases as 0 (code).
+    All before conv depends on the label alone, so it is computed once for each class in the batch, and so is its part
+    of conv. Weights start as He's normal ones, by the fan that both torch and TensorFlow call fan_in; biases as 0
+    (code).
 
     Raises:
         ValueError: a shape that cannot be halved twice, no channels.
@@ -69,7 +68,7 @@ class PGNGenerator(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, images: Tensor, gradients: Tensor | None, y: Tensor) -> Tensor:
-        """`images` are in [-1, 1]; what the generator does not see is not looked at."""
+        """`images` are in [-1, 1]; an argument that is no input of this generator is ignored."""
         seen = [images] if self.image else []
         if self.gradient:
             if gradients is None:

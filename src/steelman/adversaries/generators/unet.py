@@ -14,20 +14,20 @@ class UNet(nn.Module):
     """Images in, an image in [-1, 1] out, by two (or three) halvings and as many doublings with skip connections.
 
     down0: conv3, width, LeakyReLU; down1: conv4 stride 2, width, norm, LeakyReLU; down2: conv4 stride 2, 2 width,
-    LeakyReLU; up2: transposed conv4 stride 2, width, norm, ReLU, with down1 beside it; up1: the same, with down0 beside
-    it; out: conv3, tanh. The latent vector goes through two fully connected layers with ReLU, and stands at every pixel
-    of the inputs of down0, down1 and down2. No convolution has a bias; the slope of LeakyReLU is .2; normalisation is
-    `GlobalBatchNorm` with eps 1e-10 (authors' code), conditional on the label.
+    LeakyReLU; up2: transposed conv4 stride 2, width, norm, ReLU, concatenated with down1; up1: the same, concatenated
+    with down0; out: conv3, tanh. The latent vector goes through two fully connected layers with ReLU, and is added as
+    channels, equal at every pixel, to the inputs of down0, down1 and down2. No convolution has a bias; the slope of
+    LeakyReLU is .2; normalisation is `GlobalBatchNorm` with eps 1e-10 (authors' code), conditional on the label.
 
     shape    of one image; height and width are multiples of 4 (of 8 when `deep`)
     classes  of the labels; None leaves them out
     width    default 64 (paper): 495,184 parameters for MNIST
     latent   length of the latent vector, default 8; 0 leaves it out
-    images   how many images of `shape` come in, one above the other, default 3 (image, perturbation, gradient)
+    images   how many images of `shape` are the input, concatenated, default 3 (image, perturbation, gradient)
     deep     a third halving, to 4 width (code; default False)
 
-    Weights begin as N(0, .02), fully connected ones as Xavier's (code); at other widths than 64 with a deviation of
-    .02 sqrt(64 / width), so that what they add up to is as large.
+    Weights start as N(0, .02), fully connected ones as Xavier's (code); at other widths than 64 with a deviation of
+    .02 sqrt(64 / width), so that their sums are as large.
 
     Raises:
         ValueError: a shape that cannot be halved, no channels.
