@@ -1,4 +1,4 @@
-"""Which values a setting may have: declared where it stands, as in `steps: Annotated[int, Ge(1)]`, and checked here."""
+"""The values that a setting may have: declared with it, as in `steps: Annotated[int, Ge(1)]`, and checked here."""
 
 import operator
 import typing
@@ -28,14 +28,14 @@ _SIGNS = {"ge": (">=", operator.ge), "gt": (">", operator.gt), "le": ("<=", oper
 
 @dataclass(frozen=True)
 class OneOf:
-    """Metadata of a norm: those that a method has, and what to use instead of it for others."""
+    """Metadata of a norm: the norms of a method, and the remedy for others."""
 
     norms: tuple[Norm, ...]
     instead: str = ""
 
 
 class Checked:
-    """A dataclass whose fields say which values they may have. They are checked before its own `__post_init__`."""
+    """A dataclass whose fields declare their values, which are checked before its own `__post_init__`."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -54,7 +54,7 @@ class Checked:
         check_settings(self)
 
     def _prepare(self) -> None:
-        """What has to be done before the settings are checked."""
+        """Changes settings before they are checked."""
 
 
 def check_settings(method: Any) -> None:
@@ -80,7 +80,7 @@ def check_settings(method: Any) -> None:
 
 @cache
 def _declared(kind: type) -> dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]]:
-    """By field, what limits its numbers, and the words that it may be."""
+    """By field, the limits of its numbers, and the words that it may be."""
     if not is_dataclass(kind):
         return {}
     hints: dict[str, Any] = {}
@@ -99,7 +99,7 @@ def _limits(hint: Any) -> Iterator[Any]:
 
 
 def _options(hint: Any) -> Iterator[Any]:
-    """The words of a `Literal`, where nothing but None is the alternative."""
+    """The words of a `Literal`, where None is the only alternative."""
     hint = hint.__origin__ if get_origin(hint) is Annotated else hint
     parts = [part for part in get_args(hint) if part is not type(None)]
     if get_origin(hint) is Literal:
@@ -110,7 +110,7 @@ def _options(hint: Any) -> Iterator[Any]:
 
 @cache
 def may_be_infinite(kind: type, name: str) -> bool:
-    """Whether a field may be infinite: where it says so, or where its default is."""
+    """Whether a field may be infinite: its default is, or its metadata allow it."""
     default = next(item.default for item in fields(kind) if item.name == name)
     return default in (float("inf"), float("-inf")) or INFINITE in _declared(kind).get(name, ((), ()))[0]
 
@@ -120,7 +120,7 @@ def _is_one_of(value: Any, options: tuple[Any, ...]) -> bool:
 
 
 def _numbers(value: Any) -> Iterator[Any]:
-    """The numbers in a setting: itself, or those of a tuple, a list or a tensor."""
+    """The numbers in a setting: itself, or those of a tuple or list; a tensor is one."""
     if isinstance(value, int | float | Tensor) and not isinstance(value, bool):
         yield value
     elif isinstance(value, tuple | list):
@@ -136,11 +136,11 @@ def _within(value: Any, limits: tuple[Any, ...], infinite: bool) -> bool:
 
 def _bounds(limits: tuple[Any, ...]) -> list[tuple[str, int | float]]:
     found = [(name, getattr(each, name, None)) for each in limits for name in _SIGNS]
-    return [(name, bound) for name, bound in found if bound is not None]
+    return list(dict.fromkeys((name, bound) for name, bound in found if bound is not None))  # a tuple repeats its own
 
 
 def _words(limits: tuple[Any, ...]) -> str:
-    """A range as a reader writes it: ">= 1", "in (0, 1]", or "finite"."""
+    """A range in words: ">= 1", "in (0, 1]", or "finite"."""
     bounds = _bounds(limits)
     if len(bounds) == 2:
         (low, below), (high, above) = sorted(bounds)  # "ge" and "gt" come before "le" and "lt"

@@ -152,6 +152,10 @@ def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
 
 
 def test_settings_that_cannot_be_are_refused() -> None:
-    for settings in ({"size": (0, 8)}, {"size": (8, -1)}, {"workers": -1}):
-        with pytest.raises(ValueError, match="size has to be above 0, and workers not below"):
+    for settings, needed in (
+        ({"size": (0, 8)}, "size >= 1"),
+        ({"size": (8, -1)}, "size >= 1"),
+        ({"workers": -1}, "workers >= 0"),
+    ):
+        with pytest.raises(ValueError, match=f"ImageFolder needs {needed}; got "):
             ImageFolder("pets", **settings)

@@ -1,4 +1,4 @@
-"""Data sets: where they come from, how they are cut, and how their images are varied."""
+"""Data sets, their splits, and random variations of their images."""
 
 from steelman.data.arrays import Arrays
 from steelman.data.augment import Augmentation, Flip, PadCrop

@@ -15,11 +15,11 @@ from steelman.types import Batch, check_tensor
 class InMemory(Dataset):
     """A small data set as tensors on one device, cut into batches by indexing, without a DataLoader.
 
-    images   (n, channels, height, width): uint8 with values 0 .. levels, handed out as value / levels in float32;
-             or floating point in [0, 1], handed out as float32
+    images   (n, channels, height, width): uint8 with values 0 .. levels, returned as value / levels in float32; or
+             floating point in [0, 1], returned as float32
     labels   (n,), int64, in 0 .. len(classes) - 1
     classes  names
-    levels   what white is in uint8 images, default 255
+    levels   the value of white in uint8 images, default 255
     index    places in the set that was loaded, default 0 .. n - 1
 
     Raises:
@@ -89,7 +89,7 @@ class InMemory(Dataset):
 
 
 MOST_CLASSES = 100_000
-"""Of labels without names: a higher one is more likely wrong."""
+"""Classes without names: a higher label is more likely an error."""
 
 
 def numbered(where: str, highest: int) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A sample of a data set, by class, the same for every model."""
+"""A sample of a data set, stratified by class, the same for every model."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -21,10 +21,10 @@ BY_CLASS, AT_RANDOM = "by class", "at random"
 class Sampled:
     """How a sample was drawn.
 
-    images  how many it has
-    of      how many the data set has
+    images  in the sample
+    of      in the data set
     seed    of the order in which images are drawn
-    rule    "by class": every class has its share; "at random", where labels are not known without reading the images
+    rule    "by class": stratified; "at random", where labels are not known without reading the images
     """
 
     images: int
@@ -40,33 +40,32 @@ class Sampled:
 
 
 def sample_order(labels: Tensor | None, index: Tensor, seed: int = SEED) -> Tensor:
-    """An order of images of which every beginning is a sample by class; without labels, a random order.
+    """An order of images of which every prefix is a stratified sample; without labels, a random order.
 
     labels  of the images, in the order of `index`
     index   each image's place in its data set
 
     Within a class the order is random. The image at place r of a class of n has the key (r + 1/2) / n, and images are
-    ordered by their keys, so that the first N images have of each class its share of N, to within about one image.
+    ordered by their keys, so that each class has its share of the first N images, to within about one image.
     """
     index = index.cpu()
     keys = combine(torch.full_like(index, seed), index)
     order = keys.argsort(stable=True)
     if labels is None:
         return order
-    grouped = order[labels.cpu()[order].argsort(stable=True)]  # by class, random within
+    grouped = order[labels.cpu()[order].argsort(stable=True)]  # by class, in random order within each
     counts = labels.cpu().unique(return_counts=True)[1]  # bincount counts as far as the highest label
     starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
     share = (torch.arange(len(index)) - starts + 0.5) / counts.repeat_interleave(counts)
-    # Of equal shares the random keys decide, not the number of the class.
+    # Among equal shares the random keys decide, not the number of the class.
     mixed = keys[grouped].argsort(stable=True)
     return grouped[mixed[share[mixed].argsort(stable=True)]]
 
 
 def sampled(dataset: Dataset, count: int | None, seed: int = SEED) -> Dataset:
-    """So many images of a data set, in its order; the whole set for None, or where it has no more.
+    """`count` images of a data set, in its order; the whole set for None, or where it has no more.
 
-    count  how many images
-    seed   of the sample (default 0, for all models)
+    seed  of the sample (default 0, for all models)
 
     A larger sample contains every smaller one. The sample depends on the labels and places of the images alone.
 
@@ -84,7 +83,7 @@ def sampled(dataset: Dataset, count: int | None, seed: int = SEED) -> Dataset:
 
 @final
 class Sample(Dataset):
-    """Some images of a data set, which know how they were drawn."""
+    """A sample of a data set, with a record of how it was drawn."""
 
     def __init__(self, images: Dataset, drawn: Sampled) -> None:
         self.images, self.drawn = images, drawn

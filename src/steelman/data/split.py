@@ -1,4 +1,4 @@
-"""Cutting a data set in two, the same way for ever."""
+"""Splits of a data set that never change."""
 
 import torch
 from torch import Tensor
@@ -8,9 +8,9 @@ from steelman.randomness import combine
 
 
 def spread(order: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Take `count` of `order` at even distances: (what is left, what was taken), both ascending.
+    """`count` of `order` at even distances: (the others, the chosen), both ascending.
 
-    If `order` is sorted by label, every class gives its share, to within one.
+    If `order` is sorted by label, the choice is stratified, to within one.
     """
     place = torch.arange(len(order), device=order.device)
     taken = (place + 1) * count // len(order) > place * count // len(order)
@@ -21,12 +21,12 @@ def split_off(dataset: Dataset, size: int | float, seed: int = 0) -> tuple[Datas
     """Hold out part of a data set, such as for validation: (rest, held out), each in its old order.
 
     size   a number of images, or a fraction of them if it is a float
-    seed   chooses the images; the same seed takes the same ones, on any machine and with any version of torch
+    seed   chooses the images; the same seed chooses the same ones, on any machine and with any version of torch
 
     Stratified by label where the labels are known without reading the images.
 
     Raises:
-        ValueError: nothing would be left on one side.
+        ValueError: one of the two parts would be empty.
     """
     count = round(size * len(dataset)) if isinstance(size, float) else size
     if not 0 < count < len(dataset):

@@ -1,4 +1,4 @@
-"""Data sets that are read as they are needed."""
+"""Data sets that are read during training."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, final, runtime_checkable
@@ -26,7 +26,7 @@ class Items(Protocol):
 
 
 def pixels(image: object) -> Tensor:
-    """A Pillow image as a uint8 tensor (channels, height, width); tensors and arrays come back as tensors."""
+    """A Pillow image as a uint8 tensor (channels, height, width); an array as a tensor, a tensor as it is."""
     if isinstance(image, Tensor):
         return image
     if isinstance(image, np.ndarray):
@@ -45,7 +45,7 @@ class Streamed(Dataset):
     labels   all of them, if they are known without reading the images
     workers  processes that read, default 0: this one
 
-    A training that goes on knows its images by the labels and by 1,000 of them, evenly spread.
+    A resumed training checks that the images are the same by the labels and by 1,000 images, evenly spread.
 
     Raises:
         ValueError: when a batch is read: an image of another shape or range, a label out of range.
@@ -79,7 +79,7 @@ class Streamed(Dataset):
     def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:
         plan: Any = (self.index[places.cpu()].tolist() for places in indices)
         loader: Iterable[list[Tensor]] = DataLoader(
-            _Checked(self.name, self.items, self.shape, len(self.classes)),  # pyright: ignore[reportArgumentType]
+            _CheckedItems(self.name, self.items, self.shape, len(self.classes)),  # pyright: ignore[reportArgumentType]
             batch_sampler=plan,
             collate_fn=_together,
             num_workers=self.workers,
@@ -124,8 +124,8 @@ def _together(items: list[tuple[Tensor, int, int]]) -> list[Tensor]:
     return [torch.stack(list(images)), torch.tensor(labels), torch.tensor(places)]
 
 
-class _Checked:
-    """Items as (pixels, label, place), each looked at before it joins a batch."""
+class _CheckedItems:
+    """Items as (pixels, label, place), each checked before it joins a batch."""
 
     def __init__(self, name: str, items: Items, shape: tuple[int, ...], classes: int) -> None:
         self.name, self.items, self.shape, self.classes = name, items, shape, classes
