@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from steelman import checkpoint
 from steelman.attacks.core import Access, Attack, AttackWrapper, Oracle, check_parts
 from steelman.losses import Goal
@@ -51,7 +53,7 @@ class Surrogate(AttackWrapper):
         model: Model = self.model
         if isinstance(self.model, str | Path):
             model = checkpoint.shared_network(self.model).to(x.device)
-        with _another(model, oracle, goal) as inner:
+        with oracle.another(model, goal) as inner:
             return self.inner.search(inner, x, goal, draws)
 
 
@@ -86,14 +88,7 @@ class IgnoringFilter(AttackWrapper):
                 f"{type(self.attack).__name__} itself"
             )
         oracle.decisions(x)  # which refuses invalid models
-        with _another(oracle.model.network, oracle, goal) as inner:
+        with oracle.another(oracle.model.network, goal) as inner:
             x_adv = self.inner.search(inner, x, goal, draws)
-        oracle.forwards += inner.forwards
-        oracle.gradients += inner.gradients
-        oracle.flat += inner.flat
+        oracle.add(inner, torch.arange(len(x), device=x.device))
         return x_adv
-
-
-def _another(model: Model, oracle: Oracle, goal: Goal) -> Oracle:
-    """An oracle for another model, with the precision, deadline and progress bar of this one."""
-    return Oracle(model, goal, half=oracle.half, deadline=oracle.deadline, asked=oracle.asked)

@@ -12,14 +12,14 @@ from steelman.types import Box, Flags, Images, Radius
 LEVELS = 255
 
 _LENGTHENED = (1.01, 1.03, 1.1, 1.25, 1.5, 2.0)
-"""How far beyond what was found a minimal-norm attack looks for an adversarial image on the grid."""
+"""Multiples of the perturbation at which a minimal-norm attack looks for an adversarial image on the grid."""
 
 _SHORTENED = tuple(1 - k / 50 for k in range(10, 0, -1))
-"""How far before it, in a type whose rounding is of the size of small perturbations."""
+"""Shorter multiples, for types whose rounding is as large as small perturbations."""
 
 
 def check_grid(x: Images, box: Box | None, *, bounded: bool) -> None:
-    """Raises ValueError unless images in the box can be put on the grid, those of bounded attacks without moving."""
+    """Raises ValueError unless images in the box can be put on the grid; those of bounded attacks must be on it."""
     if box is None:
         raise ValueError("uint8 cuts the box into 255 steps, and this attack has box=None; give it one, such as (0, 1)")
     place = (x.double() - box[0]) / (box[1] - box[0]) * LEVELS
@@ -35,7 +35,7 @@ def onto_grid(
     oracle: Oracle, x: Images, x_adv: Images, goal: Goal, box: Box, ball: tuple[Norm, Radius] | None
 ) -> Images:
     """The first of these that is adversarial: rounded to the nearest level, away from `x`, and for minimal-norm attacks
-    a little further on. Where none is, the nearest.
+    a little further. If none is, the nearest.
 
     Cost: one forward pass per try, for the images that are not adversarial yet.
     """
@@ -68,8 +68,8 @@ def onto_type(
 ) -> Images:
     """Images of half precision: rounded to the nearest, and for bounded attacks never further from `x` than `x_adv`.
 
-    For minimal-norm attacks the first that is adversarial on the way from `x` to a little beyond `x_adv`, or else the
-    nearest; `shorten` is whether that may be before `x_adv`.
+    For minimal-norm attacks the first adversarial image on the way from `x` to a little beyond `x_adv`, or else the
+    nearest; with `shorten`, it may lie before `x_adv`.
 
     Cost: as `onto_grid`.
     """
@@ -85,7 +85,7 @@ def onto_type(
 
 
 def _first(oracle: Oracle, tries: Iterator[Images], goal: Goal) -> tuple[Images, Flags]:
-    """Image by image the first try that is adversarial, or the first of all; and whether it is."""
+    """Image by image the first try that is adversarial, or else the first of all, and whether it is adversarial."""
     found = next(tries)
     which = torch.where(~goal.met(oracle.decisions(found)))[0]
     while len(which):
@@ -95,17 +95,17 @@ def _first(oracle: Oracle, tries: Iterator[Images], goal: Goal) -> tuple[Images,
         met = goal[which].met(oracle.decisions(each[which], which))
         found[which[met]] = each[which[met]]
         which = which[~met]
-    there = torch.ones(len(found), dtype=torch.bool, device=found.device)
-    there[which] = False
-    return found, there
+    adversarial = torch.ones(len(found), dtype=torch.bool, device=found.device)
+    adversarial[which] = False
+    return found, adversarial
 
 
 def _into_ball(clean: Images, far: Images, image: Images, ball: tuple[Norm, Radius], step: float) -> Images:
-    """The levels `image`, pulled towards those of the clean image where they left the ball (of radius eps / step)."""
+    """The levels `image`, moved towards the clean image where they are outside the ball, of radius eps / step."""
     norm, eps = ball
     radius = per_image(eps, clean) / (1 if norm.name == "L0" else step) + 1e-6
     if norm is Linf:
         return torch.minimum(torch.maximum(image, (clean - radius).ceil()), (clean + radius).floor())
     inward = clean + (far - clean).trunc()  # on the grid, and no entry further off than where the attack had it
-    size = norm.size(image - clean).reshape(-1, *[1] * (clean.ndim - 1))
+    size = column(norm.size(image - clean), clean)
     return torch.where(size <= radius, image, inward)

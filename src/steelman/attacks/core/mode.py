@@ -1,4 +1,4 @@
-"""Evaluation mode: how models are attacked, and how they are found again."""
+"""Evaluation mode, in which models are attacked, and their state before and after."""
 
 import warnings
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from steelman.types import Images, Model
 
 @contextmanager
 def evaluation_mode(model: Model, frozen: bool = True) -> Iterator[None]:
-    """Evaluation mode and, where `frozen`, no parameter gradients inside; every flag of every part as it was after."""
+    """Evaluation mode and, where `frozen`, no parameter gradients inside; afterwards every flag is restored."""
     if not isinstance(model, nn.Module):
         yield
         return
@@ -35,7 +35,7 @@ def evaluation_mode(model: Model, frozen: bool = True) -> Iterator[None]:
 
 @contextmanager
 def buffers_kept(model: Model) -> Iterator[None]:
-    """Every buffer of a module as it was after, such as running statistics."""
+    """Restores every buffer of a module afterwards, such as running statistics."""
     buffers = [(each, each.clone()) for each in model.buffers()] if isinstance(model, nn.Module) else []
     try:
         yield
@@ -51,10 +51,9 @@ def in_training(model: Model) -> bool:
 
 
 def warn_if_mode_matters(model: Model, x: Images) -> None:
-    """Warn when a model arrives in train mode and answers otherwise there: its accuracy is about to be misjudged.
+    """Warn of a model in train mode whose answers differ there, so that its accuracy would be misjudged.
 
-    Cost: two forward passes on two images, and only for models that are in train mode. Leaves buffers and the random
-    state as they were.
+    Cost: two forward passes on two images, and only for models in train mode. Buffers and the random state are kept.
     """
     if not in_training(model) or len(x) == 0:
         return

@@ -1,4 +1,4 @@
-"""The model as an attack sees it: checked, counted, in evaluation mode, and handed back as it was."""
+"""The model as an attack uses it: checked, counted, in evaluation mode, and restored."""
 
 import math
 import time
@@ -22,12 +22,12 @@ class OutOfTime(Exception):
 
 
 class Oracle:
-    """Answers of a model, with the forward and gradient passes that each image has cost.
+    """Queries a model, and counts the forward and gradient passes of each image.
 
-    `which` names the images of the whole batch that a call is about; None means all, in order. An image that it names
-    twice is counted twice. With `samples`, the model is random: an answer is the mean of as many, and costs as many
-    passes. The first question after a `deadline` (of `time.monotonic`) raises `OutOfTime`; `found`, where it is given,
-    keeps the nearest successes until then.
+    `which` names the images of the whole batch that are queried; None means all, in order. An image named twice is
+    counted twice. With `samples`, the model is random: an answer is the mean of as many, and costs as many passes. The
+    first query after a `deadline` (of `time.monotonic`) raises `OutOfTime`; `found`, if given, keeps the nearest
+    successes until then.
     """
 
     def __init__(
@@ -56,16 +56,16 @@ class Oracle:
         self.flat = torch.zeros_like(self.forwards)
         """Gradient passes that gave 0 everywhere."""
         self.seconds = 0.0
-        """Spent before this call on what it read from files."""
+        """Time that earlier calls spent on images that were read from files."""
         self.found: NearestSuccess | None = None
         self.fits = len(goal.labels)
-        """How many images go through the model at once."""
+        """Images that go through the model at once."""
 
     def __enter__(self) -> "Oracle":
         self._stack.enter_context(evaluation_mode(self.model))
         self._stack.enter_context(torch.no_grad())
         device = self.goal.labels.device.type
-        if torch.is_autocast_enabled(device):  # the backward pass too would be in its precision
+        if torch.is_autocast_enabled(device):  # it would lower the precision of the backward pass, too
             self._stack.enter_context(torch.autocast(device, enabled=False))
         return self
 
@@ -74,35 +74,32 @@ class Oracle:
 
     @contextmanager
     def part(self, which: Indices, goal: Goal, *, samples: int | None = None) -> Iterator["Oracle"]:
-        """An oracle for some of the images, for an attack inside an attack; what it counts is added here."""
-        inner = Oracle(
-            self.model,
-            goal,
-            samples=self.samples if samples is None else samples,
-            half=self.half,
-            deadline=self.deadline,
-            asked=self.asked,
-            given=self.given,
-            check_classes=self.check_classes,
-        )
-        inner._checked, inner._forward, inner._fast = self._checked, self._forward, self._fast
-        inner.fits = self.fits
+        """An oracle for some of the images, for an attack inside an attack; its counts are added here."""
+        inner = self.another(self.model, goal)
+        inner.samples, inner.given = self.samples if samples is None else samples, self.given
+        inner.check_classes, inner._checked, inner.fits = self.check_classes, self._checked, self.fits
+        inner._forward, inner._fast = self._forward, self._fast
         inner.found = None if self.found is None else self.found[which]
         try:
             yield inner
         finally:
             self._checked = inner._checked
-            for ours, theirs in (
-                (self.forwards, inner.forwards),
-                (self.gradients, inner.gradients),
-                (self.flat, inner.flat),
-            ):
-                ours.index_add_(0, which, theirs)
+            self.add(inner, which)
             if self.found is not None and inner.found is not None:
                 self.found.put(which, inner.found)
 
+    def another(self, model: Model, goal: Goal) -> "Oracle":
+        """An oracle for another model or goal, with the precision, deadline and progress bar of this one."""
+        return Oracle(model, goal, half=self.half, deadline=self.deadline, asked=self.asked)
+
+    def add(self, other: "Oracle", which: Indices) -> None:
+        """Count the passes of another oracle, whose images are those at `which`."""
+        self.forwards.index_add_(0, which, other.forwards)
+        self.gradients.index_add_(0, which, other.gradients)
+        self.flat.index_add_(0, which, other.flat)
+
     def decisions(self, x: Images, which: Indices | None = None) -> Labels:
-        """The classes that the model decides on, from logits or from a model that answers with classes alone."""
+        """Predicted classes, from logits or from a model that answers with classes alone."""
         answer = self._ask(x, which)
         return answer.argmax(1) if answer.is_floating_point() else answer.to(torch.int64)
 
@@ -123,7 +120,7 @@ class Oracle:
         for which in torch.arange(len(x), device=x.device).split(max(self.fits, 1)):
             answer = self._answer(x[which])
             hard = not answer.is_floating_point()
-            if not hard and not bool(answer.isfinite().all()):  # the highest of NaN would pass for a class
+            if not hard and not bool(answer.isfinite().all()):  # the argmax of NaN would pass for a class
                 raise ValueError("the model returns NaN or infinite logits on images that the attack returned")
             predictions.append(answer.to(torch.int64) if hard else answer.argmax(1))
             labels = self.goal.labels[which]
@@ -162,12 +159,12 @@ class Oracle:
     def ascent(
         self, x: Images, loss: Loss, goal: Goal, which: Indices | None = None
     ) -> tuple[Logits, PerImage, Images]:
-        """As `gradient`, for an attack that reads the direction alone.
+        """As `gradient`, for an attack that uses the direction alone.
 
         Cross-entropy's gradient is lost in rounding long before it underflows: where 1 - p is below the precision, the
-        label's part is gone, and that of the other classes is left. So the loss's scale-free form gives the direction.
-        Of a random model, whose draws weigh by their gradients, only images that it is sure of have that, for as many
-        passes more.
+        label's part vanishes before that of the other classes. So the loss's scale-free form gives the direction. For a
+        random model, whose draws are weighted by their gradients, only images of which the model is sure use that form,
+        for as many passes more.
         """
         steep = loss.scale_free
         if steep is None or self.samples == 1:
@@ -195,7 +192,7 @@ class Oracle:
             )
         steepest = gradient.flatten(1).abs().amax(1)
         flattest, highest = torch.stack(steepest.aminmax()).tolist() if len(steepest) else (1.0, 1.0)
-        if not math.isfinite(highest):  # a NaN has the sign 0: it would pass for robustness
+        if not math.isfinite(highest):  # a NaN has the sign 0, which would pass for robustness
             raise ValueError("the model's gradients are NaN or infinite on these images, so no attack can follow them")
         if flattest == 0:
             _count(self.flat, which, self.samples * (steepest == 0))
@@ -212,7 +209,7 @@ class Oracle:
         if self.found is not None:
             goal = self.goal if which is None else self.goal[which]
             met = goal.met((answer.argmax(1) if answer.is_floating_point() else answer).detach())
-            self.found.look(x.detach(), met, which)
+            self.found.update(x.detach(), met, which)
         if self.asked is not None:
             self.asked(len(x) * self.samples)
         return answer
@@ -236,7 +233,7 @@ def _count(tally: Tensor, which: Indices | None, passes: int | Tensor) -> None:
 
 @dataclass(frozen=True)
 class NearestSuccess(Rows):
-    """The nearest success of each image so far: what is left of an attack that runs out of time."""
+    """The nearest success of each image so far: the result of an attack that runs out of time."""
 
     origin: Images
     norm: Norm
@@ -252,8 +249,8 @@ class NearestSuccess(Rows):
     def put(self, which: Indices, other: "NearestSuccess") -> None:
         self.image[which], self.size[which] = other.image, other.size
 
-    def look(self, x: Images, met: Flags, which: Indices | None) -> None:
-        """Keep those of `x` that have met the goal and are nearer than what was there."""
+    def update(self, x: Images, met: Flags, which: Indices | None) -> None:
+        """Keep those of `x` that have met the goal and are nearer than before."""
         place = (torch.arange(len(self.size), device=x.device) if which is None else which)[met]
         for row in range(len(place)) if len(place.unique()) < len(place) else (slice(None),):
             here, image = place[row].reshape(-1), x[met][row].reshape(-1, *x.shape[1:])

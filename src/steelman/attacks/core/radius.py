@@ -1,10 +1,9 @@
-"""A radius that is no bound: wider in Linf than the box."""
+"""Radii that are no bound, since the box is narrower."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from steelman.norms import Linf, Norm
@@ -12,35 +11,26 @@ from steelman.types import Box, Radius
 
 
 def check_radius(norm: Norm | None, eps: Radius | None, box: Box | None, where: str = "") -> None:
-    """Refuse a Linf radius that is larger than the box is wide, such as 8 for 8/255.
+    """Raises ValueError for a Linf radius that is larger than the width of the box, such as 8 for 8/255.
 
     norm   of the radius; None is Linf
     eps    of one or of several images; None is no radius
     box    the valid range of the images; without one any radius is a bound
     where  what begins the message, such as an attack's name
-
-    Raises:
-        ValueError: the radius is larger than the width of the box.
     """
     if eps is None or box is None or (norm or Linf) is not Linf:
         return
-    most, width = float(torch.as_tensor(eps).max()) if isinstance(eps, Tensor) else float(eps), box[1] - box[0]
+    most, width = float(eps.max()) if isinstance(eps, Tensor) else float(eps), box[1] - box[0]
     if not most > width * (1 + 1e-6):
         return
     meant = f"{most:g}/255" if width == 1 else f"{most / 255 * width:.4g}"
     remedy = f"did you mean {meant}?" if most <= 255 * width else f"give a radius of at most {width:g}"
-    begins = f"{where}: " if where else ""
-    raise ValueError(
-        f"{begins}eps {most:g} in Linf is larger than the width {width:g} of the box [{box[0]:g}, {box[1]:g}]: {remedy}"
-    )
+    wide = f"the width {width:g} of the box [{box[0]:g}, {box[1]:g}]"
+    raise ValueError(f"{where}{': ' if where else ''}eps {most:g} in Linf is larger than {wide}: {remedy}")
 
 
 def check_radii(method: object, where: str = "") -> None:
-    """`check_radius` of an attack and of every attack in it, or in the settings of a defence.
-
-    Raises:
-        ValueError: one of them has a radius that is larger than the width of its box.
-    """
+    """`check_radius` of an attack and of every attack in it, or in the settings of a defence."""
     for path, attack in _attacks(method, where):
         if attack.budget:
             check_radius(*attack.budget, attack.box, path)
