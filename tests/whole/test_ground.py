@@ -148,7 +148,7 @@ def test_the_example_attack_keeps_the_contract(model, batch):
     alone = torch.cat([NIFGSM(eps=float(eps[i]))(model, x[i : i + 1], y[i : i + 1]) for i in range(len(x))])
     torch.testing.assert_close(alone, result.x_adv, rtol=0, atol=1e-6)
     assert not any(parameter.grad is not None for parameter in model.parameters())
-    with pytest.raises(ValueError, match="one step"):
+    with pytest.raises(ValueError, match="steps >= 1"):
         NIFGSM(steps=0)
 
 
