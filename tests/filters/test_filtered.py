@@ -153,7 +153,7 @@ def test_it_says_what_it_is() -> None:
     assert config.read(Attack, config.write(attack)) == attack
     with pytest.raises(ValueError, match=r"needs a Filtered model; SmallNet has no filter to ignore\. Run PGD itself"):
         attack(small_net(), X, torch.zeros(12, dtype=torch.int64))
-    with pytest.raises(ValueError, match="give uint8 and precision to IgnoringFilter itself"):
+    with pytest.raises(ValueError, match="give reference, uint8 and precision to IgnoringFilter itself"):
         IgnoringFilter(PGD(uint8=True))
     model = Filtered(BitDepth(1), small_net()).eval()
     y = model(X).argmax(1)

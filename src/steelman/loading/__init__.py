@@ -1,4 +1,4 @@
-"""From what a user names to a `Subject`: runs, functions, state dicts, ONNX files, black boxes, RobustBench's zoo."""
+"""Models and images by name: state dicts, ONNX files, RobustBench's models, and the `Subject` of an evaluation."""
 
 from steelman.loading.images import source
 from steelman.loading.onnx import Onnx

@@ -1,4 +1,4 @@
-"""Test images by what a user calls them."""
+"""Test images by name."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from steelman.trust import written
 
 
 def source(text: str) -> Source:
-    """What `--data` names.
+    """The data set that `--data` names.
 
     text  a data set's name ("MNIST"), an .npz file, a folder of pictures, 'module:function' (see `External`), or a TOML
           table with the settings of one of these: '{ kind = "ImageFolder", path = "pictures", size = [32, 32] }'
@@ -23,7 +23,7 @@ def source(text: str) -> Source:
     if text.lstrip().startswith("{"):
         with written(text):
             found = config.read(Source, table(text, "--data"), "--data")
-        # The user has written this table: made outside of `config.read`, what it names needs no trust.
+        # The user has written this table: an object that is not made by `config.read` needs no trust.
         return replace(found) if isinstance(found, External) else found
     if text.endswith(".npz"):
         return Arrays(text)
@@ -41,11 +41,7 @@ def source(text: str) -> Source:
 
 
 def table(text: str, option: str) -> dict[str, object]:
-    """An inline table of TOML.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """An inline table of TOML; ValueError where it is none."""
     try:
         return parse_toml(f"value = {text}")["value"]
     except ValueError as error:

@@ -20,16 +20,16 @@ from steelman.table.places import Space
 class Subject:
     """A model with the images on which it is evaluated.
 
-    name      how reports call it
-    model     from images in [0, 1] to logits; what answers less is a `BlackBox`
+    name      in reports
+    model     from images in [0, 1] to logits; a model without logits or gradient is a `BlackBox`
     test      all test images, on the model's device
-    training  reads the training images, which only some probes ask for
-    results   the folder in which its evaluation goes, unless told otherwise
-    home      the folder of its run, to which its training curves belong; none for a model from elsewhere
-    battery   its own, which its recipe names; none for a model from elsewhere, or where the recipe names no attack
-    generator finds the network with which a learned adversary attacks it; none for a model from elsewhere
+    training  reads the training images, which some probes need
+    results   the default folder of its evaluation
+    home      the folder of its run, which has its training curves; none for a model that is no run
+    battery   its recipe's; none for a model that is no run, or where the recipe names no attack
+    generator finds the network of a learned adversary of this model; none for a model that is no run
     data      the class of its data, such as "MNIST", by which radii are chosen
-    info      what a reader should know of it
+    info      facts for the reader of a report
     log       its training, a mapping per epoch
     recipe    its recipe as TOML
     """
@@ -49,17 +49,17 @@ class Subject:
 
     @property
     def space(self) -> Space:
-        """Where Deep Defense's measures are taken: behind the preprocessing, where there is one."""
+        """The space of Deep Defense's measures: after the preprocessing, where there is one."""
         return "preprocessed" if isinstance(self.model, Preprocessed) else "pixels"
 
     @property
     def again(self) -> str:
-        """The command that evaluates it, where it is a run."""
+        """The command that evaluates it; "" where it is no run."""
         if self.home is None:
             return ""
         last = self.home / "last.safetensors"
         return shlex.join(["steelman", "evaluate", str(last if self.results.name.endswith("-last") else self.home)])
 
     def sample(self, images: int | None) -> Dataset:
-        """So many test images, a sample by class that is the same for every model (`sampled`); all for None."""
+        """A sample of the test images, stratified by class and the same for every model (`sampled`); all for None."""
         return sampled(self.test, images)

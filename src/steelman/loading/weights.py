@@ -1,4 +1,4 @@
-"""State dicts of other people's making: read without unpickling, and fitted to a network."""
+"""State dicts of other people: read without unpickling, and loaded into a network."""
 
 import difflib
 import io
@@ -19,10 +19,10 @@ from steelman.files import decoding, one_line, refuse_bomb
 from steelman.naming import nearest
 
 PREFIXES = ("module.", "model.", "_orig_mod.", "network.", "net.")
-"""What wrappers put before the names: DataParallel, a normalising model, torch.compile."""
+"""What wrappers add before the names: DataParallel, a normalising model, torch.compile."""
 
 INSIDE = ("state_dict", "model_state_dict", "model", "network", "net", "last", "best")
-"""Under what a file may hold the state dict beside an optimiser's and the like; "last" and "best" are RobustBench's."""
+"""Keys under which a file may have the state dict, beside an optimiser's; "last" and "best" are RobustBench's."""
 
 SHOWN = 3
 
@@ -55,13 +55,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _check(path: Path) -> None:
-    """What torch does not look at: the checksums of an archive, and the length of names.
+    """Check what torch does not: the checksums of an archive, and the length of names.
 
-    Files of torch before 1.6, and those that were saved without, have no checksums. The time in which torch describes
-    an error grows with the square of a name's length.
+    Files of torch before 1.6, and those that were saved without, have no checksums. Torch needs time that grows with
+    the square of a name's length to describe an error.
 
     Raises:
-        ValueError, zipfile.BadZipFile: something is damaged, or claims to be far larger than the file.
+        ValueError, zipfile.BadZipFile: a part is damaged, or claims to be far larger than the file.
     """
     with path.open("rb") as file:
         if file.read(len(_ZIP)) != _ZIP:
@@ -74,7 +74,7 @@ def _check(path: Path) -> None:
         refuse_bomb(sum(member.file_size for member in members), path.stat().st_size)
         if not any(member.CRC for member in members):
             for member in members:
-                member.CRC = None  # pyright: ignore[reportAttributeAccessIssue]  # there is none to look at
+                member.CRC = None  # pyright: ignore[reportAttributeAccessIssue]  # it has none
         if damaged := archive.testzip():
             raise ValueError(f"{damaged} in it fails its checksum")
         for member in members:
@@ -83,7 +83,7 @@ def _check(path: Path) -> None:
 
 
 def _check_names(pickled: io.BufferedReader | io.BytesIO) -> None:
-    """Raises ValueError where the next pickle of a file is none, or has a word that is too long for a name."""
+    """Raises ValueError where the next pickle of a file is damaged, or has a word that is too long for a name."""
     for _, argument, _ in pickletools.genops(pickled):
         if isinstance(argument, str) and len(argument) > _WORD and max(map(len, argument.split()), default=0) > _WORD:
             raise ValueError(f"it has a word of more than {_WORD} letters: save model.state_dict() alone")
@@ -100,14 +100,10 @@ def _safe(path: Path) -> dict[str, Tensor]:
 
 
 def _inside(held: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict, out of what it is wrapped in."""
+    """The state dict in what a file holds."""
     for _ in range(len(INSIDE)):
-        if not isinstance(held, Mapping):
-            break
-        within = next((held[name] for name in INSIDE if isinstance(held.get(name), Mapping)), None)
-        if within is None:
-            break
-        held = within
+        names = INSIDE if isinstance(held, Mapping) else ()
+        held = next((held[name] for name in names if isinstance(held.get(name), Mapping)), held)
     if not isinstance(held, Mapping) or not any(isinstance(value, Tensor) for value in held.values()):
         keys = f" with {', '.join(map(str, list(held)[:SHOWN]))}" if isinstance(held, Mapping) else ""
         raise ValueError(
@@ -118,12 +114,12 @@ def _inside(held: Any, path: Path) -> dict[str, Tensor]:
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Put a state dict into a network; a wrapper's prefix before its names is taken off.
+    """Load a state dict into a network; a wrapper's prefix before its names is removed.
 
-    where  what errors call it
+    where  its name in errors
 
     Raises:
-        ValueError: names are missing or left over, or shapes differ: the first of them, with the nearest names.
+        ValueError: names are missing or unknown, or shapes differ: the first of them, with the nearest names.
     """
     wanted = network.state_dict()
     given = {_bare(name, wanted): value for name, value in state.items()}
@@ -131,34 +127,26 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     missing = [name for name in wanted if name not in given]
     strange = [name for name in given if name not in wanted]
     shapes = [
-        f"{name} is {tuple(given[name].shape)} and should be {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in given and given[name].shape != wanted[name].shape
+        f"{name} is {tuple(value.shape)} and should be {tuple(wanted[name].shape)}"
+        for name, value in given.items()
+        if name in wanted and value.shape != wanted[name].shape
     ]
-    problems = []
-    if missing:
-        problems.append(f"it lacks {_first(missing)} ({_near(missing[0], strange or list(given))})")
+    problems = [f"it lacks {_first(missing)} ({_near(missing[0], strange or list(given))})"] if missing else []
     if strange:
-        problems.append(
-            f"it has {_first(strange)}, for which there is no place ({_near(strange[0], missing or wanted)})"
-        )
-    if shapes:
-        problems.append(_first(shapes))
-    if problems:
+        near = _near(strange[0], missing or wanted)
+        problems.append(f"it has {_first(strange)}, for which there is no place ({near})")
+    if problems := [*problems, *([_first(shapes)] if shapes else [])]:
         raise ValueError(f"{where} does not fit {type(network).__name__}: {'; '.join(problems)}")
     with decoding(where, f"a state dict of {type(network).__name__}", "Save model.state_dict() alone"):
         network.load_state_dict(given)
 
 
 def _bare(name: str, wanted: Mapping[str, Tensor]) -> str:
-    """The name without the prefixes of wrappers, where that is one of the network's."""
+    """The name without the prefixes of wrappers, where that is a name in the network."""
     short = name
-    while short not in wanted:
-        prefix = next((each for each in PREFIXES if short.startswith(each)), None)
-        if prefix is None:
-            return short if short == "n_averaged" else name
+    while short not in wanted and (prefix := next((each for each in PREFIXES if short.startswith(each)), None)):
         short = short.removeprefix(prefix)
-    return short
+    return short if short in wanted or short == "n_averaged" else name
 
 
 def _first(names: list[str]) -> str:

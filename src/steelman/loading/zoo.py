@@ -13,16 +13,16 @@ THREATS = {Linf: "Linf", L2: "L2"}
 
 
 def robustbench(name: str, source: Source, norm: Norm | None) -> nn.Module:
-    """What `robustbench.utils.load_model` gives; it downloads the weights where they are not in the cache.
+    """The model of `robustbench.utils.load_model`, which downloads weights that are not in the cache.
 
     name    in RobustBench's model zoo, such as "Standard"
     source  CIFAR10, CIFAR100, or ImageFolder for ImageNet
-    norm    of the threat model that it was trained for, Linf or L2; default: the first of them with such a name
+    norm    of its threat model, Linf or L2; default: the first of them with such a name
 
     Raises:
         ImportError: the package robustbench is not installed.
         ValueError: RobustBench has no such data, threat model or name; names the nearest.
-        OSError: the weights are not here and cannot be downloaded.
+        OSError: the weights are neither in the cache nor downloadable.
     """
     try:
         from robustbench.model_zoo import model_dicts  # pyright: ignore[reportMissingImports]
@@ -34,9 +34,9 @@ def robustbench(name: str, source: Source, norm: Norm | None) -> nn.Module:
         raise ValueError(f"robustbench:{name}: RobustBench is about {', '.join(DATA)}; got --data {kind}")
     if norm is not None and norm not in THREATS:
         raise ValueError(f"robustbench:{name}: RobustBench has models for --norm Linf and L2; got {norm!r}")
-    threats = {each.value: models for each, models in model_dicts.items()}[DATA[kind]]
-    there = {each.value: models for each, models in threats.items()}
-    known = {threat: there.get(threat, {}) for each, threat in THREATS.items() if norm in (None, each)}
+    by_threat = {data.value: threats for data, threats in model_dicts.items()}[DATA[kind]]
+    models = {threat.value: names for threat, names in by_threat.items()}
+    known = {threat: models.get(threat, {}) for each, threat in THREATS.items() if norm in (None, each)}
     threat = next((threat for threat, models in known.items() if name in models), None)
     if threat is None:
         every = {each for models in known.values() for each in models}
