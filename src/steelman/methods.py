@@ -1,4 +1,4 @@
-"""A method's docstring, read as a card: what the method pages, `steelman cite` and the help are made from.
+"""Docstrings of methods, read as cards: for `steelman cite`, the help and the method pages.
 
 A card is one line; paragraphs with the mathematics; one line per field, `name  meaning`, with deeper lines to go on, or
 for several at once, `name, name  meaning`; then `Cost:`, `Reference:` and perhaps `Raises:`, each up to the next of
@@ -47,7 +47,7 @@ FIELD = re.compile(r"(\w+(?:, \w+)*)  +(\S.*)")
 
 @dataclass(frozen=True)
 class Paper:
-    """What a reference names; `eprint` is its number at arXiv, where that is its venue."""
+    """A paper in a reference; `eprint` is its number at arXiv, where that is its venue."""
 
     authors: tuple[str, ...]
     title: str
@@ -57,18 +57,14 @@ class Paper:
 
     @property
     def key(self) -> str:
-        """First surname, year and first word of the title, as Google Scholar makes them."""
+        """First surname, year and first word of the title, as Google Scholar writes them."""
         parts = self.authors[0].split()[-1], str(self.year), self.title.split()[0]
         return re.sub(r"[^a-z0-9]", "", "".join(parts).lower())
 
     def bibtex(self) -> str:
-        entries = {
-            "author": " and ".join(self.authors),
-            "title": "{" + self.title + "}",  # a second pair of braces keeps capitals as they are
-            **({} if self.eprint else {"booktitle": self.venue}),
-            "year": str(self.year),
-            **({"eprint": self.eprint, "archivePrefix": ARXIV} if self.eprint else {}),
-        }
+        entries = {"author": " and ".join(self.authors), "title": "{" + self.title + "}"}  # braces keep the capitals
+        entries |= {"year": str(self.year)} if self.eprint else {"booktitle": self.venue, "year": str(self.year)}
+        entries |= {"eprint": self.eprint, "archivePrefix": ARXIV} if self.eprint else {}
         wide = max(map(len, ("booktitle", *entries)))
         lines = (f"  {name:<{wide}} = {{{value}}},\n".replace("&", r"\&") for name, value in entries.items())
         return f"@{'misc' if self.eprint else 'inproceedings'}{{{self.key},\n{''.join(lines)}}}"
@@ -76,42 +72,40 @@ class Paper:
 
 @dataclass(frozen=True)
 class Card:
-    """The parts of a method's docstring. A part that is not there is empty."""
+    """A method, and the parts of its docstring. A part that is not there is empty."""
 
-    name: str
-    kind: str
+    method: type
     summary: str
     body: str
     fields: dict[str, str]
     cost: str
     reference: str
     raises: str
-    signature: str
+
+    @property
+    def name(self) -> str:
+        return self.method.__name__
+
+    @property
+    def kind(self) -> str:
+        return next((name for base, name in KINDS.items() if issubclass(self.method, base)), "")
 
     @property
     def papers(self) -> tuple[Paper, ...]:
         found = (PAPER.fullmatch(part.strip()) for part in self.reference.removesuffix(".").split(";"))
-        return tuple(
-            Paper(
-                tuple("others" if author == "et al." else author for author in _authors(match["authors"])),
-                match["title"],
-                match["venue"],
-                int(match["year"]),
-                _eprint(match["venue"], match["place"]),
-            )
-            for match in found
-            if match is not None
-        )
+        return tuple(_paper(match) for match in found if match is not None)
 
 
-def _eprint(venue: str, place: str | None) -> str:
-    """The number with which the place in a paper of arXiv's begins."""
-    found = re.match(NUMBER, place or "")
-    return found[0] if venue == ARXIV and found else ""
-
-
-def _authors(text: str) -> list[str]:
-    return re.split(r", | and | (?=et al\.)", text)
+def _paper(match: re.Match[str]) -> Paper:
+    authors = re.split(r", | and | (?=et al\.)", match["authors"])
+    number = NUMBER.match(match["place"] or "") if match["venue"] == ARXIV else None
+    return Paper(
+        tuple("others" if author == "et al." else author for author in authors),
+        match["title"],
+        match["venue"],
+        int(match["year"]),
+        number[0] if number else "",
+    )
 
 
 def card(method: type) -> Card:
@@ -139,54 +133,31 @@ def card(method: type) -> Card:
         else:
             body.append(line)
     return Card(
-        name=method.__name__,
-        kind=next((name for base, name in KINDS.items() if issubclass(method, base)), ""),
+        method=method,
         summary=summary,
         body=re.sub(r"\n{2,}", "\n\n", "\n".join(body)).strip(),
         fields=fields,
         cost=labelled["Cost"],
         reference=labelled["Reference"],
         raises=labelled["Raises"],
-        signature=_signature(method),
     )
 
 
 def own_fields(method: type) -> list[dataclasses.Field]:
     """The settings that a method adds to those of its kind."""
-    if not dataclasses.is_dataclass(method):
-        return [_setting(parameter) for parameter in inspect.signature(method).parameters.values()]
-    settings = {item.name: item for item in dataclasses.fields(method) if item.init}
-    return [settings[name] for name in inspect.get_annotations(method) if name in settings]
-
-
-def _setting(parameter: inspect.Parameter) -> dataclasses.Field:
-    given = {} if parameter.default is parameter.empty else {"default": parameter.default}
-    item: dataclasses.Field = dataclasses.field(**given)
-    item.name = parameter.name
-    return item
-
-
-def _signature(method: type) -> str:
-    """The fields with their defaults, as one would write them; a default that is made anew is shown as it is made."""
-    shown = []
-    for item in own_fields(method):
-        if item.default_factory is not dataclasses.MISSING:
-            shown.append(f"{item.name}={item.default_factory()}")
-        elif item.default is not dataclasses.MISSING:
-            shown.append(f"{item.name}={_short(item.default)}")
-        else:
-            shown.append(item.name)
-    return f"{method.__name__}({', '.join(shown)})"
-
-
-def _short(value: object) -> str:
-    if isinstance(value, float) and 0 < value < 1 and round(value * 255, 9).is_integer():
-        return f"{value * 255:.0f}/255"
-    return str(value) if dataclasses.is_dataclass(value) else repr(value)
+    if dataclasses.is_dataclass(method):
+        settings = {item.name: item for item in dataclasses.fields(method) if item.init}
+        return [settings[name] for name in inspect.get_annotations(method) if name in settings]
+    found = []
+    for parameter in inspect.signature(method).parameters.values():
+        given = {} if parameter.default is parameter.empty else {"default": parameter.default}
+        found.append(dataclasses.field(**given))
+        found[-1].name = parameter.name
+    return found
 
 
 def methods(kind: str | None = None) -> list[Card]:
-    """The cards of all public attacks, then of all public defences, preparations and filters; or of one kind."""
+    """The cards of all public attacks, then of defences, adversaries, preparations and filters; or of one kind."""
     cards = [
         card(member)
         for room in ROOMS
@@ -197,7 +168,7 @@ def methods(kind: str | None = None) -> list[Card]:
 
 
 def cite(names: Sequence[str] = ()) -> str:
-    """Each method's references, and then one BibTeX entry for each paper; of all methods when none is named.
+    """The references of some methods (default: all), and one BibTeX entry for each paper.
 
     Raises:
         ValueError: a name that is no method; the message has the nearest that is.

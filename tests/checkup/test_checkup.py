@@ -27,7 +27,7 @@ from steelman.attacks import (
     DeepFool,
     MinimalFGSM,
 )
-from steelman.checkup.findings import Checkup, Finding, checkup
+from steelman.checkup import Checkup, Finding, checkup
 from steelman.checkup.slopes import Slopes
 from steelman.data import Digits, InMemory
 from steelman.evaluation import evaluate
@@ -195,7 +195,7 @@ def nan_where_bright(x: Tensor) -> Tensor:
         (lambda x: [1, 2], "answer", "Error"),
         (lambda x: NET(x) * 0 + 1, "accuracy", "the answer is the same for all"),
         (lambda x: NET(x) + 1e6 * F.one_hot(torch.tensor(3), 10), "accuracy", "class 3 is predicted for all"),
-        (lambda x: NET(x + 0.2 * torch.randn_like(x)), "determinism", "answers otherwise on 100 % of the images"),
+        (lambda x: NET(x + 0.2 * torch.randn_like(x)), "determinism", "a second call differs on 100 % of the images"),
     ],
 )
 def test_answers(model: Callable[[Tensor], Tensor], name: str, said: str) -> None:

@@ -7,13 +7,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from steelman.checkup.finding import Finding
-from steelman.checkup.findings import Checkup
-from steelman.evaluation.evaluation import bar
-from steelman.experiments.swept import Judging, Outcome, Swept
+from steelman.checkup import Checkup, Finding
+from steelman.experiments.sweep_results import EvaluationOptions, SweepResults, SweptNetwork
 from steelman.measures import Measure
 from steelman.networks import MLP
-from steelman.training.progress import TrainingBar
+from steelman.progress import ProgressBar
 
 FOLDER = "a[/b]"
 NAMES = ("[red]x[/]", "[/b]", "[link=a", "y\\[dim]")
@@ -64,16 +62,16 @@ def test_evaluate_and_compare_show_names_as_they_are(call, tmp_path: Path, monke
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_printed_shows_names_as_they_are(name: str, tmp_path: Path) -> None:
     assert name in shown(Checkup((Finding(name, "found"), Finding("a", name, "warning", f"advice {name}")), "scores"))
-    outcomes = [Outcome(str(at), {name: name}, {"clean accuracy": Measure(0.5, 0.4, 0.6, 10)}) for at in range(2)]
-    swept = Swept(tmp_path / name.replace("/", "_"), "tiny", Judging(), name, tuple(outcomes))
-    assert swept.folder.name in (text := shown(swept.terminal_table()))
+    outcomes = [SweptNetwork(str(at), {name: name}, {"clean accuracy": Measure(0.5, 0.4, 0.6, 10)}) for at in range(2)]
+    swept = SweepResults(tmp_path / name.replace("/", "_"), "tiny", EvaluationOptions(), name, tuple(outcomes))
+    assert swept.folder.name in (text := shown(swept.table()))
     assert name in text
 
 
 def test_another_sweep_is_compared_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sweeps = [Swept(tmp_path / f"{at}[_b]", "tiny", Judging(), "[/b]", (Outcome("a", {"c": "1"}),)) for at in range(2)]
-    monkeypatch.setattr(Swept, "against", lambda *_: {"[/a]": "[/why]", "[/b]": "not"})
-    text = shown(sweeps[0].comparison_table(sweeps[1]))
+    sweeps = [SweepResults(tmp_path / f"{at}[_b]", "tiny", EvaluationOptions(), "[/b]", (SweptNetwork("a", {"c": "1"}),)) for at in range(2)]
+    monkeypatch.setattr(SweepResults, "against", lambda *_: {"[/a]": "[/why]", "[/b]": "not"})
+    text = shown(*map(Text, map(str, sweeps[0].comparison_tables(sweeps[1]))))
     for name in ("0[_b]", "1[_b]", "[/a]", "[/why]", "[/b] at equal"):
         assert name in text
 
@@ -81,11 +79,11 @@ def test_another_sweep_is_compared_under_its_name(tmp_path: Path, monkeypatch: p
 def test_bars_show_names_as_they_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    with bar(True, 2) as advance:
-        advance("[/b]", 1)
-    with TrainingBar(True, 1, 2) as training:
-        training.step({"[/b]": 0.5})
-    assert "[/b]" in capsys.readouterr().err
+    with ProgressBar(True, 2, "[/a]") as bar:
+        bar.advance(1, "[/b]")
+    err = capsys.readouterr().err
+    assert "[/a]" in err
+    assert "[/b]" in err
 
 
 @pytest.mark.parametrize(

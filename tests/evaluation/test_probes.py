@@ -79,7 +79,7 @@ def test_loss_sensitivity_of_an_infinitely_sure_model_is_zero_and_not_nan() -> N
 
 def begun(train: Images, block: int = 1024) -> TrainingSetDistance:
     data = as_dataset((train, torch.zeros(len(train), dtype=torch.int64)))
-    return TrainingSetDistance(block).begin(lambda: data)
+    return TrainingSetDistance(block).setup(lambda: data)
 
 
 def naive_distance(x: Images, train: Images) -> list[float]:
@@ -239,7 +239,7 @@ def test_pass_says_what_it_cannot_compare(cv2: types.ModuleType, monkeypatch: py
         of(PASS(), small_net(), good, x_adv=good / 0)
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ImportError, match=r"pip install steelman\[perceptual\]"):
-        PASS().begin(lambda: as_dataset((good, torch.zeros(1, dtype=torch.int64))))
+        PASS().setup(lambda: as_dataset((good, torch.zeros(1, dtype=torch.int64))))
 
 
 # CLEVER
@@ -342,8 +342,8 @@ def test_clever_refuses_what_makes_no_sense() -> None:
     for settings, message in (
         ({"norm": L0}, "dual"),
         ({"radius": 0.0}, "radius"),
-        ({"batches": 0}, "at least 1"),
-        ({"pool": 0}, "at least 1"),
+        ({"batches": 0}, "batches >= 1; got 0"),
+        ({"pool": 0}, "pool >= 1; got 0"),
     ):
         with pytest.raises(ValueError, match=message):
             CLEVER(**settings)  # pyright: ignore[reportArgumentType]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from steelman.attacks import FGSM, PGD, DeepFool
-from steelman.checkup.findings import Checkup, Finding
+from steelman.checkup import Checkup, Finding
 from steelman.data import Digits
 from steelman.evaluation import evaluate
 from steelman.evaluation.transferability import transfer

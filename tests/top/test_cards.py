@@ -11,7 +11,6 @@ from steelman import methods as cards
 from steelman.methods import Paper, card, cite, methods, own_fields
 
 ROOT = Path(__file__).parents[2]
-CLASSES = {name: member for room in cards.ROOMS for name, member in vars(room).items()}
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def test_a_card_has_the_parts_of_its_docstring():
     }
     assert read.cost == "per step: 2 passes, at most."
     assert read.raises == "ValueError: far is nearer than near."
-    assert read.signature == "Example(near=1, far=8/255, c=(), d='e')"
+    assert method_pages.signature(Example) == "Example(near=1, far=8/255, c=(), d='e')"
     assert read.papers == (
         Paper(("Ann Ab-Ox", "Bo Cy", "Di Ek"), "A title: with a colon", "S&P", 2019),
         Paper(("Gil", "others"), "Of", "ICML", 2020),
@@ -135,8 +134,8 @@ def test_every_public_method_has_a_complete_card(read):
     assert read.cost.endswith(".")
     assert read.reference.endswith(".")
     if not read.reference.startswith("none"):
-        assert len(read.papers) == read.reference.count(";") + 1, "not of the form that cards.py gives"
-    named = [item.name for item in own_fields(CLASSES[read.name])]
+        assert len(read.papers) == read.reference.count(";") + 1, "not of the form in methods.py"
+    named = [item.name for item in own_fields(read.method)]
     shown = [name for names in read.fields for name in names.split(", ")]
     assert shown == named, "one line per field, in order, its name and meaning two or more blanks apart"
 

@@ -1,6 +1,6 @@
 """Checks of a model before any attack."""
 
-from steelman.checkup.finding import Finding
-from steelman.checkup.findings import Checkup, checkup
+from steelman.checkup.checks import checkup
+from steelman.checkup.findings import Checkup, Finding
 
 __all__ = ["Checkup", "Finding", "checkup"]

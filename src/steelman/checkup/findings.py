@@ -1,25 +1,32 @@
-"""A look at a model before anything attacks it."""
+"""The findings of a check-up."""
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import torch
-
-from steelman.attacks.core import Access, buffers_kept, check_labels
-from steelman.checkup.checks import ModelCheck
-from steelman.checkup.finding import Finding
-from steelman.checkup.labels import Known
-from steelman.data.dataset import Data
-from steelman.data.sample import sample_order, sampled
-from steelman.types import Images, Labels, Model
+from steelman.attacks.core import Access
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+Level: TypeAlias = Literal["fine", "note", "warning"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a check-up: what was checked, what was found, and, where it is not fine, what to do about it."""
+
+    name: str
+    found: str
+    level: Level = "fine"
+    advice: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.level:7}  {self.name}: {self.found}" + (f". {self.advice}" if self.advice else "")
+
 
 @dataclass(frozen=True)
 class Checkup:
-    """What was found of a model, and the most that attacks may ask of it.
+    """The findings on a model, and the most access that it gives attacks.
 
     `str` and `rich.print` give a line for each finding, `plain` is for JSON and `of` reads it again.
     """
@@ -45,7 +52,7 @@ class Checkup:
         from html import escape
 
         lines = ((each.level, each.name, each.found, each.advice) for each in self.findings)
-        rows = ("".join(f"<td>{escape(said)}</td>" for said in line) for line in lines)
+        rows = ("".join(f"<td>{escape(text)}</td>" for text in line) for line in lines)
         return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
     def __rich__(self) -> "RenderableType":
@@ -58,50 +65,3 @@ class Checkup:
             found = Text(each.found).append(f"\n{each.advice}" if each.advice else "", style="dim")
             table.add_row(Text(each.level, colours.get(each.level, "")), Text(each.name), found)
         return table
-
-
-def checkup(model: Model, dataset: Data, *, images: int = 100, batch_size: int = 100, seed: int = 0) -> Checkup:
-    """What a few images tell of a model: whether it is handed over as meant, and what attacks may ask of it.
-
-    Looked at, as far as the model answers: the images' range; the answer (logits, probabilities, classes; NaN); classes
-    against labels; accuracy, also behind the usual normalisations where it is low; train mode; randomness; whether an
-    image's answer depends on its neighbours; cross-entropy lost in rounding (1 - p below the precision); gradients that
-    are 0, NaN, vanishing (the next class, by the linear model at the image, further than the box is wide) or exploding
-    (nearer than 1/1000 of the box's edge); and whether finite differences bear autograd out (`Slopes`).
-
-    model   as for `evaluate`; also one that answers with classes alone. Found as it was: mode, gradients, buffers and
-            torch's random state
-    images  at most so many (default 100), a sample by class
-    batch_size  images at once
-    seed    of what is drawn: a jitter of the images, directions, and a random model's own draws
-
-    What is wrong with the model is a finding, not an error: an exception that it raises too.
-
-    Cost: about 15 forward and 3 gradient passes per image.
-
-    Raises:
-        ValueError: no images; images or batch_size below 1.
-    """
-    if images < 1 or batch_size < 1:
-        raise ValueError(f"a check-up needs images and batch_size of at least 1; got {images} and {batch_size}")
-    x, y = _some(dataset, images)
-    devices = [x.device] if x.is_cuda else []
-    with torch.inference_mode(False), torch.random.fork_rng(devices), buffers_kept(model):
-        torch.manual_seed(seed)
-        look = ModelCheck(model, x.detach().clone(), y, batch_size, seed, Known.of(dataset, y))
-        access = look.go()
-    return Checkup(tuple(look.findings), access)
-
-
-def _some(dataset: Data, images: int) -> tuple[Images, Labels]:
-    """So many images, a sample by class."""
-    count = len(dataset[0]) if isinstance(dataset, tuple) else len(dataset)
-    if count == 0:
-        raise ValueError("there are no images to look at")
-    if isinstance(dataset, tuple):
-        check_labels("y", dataset[1], dataset[0])
-        places = sample_order(dataset[1], torch.arange(count))[:images].sort().values
-        return dataset[0][places.to(dataset[0].device)], dataset[1][places.to(dataset[1].device)]
-    some = sampled(dataset, images)
-    (batch,) = some.batches([torch.arange(len(some))])
-    return batch.x, batch.y

@@ -5,21 +5,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steelman.checkup.finding import Finding
+from steelman.checkup.findings import Finding
 from steelman.data.dataset import Dataset
 from steelman.measures.chance import LEVEL, above_chance, chance_level, more_hits
 from steelman.types import Flags, Labels
 
 SURE = 0.001
-"""The p-value below which a shift of the labels by one is taken for found."""
+"""The p-value below which labels count as shifted by one."""
 
 
 @dataclass(frozen=True)
 class Known:
     """What is known of labels without asking a model.
 
-    classes  how many the data set has; None of a pair of tensors
-    lowest, highest  of all labels of the data set; where they are not known, of those of some images and of the classes
+    classes  of the data set, how many; None of a pair of tensors
+    lowest, highest  of all labels; where the data set does not have them at hand, of those of some images and classes
     """
 
     classes: int | None
@@ -51,30 +51,29 @@ def label_findings(known: Known, predicted: Labels, y: Labels) -> list[Finding]:
     """Warnings where predictions are classes that the data do not have, or labels seem to be counted from 1."""
     found, right = [], predicted == y
     if known.classes is not None and bool((outside := predicted >= known.classes).any()):
-        told = f"{_share(outside)} of the predictions are none of the data set's {known.classes} classes"
-        found.append(Finding("classes", told, "warning", "Was the model trained on other classes than these?"))
+        text = f"{percent(outside)} of the predictions are none of the data set's {known.classes} classes"
+        found.append(Finding("classes", text, "warning", "Was the model trained on other classes than these?"))
     if known.lowest < 1:
         return found
     shifted = predicted == y - 1
+    text = ""
     if more_hits(shifted.cpu().numpy(), right.cpu().numpy()) < SURE:
-        told = f"the lowest is {known.lowest}, and {_share(shifted)} of the predictions are the label less 1"
-        found.append(Finding("labels", told, "warning", "Perhaps they are counted from 1: subtract 1"))
+        text = f"{percent(shifted)} of the predictions are the label less 1"
     elif not_above_chance(predicted, y, known.classes):
-        told = f"the lowest is {known.lowest}, and predictions are right no more often than by chance"
-        found.append(Finding("labels", told, "warning", "Perhaps they are counted from 1: subtract 1"))
+        text = "predictions are right no more often than by chance"
+    if text:
+        advice = "Perhaps they are counted from 1: subtract 1"
+        found.append(Finding("labels", f"the lowest is {known.lowest}, and {text}", "warning", advice))
     return found
 
 
 def not_above_chance(predicted: Labels, y: Labels, classes: int | None) -> bool:
-    """Whether a one-sided binomial test leaves open that predictions ignore the images.
-
-    False where there are so few images that no accuracy could show it.
-    """
+    """Whether a one-sided binomial test finds the accuracy not above chance; False where the images are too few."""
     level = chance_level(y.cpu().numpy(), classes)
     if above_chance(len(y), len(y), level) >= LEVEL:
         return False
     return above_chance(int((predicted == y).sum()), len(y), level) >= LEVEL
 
 
-def _share(flags: Flags) -> str:
+def percent(flags: Flags) -> str:
     return f"{100 * float(flags.to(torch.float32).mean()):.3g} %"

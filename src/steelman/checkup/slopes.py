@@ -1,7 +1,7 @@
-"""What autograd says of a model's slopes, and whether finite differences bear it out."""
+"""A model's gradients by autograd, compared with finite differences."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,10 +14,10 @@ from steelman.randomness import Draws, combine
 from steelman.types import Flags, Images, Model, PerImage
 
 JITTER = 0.01
-"""How far off the images slopes are compared, in parts of their range: even areas stand on the kinks of max pooling."""
+"""Slopes are compared so far off the images, in parts of their range: flat areas lie on the kinks of max pooling."""
 
 STEP = 1e-3
-"""Half the way of a finite difference, in L2 and parts of the range; more where rounding would drown it."""
+"""Half the length of a finite difference, in L2 and parts of the range; more where rounding would be larger."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,11 @@ class Slopes:
     tested     finite differences are longer than their rounding
     along      (s(x' + h d) - s(x' - h d)) / 2h and grad s(x') . d differ by more than half of |grad s(x')|, where d
                points along the gradient
-    across     by more than half of |grad s(x')| / sqrt(n), which is what is typical of a random d: so a part of the
-               gradient that is missing is found too
+    across     by more than half of |grad s(x')| / sqrt(n), which is typical of a random d: this also finds a part of
+               the gradient that is missing
     repeatable the model answers the same from the same seed of torch
 
-    x' is the image with a jitter. All passes of finite differences begin at the same seed, so a random model's too are
-    of one function.
+    x' is the image with a jitter. All passes begin at the same seed, so that a random model is one function too.
     """
 
     lost: Flags
@@ -61,15 +60,11 @@ class Slopes:
             if part is None:
                 return None
             parts.append(part)
-        joined: dict[str, Any] = {
-            each.name: torch.cat([getattr(part, each.name) for part in parts])
-            for each in fields(Slopes)
-            if each.name != "repeatable"
-        }
-        return Slopes(**joined, repeatable=all(part.repeatable for part in parts))
+        repeatable = all(part.pop("repeatable") for part in parts)
+        return Slopes(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]}, repeatable=repeatable)
 
 
-def _of(model: Model, x: Images, draws: Draws, seed: int, spread: float) -> Slopes | None:
+def _of(model: Model, x: Images, draws: Draws, seed: int, spread: float) -> dict[str, Any] | None:
     at = _gradient(model, x, seed, entropy=True)
     near = x + JITTER * spread * (2 * draws.uniform(x.shape[1:], x.dtype) - 1)
     near = near.clamp(float(x.amin()), float(x.amax()))
@@ -90,24 +85,24 @@ def _of(model: Model, x: Images, draws: Draws, seed: int, spread: float) -> Slop
         ends = [end.clamp(float(x.amin()), float(x.amax())) for end in ends]
         rise = beside.difference(_ask(model, ends[0], seed)) - beside.difference(_ask(model, ends[1], seed))
         way = ends[0].double() - ends[1].double()
-        told = (way * slope.double()).flatten(1).sum(1)
+        expected = (way * slope.double()).flatten(1).sum(1)
         allowed = 0.5 * steep * _length(way) * typical
-        wrong.append(((rise - told).abs() > allowed + rounding) & tested)
+        wrong.append(((rise - expected).abs() > allowed + rounding) & tested)
     again = _ask(model, near, seed)
     repeatable = torch.allclose(again, beside.logits, rtol=1e-3, atol=1e-6, equal_nan=True)
     length = _length(at.slope)
     sure = 1 - at.logits.double().softmax(1).amax(1) < torch.finfo(x.dtype).eps
     silent = (at.entropy == 0).flatten(1).all(1) & (length > 0)
-    return Slopes(
-        lost=sure | silent,
-        finite=at.finite,
-        length=length,
-        distance=at.difference(at.logits).abs() / length.clamp(min=1e-300),
-        tested=tested,
-        along=wrong[0],
-        across=wrong[1],
-        repeatable=repeatable,
-    )
+    return {
+        "lost": sure | silent,
+        "finite": at.finite,
+        "length": length,
+        "distance": at.difference(at.logits).abs() / length.clamp(min=1e-300),
+        "tested": tested,
+        "along": wrong[0],
+        "across": wrong[1],
+        "repeatable": repeatable,
+    }
 
 
 @dataclass(frozen=True)

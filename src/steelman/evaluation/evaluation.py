@@ -1,9 +1,9 @@
 """Attack every image with every attack, and write the results into a table."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +18,10 @@ from steelman.data.sample import Sample
 from steelman.evaluation.probes.probe import Probe
 from steelman.evaluation.store import EvaluationFolder, merged
 from steelman.evaluation.task import Task, space_of
+from steelman.extras import require
 from steelman.files import writable
 from steelman.identity import model_parts
+from steelman.progress import ProgressBar
 from steelman.table.places import Space
 from steelman.table.records import CLEAN, Provenance, Record, record_of
 from steelman.table.table import Evaluation
@@ -64,7 +66,7 @@ def evaluate(
                 that are classified correctly are attacked, and a bounded attack is run only on those that nothing
                 before it, in this call or in `known`, has broken within its norm and radius: the worst case is the
                 same, and costs less. An attack that leaves the prediction is run on all images either way
-    probes      what else is measured of every image; those that need the training set have been begun on it
+    probes      what else is measured of every image; of those that need the training set, what `setup` returns
     known       a table of the same model, images and space to extend: its rows are not made again, unless they lack a
                 probe that is asked for. The model is asked about the unattacked images again, and its answers, its
                 weights, buffers, attributes and code, the images' pixels and the attacks must be those of the table
@@ -82,6 +84,7 @@ def evaluate(
             box; a known table of another model, space or other images, or with another attack under one of the names;
             an executor of threads.
     """
+    require("evaluate", "pyarrow")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
     if isinstance(executor, ThreadPoolExecutor):
@@ -118,7 +121,11 @@ def evaluate(
             yield Task(sent, batch, space, named, records, tuple(probes), rows, batch_size, device, highest)
 
     home = None if folder is None else EvaluationFolder(Path(folder), space, fresh)
-    with nullcontext() if home is None else home.held(), bar(progress, count * max(len(named), 1)) as advance:
+    with nullcontext() if home is None else home.held(), ProgressBar(progress, count * max(len(named), 1)) as bar:
+
+        def advance(name: str, images: int) -> None:
+            bar.advance(images, f"last: {name}")
+
         known = known if home is None else home.read(about["model"])
         if known is not None:
             if known.space != space:
@@ -215,16 +222,3 @@ def batches_of(dataset: Data, batch_size: int) -> tuple[Iterator[Batch], int]:
         check_labels("y", y, x)
         return (Batch(x[i.to(x.device)], y[i.to(y.device)], i) for i in indices), count
     return dataset.batches(indices), count
-
-
-@contextmanager
-def bar(shown: bool, total: int) -> Iterator[Callable[[str, int], None]]:
-    """A progress bar over images times attacks; silent where standard error is not a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    look = (BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*look, console=console, transient=True, disable=not (shown and console.is_terminal)) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda name, done: progress.update(task, advance=done, description=f"last: {name}")

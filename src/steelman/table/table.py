@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steelman.files import decoding, parse_json, refuse_bomb
-from steelman.files import UNSEALED, is_whole, replacing, sealed
+from steelman.extras import require
+from steelman.files import UNSEALED, decoding, is_whole, parse_json, refuse_bomb, replacing, sealed
 from steelman.table.records import CLEAN, Provenance, Record
 from steelman.table.schema import VERSION, check_records, completed
 
@@ -263,12 +263,13 @@ class Evaluation:
 
     def to_pandas(self) -> Any:
         """A pandas DataFrame. Raises ImportError where pandas is not installed."""
-        _needed("pandas")
+        require("to_pandas", "pandas", extra="pandas")
         return self.table.to_pandas()
 
     def to_polars(self) -> Any:
         """A polars DataFrame. Raises ImportError where polars is not installed."""
-        return _needed("polars").from_arrow(self.table)
+        require("to_polars", "polars", extra="polars")
+        return import_module("polars").from_arrow(self.table)
 
     def _lines(self) -> list[tuple[str, float]]:
         """Attack and accuracy of all that were run on every image."""
@@ -289,13 +290,6 @@ class Evaluation:
         rows = "".join(f"<tr><td>{escape(name)}</td><td>{100 * share:.1f} %</td></tr>" for name, share in self._lines())
         caption = f"<caption>{self.images} images, {self.space}</caption>"
         return f"<table>{caption}<tr><th>attack</th><th>accuracy</th></tr>{rows}</table>"
-
-
-def _needed(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ImportError(f"{name} is not installed: pip install steelman[{name}]") from error
 
 
 def _with_metadata(table: "pyarrow.Table", about: Mapping[str, Any]) -> "pyarrow.Table":

@@ -44,10 +44,9 @@ class PGD(Attack):
     keep_best     return the best iterate, a success before others and then by its loss, not the last (default False)
     stop_early    images that reach the goal leave the batch at once with that iterate (default False). It changes no
                   success into a failure; use it to measure accuracy, not to train
-    parallel_restarts
-                  how many restarts and targets of the whole batch run side by side (default 1). It changes no answer,
-                  takes as many times the memory, and is faster where a batch alone does not fill the device. Images
-                  that leave the batch are always replaced with later restarts of the others
+    parallel_restarts  how many restarts and targets of the whole batch run in parallel (default 1). It changes no
+                  answer, takes as many times the memory, and is faster where a batch alone does not fill the device.
+                  Images that leave the batch are always replaced with later restarts of the others
 
     Cost: `steps` forward and gradient passes per restart and target; one forward more when the last iterate has to be
     judged (restarts > 1, targets or keep_best), and one for the logits at x (targets, KL).
