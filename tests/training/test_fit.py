@@ -285,7 +285,7 @@ def test_a_signal_writes_a_checkpoint_and_training_goes_on_in_the_same_bits(
     wanted = fit(whole, images(), Spy(), training)
     before = signal.getsignal(number)
     spy = Spy(lambda batch, model: os.kill(os.getpid(), number) if batch == at else None)
-    with pytest.raises(KeyboardInterrupt, match="goes on from its checkpoint"):
+    with pytest.raises(KeyboardInterrupt, match="resumes it from its checkpoint"):
         fit(network(0.5), images(), spy, training, folder=tmp_path)
     assert len(spy.seen) == at  # the batch is finished, and no other begun
     assert signal.getsignal(number) is before
@@ -417,7 +417,7 @@ def test_what_cannot_be_trained_is_refused_before_work():
         ("label 9 has no class", nn.Sequential(nn.Flatten(), nn.Linear(64, 9)), Plain(), TRAINING),
         ("returns probabilities", nn.Sequential(network(), nn.Softmax(1)), Plain(), TRAINING),
         ("no parameter that requires a gradient", nn.Flatten(), Plain(), TRAINING),
-        ("nothing is left to train on: 90 images, 90", network(), Plain(), replace(TRAINING, validation=90)),
+        ("no images are left to train on: 90 images, 90", network(), Plain(), replace(TRAINING, validation=90)),
         ("track_test measures test images", network(), Plain(), replace(TRAINING, track_test=5)),
         ("tensorboard writes into the run's folder", network(), Plain(), replace(TRAINING, tensorboard=True)),
         (

@@ -1,6 +1,7 @@
 """Games with other networks than the classifier, in the training loop."""
 
 import io
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -18,9 +19,9 @@ from steelman.attacks.core.oracle import Oracle
 from steelman.data import Dataset, Digits, InMemory, split_off
 from steelman.losses import Goal
 from steelman.randomness import Draws
-from steelman.report.plots import draw_convergence
+from steelman.report.charts import training_charts
+from steelman.report.plots import draw
 from steelman.training import SGD, Adam, Descend, Game, Player, Step, Steps, trained_weights
-from steelman.training.progress import TrainingBar
 from steelman.types import Images
 
 TRAINING = Training(epochs=4, batch_size=20, optimiser=SGD(lr=0.05), seed=3)
@@ -213,14 +214,13 @@ def test_the_bar_names_each_network_and_what_was_measured(monkeypatch: pytest.Mo
     for name, value in (("TERM", "xterm"), ("COLUMNS", "200")):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "stderr", terminal)
-    with TrainingBar(True, 1, 2) as bar:
-        bar.line({"epoch": 0, "clean": 0.5, "generated": 0.25})
-        bar.step({"shift loss": -1.5, "loss": 2.0})
-    assert "shift loss -1.5000  loss 2.0000  clean 0.5000  generated 0.2500" in terminal.getvalue()
+    fit(network(), images(), Duel(), replace(TRAINING, epochs=2, validation=20), progress=True)
+    text = terminal.getvalue()
+    assert re.search(r"epoch 2 .*shift loss -\d\.\d{4}  loss \d\.\d{4}  clean \d\.\d{4}  generated \d\.\d{4}", text)
 
 
 def test_losses_below_0_are_seen_in_the_curve():
     log = [{"epoch": 1, "generator loss": -2.5, "loss": 0.5}, {"epoch": 2, "generator loss": -3.0, "loss": 0.25}]
-    drawn = draw_convergence({"run": log})
+    drawn = {name: draw(chart) for name, chart in training_charts({"run": log}).items()}
     assert drawn["generator loss"].axes[0].get_ylim()[0] < -3
     assert drawn["loss"].axes[0].get_ylim()[0] == 0

@@ -30,7 +30,7 @@ from steelman.experiments import run as rooms
 from steelman.experiments.recipe import load_recipe
 from steelman.experiments.recipe_file import SHIPPED
 from steelman.networks import MLP
-from steelman.training import SGD, Training, parts
+from steelman.training import SGD, Training, prepare
 from steelman.training.prepare import Crafted, Guided, NoisyCopies, Preparation, SoftLabels
 
 
@@ -233,13 +233,13 @@ def test_the_reference_is_left_as_it_was_and_asked_in_evaluation_mode(preparatio
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Parts of 20 images in batches of 10; the sizes of the batches that were made."""
     made: list[int] = []
-    work = parts.in_parts
+    work = prepare.in_parts
 
     def counting(data, make, *rest):
         return work(data, lambda batch: made.append(len(batch)) or make(batch), *rest)
 
-    monkeypatch.setattr(parts, "BATCH", 10)
-    monkeypatch.setattr(parts, "PART", 20)
+    monkeypatch.setattr(prepare, "BATCH", 10)
+    monkeypatch.setattr(prepare, "PART", 20)
     monkeypatch.setattr("steelman.training.prepare.in_parts", counting)
     return made
 
@@ -277,7 +277,7 @@ def test_an_interrupt_says_what_is_kept(kept: bool, reference: MLP, small_parts:
                 raise KeyboardInterrupt
             return reference(x)
 
-    told = "goes on from image 20" if kept else "it is not kept"
+    told = "resumes at image 20" if kept else "it is not kept"
     with pytest.raises(KeyboardInterrupt, match=rf"the preparation of Digits was interrupted; .*{told}"):
         SoftLabels()(digits(50), Interrupted(), folder=tmp_path if kept else None)
     assert [path.name for path in tmp_path.glob("*.safetensors*")] == (["0-19.safetensors"] if kept else [])
@@ -309,11 +309,11 @@ def test_parts_of_an_older_version_are_taken(reference: MLP, small_parts: list[i
     once = everything(preparation(data, reference, folder=tmp_path))
     for path in tmp_path.glob("*.safetensors"):
         state = checkpoint.load(path)
-        told = {name: state["told"][name] for name in ("preparation", "seed")} | {
+        origin = {name: state["origin"][name] for name in ("preparation", "seed")} | {
             "data set": "...",
             "reference network": "...",
         }
-        checkpoint.save(path, {**state, "told": told})
+        checkpoint.save(path, {**state, "origin": origin})
     assert torch.equal(everything(preparation(data, reference, folder=tmp_path)).x, once.x)
     assert small_parts == [10] * 5
 
@@ -324,11 +324,11 @@ def test_parts_of_an_older_version_are_taken(reference: MLP, small_parts: list[i
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: NoisyCopies(sigma=-1.0), r"sigma >= 0 and copies >= 1; got -1\.0 and 10"),
+        (lambda: NoisyCopies(sigma=-1.0), r"NoisyCopies needs sigma >= 0; got -1\.0"),
         (lambda: NoisyCopies(sigma=float("nan")), r"sigma >= 0"),
-        (lambda: NoisyCopies(copies=0), r"got 0\.3 and 0"),
-        (lambda: SoftLabels(0.0), r"temperature is a positive number; got 0\.0"),
-        (lambda: Crafted(UniversalPerturbation()), r"UniversalPerturbation finds one answer for all images"),
+        (lambda: NoisyCopies(copies=0), "needs copies >= 1; got 0"),
+        (lambda: SoftLabels(0.0), r"SoftLabels needs temperature > 0; got 0\.0"),
+        (lambda: Crafted(UniversalPerturbation()), r"UniversalPerturbation finds one perturbation for all images"),
         (lambda: Crafted(FGSM(eps=torch.ones(3))), r"radius per image"),
         (lambda: Crafted(FGSM())(digits()), r"Crafted needs a trained network as its reference"),
         (lambda: SoftLabels()(digits()), r"SoftLabels needs a trained network"),
@@ -336,7 +336,7 @@ def test_parts_of_an_older_version_are_taken(reference: MLP, small_parts: list[i
         (lambda: Crafted(FGSM())(NoisyCopies()(digits()), MLP(shape=(1, 8, 8))), r"images must lie in \[0, 1\]"),
     ],
 )
-def test_what_cannot_be_is_said(make, message: str):
+def test_invalid_settings_are_refused(make, message: str):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -448,7 +448,7 @@ def test_without_on_the_reference_is_what_the_recipe_starts_from(tmp_path: Path)
 def test_killed_in_crafting_and_in_training_it_ends_in_the_same_bits(
     alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(parts, "PART", 500)
+    monkeypatch.setattr(prepare, "PART", 500)
     path = recipes(tmp_path)
     done = script(__file__, str(path))
     assert done.returncode == 0, done.stderr
@@ -542,7 +542,7 @@ def test_preparations_survive_toml(preparation: Preparation):
 
 def _main(path: Path) -> None:
     torch.set_num_threads(1)
-    parts.PART = 500
+    prepare.PART = 500
     if "WORLD_SIZE" in os.environ:
         rooms.train(str(path), path.parent / "runs", None)
         return

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from steelman import checkpoint, config
 from steelman.attacks.core import Access, Attack, Oracle, evaluation_mode
+from steelman.classes import concrete, spelt
 from steelman.data.dataset import Dataset
 from steelman.defences.game import Average, Descend, Game, Player, Step, Updates
 from steelman.forward import logits_of
@@ -95,7 +96,7 @@ class Adversary(Attack, Game):
         """Raises ValueError for a generator that is known to be another adversary's, or to have had other inputs."""
         description, name = description_of(generator), type(self).__name__
         theirs = {} if description is None else description.network.get("adversary", {})
-        if theirs and theirs["kind"] not in config.concrete(type(self)):
+        if theirs and theirs["kind"] not in map(spelt, concrete(type(self)).values()):
             raise ValueError(f"{what} is that of {theirs['kind']}, and {name} needs its own: {self._remedy}")
         known = [each for each in self.sees if each in theirs]
         other = [f"{each}={theirs[each]!r}" for each in known if theirs[each] != config.write(getattr(self, each))]

@@ -1,12 +1,13 @@
-"""One process or several (torchrun): who am I, and averages over all.
+"""One process or several (torchrun): which one this is, and averages over all.
 
-Gradients are averaged explicitly, without a wrapper around the network: a wrapper misses the gradients of whoever calls
-a part of it, or differentiates twice, and says nothing.
+Gradients are averaged explicitly, without a wrapper around the network: without any error, a wrapper misses the
+gradients of code that calls a part of the network or differentiates twice.
 """
 
 import atexit
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from steelman.files import working_in
 
 @dataclass(frozen=True)
 class Processes:
-    """`rank` of `world` processes; alone, every exchange is the identity."""
+    """`rank` of `world` processes; in a single process, every exchange is the identity."""
 
     rank: int = 0
     world: int = 1
@@ -87,7 +88,7 @@ class Processes:
         return values
 
     def any(self, *flags: bool) -> list[bool]:
-        """Of each flag, whether it is up in any process."""
+        """For each flag, whether it is set in any process."""
         if self.world == 1:
             return list(flags)
         values = torch.tensor([float(flag) for flag in flags], device="cuda" if dist.get_backend() == "nccl" else "cpu")
@@ -96,24 +97,32 @@ class Processes:
 
     @contextmanager
     def holding(self, folder: Path | None) -> Iterator[None]:
-        """The first process holds a folder, if there is one, while the block runs; the others begin when it does."""
+        """While the block runs, the first process holds the lock of a folder; the others begin once it does."""
         with working_in(folder) if folder is not None and self.first else nullcontext():
             self.any(False)
             yield
 
-    def differing(self, module: nn.Module) -> list[str]:
-        """Names of the buffers that are not the same in every process."""
-        return [
+    def warn_of_differing_buffers(self, module: nn.Module) -> None:
+        """Warn where processes have other buffers, since they then do not train as one process does."""
+        names = [
             name
             for name, buffer in module.named_buffers()
             if not all(torch.equal(buffer, other) for other in self.gather(buffer))
         ]
+        if names and self.first:
+            warnings.warn(
+                f"each process updates {', '.join(names[:3])}{' and others' if len(names) > 3 else ''} from its own "
+                f"share of a batch (batch normalisation?), so {self.world} processes do not train as one does; those "
+                "of the first process are kept. Use group normalisation, or on GPUs "
+                "torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)",
+                stacklevel=6,
+            )
 
 
 def processes() -> Processes:
-    """The processes that torchrun started, or just this one. Joins them on the first call, and for good.
+    """The processes that torchrun started, or just this one. The first call joins them, until the program ends.
 
-    A group cannot be left and joined anew: the second one would meet the addresses of the first, and hang.
+    A process cannot leave a group and join another: the second group would use the addresses of the first, and hang.
     """
     if not dist.is_available():
         return Processes()

@@ -3,9 +3,8 @@
 import hashlib
 import json
 import time
-import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,20 +19,18 @@ from steelman.data.memory import as_dataset
 from steelman.data.split import split_off
 from steelman.defences.batching import cut, least_batch, least_images, parts_in
 from steelman.defences.game import Game, Player, players_of
-from steelman.defences.objective import MicroBatches, Objective
 from steelman.files import write_text
-from steelman.forward import answer_of, check_logits, logits_of
+from steelman.forward import answer_of
+from steelman.progress import ProgressBar
 from steelman.randomness import combine
 from steelman.training.averaging import Averaging
 from steelman.training.distributed import Processes, processes
 from steelman.training.fingerprint import fingerprint, refuse_other
-from steelman.training.guards import Stop, interrupts
-from steelman.training.progress import TrainingBar
+from steelman.training.guards import Stop, check_model, device_of, game_of, interrupts, once_per_place
 from steelman.training.settings import History, Training
 from steelman.training.step import Diverged, play
-from steelman.training.trackers import Sinks
+from steelman.training.trackers import Trackers
 from steelman.training.validation import Validation
-from steelman.training.warned import once_per_place
 from steelman.types import CLASSIFIER, Batch
 
 
@@ -51,18 +48,23 @@ def fit(
 ) -> History:
     """Train `model` in place by a defence; returns the history.
 
-    `data` is a `Dataset`, or images and labels. With a `folder`, every epoch leaves `last.safetensors` (everything
-    needed to go on), `best.safetensors` and `log.jsonl`; called again with the same arguments, training goes on where
-    it was and ends, in one process, in the same bits as if it had never stopped. Another process that would train there
-    meanwhile waits. `prepare` is applied to the training images once the validation images are held out, so that what
-    it makes of those is never trained on. `players` are other networks and optimisers than the game would make for
-    itself, by name. Under torchrun, every process calls this with the same arguments. torch's global generators are
-    seeded before every batch, and handed back as they were.
+    data      a `Dataset`, or images and labels
+    folder    where every epoch leaves `last.safetensors` (all that is needed to resume), `best.safetensors` and
+              `log.jsonl`. The same call resumes a stopped training, and ends, in one process, in the same bits as if it
+              had never stopped. Another process that trains in this folder waits
+    test      test images, for `training.track_test`
+    prepare   applied to the training images after the validation images are held out, so that nothing made from those
+              is trained on
+    players   networks and optimisers in place of those that the game makes for itself, by name
+    progress  show a bar, where there is a terminal
+
+    Under torchrun, every process calls this with the same arguments. torch's global generators are seeded before every
+    batch, and restored at the end.
 
     Raises:
         ValueError: the folder holds a run with other settings or images; the data, the network or the defence cannot be
             trained; the game has no such player.
-        Diverged: a loss is NaN or infinite; the message names the batch, the last good checkpoint stays.
+        Diverged: a loss is NaN or infinite; the message names the batch, and the last good checkpoint stays.
         KeyboardInterrupt: after an interrupt (or SIGTERM), once a checkpoint is written.
     """
     group = processes()
@@ -70,7 +72,11 @@ def fit(
         checkpoint.room_for(model, Path(folder))
     run = _Run(model, data, defence, training, folder, test, prepare, players or {}, group, progress)
     with group.holding(run.folder):
-        return run.go()
+        return run.train()
+
+
+SHORT = {"clean": "clean", "robust": "robust", "generated": "generated", "test_clean": "test", "test_rho_2": "rho_2"}
+"""What the progress bar calls the numbers that are measured after an epoch."""
 
 
 class _Run:
@@ -91,27 +97,27 @@ class _Run:
     ) -> None:
         self.model, self.training, self.group, self.progress = model, training, group, progress
         self.folder = None if folder is None else Path(folder)
-        self.device = _device(model)
+        self.device = device_of(model)
         whole = as_dataset(data).to(self.device)
-        held = int(training.validation if training.validation >= 1 else round(training.validation * len(whole)))
-        if len(whole) - held < 1:
-            raise ValueError(f"nothing is left to train on: {len(whole)} images, {held} of them for validation")
-        _check_model(model, whole)
-        self.data, validation = split_off(whole, held, training.seed) if held else (whole, None)
+        held_out = int(training.validation if training.validation >= 1 else round(training.validation * len(whole)))
+        if len(whole) - held_out < 1:
+            raise ValueError(f"no images are left to train on: {len(whole)} images, {held_out} of them for validation")
+        check_model(model, whole)
+        self.data, validation = split_off(whole, held_out, training.seed) if held_out else (whole, None)
         if training.images is not None and training.images < len(self.data):
             _, self.data = split_off(self.data, training.images, training.seed)
         if prepare is not None:
             self.data = prepare(self.data)
         if training.track_test and test is None:
-            raise ValueError("training.track_test measures test images: hand them to fit as test=")
+            raise ValueError("training.track_test measures test images: give them to fit as test=")
         tracked = test.to(self.device) if test is not None and training.track_test else None
-        self.watch = Validation(validation, training.monitor, tracked, training.track_test, training.seed)
-        self.game = _game(defence, training.micro_batch).setup(model, self.data)
+        self.validation = Validation(validation, training.monitor, tracked, training.track_test, training.seed)
+        self.game = game_of(defence, training.micro_batch).setup(model, self.data)
         self.alone = least_images(model, self.data)
         self.least = least_batch(self.game, self.alone, training.batch_size, len(self.data), group.world)
         self.memory = self.game.memory
         self.merged = _rows(self.memory)
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+        with self._own_chance():
             torch.manual_seed(self._number("players"))
             players = players_of(self.game, self.data, players)
         self.nets = nn.ModuleDict({CLASSIFIER: model, **{name: each.network for name, each in players.items()}})
@@ -121,9 +127,9 @@ class _Run:
         self.schedules = {CLASSIFIER: training.schedule, **{name: each.schedule for name, each in players.items()}}
         self.rates = {name: [part["lr"] for part in each.param_groups] for name, each in self.optimisers.items()}
         self.averaging = Averaging(model, training)
-        if training.sinks and self.folder is None:
-            raise ValueError(f"training.{training.sinks[0]} writes into the run's folder: hand it to fit as folder=")
-        self.sinks = Sinks(self.folder if group.first else None, training.sinks)
+        if training.trackers and self.folder is None:
+            raise ValueError(f"training.{training.trackers[0]} writes into the run's folder: give it to fit as folder=")
+        self.trackers = Trackers(self.folder if group.first else None, training.trackers)
         self.fingerprint = fingerprint(
             training,
             defence,
@@ -136,6 +142,7 @@ class _Run:
         self.losses: dict[str, float] = {}
         self.best, self.log = float("-inf"), list[dict[str, Any]]()
         self.best_state: dict[str, dict[str, Tensor]] | None = None
+        self.measured = ""
         self.buffers_compared = group.world == 1
 
     @property
@@ -148,7 +155,7 @@ class _Run:
         """Batches in all."""
         return self.training.iterations or self.training.epochs * self.batches
 
-    def go(self) -> History:
+    def train(self) -> History:
         for net in self.nets.values():
             self.group.agree(net)
         if self.averaging.average is not None:
@@ -156,25 +163,27 @@ class _Run:
         resumed = self._resume()
         epochs = -(-self.total // self.batches)
         with ExitStack() as stack:
-            stack.enter_context(evaluation_mode(self.nets, frozen=False))  # left as it was after
+            stack.enter_context(evaluation_mode(self.nets, frozen=False))  # restored at the end
             stack.enter_context(once_per_place())
-            stack.enter_context(torch.random.fork_rng([self.device] if self.device.type == "cuda" else []))
+            stack.enter_context(self._own_chance())
             stop = stack.enter_context(interrupts())
-            bar = stack.enter_context(TrainingBar(self.progress and self.group.first, epochs, self.batches))
-            stack.enter_context(self.sinks)
+            bar = stack.enter_context(
+                ProgressBar(self.progress and self.group.first, epochs * self.batches, "training")
+            )
+            stack.enter_context(self.trackers)
             if resumed:
-                bar.at(self.epoch, self.batch)
+                bar.set(self.epoch * self.batches + self.batch)
             else:
                 self._end_of_epoch(bar)
             while self.epoch < epochs and not self._out_of_patience():
                 self._epoch(bar, stop)
                 self.epoch, self.batch = self.epoch + 1, 0
                 self._end_of_epoch(bar)
-        for name, state in (self.best_state or self._judged()).items():
+        for name, state in (self.best_state or self._weights()).items():
             self.nets[name].load_state_dict(state)
         return History(self.log, self.folder)
 
-    def _epoch(self, bar: TrainingBar, stop: Stop) -> None:
+    def _epoch(self, bar: ProgressBar, stop: Stop) -> None:
         chance = torch.Generator().manual_seed(self._number("order", self.epoch))
         parts = cut(torch.randperm(len(self.data), generator=chance), self.training.batch_size, self.least)
         parts = parts[self.batch : self.total - self.epoch * self.batches]
@@ -193,23 +202,23 @@ class _Run:
                 losses = play(self.game, self.nets, batch, self.optimisers, self.group, weight)
             except (Diverged, ValueError) as error:
                 place = f"epoch {self.epoch + 1}, batch {self.batch + 1} of {self.batches}"
-                self._blame(error, f"in {place} (its first images: {part[:5].tolist()})", batch.x)
+                self._check_diverged(error, f"in {place} (its first images: {part[:5].tolist()})", batch.x)
                 raise
             self.averaging.after_batch()
             self.batch += 1
             self.seen += len(part)
             for name, loss in losses.items():
                 self.losses[name] = self.losses.get(name, 0.0) + loss * len(part)
-            bar.step(self._mean_losses())
+            bar.advance(note=shown(self._mean_losses()) + self.measured)
             self._compare_buffers()
             due = time.monotonic() - saved > self.training.checkpoint_seconds
-            stopping, due = self.group.any(stop.asked, due)
+            stopping, due = self.group.any(stop.requested, due)
             if stopping or due:
                 self.seconds += time.perf_counter() - start
                 self._save()
                 saved, start = time.monotonic(), time.perf_counter()
             if stopping:
-                kept = "the same call goes on from its checkpoint" if self.folder else "without a folder it is not kept"
+                kept = "the same call resumes it from its checkpoint" if self.folder else "without a folder it is lost"
                 raise KeyboardInterrupt(f"training was interrupted; {kept}")
         self.seconds += time.perf_counter() - start
 
@@ -228,13 +237,17 @@ class _Run:
             batch = augment(batch)
         return batch
 
+    def _own_chance(self) -> AbstractContextManager[None]:
+        """While the block runs, torch's global generators are changed; then they are restored."""
+        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
+
     def _number(self, purpose: str, *place: int) -> int:
-        """A hash of the seed, a purpose and a place in the training: chance of which nothing has to be stored."""
+        """A seed for a purpose and a place in the training, from the training's own seed; nothing has to be stored."""
         digest = hashlib.sha256(" ".join(map(str, (purpose, self.training.seed, *place))).encode()).digest()
         return int.from_bytes(digest[:7], "big")
 
-    def _blame(self, error: Exception, where: str, x: Tensor) -> None:
-        """Raise Diverged for what a network beyond repair has brought about; attacks refuse such ones themselves."""
+    def _check_diverged(self, error: Exception, where: str, x: Tensor) -> None:
+        """Raise Diverged where the error comes from a network whose answers are not finite."""
         if not isinstance(error, Diverged):
             with torch.no_grad(), evaluation_mode(self.model):
                 if bool(answer_of(self.model, x).isfinite().all()):
@@ -244,21 +257,12 @@ class _Run:
         raise Diverged(f"{error} {where}{kept}. Lower the learning rate or the defence's weight") from error
 
     def _compare_buffers(self) -> None:
-        """After the first batch, say so where processes cannot equal one."""
-        if self.buffers_compared:
-            return
-        self.buffers_compared = True
-        names = self.group.differing(self.nets)
-        if names and self.group.first:
-            warnings.warn(
-                f"each process measures its own share of a batch for {', '.join(names[:3])}"
-                f"{' and others' if len(names) > 3 else ''} (batch normalisation?), so {self.group.world} processes do "
-                "not train as one does; the first one's are kept. Use group normalisation, or on GPUs "
-                "torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)",
-                stacklevel=5,
-            )
+        """After the first batch, warn where several processes do not train as one does."""
+        if not self.buffers_compared:
+            self.buffers_compared = True
+            self.group.warn_of_differing_buffers(self.nets)
 
-    def _end_of_epoch(self, bar: TrainingBar) -> None:
+    def _end_of_epoch(self, bar: ProgressBar) -> None:
         line: dict[str, Any] = {"epoch": self.epoch}
         if self.epoch:
             done = min(self.epoch * self.batches / self.total, 1.0)
@@ -271,26 +275,28 @@ class _Run:
         if self.group.first:
             line |= self._measure()
         self.log.append(line)
-        bar.line(line)
-        for sink in self.sinks:
-            sink.line(line)
+        self.measured = shown({SHORT[key]: line[key] for key in SHORT if key in line})
+        bar.set(title=f"epoch {min(self.epoch, -(-self.total // self.batches) - 1) + 1}")
+        for tracker in self.trackers:
+            tracker.line(line)
         score = self._score(line)
         if score > self.best and (self.epoch or not self.total):
             self.best = score
             if self.training.patience is not None:
                 self.best_state = {
-                    name: {key: value.clone() for key, value in state.items()} for name, state in self._judged().items()
+                    name: {key: value.clone() for key, value in state.items()}
+                    for name, state in self._weights().items()
                 }
             if self.folder and self.group.first:
-                state = {"epoch": self.epoch, **self._judged()}
+                state = {"epoch": self.epoch, **self._weights()}
                 checkpoint.save(self.folder / "best.safetensors", state, dict(self.nets.items()))
         self.seen, self.losses, self.seconds = 0, {}, 0.0
         self._save()
 
-    def _judged(self) -> dict[str, dict[str, Tensor]]:
-        """The weights that are validated and handed out."""
-        judged = {name: net.state_dict() for name, net in self.nets.items()}
-        return judged | {CLASSIFIER: self.averaging.judged.state_dict()}
+    def _weights(self) -> dict[str, dict[str, Tensor]]:
+        """The weights that are validated and returned."""
+        weights = {name: net.state_dict() for name, net in self.nets.items()}
+        return weights | {CLASSIFIER: self.averaging.evaluated.state_dict()}
 
     def _mean_losses(self) -> dict[str, float]:
         """Of the epoch so far; the classifier's is called "loss"."""
@@ -301,7 +307,7 @@ class _Run:
     def _score(self, line: dict[str, Any]) -> float:
         """What chooses the best epoch: margin or accuracy under the monitor, else clean accuracy, else its number.
 
-        Of an attack, the lowest accuracy under it.
+        Where an attack is trained, the lowest accuracy under it.
         """
         if self.game.frozen:
             return -line["generated"] if "generated" in line else float(line["epoch"])
@@ -315,10 +321,10 @@ class _Run:
 
     def _measure(self) -> dict[str, float]:
         try:
-            return self.watch(self.averaging.judged, self.game.monitor(self.nets))
+            return self.validation(self.averaging.evaluated, self.game.monitor(self.nets))
         except ValueError as error:
             sample = next(self.data.in_order(min(len(self.data), self.training.batch_size)))
-            self._blame(error, f"after epoch {self.epoch}", sample.x)
+            self._check_diverged(error, f"after epoch {self.epoch}", sample.x)
             raise
 
     def _merge_memory(self) -> None:
@@ -340,11 +346,10 @@ class _Run:
             "log": self.log,
         }
         checkpoint.save(self.folder / "last.safetensors", state, dict(self.nets.items()))
-        self._write_log()
+        self._write_log(self.folder)
 
-    def _write_log(self) -> None:
-        if self.folder and self.group.first:
-            write_text(self.folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self.log))
+    def _write_log(self, folder: Path) -> None:
+        write_text(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self.log))
 
     def _resume(self) -> bool:
         if self.folder is None or not (self.folder / "last.safetensors").exists():
@@ -364,37 +369,15 @@ class _Run:
             self.best_state = {name: best[name] for name in self.nets}
         self.epoch, self.batch, self.seen, self.losses, self.seconds, self.best = state["position"]
         self.log = state["log"]
-        self._write_log()  # a kill may have come between checkpoint and log
+        if self.group.first:
+            self._write_log(self.folder)  # the process may have been killed between checkpoint and log
         return True
+
+
+def shown(numbers: dict[str, float]) -> str:
+    """Named numbers on the progress bar."""
+    return "".join(f"  {name} {number:.4f}" for name, number in numbers.items())
 
 
 def _rows(memory: nn.Module | None) -> dict[str, Tensor]:
     return {} if memory is None else {key: value.clone() for key, value in memory.named_buffers()}
-
-
-def _device(model: nn.Module) -> torch.device:
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not learning:
-        raise ValueError(f"{type(model).__name__} has no parameter that requires a gradient: there is nothing to train")
-    return learning[0].device
-
-
-def _check_model(model: nn.Module, data: Dataset) -> None:
-    """Raises ValueError unless the model returns logits for these images, of as many classes as there are labels."""
-    batch = next(data.batches([torch.arange(min(2, len(data)))]))
-    highest = len(data.classes) - 1 if data.labels is None else int(data.labels.max())
-    with torch.no_grad(), evaluation_mode(model):
-        check_logits(logits_of(model, batch.x), len(batch), highest)
-
-
-def _game(defence: Game, micro_batch: int | None) -> Game:
-    if not isinstance(defence, Game):
-        raise ValueError(f"a defence is an Objective or another Game; got {type(defence).__name__}")
-    if micro_batch is None:
-        return defence
-    if not isinstance(defence, Objective):
-        raise ValueError(
-            f"micro_batch cuts the batches of an objective; {type(defence).__name__} is another game, and descends "
-            "as it likes"
-        )
-    return MicroBatches(defence, micro_batch)

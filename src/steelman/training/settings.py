@@ -1,4 +1,4 @@
-"""What a training is told (`Training`), and what it leaves (`History`)."""
+"""The settings of a training (`Training`), and what it returns (`History`)."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,20 +71,20 @@ class Training(Checked):
             raise ValueError("monitor attacks held-out images: set validation, such as 0.1")
 
     @property
-    def sinks(self) -> list[str]:
-        """Where numbers go beside the run's own files."""
+    def trackers(self) -> list[str]:
+        """The experiment trackers that are used."""
         return [name for name in KINDS if getattr(self, name)]
 
     @property
     def for_the_classifier(self) -> list[str]:
-        """The settings here that do nothing where the classifier stays as it is."""
+        """The settings here that have no effect where the classifier is frozen."""
         names = ("optimiser", "schedule", "ema", "swa", "monitor", "track_test")
         return [name for name in names if getattr(self, name) != getattr(Training(), name)]
 
 
 @dataclass(frozen=True)
 class History:
-    """What training left: a line per epoch (0 is before training), and the folder with its checkpoints."""
+    """The log of a training, a line per epoch (0 is before training), and the folder with its checkpoints."""
 
     log: list[dict[str, Any]] = field(default_factory=list)
     folder: Path | None = None

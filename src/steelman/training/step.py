@@ -1,4 +1,4 @@
-"""One batch of a game: the only place where gradients meet optimisers and processes."""
+"""One batch of a game: the only place where gradients are averaged over processes and optimisers step."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from steelman.types import CLASSIFIER, Batch
 
 
 class Diverged(ArithmeticError):
-    """A loss or its gradient is NaN or infinite; the network has not moved on it."""
+    """A loss or its gradient is NaN or infinite. The network was not updated with it."""
 
 
 def play(

@@ -1,4 +1,4 @@
-"""Where numbers go beside a run's own files: TensorBoard and MLflow, where the user wants them."""
+"""Experiment trackers: what a run logs is also sent to TensorBoard or MLflow, where the user wants that."""
 
 import os
 import re
@@ -13,8 +13,8 @@ from typing import Any, final
 from steelman.files import write_text
 
 
-class Sink(ABC):
-    """One place for numbers. It is made before any work, so that what is not installed is said at once."""
+class Tracker(ABC):
+    """An experiment tracker. It is made before any work, so that a missing package is reported at once."""
 
     @abstractmethod
     def line(self, line: Mapping[str, Any]) -> None:
@@ -22,7 +22,7 @@ class Sink(ABC):
 
     @abstractmethod
     def results(self, measures: Mapping[str, float], files: Sequence[Path]) -> None:
-        """What an evaluation found, and the files that tell it."""
+        """The measures of an evaluation, and the files of its report."""
 
     @abstractmethod
     def close(self, status: str) -> None:
@@ -30,8 +30,8 @@ class Sink(ABC):
 
 
 @final
-class TensorBoard(Sink):
-    """Scalars in `folder`/tensorboard; measures stand under "evaluation/", the report as the text of its place.
+class TensorBoard(Tracker):
+    """Scalars in `folder`/tensorboard; measures under "evaluation/", and the paths of the report as text.
 
     Raises:
         ImportError: TensorBoard is not installed.
@@ -46,7 +46,7 @@ class TensorBoard(Sink):
 
     def line(self, line: Mapping[str, Any]) -> None:
         if self._writer is None:
-            # After a resume, what an earlier process wrote of this epoch and later ones is void.
+            # After a resume, what an earlier process wrote of this and later epochs is dropped.
             self._writer = self._open(self._folder, purge_step=line["epoch"])
         for name, value in line.items():
             if name != "epoch":
@@ -65,7 +65,7 @@ class TensorBoard(Sink):
 
 
 @final
-class MLflow(Sink):
+class MLflow(Tracker):
     """Metrics and files of an MLflow run, where MLflow itself looks for its store (MLFLOW_TRACKING_URI).
 
     The run's id is kept in `folder`/mlflow-run, so that what is resumed or evaluated later goes into the same run. The
@@ -96,16 +96,16 @@ class MLflow(Sink):
             self._client.set_terminated(self._run, status)
 
     def _log(self, values: Mapping[str, float], step: int) -> None:
-        self._run = self._run or self._begun()
+        self._run = self._run or self._begin()
         now = int(1000 * time.time())
         metrics = [
             self._metric(_plain(name), float(value), now, step)
             for name, value in values.items()
-            if isfinite(value)  # of infinity it would make the largest number
+            if isfinite(value)  # MLflow turns infinity into the largest number
         ]
         self._client.log_batch(self._run, metrics)
 
-    def _begun(self) -> str:
+    def _begin(self) -> str:
         note = self._folder / "mlflow-run"
         if note.is_file():
             run = note.read_text(encoding="utf-8").strip()
@@ -119,29 +119,29 @@ class MLflow(Sink):
         return run
 
 
-KINDS: dict[str, Callable[[Path], Sink]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
+KINDS: dict[str, Callable[[Path], Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
 
 
 @final
-class Sinks:
-    """All that the user wants; used as a context, at whose end they are closed."""
+class Trackers:
+    """The trackers that the user wants; a context that closes them at its end."""
 
     def __init__(self, folder: Path | None, names: Sequence[str]) -> None:
-        self._sinks = [] if folder is None else [KINDS[name](folder) for name in names]
+        self._trackers = [] if folder is None else [KINDS[name](folder) for name in names]
 
-    def __iter__(self) -> Iterator[Sink]:
-        return iter(self._sinks)
+    def __iter__(self) -> Iterator[Tracker]:
+        return iter(self._trackers)
 
-    def __enter__(self) -> "Sinks":
+    def __enter__(self) -> "Trackers":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for sink in self._sinks:
-            sink.close("FINISHED" if error is None else "FAILED")
+        for tracker in self._trackers:
+            tracker.close("FINISHED" if error is None else "FAILED")
 
 
 def _plain(name: str) -> str:
-    """A name as both accept it."""
+    """A name that both trackers accept."""
     return re.sub(r"[^\w\-./]+", " ", name).strip()

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import suppress
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -10,7 +11,7 @@ import pytest
 from made_up import table_of
 from steelman.training import Training
 from steelman.training.fingerprint import FREE
-from steelman.training.trackers import MLflow, Sinks, TensorBoard
+from steelman.training.trackers import MLflow, TensorBoard, Trackers
 
 
 class Client:
@@ -62,17 +63,17 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> dict[str, SimpleNamespace]:
 
 def test_mlflow_keeps_training_and_evaluation_in_one_run(mlflow: dict[str, SimpleNamespace], tmp_path: Path):
     folder = tmp_path / "runs" / "mine"
-    with suppress(KeyboardInterrupt), Sinks(folder, ["mlflow"]) as sinks:
-        for sink in sinks:
-            sink.line({"epoch": 0, "clean": 0.1})
-            sink.line({"epoch": 1, "clean": 0.5, "loss": 2.0})
+    with suppress(KeyboardInterrupt), Trackers(folder, ["mlflow"]) as trackers:
+        for tracker in trackers:
+            tracker.line({"epoch": 0, "clean": 0.1})
+            tracker.line({"epoch": 1, "clean": 0.5, "loss": 2.0})
         raise KeyboardInterrupt
     assert mlflow["id0"].status == "FAILED"
-    with Sinks(folder, ["mlflow"]) as sinks:
-        for sink in sinks:
-            sink.line({"epoch": 2, "clean": 0.7})
+    with Trackers(folder, ["mlflow"]) as trackers:
+        for tracker in trackers:
+            tracker.line({"epoch": 2, "clean": 0.7})
             assert mlflow["id0"].status == "RUNNING"
-            sink.results({"accuracy, PGD(eps=0.1)": 0.4, "median": float("inf")}, [folder / "report.html"])
+            tracker.results({"accuracy, PGD(eps=0.1)": 0.4, "median": float("inf")}, [folder / "report.html"])
     (run,) = mlflow.values()
     assert (run.name, run.experiment, run.status) == ("mine", "steelman", "FINISHED")
     assert run.metrics == [
@@ -85,20 +86,20 @@ def test_mlflow_keeps_training_and_evaluation_in_one_run(mlflow: dict[str, Simpl
 def test_mlflow_may_name_another_experiment(mlflow: dict[str, SimpleNamespace], tmp_path: Path, monkeypatch):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
     for name in ("one", "two"):
-        with Sinks(tmp_path / name, ["mlflow"]) as sinks:
-            for sink in sinks:
-                sink.results({}, [])
+        with Trackers(tmp_path / name, ["mlflow"]) as trackers:
+            for tracker in trackers:
+                tracker.results({}, [])
     assert [run.experiment for run in mlflow.values()] == ["theirs", "theirs"]
-    with Sinks(tmp_path / "three", ["mlflow"]):
+    with Trackers(tmp_path / "three", ["mlflow"]):
         pass
     assert len(mlflow) == 2  # nothing was said, so nothing was begun
 
 
 def test_tensorboard_has_the_measures_too(tmp_path: Path):
     loader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    with Sinks(tmp_path, ["tensorboard"]) as sinks:
-        for sink in sinks:
-            sink.results({"accuracy, PGD(eps=0.1)": 0.25}, [tmp_path / "report.html"])
+    with Trackers(tmp_path, ["tensorboard"]) as trackers:
+        for tracker in trackers:
+            tracker.results({"accuracy, PGD(eps=0.1)": 0.25}, [tmp_path / "report.html"])
     events = loader.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     (event,) = events.Scalars("evaluation/accuracy PGD eps 0.1")
@@ -113,14 +114,15 @@ def test_without_them_the_remedy_is_named(kind: type, module: str, tmp_path: Pat
 
 
 def test_they_are_chosen_in_settings_that_change_nothing_else():
-    assert Training().sinks == []
-    assert Training(tensorboard=True, mlflow=True).sinks == ["tensorboard", "mlflow"]
+    assert Training().trackers == []
+    assert Training(tensorboard=True, mlflow=True).trackers == ["tensorboard", "mlflow"]
     assert {"tensorboard", "mlflow"} <= set(FREE)
 
 
 def test_a_table_is_handed_over_to_frames(monkeypatch: pytest.MonkeyPatch):
     table = table_of([])
     polars = ModuleType("polars")
+    polars.__spec__ = ModuleSpec("polars", None)
     polars.from_arrow = lambda given: given is table.table  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "polars", polars)
     assert table.to_polars() is True
