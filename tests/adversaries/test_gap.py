@@ -162,21 +162,6 @@ def test_it_learns_to_fool():
     assert accuracy(net, attack) < 0.6
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"eps": -0.1}, r"at least 0; got -0\.1"),
-        ({"eps": float("inf")}, "got inf"),
-        ({"width": 0}, "width >= 1 and blocks >= 0; got 0 and 6"),
-        ({"blocks": -1}, "width >= 1 and blocks >= 0; got 64 and -1"),
-        ({"clean_weight": -0.5}, r"clean_weight is a share, 0 to 1; got -0\.5"),
-    ],
-)
-def test_what_cannot_be_right_is_refused(wrong: dict, message: str):
-    with pytest.raises(ValueError, match=message):
-        GAP(**wrong)
-
-
 # --- the network
 
 

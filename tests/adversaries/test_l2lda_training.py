@@ -1,7 +1,5 @@
 """L2L-DA's switches and ablations, what it refuses, and which epoch of a training is kept."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from jaxtyping import config as checking
 from torch import nn
 
 from every_defence import images
@@ -133,41 +130,6 @@ def test_the_gradient_image(normalise: Any) -> None:
 # --- bad input
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"eps": -0.1}, "eps must be finite and at least 0; got -0.1"),
-        ({"eps": float("nan")}, "eps must be finite"),
-        ({"step_size": -0.1}, "step_size must be finite and at least 0; got -0.1"),
-        ({"ratio": "median"}, 'ratio is "mean" or "sum"; got \'median\''),
-        ({"total": "max"}, 'total is "mean" or "sum"; got \'max\''),
-        ({"normalise": "batch"}, 'normalise is "image", "channel", "rms" or "none"; got \'batch\''),
-        ({"steps": 0}, "steps, samples and width of at least 1.*got 0, 1, 64 and 8"),
-        ({"samples": 0}, "got 10, 0, 64 and 8"),
-        ({"width": 0}, "got 10, 1, 0 and 8"),
-        ({"latent": -1}, "latent of at least 0; got 10, 1, 64 and -1"),
-        ({"diversity": -1.0}, "diversity >= 0.*got -1.0, 0.5 and 1"),
-        ({"diversity": float("nan")}, "diversity >= 0"),
-        ({"clean_weight": 1.5}, "clean_weight from 0 to 1.*1.5"),
-        ({"clip": 0.0}, "clip > 0; got 0.02, 0.5 and 0"),
-        ({"latent": 0}, "without a latent vector all draws are the same: set diversity=0, or latent"),
-    ],
-)
-def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:
-    with untyped(), pytest.raises(ValueError, match=message):
-        L2LDA(**settings)
-
-
-@contextmanager
-def untyped() -> Iterator[None]:
-    """As a user has it, without the type checks of the tests."""
-    checking.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        checking.update("jaxtyping_disable", False)
-
-
 def test_an_attack_needs_a_generator_for_these_images() -> None:
     data, model = batch(), classifier()
     for attack, message in (
@@ -181,7 +143,7 @@ def test_an_attack_needs_a_generator_for_these_images() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             attack(model, data.x, data.y)
-    with pytest.raises(ValueError, match="learnt to leave the label, not to reach a target"):
+    with pytest.raises(ValueError, match="L2LDA has no targeted form; leave target out, or use PGD"):
         replace(SMALL, generator=generator(SMALL))(model, data.x, data.y, target=(data.y + 1) % 10)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         replace(SMALL, generator="nowhere")(model, data.x, data.y)

@@ -26,7 +26,6 @@ from steelman import (
     RandomFGSM,
     Square,
     UniformNoise,
-    UniversalPerturbation,
     WorstOf,
 )
 from steelman.attacks.core.attack import Attack
@@ -156,14 +155,6 @@ def test_an_attack_without_a_radius_of_its_own_has_no_schedule(attack: Attack) -
     AdversarialTraining(attack)
     with pytest.raises(ValueError, match=r"Linear.* changes the attack's eps, and .* has none of its own"):
         AdversarialTraining(attack, schedule=Linear())
-
-
-def test_bad_settings_are_named() -> None:
-    with pytest.raises(ValueError, match="UniversalPerturbation finds one answer for all images"):
-        AdversarialTraining(UniversalPerturbation())
-    for share in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ValueError, match="clean_weight is a share from 0 to 1"):
-            AdversarialTraining(clean_weight=share)
 
 
 @pytest.mark.parametrize("inner", [AdversarialTraining(FGSM(eps=0.1), clean_weight=0.5), Bilateral(FAST)])

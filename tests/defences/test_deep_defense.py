@@ -277,12 +277,6 @@ def test_leaves_images_and_flags_alone() -> None:
     assert x.grad is None
 
 
-@pytest.mark.parametrize("wrong", [{"p": 0.5}, {"steps": 0}, {"classes": 1}])
-def test_refuses_bad_settings(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"at least|steps"):
-        DeepDefense(**wrong)
-
-
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
 def test_refuses_a_compiled_network() -> None:
     with pytest.raises(ValueError, match=r"torch\.compile"):

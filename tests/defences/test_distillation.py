@@ -43,12 +43,6 @@ def test_it_is_the_cross_entropy_at_the_temperature(soft: bool):
     torch.testing.assert_close(ours, (((z / 7).softmax(1) - q) / 7).T @ x.flatten(1) / 5)
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, float("inf"), float("nan")])
-def test_a_temperature_is_a_positive_number(temperature: float):
-    with pytest.raises(ValueError, match="temperature is a positive number, such as 100; got"):
-        Distillation(temperature)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A start, an ordinary network, a teacher and its student, by one call."""

@@ -8,7 +8,7 @@ from torch import nn
 from affine import images
 from steelman import Batch, Free
 from steelman.defences.game import Descend, Step
-from steelman.norms import L1, L2, Linf, Norm
+from steelman.norms import L2, Linf, Norm
 from steelman.randomness import Draws
 from steelman.training import play
 from steelman.types import Box
@@ -65,15 +65,3 @@ def test_it_costs_a_forward_and_a_backward_pass_for_each_replay() -> None:
             update.loss.backward(inputs=[each for each in update.into if each.requires_grad])
     assert kinds == [Descend, Step] * 5
     assert len(forwards) == 5
-
-
-def test_bad_settings_are_named() -> None:
-    with pytest.raises(ValueError, match="replays times, at least 1; got 0"):
-        Free(replays=0)
-    for length in (-0.1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="eps must be finite and at least 0"):
-            Free(eps=length)
-        with pytest.raises(ValueError, match="step_size must be finite and at least 0"):
-            Free(step_size=length)
-    with pytest.raises(ValueError, match="Free takes gradient steps in Linf or L2; got L1"):
-        Free(norm=L1)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from every_defence import first, network
-from steelman import MART, PGD, DeepFool, UniversalPerturbation
+from steelman import MART, PGD
 from steelman.defences.mart import boosted_cross_entropy
 
 ATTACK = PGD(eps=0.1, steps=4, step_size=0.04, normal_start=0.001)
@@ -94,16 +94,3 @@ def test_with_two_classes_the_boosted_term_is_the_cross_entropy_again():
     torch.testing.assert_close(
         boosted_cross_entropy(logits, labels), 2 * F.cross_entropy(logits, labels, reduction="none")
     )
-
-
-@pytest.mark.parametrize("weight", [-1.0, math.inf, math.nan])
-def test_a_weight_that_is_none_is_refused(weight: float):
-    with pytest.raises(ValueError, match=rf"weight is a finite number of at least 0; got {weight}"):
-        MART(weight=weight)
-
-
-def test_attacks_that_cannot_serve_are_refused():
-    with pytest.raises(ValueError, match="one answer for all images"):
-        MART(UniversalPerturbation())
-    with pytest.raises(ValueError, match="DeepFool has no radius"):
-        MART(DeepFool())

@@ -1,6 +1,5 @@
 """TRADES against its formula written out, and against the authors' loop."""
 
-import math
 from dataclasses import replace
 from typing import Literal
 
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from every_defence import Changeable, first, network
-from steelman import EOT, FGSM, MART, MIM, PGD, TRADES, Batch, DeepFool, GaussianNoise, UniversalPerturbation
+from steelman import EOT, MART, PGD, TRADES, Batch, GaussianNoise
 from steelman.attacks import Attack
 from steelman.losses import KL, CrossEntropy
 from steelman.norms import L2
@@ -141,26 +140,3 @@ def changeable() -> Changeable:
         if name != "norm.num_batches_tracked":
             buffer.uniform_(0.1, 3)
     return model
-
-
-@pytest.mark.parametrize(
-    ("attack", "words"),
-    [
-        (PGD(random_start=False), r"no gradient at the clean image: give PGD\(.*\) random_start=True"),
-        (PGD(targets=3), "no targeted form"),
-        (FGSM(), "no gradient at the clean image; use PGD"),
-        (MIM(), "where MIM starts; use PGD"),
-        (UniversalPerturbation(), "one answer for all images"),
-        (DeepFool(), "DeepFool has no radius: it looks for the smallest perturbation"),
-    ],
-    ids=str,
-)
-def test_attacks_that_cannot_serve_are_refused(attack: Attack, words: str):
-    with pytest.raises(ValueError, match=words):
-        TRADES(attack)
-
-
-@pytest.mark.parametrize("beta", [-1.0, math.inf, math.nan])
-def test_a_weight_that_is_none_is_refused(beta: float):
-    with pytest.raises(ValueError, match=rf"beta weighs.*{beta}"):
-        TRADES(beta=beta)

@@ -245,33 +245,6 @@ def test_trades_yopo_is_its_formula():
     assert int(nets[0].norm.num_batches_tracked) == 2
 
 
-@pytest.mark.parametrize("kind", [YOPO, TradesYOPO])
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"m": 0}, "m >= 1 and n >= 1; got 0"),
-        ({"n": 0}, "m >= 1 and n >= 1; got"),
-        ({"eps": -0.1}, "eps is a length, at least 0; got -0.1"),
-        ({"step_size": float("nan")}, "step_size is a length, at least 0; got nan"),
-    ],
-)
-def test_settings_that_mean_nothing_are_refused(kind, settings, message: str):
-    with pytest.raises(ValueError, match=message):
-        kind(**settings)
-
-
-def test_switches_that_mean_nothing_are_refused():
-    with pytest.raises(ValueError, match="beta is a weight, at least 0; got -1"):
-        TradesYOPO(beta=-1.0)
-    for name in ("variant", "first_layer_grad"):
-        defence = YOPO()
-        object.__setattr__(defence, name, "slide")  # the tests' type checks refuse it as an argument
-        with pytest.raises(ValueError, match=rf"{name} is .*; got 'slide'"):
-            defence.__post_init__()
-    with pytest.raises(ValueError, match='switch of variant="code"; with "paper" leave it out'):
-        YOPO(variant="paper", first_layer_grad="hamiltonian")
-
-
 @pytest.mark.parametrize("defence", [YOPO(first_layer="conv9"), TradesYOPO(first_layer="conv9")])
 def test_a_network_that_cannot_be_cut_is_refused_before_training(defence: Game):
     with pytest.raises(ValueError, match=r"no layer 'conv9'; did you mean conv\?"):
