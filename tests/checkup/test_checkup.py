@@ -234,7 +234,7 @@ def test_labels_of_one_class_and_no_images() -> None:
         checkup(NET, TEST, images=0)
 
 
-def test_train_mode_is_told_and_kept() -> None:
+def test_train_mode_is_reported_and_kept() -> None:
     model = copy.deepcopy(NET).train()
     before = copy.deepcopy(model.state_dict())
     finding = look(model)["mode"]
@@ -385,7 +385,7 @@ def test_slopes_of_an_affine_model_are_its_weights() -> None:
 # What becomes of it
 
 
-def test_it_is_told_in_words_and_read_again() -> None:
+def test_findings_are_printed_and_read_again() -> None:
     found = checkup(lambda x: NET(x).softmax(1), TEST)
     assert str(found).splitlines()[1].startswith("note     answer: probabilities")
     assert Checkup.of(json.loads(json.dumps(found.plain()))) == found

@@ -72,7 +72,7 @@ UNFORESEEN = (
 
 
 @pytest.mark.parametrize("error", UNFORESEEN, ids=lambda error: type(error).__name__)
-def test_what_was_not_foreseen_is_one_line_that_names_its_log(error: BaseException, raising):
+def test_an_unforeseen_error_is_one_line_that_names_its_log(error: BaseException, raising):
     code, out, err = raising(error)
     assert (code, out) == (1, "")
     assert err.count("\n") == 1
@@ -108,7 +108,7 @@ def test_every_verb_is_guarded(verb: str, raising, tmp_path: Path, monkeypatch: 
         (Diverged("the loss is nan\nin epoch 1"), 1, "the loss is nan in epoch 1"),
     ],
 )
-def test_what_was_foreseen_needs_no_log(error: BaseException, code: int, line: str, raising):
+def test_a_foreseen_error_needs_no_log(error: BaseException, code: int, line: str, raising):
     assert raising(error) == (code, "", f"steelman: {line}\n")
     assert logs() == []
 
@@ -141,7 +141,7 @@ class Unspeakable(Exception):
         raise TypeError("no words")
 
 
-def test_an_error_that_cannot_be_told_is_told_by_its_name(raising):
+def test_an_error_without_a_message_is_reported_by_its_name(raising):
     code, _, err = raising(Unspeakable())
     assert code == 1
     assert err.startswith("steelman: cite failed: Unspeakable; details are in ")

@@ -204,20 +204,20 @@ def test_the_cheap_come_before_the_strong(name: str, norm: Norm) -> None:
     assert costs == sorted(costs)
 
 
-def test_quick_finds_the_same_worst_case_on_what_still_stands(digits: tuple[nn.Module, Tensor, Tensor]) -> None:
+def test_quick_finds_the_same_worst_case_with_survivors_only(digits: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, x, y = digits
     battery = named_battery("quick", data="Digits", eps=0.08)
-    spared, whole = (
+    survivors, whole = (
         evaluate(model, (x, y), battery.attacks, survivors_only=each, progress=False) for each in (True, False)
     )
-    ours, theirs = (robust_accuracy(table, Linf, 0.08).value for table in (spared, whole))
+    ours, theirs = (robust_accuracy(table, Linf, 0.08).value for table in (survivors, whole))
     assert 0 < ours < 1
     assert ours == theirs
-    assert len(spared) < len(whole)
-    last = spared.only("Square Linf 0.08")
-    standing = len(last["image"])
-    assert standing < len(spared.only("FGSM Linf 0.08")["image"])
-    assert ours == pytest.approx((standing - last["success"].sum()) / len(x))
+    assert len(survivors) < len(whole)
+    last = survivors.only("Square Linf 0.08")
+    correct = len(last["image"])
+    assert correct < len(survivors.only("FGSM Linf 0.08")["image"])
+    assert ours == pytest.approx((correct - last["success"].sum()) / len(x))
 
 
 @pytest.mark.parametrize("norm", [L2, L1, L0], ids=repr)
@@ -230,7 +230,7 @@ def test_quick_runs_in_every_norm(norm: Norm, digits: tuple[nn.Module, Tensor, T
 
 
 @pytest.mark.parametrize("norm", [Linf, L2, L1, L0], ids=repr)
-def test_black_boxes_are_left_something(norm: Norm) -> None:
+def test_quick_has_attacks_for_black_boxes(norm: Norm) -> None:
     battery = named_battery("quick", norm=norm, eps=None if norm is L0 else 0.2)
     assert battery.within("gradients") is battery
     scores, decisions = battery.within("scores"), battery.within("decisions")
@@ -239,7 +239,7 @@ def test_black_boxes_are_left_something(norm: Norm) -> None:
     assert set(decisions.attacks) <= set(scores.attacks)
 
 
-def test_classes_alone_are_enough_for_what_is_left(digits: tuple[nn.Module, Tensor, Tensor]) -> None:
+def test_attacks_on_decisions_need_classes_alone(digits: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, x, y = digits
     left = named_battery("quick", eps=0.2).within("decisions").attacks
     table = evaluate(lambda x: model(x).argmax(1), (x[1:4], y[1:4]), left, progress=False)
@@ -289,7 +289,7 @@ def test_an_adversary_gets_a_generator_or_is_left_out_and_named() -> None:
     ],
     ids=str,
 )
-def test_what_cannot_be_is_refused(given: dict[str, Any], said: str) -> None:
+def test_impossible_batteries_are_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         named_battery(**given)
 

@@ -140,14 +140,14 @@ def test_the_model_is_attacked_in_evaluation_mode_and_found_as_it_was(network, i
     ("attack", "message"),
     [
         (PGD(eps=0.3, stop_early=True), "stop_early=False"),
-        (PGD(steps=2, restarts=2), "asked for 4 gradients where it takes 2 steps"),
+        (PGD(steps=2, restarts=2), "asked for 4 gradients in 2 steps"),
         (learned(steps=2, samples=2), "asked for 3 gradients"),
-        (EOT(PGD(steps=2), samples=2), "asked for 4 gradients where it takes 1 steps"),
+        (EOT(PGD(steps=2), samples=2), "asked for 4 gradients in 1 steps"),
         (GaussianNoise(eps=1.0), "asked for 0 gradients"),
     ],
     ids=_name,
 )
-def test_ways_that_cannot_be_told_step_by_step_are_refused(network, images, attack, message):
+def test_attacks_without_one_gradient_per_step_are_refused(network, images, attack, message):
     with pytest.raises(ValueError, match=message):
         step_curve(network, images, attack, 2)
 

@@ -87,7 +87,7 @@ def test_rows_say_what_the_model_and_the_attack_say(table, network, batch):
     assert rows["seconds"].sum() > 0
 
 
-def test_what_the_attack_was_stands_in_its_record(table):
+def test_a_record_describes_its_attack(table):
     fgsm, minimal = table.record("FGSM(eps=0.1)"), table.record("DeepFool(steps=5, reference=prediction)")
     assert (fgsm.norm, fgsm.eps, fgsm.reference, fgsm.kind) == (
         "Linf",
@@ -111,7 +111,7 @@ def test_the_batch_size_does_not_change_the_table(table, network, digits):
         np.testing.assert_allclose(other[column], table[column], rtol=1e-3, atol=1e-5)
 
 
-def test_an_image_meets_the_same_noise_in_a_subset(table, network, digits):
+def test_an_image_has_the_same_noise_in_a_subset(table, network, digits):
     some = torch.tensor([50, 3, 17])
     part = evaluate(network, digits.subset(some), [PGD(eps=0.1, steps=3)])
     attack = "PGD(eps=0.1, steps=3)"
@@ -189,7 +189,7 @@ def test_pixels_of_a_preprocessed_model_are_attacked_through_the_preprocessing(n
         ({"space": "preprocessed"}, "has no preprocess and network"),
     ],
 )
-def test_what_cannot_be_right_is_refused(network, digits, changes, message):
+def test_invalid_input_is_refused(network, digits, changes, message):
     arguments = {"dataset": digits, "attacks": [FGSM(eps=0.1)]} | changes
     with pytest.raises(ValueError, match=message):
         evaluate(network, arguments.pop("dataset"), arguments.pop("attacks"), **arguments)
@@ -200,7 +200,7 @@ def test_carlini_wagner_cannot_go_without_a_box(network, digits):
         evaluate(Preprocessed(Shift(), network), digits, [CarliniWagner(steps=5)], space="preprocessed")
 
 
-def test_images_that_stand_twice_are_refused(network, digits):
+def test_images_that_occur_twice_are_refused(network, digits):
     with pytest.raises(ValueError, match="2 images but only 1 indices"):
         evaluate(network, digits.subset(torch.tensor([4, 4])), [])
 
@@ -253,7 +253,7 @@ def test_tables_of_one_cell_or_of_another_model_do_not_join(table, digits):
         table + table
     with pytest.raises(ValueError, match="of another model, with other weights and buffers"):
         table + evaluate(small_network(seed=1), digits, [FGSM(eps=0.2)])
-    named = table.replaced(model={})  # of a table that does not say of which model it is, the answers tell
+    named = table.replaced(model={})  # a table without the model's digests is compared by the answers
     with pytest.raises(ValueError, match="not the same data and model: image"):
         named + evaluate(small_network(seed=1), digits, [FGSM(eps=0.2)])
 
@@ -267,7 +267,7 @@ def test_asking_for_what_is_not_there_lists_what_is(table):
         table["l3"]
 
 
-def test_a_short_look_shows_the_accuracies(table):
+def test_repr_shows_the_accuracies(table):
     share = 100 * accuracy(table, "FGSM(eps=0.1)").value
     assert repr(table).startswith("Evaluation(60 images, pixels, accuracy: clean ")
     assert f"FGSM(eps=0.1) {share:.1f} %" in repr(table)

@@ -1,9 +1,9 @@
-"""A table that grows: nothing is attacked twice, nothing is read by halves, the worst case costs what it needs."""
+"""A table that grows: nothing is attacked twice, nothing damaged is read, and the worst case costs less."""
 
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -93,7 +93,7 @@ def same(ours: Evaluation, theirs: Evaluation, besides: tuple[str, ...] = ("seco
             np.testing.assert_array_equal(ours[column], theirs[column], err_msg=column)
 
 
-def test_what_stands_is_not_attacked_again(model, digits, whole):
+def test_rows_in_the_table_are_not_attacked_again(model, digits, whole):
     first = evaluate(model, digits, {"weak": WEAK}, batch_size=16)
     ASKED.clear()
     again = evaluate(model, digits, {"weak": WEAK}, known=first, batch_size=16)
@@ -115,7 +115,7 @@ def test_more_images_are_added(model, digits, whole):
     assert [asked[each] for each in more["record"]] == np.where(of_some, 10, 40).tolist()
 
 
-def test_only_what_still_stands_is_attacked_where_the_worst_case_is_asked_for(model, digits, whole):
+def test_survivors_only_attacks_images_that_are_still_correct(model, digits, whole):
     cascade = evaluate(model, digits, BATTERY, batch_size=16, survivors_only=True)
     clean = whole.only("clean")
     right = clean["prediction"] == clean["label"]
@@ -123,15 +123,15 @@ def test_only_what_still_stands_is_attacked_where_the_worst_case_is_asked_for(mo
     assert 0 < right.sum() < 40
     assert set(cascade.only("weak")["image"]) == set(clean["image"][right])
     near = (minimal["prediction"] != minimal["label"]) & (minimal["linf"] <= 0.1 * (1 + 1e-6))
-    standing = right & (weak["prediction"] == weak["label"]) & ~near
-    assert set(cascade.only("strong")["image"]) == set(clean["image"][standing])
+    correct = right & (weak["prediction"] == weak["label"]) & ~near
+    assert set(cascade.only("strong")["image"]) == set(clean["image"][correct])
     assert len(cascade.only("strong")) < len(cascade.only("weak"))
-    for name in BATTERY:  # what was attacked came out the same
+    for name in BATTERY:  # the attacked images have the same results
         rows, kept = whole.only(name), np.isin(whole.only(name)["image"], cascade.only(name)["image"])
         np.testing.assert_array_equal(cascade.only(name)["l2"], rows["l2"][kept])
     assert cascade.whole("clean")
     assert not cascade.whole("strong")
-    # Asked for the columns after all, the images that were left out are attacked.
+    # Without `survivors_only`, the images that were left out are attacked too.
     both = evaluate(model, digits, BATTERY, known=cascade, batch_size=16)
     same(both, whole, ("seconds", "record"))
     asked = {record.id: record.asked for record in both.records}
@@ -140,13 +140,13 @@ def test_only_what_still_stands_is_attacked_where_the_worst_case_is_asked_for(mo
     assert set(strong["image"][attacked]) == set(cascade.only("strong")["image"])
 
 
-def test_an_attack_from_the_prediction_meets_all_images(model, digits):
+def test_an_attack_from_the_prediction_is_run_on_all_images(model, digits):
     away = replace(MINIMAL, reference="prediction")
     table = evaluate(model, digits, [away], survivors_only=True)
     assert table.whole(str(away))
 
 
-def test_probes_are_columns_and_are_added_to_what_stands(model, digits, whole):
+def test_probes_are_columns_and_are_added_to_a_table(model, digits, whole):
     probes = (Size(), Draw())
     table = evaluate(model, digits, BATTERY, probes=probes, batch_size=16)
     assert table.probes == ("Size()", "Draw()")
@@ -188,7 +188,7 @@ def test_another_model_or_attack_or_other_images_are_refused(model, digits, whol
     functions = [evaluate(lambda x, net=net: net(x), digits, {}) for net in (model, other)]
     with pytest.raises(ValueError, match="another model, with other code"):
         functions[0] + functions[1]
-    unnamed = whole.replaced(model={})  # of a table that does not say of which model it is, the answers tell
+    unnamed = whole.replaced(model={})  # a table without the model's digests is compared by the answers
     with pytest.raises(ValueError, match=r"another model: unattacked, it answered otherwise to \d+ of 40 images"):
         evaluate(other, digits, {"other": WEAK}, known=unnamed)
 
@@ -207,11 +207,11 @@ def test_a_killed_evaluation_goes_on(model, digits, whole, tmp_path, monkeypatch
             evaluate(model, digits, BATTERY, batch_size=10, folder=tmp_path)
     parts = sorted(path.name for path in (tmp_path / "parts").iterdir())
     assert parts == ["pixels-000001.parquet", "pixels-000002.parquet"]
-    # One of the two parts is cut off, as by a full disk: it is told, and made anew.
+    # One of the two parts is cut off, as by a full disk: it is reported, and made again.
     part = tmp_path / "parts" / "pixels-000002.parquet"
     part.write_bytes(part.read_bytes()[:-100])
     ASKED.clear()
-    with pytest.warns(UserWarning, match=r"000002\.parquet is not a whole evaluation table.*attacked anew"):
+    with pytest.warns(UserWarning, match=r"000002\.parquet is not a whole evaluation table.*attacked again"):
         table = evaluate(model, digits, BATTERY, batch_size=10, folder=tmp_path)
     same(table, whole)
     attacked = sum(ASKED) - 40
@@ -225,7 +225,7 @@ def test_a_killed_evaluation_goes_on(model, digits, whole, tmp_path, monkeypatch
     assert attacked < sum(ASKED) - 40, "the whole part was not made again"
 
 
-def test_what_another_model_left_unfinished_is_not_gone_on_with(model, digits, whole, tmp_path):
+def test_blocks_of_another_model_are_not_used(model, digits, whole, tmp_path):
     part = evaluate(network(), digits.subset(torch.arange(10)), {"weak": WEAK})
     part.save(tmp_path / "parts" / "pixels-000001.parquet")
     with pytest.warns(UserWarning, match="has blocks of another model: they are removed"):
@@ -241,7 +241,7 @@ def test_a_table_that_is_cut_off_is_refused_by_name(model, digits, whole, tmp_pa
         evaluate(model, digits, BATTERY, folder=tmp_path)
 
 
-def test_the_table_says_what_it_is_of(model, digits, whole, tmp_path):
+def test_the_table_describes_model_data_and_attacks(model, digits, whole, tmp_path):
     whole.save(tmp_path / "table.parquet")
     about = Evaluation.load(tmp_path / "table.parquet").about
     assert about["data"] == digits.name

@@ -52,7 +52,7 @@ def test_loss_sensitivity_is_each_images_own_gradient(form: str) -> None:
 
 @pytest.mark.parametrize(("gap", "lost"), [(30.0, "the label's part"), (110.0, "all")])
 @pytest.mark.parametrize("form", ["paper", "code2017"])
-def test_loss_sensitivity_is_not_lost_where_the_model_is_sure(gap: float, lost: str, form: str) -> None:
+def test_loss_sensitivity_of_a_confident_model_is_not_lost(gap: float, lost: str, form: str) -> None:
     """Two classes: |grad CE| = (1 - p) |w|, and 1 - p = exp(-gap) / (1 + exp(-gap))."""
     weight = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
 
@@ -67,7 +67,7 @@ def test_loss_sensitivity_is_not_lost_where_the_model_is_sure(gap: float, lost: 
     assert abs(rounded - expected) > 0.1 * expected  # what float32 makes of it: the test is about something
 
 
-def test_loss_sensitivity_of_an_infinitely_sure_model_is_zero_and_not_nan() -> None:
+def test_loss_sensitivity_of_an_infinitely_confident_model_is_zero_and_not_nan() -> None:
     def model(x: Tensor) -> Tensor:
         return x.flatten(1) * torch.tensor([1e4, 0.0])
 
@@ -338,7 +338,7 @@ def test_the_upper_end_is_the_largest_where_nothing_fits() -> None:
     assert few.max() <= clever.upper_end(few) < 1.001
 
 
-def test_clever_refuses_what_makes_no_sense() -> None:
+def test_clever_refuses_invalid_settings() -> None:
     for settings, message in (
         ({"norm": L0}, "dual"),
         ({"radius": 0.0}, "radius"),

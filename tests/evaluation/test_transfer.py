@@ -77,7 +77,7 @@ def test_every_pair_is_what_a_loop_over_models_finds(matrix: Transfer):
         assert matrix.clean[j].value == float((NETS[target](DATA[0]).argmax(1) == Y).double().mean())
 
 
-def test_white_boxes_are_told_apart_and_equal_evaluate(matrix: Transfer):
+def test_white_boxes_are_marked_and_equal_evaluate(matrix: Transfer):
     assert matrix.white == {("A", "A"), ("B", "B"), ("A and B", "A"), ("A and B", "B")}
     assert [matrix.black(target) for target in "ABC"] == [("B",), ("A",), ("A", "B", "A and B")]
     right = [by_hand(NETS[s], NETS["C"]) for s in "AB"] + [by_hand(Mean(NETS["A"], NETS["B"]), NETS["C"])]
@@ -227,7 +227,7 @@ def test_each_source_may_have_an_attack_of_its_own():
         transfer({"A": a, "B": b}, {"C": c}, DATA, {"A": ATTACK})
 
 
-def test_what_makes_no_sense_is_refused():
+def test_impossible_transfers_are_refused():
     a, b = NETS["A"], NETS["B"]
     with pytest.raises(ValueError, match="threads would change"):
         transfer({"A": a}, {"B": b}, DATA, ATTACK, executor=ThreadPoolExecutor(1))
@@ -269,7 +269,7 @@ def test_a_model_that_answers_with_classes_alone_can_be_a_target():
     assert found.accuracy == soft.accuracy
 
 
-def test_an_image_falls_if_any_surrogate_fools_the_victim() -> None:
+def test_an_image_is_broken_if_any_surrogate_fools_the_target() -> None:
     attack = PGD(eps=0.15, steps=6, random_start=False)
     surrogates = [Another(seed) for seed in range(1, 6)]
     crafted = [attack(each, X, Y) for each in surrogates]

@@ -17,12 +17,12 @@ from steelman.data import Digits
 from steelman.evaluation import LossSensitivity, evaluate
 from steelman.measures import Transfer, clean_accuracy, measures, probed, rho_2, rho_inf, signs
 from steelman.networks import MLP
-from steelman.report import paper_table, verdict
+from steelman.report import Document, paper_table
 from steelman.report.entry import Entry
 from steelman.table import Evaluation
 from steelman.table.places import tables_in
 from steelman.table.records import Provenance
-from steelman.table.schema import COLUMNS
+from steelman.table.schema import COLUMNS, Column
 from steelman.table.table import ABOUT, read_spaces
 
 OLD = Path(__file__).parents[1] / "data" / "old"
@@ -75,7 +75,7 @@ def test_a_table_without_a_column_opens_and_says_so(table: Evaluation, tmp_path:
 
 
 @pytest.mark.parametrize("column", [name for name, column in COLUMNS.items() if column.default is None])
-def test_a_table_without_what_nothing_stands_for_is_refused(table: Evaluation, tmp_path: Path, column: str):
+def test_a_table_without_a_required_column_is_refused(table: Evaluation, tmp_path: Path, column: str):
     path = tmp_path / "old.parquet"
     parquet.write_table(table.table.drop_columns(column), path)
     with pytest.raises(ValueError, match=rf"old.parquet is not a whole evaluation table: .*column {column} is missing"):
@@ -99,7 +99,30 @@ def test_a_column_of_a_later_version_is_kept_and_is_no_probe(table: Evaluation, 
     assert again.attacks == ("strong",)
 
 
-def test_a_record_says_what_an_attack_was(table: Evaluation):
+def test_a_new_column_is_one_entry(tmp_path: Path, table: Evaluation, monkeypatch: pytest.MonkeyPatch):
+    """It is written, extended, saved and read, and has its default in a table that lacks it, without another edit."""
+    old = tmp_path / "old.parquet"
+    table.save(old)
+    column = Column(
+        "float64", "the brightest pixel after the attack", lambda rows: rows.result.x_adv.amax((1, 2, 3)), -1.0
+    )
+    monkeypatch.setitem(COLUMNS, "brightest", column)
+    test = Digits().load("test").subset(torch.arange(12))
+    model, attacks = MLP(shape=test.shape).eval(), {"FGSM": FGSM(eps=0.1)}
+    some = evaluate(model, test.subset(torch.arange(5)), attacks, progress=False)
+    made = evaluate(model, test, attacks, progress=False, known=some)
+    (batch,) = test.batches([torch.arange(12)])
+    clean, attacked = made.only("clean"), made.only("FGSM")
+    np.testing.assert_allclose(clean["brightest"], batch.x.amax((1, 2, 3)))
+    assert ((attacked["brightest"] > 0) & (attacked["brightest"] <= 1)).all()
+    assert (attacked["brightest"] != clean["brightest"]).any()
+    made.save(tmp_path / "new.parquet")
+    assert same(made, Evaluation.load(tmp_path / "new.parquet"))
+    with pytest.warns(UserWarning, match="no brightest: what needs that is not measured"):
+        assert (Evaluation.load(old)["brightest"] == -1).all()
+
+
+def test_a_record_describes_its_attack(table: Evaluation):
     record = table.record("PGD")
     assert (record.kind, record.core, record.knowledge, record.access) == (
         "steelman.attacks:PGD",
@@ -138,19 +161,19 @@ def test_changing_a_records_parts_changes_its_id(table: Evaluation):
     assert record.changed() == record
 
 
-def test_where_a_table_was_made_is_told_by_record(table: Evaluation):
+def test_where_a_table_was_made_is_recorded(table: Evaluation):
     long_ago = Provenance("0.0.1", "2.6", "3.11", "an old card", "an old machine", "2001-01-01", "steelman evaluate x")
     grown = table.recorded(lambda record: record.changed(made=long_ago) if record.name == "FGSM" else record)
     assert grown.made[long_ago] == ["FGSM"]
     assert len(grown.made) == 2
     entry = Entry("model", grown)
-    from steelman.report.sections import evaluated
+    from steelman.report.document import evaluated
 
     told = evaluated(entry)
     assert "an old card" in told["part 2 (FGSM)"]
     assert told["command of part 2"] == "steelman evaluate x"
-    assert "The table was made in parts, by 2 different versions or machines." in verdict([entry]).sure
-    assert not any("in parts" in line for line in verdict([Entry("model", table)]).sure)
+    assert "The table was made in parts, by 2 different versions or machines." in Document([entry]).verdict.limits
+    assert not any("in parts" in line for line in Document([Entry("model", table)]).verdict.limits)
 
 
 def test_tables_of_two_spaces_that_version_1_wrote_are_read(tmp_path: Path):

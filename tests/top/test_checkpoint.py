@@ -51,14 +51,14 @@ def test_what_is_written_is_read(tmp_path: Path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.safetensors"]
 
 
-def test_tensors_that_share_memory_or_lie_crooked_are_no_trouble(tmp_path: Path):
+def test_tensors_that_share_memory_or_are_not_contiguous_are_kept(tmp_path: Path):
     whole = torch.arange(12.0).reshape(3, 4)
     state = {"whole": whole, "turned": whole.t(), "same": whole, "part": whole[:, 1]}
     checkpoint.save(tmp_path / "a", state)
     assert equal(checkpoint.load(tmp_path / "a"), state)
 
 
-def test_what_cannot_be_held_is_named(tmp_path: Path):
+def test_values_that_a_checkpoint_cannot_hold_are_named(tmp_path: Path):
     with pytest.raises(TypeError, match=r"cannot hold a Path|cannot hold a PosixPath.*\(a/1\)"):
         checkpoint.save(tmp_path / "a", {"a": [0, tmp_path]})
 

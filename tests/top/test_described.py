@@ -211,7 +211,7 @@ def test_a_checkpoint_that_was_written_anew_is_read_anew(which: str, root: Path,
     assert not torch.equal(*made)
 
 
-def test_what_does_not_say_how_it_is_built_tells_what_to_do(tmp_path: Path):
+def test_a_checkpoint_without_a_description_names_the_remedy(tmp_path: Path):
     old = Path(__file__).parents[1] / "data" / "old-run"
     with pytest.raises(ValueError, match=r"old-run.* older version.*: open it with steelman\.runs\.Run\.open"):
         checkpoint.network(old)

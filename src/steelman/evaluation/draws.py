@@ -1,4 +1,4 @@
-"""Random attacks over many draws: how much their accuracy depends on chance, and loss and accuracy at every step."""
+"""Random attacks over many draws: the spread of their accuracies, and loss and accuracy at every step."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steelman.attacks.core.attack import Attack
-from steelman.attacks.core.mode import evaluation_mode
+from steelman.attacks.core import Attack, evaluation_mode
 from steelman.data.dataset import Data
 from steelman.evaluation.evaluation import batches_of
 from steelman.forward import answer_of
@@ -24,7 +23,7 @@ STEP = Axis("step")
 
 @dataclass(frozen=True)
 class DrawnAccuracy:
-    """Accuracies under each draw of one attack, and under all of them together, image by image."""
+    """Accuracies under each draw of an attack, and under all of them together, image by image."""
 
     draws: tuple[Measure, ...]
     worst_case: Measure
@@ -72,7 +71,7 @@ class StepCurve:
 
     @property
     def accuracies(self) -> Line:
-        """The accuracy by step, were the attack stopped there; the mean over the draws."""
+        """The accuracy of the attack stopped at each step; the mean over the draws."""
         points = (Point(float(step), float(share)) for step, share in enumerate(self.accuracy))
         return Line(tuple(points), STEP, Axis("accuracy", share=True))
 
@@ -80,14 +79,14 @@ class StepCurve:
 def accuracy_over_draws(
     model: Model, dataset: Data, attack: Attack, draws: int = 10, *, batch_size: int = 250, seed: int = 0
 ) -> DrawnAccuracy:
-    """The same images attacked so many times, each time by other chance: another z of L2LDA, another start of PGD.
+    """Accuracies of the same images under several random draws of an attack: of L2LDA's z, of PGD's start.
 
-    An image is right when it was classified right before and after the attack. The worst case counts the images that
-    are right under every draw, as several restarts of one attack do.
+    An image is correct if it is classified correctly before and after the attack. The worst case counts the images that
+    are correct under every draw, as several restarts of one attack do.
 
     model       as for `evaluate`
     draws       default 10 (L2L-DA's paper)
-    batch_size  images at once; it does not change what is found, but for rounding inside the model
+    batch_size  images at once; it does not change the result, but for rounding inside the model
     seed        an image's noise is a hash of this, of its index and of the draw's number
 
     Cost: the attack's and 1 forward pass per draw, and 1 forward pass.
@@ -110,21 +109,21 @@ def accuracy_over_draws(
 def step_curve(
     model: Model, dataset: Data, attack: Attack, draws: int = 10, *, batch_size: int = 250, seed: int = 0
 ) -> StepCurve:
-    """Loss and accuracy along an iterative attack's way, over draws of its chance, all steps in one run.
+    """Loss and accuracy at every step of an iterative attack, over random draws, with all steps in one run.
 
     They are taken at the attack's own gradient passes, which for PGD, MIM and L2LDA are at x_0, ..., x_{T-1}, and at
-    the images it returns. There x_t is what the attack with t steps of this length returns. An attack whose gradient
-    passes are elsewhere (a momentum that looks ahead), or that returns the best of them (APGD), gives them there.
+    the returned images. There x_t is the result of the attack with t steps of this length. For an attack with gradient
+    passes at other points (Nesterov's momentum), or that returns the best of them (APGD), they are of those points.
 
     model, batch_size, seed  as for `accuracy_over_draws`
-    attack                   one that asks for `steps` gradients of all images (one where it has no such field), without
-                             early leave, restarts, targets or samples, which are what draws are for
-    draws                    default 10 (paper)
+    attack  asks for `steps` gradients of all images (one where it has no such field), without `stop_early`, restarts,
+            targets or samples: take draws instead
+    draws   default 10 (paper)
 
     Cost: the attack's and 1 forward pass per draw, and 1 forward pass.
     Reference: Yunseok Jang, Tianchen Zhao, Seunghoon Hong and Honglak Lee, "Adversarial defense via learning to
     generate diverse attacks", ICCV 2019, figure 2: each step's mean of the largest losses, with the mean standard
-    deviation as error bar. Which deviation is not said there.
+    deviation as error bar. The paper does not define the deviation.
 
     Raises:
         ValueError: no images, draws or batch size below 1; the gradient passes are not one per step and image.
@@ -135,8 +134,8 @@ def step_curve(
         with evaluation_mode(model):
             with torch.no_grad():
                 clean = (answer_of(model, batch.x).argmax(1) == batch.y).cpu()
-            ways = [_way(model, batch, attack, steps, seeds) for seeds in _seeds(batch, draws, seed)]
-        losses, rights = (torch.stack(each).double() for each in zip(*ways, strict=True))
+            draws_of = [_along(model, batch, attack, steps, seeds) for seeds in _seeds(batch, draws, seed)]
+        losses, rights = (torch.stack(each).double() for each in zip(*draws_of, strict=True))
         rights = rights * clean
         over = (losses.amax(0), losses.mean(0), losses.std(0, correction=0), rights.mean(0), rights.amin(0))
         sums += torch.stack(over).sum(2)
@@ -144,14 +143,14 @@ def step_curve(
     return StepCurve(*(sums / count).numpy())
 
 
-def _way(model: Model, batch: Batch, attack: Attack, steps: int, seeds: Seeds) -> tuple[Tensor, Tensor]:
-    """Losses, and whether the prediction is right, of one draw: each of shape (steps + 1, batch)."""
+def _along(model: Model, batch: Batch, attack: Attack, steps: int, seeds: Seeds) -> tuple[Tensor, Tensor]:
+    """Losses, and whether the predictions are correct, of one draw: each of shape (steps + 1, batch)."""
     recorder = _Recorder(model, batch.y)
     x_adv = attack(recorder, batch.x, batch.y, generator=seeds)
     if len(recorder.losses) != steps:
         raise ValueError(
-            f"{attack} asked for {len(recorder.losses)} gradients where it takes {steps} steps, so the losses at its "
-            "steps cannot be told; use one chain of steps: no restarts, targets or samples, which draws are for"
+            f"{attack} asked for {len(recorder.losses)} gradients in {steps} steps, so that they cannot be assigned to "
+            "the steps; use no restarts, targets or samples, but more draws"
         )
     with torch.no_grad():
         recorder.keep(answer_of(model, x_adv))
@@ -159,7 +158,7 @@ def _way(model: Model, batch: Batch, attack: Attack, steps: int, seeds: Seeds) -
 
 
 class _Recorder:
-    """A model that keeps losses and hits of the passes of which a gradient can be asked."""
+    """A model that keeps the losses and correct predictions of passes with a graph."""
 
     def __init__(self, model: Model, y: Labels) -> None:
         self.model, self.y = model, y

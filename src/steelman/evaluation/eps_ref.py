@@ -1,9 +1,8 @@
 """The radius against which Deep Defense compares models."""
 
 import torch
-from torch import Tensor
 
-from steelman.attacks.bounded.fgsm import FGSM
+from steelman.attacks import FGSM
 from steelman.data.dataset import Data
 from steelman.evaluation.evaluation import batches_of
 from steelman.evaluation.task import answers, space_of
@@ -16,11 +15,11 @@ from steelman.types import Model
 def reference_epsilon(
     model: Model, dataset: Data, *, space: Space = "pixels", batch_size: int = 250, tolerance: float = 1e-4
 ) -> float:
-    """eps_ref: the smallest radius at which FGSM leaves at most half of the images right.
+    """eps_ref: the smallest radius at which FGSM leaves at most half of the images correct.
 
     FGSM's direction is fixed, so only its length is searched: by doubling or halving until half is crossed, then by
-    bisection to a relative `tolerance`; FGSM at the radius returned is past the half. An image that is wrong unattacked
-    is wrong at every radius. In the preprocessed space nothing is clipped.
+    bisection to a relative `tolerance`; FGSM at the returned radius is past the half. An image that is misclassified
+    unattacked is so at every radius. In the preprocessed space nothing is clipped.
 
     The error need not grow with the radius; where it crosses one half twice within a factor of two, the bisection finds
     one of the crossings.
@@ -30,8 +29,8 @@ def reference_epsilon(
     robustness", NeurIPS 2018, table 1.
 
     Raises:
-        ValueError: half of the images are wrong without any attack, or fewer under the longest step there is; a
-            tolerance below 1e-9, which bisection in double precision might never reach.
+        ValueError: half of the images are misclassified without any attack, or fewer with the longest step; a tolerance
+            below 1e-9, which bisection in double precision might never reach.
     """
     if not tolerance >= 1e-9:
         raise ValueError(f"tolerance is relative, and at least 1e-9; got {tolerance}")
@@ -49,13 +48,13 @@ def reference_epsilon(
 
         def broken(eps: float) -> bool:
             with torch.no_grad():
-                standing = sum(
-                    int((answer_of(network, _step(x, sign, eps, box)).argmax(1) == y).sum()) for x, sign, y in held
-                )
-            return 2 * standing <= count
+                # bit for bit what `FGSM(eps)` returns
+                moved = ((Linf.contain(x, x + sign.to(x.dtype) * eps, eps, box), y) for x, sign, y in held)
+                correct = sum(int((answer_of(network, x_adv).argmax(1) == y).sum()) for x_adv, y in moved)
+            return 2 * correct <= count
 
         if broken(0.0):
-            raise ValueError("the model is wrong on half of the images without any attack, so eps_ref is 0")
+            raise ValueError("the model misclassifies half of the images without any attack, so eps_ref is 0")
         longest = 1.0 if box else 2 * max(float(x.abs().max()) for x, _, _ in held)
         high = longest / 16
         while not broken(high):
@@ -69,11 +68,6 @@ def reference_epsilon(
             middle = (low + high) / 2
             low, high = (low, middle) if broken(middle) else (middle, high)
         return high
-
-
-def _step(x: Tensor, sign: Tensor, eps: float, box: tuple[float, float] | None) -> Tensor:
-    """What `FGSM(eps)` returns, bit for bit."""
-    return Linf.contain(x, x + sign.to(x.dtype) * eps, eps, box)
 
 
 def reference_attacks(epsilon: float) -> dict[str, FGSM]:

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import date
 from functools import cache
@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from steelman import identity
-from steelman.attacks.composed.eot import EOT
-from steelman.attacks.composed.within import Within
-from steelman.attacks.core.attack import Attack, Reference
+from steelman.attacks import EOT, Within
+from steelman.attacks.core import Attack, Reference
 from steelman.files import command
 from steelman.norms import Norm
 
@@ -126,15 +125,17 @@ class Record:
         return self._like({"eps", "radius", "step_size"})
 
     def _like(self, free: set[str]) -> str:
-        return identity.digest([self.kind, _without(self.settings, free), self.reference])
+        kept = [(path, value) for path, value in _leaves(self.settings) if free.isdisjoint(path.split("."))]
+        return identity.digest([self.kind, kept, self.reference])
 
     def setting(self, name: str) -> Any:
-        """The value of a setting, its own or else that of an attack in it; None where there is none."""
-        return next((each[name] for each in _walk(self.settings) if each.get(name) is not None), None)
+        """A number or text among its settings, of itself or else of an attack in it; None where there is none."""
+        found = [(path.count("."), value) for path, value in _leaves(self.settings) if path.split(".")[-1] == name]
+        return min((each for each in found if each[1] is not None), key=lambda each: each[0], default=(0, None))[1]
 
     def kinds(self) -> Iterator[str]:
         """The names of its class and of all attacks, losses and others in it."""
-        return (each["kind"] for each in _walk(self.settings) if isinstance(each.get("kind"), str))
+        return (value for path, value in _leaves(self.settings) if path.split(".")[-1] == "kind")
 
     def differs(self, other: "Record") -> str:
         """How an attack of the same name differs from this one; empty where it does not."""
@@ -265,32 +266,14 @@ def shown(setting: Any) -> str:
     return str(setting)
 
 
-def _without(settings: Any, names: set[str]) -> Any:
-    match settings:
-        case dict():
-            return {key: _without(value, names) for key, value in settings.items() if key not in names}
-        case list():
-            return [_without(each, names) for each in settings]
-    return settings
-
-
-def _walk(settings: Any) -> Iterator[Mapping[str, Any]]:
-    """All mappings in settings, the outermost first."""
-    if isinstance(settings, Mapping):
-        yield settings
-    for _, value in _items(settings):
-        yield from _walk(value)
-
-
 def _leaves(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The values that are no mapping and no list, by their paths."""
-    if not isinstance(settings, Mapping | list):
-        yield path, settings
-    for key, value in _items(settings):
-        yield from _leaves(value, (f"{path}{key}" if key.startswith("[") else f"{path}.{key}").removeprefix("."))
-
-
-def _items(settings: Any) -> Iterable[tuple[str, Any]]:
+    """The values in settings that are no mapping and no list, by their paths."""
     if isinstance(settings, Mapping):
-        return settings.items()
-    return [(f"[{place}]", value) for place, value in enumerate(settings)] if isinstance(settings, list) else ()
+        inner = [(f"{path}.{key}" if path else key, value) for key, value in settings.items()]
+    elif isinstance(settings, list):
+        inner = [(f"{path}[{place}]", value) for place, value in enumerate(settings)]
+    else:
+        yield path, settings
+        return
+    for below, value in inner:
+        yield from _leaves(value, below)

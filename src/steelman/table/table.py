@@ -223,6 +223,10 @@ class Evaluation:
         """How many images were evaluated."""
         return len(self.table["image"].unique())
 
+    def whole(self, attack: str) -> bool:
+        """Whether the attack was run on every image."""
+        return len(self.only(attack)) == self.images
+
     def recorded(self, change: Callable[[Record], Record]) -> "Evaluation":
         """The table with changed records, and the attacks by the names in these."""
         import pyarrow
