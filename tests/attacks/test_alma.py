@@ -85,14 +85,14 @@ def test_without_the_look_it_still_succeeds() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"norm": L0}, "descends on L2 or L1; got L0"),
+        ({"norm": L0}, "needs norm=L2 or L1; got L0"),
         ({"steps": 0}, "steps >= 1"),
         ({"check": 0}, "check >= 1"),
-        ({"alpha": 1.0}, "alpha between 0 and 1"),
-        ({"improvement": 1.5}, "improvement at most 1"),
+        ({"alpha": 1.0}, r"alpha in \(0, 1\)"),
+        ({"improvement": 1.5}, r"improvement in \(0, 1\]"),
         ({"growth": 0.5}, "growth >= 1"),
         ({"classes": -1}, "classes >= 0"),
-        ({"step_size": -1.0}, "positive step_size"),
+        ({"step_size": -1.0}, "step_size > 0"),
         ({"polish": -1}, "polish >= 0"),
     ],
 )

@@ -92,15 +92,15 @@ def test_a_saturated_softmax_does_not_stop_it() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"norm": Linf}, "DDN is an L2 attack; got Linf"),
+        ({"norm": Linf}, "DDN needs norm=L2; got Linf. FMN"),
         ({"steps": 0}, "steps >= 1"),
-        ({"gamma": 1.0}, "gamma between 0 and 1"),
-        ({"init_norm": 0.0}, "positive init_norm"),
-        ({"init_norm": float("nan")}, "positive init_norm"),
+        ({"gamma": 1.0}, r"gamma in \(0, 1\)"),
+        ({"init_norm": 0.0}, "init_norm > 0"),
+        ({"init_norm": float("inf")}, "init_norm finite and > 0"),
         ({"classes": -1}, "classes >= 0"),
         ({"polish": -1}, "polish >= 0"),
         ({"levels": 1}, "levels >= 2"),
-        ({"levels": 256, "box": None}, "a box for them"),
+        ({"levels": 256, "box": None}, "a box to divide"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict, message: str) -> None:

@@ -129,7 +129,7 @@ WRONG = [
 
 @pytest.mark.parametrize("settings", WRONG, ids=repr)
 def test_impossible_settings_are_refused(settings: dict) -> None:
-    with pytest.raises(ValueError, match=r"DeepFool|L0 has none"):
+    with pytest.raises(ValueError, match="DeepFool needs"):
         DeepFool(**settings)
 
 

@@ -160,13 +160,13 @@ WRONG = [
 
 @pytest.mark.parametrize("settings", WRONG, ids=repr)
 def test_impossible_settings_are_refused(settings: dict) -> None:
-    with pytest.raises(ValueError, match=r"FAB needs|L0 has none"):
+    with pytest.raises(ValueError, match="FAB needs"):
         FAB(**settings)
 
 
 @pytest.mark.parametrize("radius", [-1.0, math.nan, torch.tensor([0.1, 0.1, -1.0, 0.1])], ids=repr)
 def test_wrong_radii_are_refused(radius: float | torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="radius must be finite"):
+    with pytest.raises(ValueError, match="FAB needs radius"):
         FAB(radius=radius)(MODEL, X, Y)
 
 

@@ -114,8 +114,8 @@ def test_look_and_polish_do_no_harm(norm: Norm) -> None:
     ("settings", "message"),
     [
         ({"steps": 0}, "steps >= 1"),
-        ({"gamma": 0.0}, "gamma between 0 and 1"),
-        ({"step_size": float("inf")}, "positive step_size"),
+        ({"gamma": 0.0}, r"gamma in \(0, 1\)"),
+        ({"step_size": float("inf")}, "step_size finite and > 0"),
         ({"classes": -1}, "classes >= 0"),
         ({"polish": -1}, "polish >= 0"),
     ],

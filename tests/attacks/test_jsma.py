@@ -248,7 +248,7 @@ def test_any_shape_of_image(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"norm": L2}, "its norm is L0; got L2"),
+        ({"norm": L2}, "needs norm=L0; got L2"),
         ({"box": None}, "give it one"),
         ({"theta": 0.0}, "theta.*got 0"),
         ({"theta": float("nan")}, "theta.*got nan"),

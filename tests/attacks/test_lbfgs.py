@@ -76,7 +76,12 @@ def test_images_leave_when_they_have_converged() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"norm": Linf}, "is an L2 attack"), ({"memory": 0}, "memory"), ({"c": 0.0}, "positive"), ({"steps": 0}, "steps")],
+    [
+        ({"norm": Linf}, "needs norm=L2; got Linf"),
+        ({"memory": 0}, "memory"),
+        ({"c": 0.0}, "c > 0"),
+        ({"steps": 0}, "steps"),
+    ],
 )
 def test_impossible_settings_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

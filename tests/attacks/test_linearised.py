@@ -113,7 +113,7 @@ def test_the_nearest_boundary_of_all(p: float, slack: float) -> None:
     y = model(x).argmax(1)
     goal, which = Goal(y), torch.arange(30)
     with Oracle(model, goal) as oracle:
-        boundaries = Boundaries.around(rivals(model(x), goal, 10), x, p, BOX, doubt)
+        boundaries = Boundaries.around(rivals(model(x), goal, 10), x, p, BOX, slack)
         for turn, here in enumerate((x, (x + 0.03 * images(30, seed=2)).clamp(0, 1))):
             before = oracle.gradients.clone()
             gap, slope, step = boundaries.nearest(oracle, here, goal, which)
@@ -131,7 +131,7 @@ def test_the_nearest_boundary_of_all(p: float, slack: float) -> None:
             nearest = torch.stack(distances).amin(0)
             exact = torch.isclose(size(step, p), nearest, rtol=1e-9, atol=0)
             torch.testing.assert_close((slope * step).flatten(1).sum(1), -gap)
-            if turn == 0 or doubt == math.inf:
+            if turn == 0 or slack == math.inf:
                 assert bool(exact.all())
                 assert looks.tolist() == [9] * 30
             else:

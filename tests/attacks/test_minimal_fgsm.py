@@ -84,11 +84,11 @@ def test_where_nothing_succeeds_the_image_comes_back() -> None:
 
 def test_what_it_cannot_do_is_refused() -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"norm": L0}, "which L0 does not give; use JSMA"),
-        ({"eps_max": 0.0}, "needs a finite eps_max > 0; got 0"),
-        ({"eps_max": math.inf}, "needs a finite eps_max > 0; got inf"),
-        ({"grid": 0.0}, "needs 0 < grid <= eps_max; got 0"),
-        ({"grid": 2.0}, r"needs 0 < grid <= eps_max; got 2\.0 and 1"),
+        ({"norm": L0}, "got L0. For L0 use JSMA"),
+        ({"eps_max": 0.0}, "needs eps_max > 0; got 0"),
+        ({"eps_max": math.inf}, "needs eps_max finite and > 0; got inf"),
+        ({"grid": 0.0}, "needs grid > 0; got 0"),
+        ({"grid": 2.0}, r"needs grid <= eps_max; got 2\.0 and 1"),
         ({"loss": KL()}, "KL has no gradient at the clean image"),
     ]
     for settings, message in wrong:

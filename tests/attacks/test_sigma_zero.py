@@ -74,11 +74,11 @@ def test_the_polish_takes_entries_away() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"norm": L2}, "SigmaZero is an L0 attack; got L2"),
+        ({"norm": L2}, "SigmaZero needs norm=L0; got L2"),
         ({"steps": 0}, "steps >= 1"),
-        ({"step_size": 0.0}, "positive step_size"),
-        ({"sigma": -1.0}, "positive step_size and sigma"),
-        ({"threshold": 1.5}, "between 0 and 1"),
+        ({"step_size": 0.0}, "step_size > 0"),
+        ({"sigma": -1.0}, "sigma > 0"),
+        ({"threshold": 1.5}, r"threshold in \[0, 1\]"),
         ({"classes": -1}, "classes >= 0"),
         ({"polish": -1}, "polish >= 0"),
     ],

@@ -1,18 +1,20 @@
 """Minimal perturbations by an augmented Lagrangian."""
 
-import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Interval
 
-from steelman.attacks.core.attack import Attack
-from steelman.attacks.core.oracle import Oracle
-from steelman.attacks.minimal.nearest import clearly, first_look, left_over, polish, within
+from steelman.attacks.core import Attack, Oracle
+from steelman.attacks.minimal.nearest import clearly, clip
+from steelman.attacks.minimal.searching import Remaining, search_remaining
 from steelman.losses import Goal, Margin
 from steelman.norms import L1, L2, TINY, Norm, column
 from steelman.randomness import Draws
-from steelman.types import Images, Indices, Logits, PerImage, Share
+from steelman.ranges import Count, Natural, OneOf, Positive
+from steelman.types import Images, Logits, PerImage, Share
 
 
 @dataclass(frozen=True)
@@ -50,72 +52,39 @@ class ALMA(Attack):
     attacks", ICCV 2021, algorithm 1.
     """
 
-    norm: Norm = L2
-    steps: int = 1000
-    step_size: float = Share(0.1)
-    alpha: float = 0.9
-    check: int = 10
-    improvement: float = 0.95
-    growth: float = 1.2
-    classes: int = 10
-    polish: int = 1
-
-    def __post_init__(self) -> None:
-        if self.norm is not L2 and self.norm is not L1:
-            raise ValueError(f"ALMA descends on L2 or L1; got {self.norm}. FMN has the others")
-        if self.steps < 1 or self.check < 1 or not 0 < self.alpha < 1 or not 0 < self.improvement <= 1:
-            raise ValueError(
-                "ALMA needs steps >= 1, check >= 1, alpha between 0 and 1 and improvement at most 1; "
-                f"got {self.steps}, {self.check}, {self.alpha} and {self.improvement}"
-            )
-        if not 1 <= self.growth < math.inf or self.classes < 0 or self.polish < 0:
-            raise ValueError(
-                "ALMA needs growth >= 1, classes >= 0 and polish >= 0; "
-                f"got {self.growth}, {self.classes} and {self.polish}"
-            )
-        if not 0 < self.step_size < math.inf:
-            raise ValueError(f"ALMA needs a positive step_size; got {self.step_size}")
+    norm: Annotated[Norm, OneOf((L2, L1), "FMN has the others")] = L2
+    steps: Count = 1000
+    step_size: Positive = Share(0.1)
+    alpha: Annotated[float, Interval(gt=0, lt=1)] = 0.9
+    check: Count = 10
+    improvement: Annotated[float, Interval(gt=0, le=1)] = 0.95
+    growth: Annotated[float, Ge(1)] = 1.2
+    classes: Natural = 10
+    polish: Natural = 1
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        found = x.clone()
-        start, which, spent = first_look(oracle, x, goal, self.norm, self.box, self.classes)
-        if len(which) == 0:
-            return found
-        steps = left_over(self.steps, spent + self.polish)
-        x, goal, image = x[which], goal[which], start[which]
-        best, nearest = self._descend(oracle, x, image, goal, which, steps)
-        failed = torch.where(nearest.isinf())[0]
-        if len(failed) and self.classes > 1:
-            clean, aim, place = x[failed], goal[failed], which[failed]
-            steps = left_over(self.steps, self.polish)
-            best[failed], nearest[failed] = self._descend(oracle, clean, clean, aim, place, steps)
-        won = torch.where(nearest.isfinite())[0]
-        best[won] = polish(oracle, x[won], best[won], goal[won], self.norm, self.box, self.polish, which[won])
-        found[which] = best
-        return found
+        def search(rest: Remaining) -> Images:
+            return rest.descend(self._descend, rest.start, self.steps, self.polish)
 
-    def _descend(
-        self, oracle: Oracle, x: Images, image: Images, goal: Goal, which: Indices, steps: int
-    ) -> tuple[Images, PerImage]:
-        """The search from `image` on: the nearest success of each image and its norm, infinite where there is none."""
+        return search_remaining(self, oracle, x, goal, search, classes=self.classes, rounds=self.polish)
+
+    def _descend(self, rest: Remaining, image: Images, steps: int) -> None:
+        x, best = rest.x, rest.best
         delta = image - x
         size = self.norm.size(delta)
-        best, nearest = x.clone(), torch.full_like(size, torch.inf)
         mu, rho = torch.ones_like(size), torch.ones_like(size)
         checked = torch.full_like(size, torch.inf)
         since = torch.full_like(size, steps + 1)  # the step of the first success
         spread, momentum = torch.ones_like(x), torch.zeros_like(x)
-        objective = partial(_lead, goal=goal)
         for step in range(steps):
-            logits, lead, gradient = oracle.gradient(image, objective, which)
-            reached = clearly(goal, logits)
-            better = torch.where(reached & (size < nearest))[0]
-            best[better], nearest[better] = image[better], size[better]
+            logits, lead, gradient = rest.oracle.gradient(image, partial(_lead, goal=rest.goal), rest.which)
+            reached = clearly(rest.goal, logits)
+            best.keep(image, size, reached)
             since = torch.where(reached & (since > steps), step, since)
             if step == 0:
                 checked = lead
             elif (step + 1) % self.check == 0:
-                stuck = nearest.isinf() & (lead >= self.improvement * checked)
+                stuck = best.size.isinf() & (lead >= self.improvement * checked)
                 rho, checked = torch.where(stuck, self.growth * rho, rho), lead
             if step:
                 mu = torch.lerp(_slope(lead, rho, mu), mu, self.alpha).clamp(1e-6, 1e12)
@@ -125,10 +94,9 @@ class ALMA(Attack):
             spread.mul_(self.alpha).addcmul_(gradient, gradient, value=1 - self.alpha)
             momentum.mul_(self.alpha).addcdiv_(gradient, spread.sqrt().add_(1e-8))
             decay = 0.01 ** ((step - since).clamp(min=0) / (steps - since))
-            image = within(delta.addcmul_(momentum, column(self.step_size * decay, x), value=-1).add_(x), self.box)
+            image = clip(delta.addcmul_(momentum, column(self.step_size * decay, x), value=-1).add_(x), self.box)
             delta = image - x
             size = self.norm.size(delta)
-        return best, nearest
 
 
 def _lead(logits: Logits, goal: Goal) -> PerImage:

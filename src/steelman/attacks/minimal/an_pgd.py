@@ -2,18 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import torch
 
 from steelman.attacks.bounded.ascent import Ascent, AscentState
-from steelman.attacks.core.attack import Attack
-from steelman.attacks.core.ball import Ball
-from steelman.attacks.core.crafting import check_images, check_labels
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Attack, Ball, Oracle, check_images, check_labels
 from steelman.losses import CrossEntropy, Goal, Loss, SoftMargin
-from steelman.norms import L0, TINY, Linf, Norm, column, per_image
+from steelman.norms import L1, L2, TINY, Linf, Norm, column, per_image
 from steelman.randomness import Draws
+from steelman.ranges import Count, OneOf, Positive
 from steelman.types import Flags, Images, Labels, Logits, Model, PerImage, Radius, Randomness, Share
 
 _Over: TypeAlias = Callable[[Logits, Goal], Flags]
@@ -50,21 +48,14 @@ class ANPGD(Attack):
     """
 
     radius: Radius = Share(8 / 255)
-    eps_max: float = Share(1.0)
-    steps: int = 10
-    bisections: int = 10
-    norm: Norm = Linf
+    eps_max: Positive = Share(1.0)
+    steps: Count = 10
+    bisections: Count = 10
+    norm: Annotated[Norm, OneOf((Linf, L2, L1), "For L0 use JSMA")] = Linf
     loss: Loss = field(default_factory=SoftMargin)
     random_start: bool = True
 
     def __post_init__(self) -> None:
-        if self.norm is L0:
-            raise ValueError("ANPGD needs a norm that grows along a direction, which L0 does not; use JSMA")
-        if self.steps < 1 or self.bisections < 1 or not 0 < self.eps_max < float("inf"):
-            raise ValueError(
-                "ANPGD needs steps >= 1, bisections >= 1 and a finite eps_max > 0; "
-                f"got {self.steps}, {self.bisections} and {self.eps_max}"
-            )
         if self.loss.needs_reference:
             raise ValueError(f"{type(self.loss).__name__} compares with the clean logits; use SoftMargin()")
 

@@ -1,17 +1,19 @@
 """Minimal L2 perturbations whose direction and norm are steered apart."""
 
-import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Interval
 
-from steelman.attacks.core.attack import Attack
-from steelman.attacks.core.oracle import Oracle
-from steelman.attacks.minimal.nearest import clearly, cosine, first_look, left_over, pace, polish
+from steelman.attacks.core import Attack, Oracle
+from steelman.attacks.minimal.nearest import clearly, cosine, pace
+from steelman.attacks.minimal.searching import Remaining, search_remaining
 from steelman.losses import CrossEntropy, Goal
 from steelman.norms import L2, TINY, Norm, column
 from steelman.randomness import Draws
-from steelman.types import Images, Indices, PerImage, Share
+from steelman.ranges import Count, Natural, OneOf, Positive
+from steelman.types import Images, Share
 
 
 @dataclass(frozen=True)
@@ -55,69 +57,42 @@ class DDN(Attack):
         ValueError: `levels` without a box, since grey levels divide the box.
     """
 
-    norm: Norm = L2
-    steps: int = 100
-    gamma: float = 0.05
-    init_norm: float = Share(1.0)
-    levels: int | None = None
-    classes: int = 10
-    polish: int = 1
+    norm: Annotated[Norm, OneOf((L2,), "FMN has the others")] = L2
+    steps: Count = 100
+    gamma: Annotated[float, Interval(gt=0, lt=1)] = 0.05
+    init_norm: Positive = Share(1.0)
+    levels: Annotated[int | None, Ge(2)] = None
+    classes: Natural = 10
+    polish: Natural = 1
 
     def __post_init__(self) -> None:
-        if self.norm is not L2:
-            raise ValueError(f"DDN is an L2 attack; got {self.norm}. FMN has the others")
-        if self.steps < 1 or not 0 < self.gamma < 1 or not 0 < self.init_norm < math.inf:
-            raise ValueError(
-                "DDN needs steps >= 1, gamma between 0 and 1 and a positive init_norm; "
-                f"got {self.steps}, {self.gamma} and {self.init_norm}"
-            )
-        if self.classes < 0 or self.polish < 0:
-            raise ValueError(f"DDN needs classes >= 0 and polish >= 0; got {self.classes} and {self.polish}")
-        if self.levels is not None and (self.levels < 2 or self.box is None):
-            raise ValueError(f"DDN needs levels >= 2 and a box for them; got {self.levels} and box={self.box}")
+        if self.levels is not None and self.box is None:
+            raise ValueError(f"DDN needs a box to divide into levels={self.levels}; give one, such as (0, 1)")
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        found = x.clone()
-        look, which, spent = first_look(oracle, x, goal, L2, self.box, self.classes)
-        if len(which) == 0:
-            return found
-        polished = self.polish if self.levels is None else 0
-        steps = left_over(self.steps, spent + polished)
-        x, goal = x[which], goal[which]
-        best, nearest = x.clone(), torch.full_like(x.flatten(1)[:, 0], torch.inf)
-        if self.classes > 1:
-            there = self._place(look[which])
-            lucky = torch.where(clearly(goal, oracle.logits(there, which)))[0]
-            best[lucky], nearest[lucky] = there[lucky], L2.size(there - x)[lucky]
-        self._descend(oracle, x, goal, which, steps, best, nearest)
-        failed = torch.where(nearest.isinf())[0]
-        if len(failed) and self.classes > 1:
-            clean, aim, place = x[failed], goal[failed], which[failed]
-            again = clean.clone(), nearest[failed]
-            self._descend(oracle, clean, aim, place, left_over(self.steps, polished), *again)
-            best[failed], nearest[failed] = again
-        won = torch.where(nearest.isfinite())[0]
-        if self.levels is None:
-            best[won] = polish(oracle, x[won], best[won], goal[won], L2, self.box, self.polish, which[won])
-        found[which] = best
-        return found
+        rounds = self.polish if self.levels is None else 0
 
-    def _descend(
-        self, oracle: Oracle, x: Images, goal: Goal, which: Indices, steps: int, best: Images, nearest: PerImage
-    ) -> None:
-        """The search from `x`; what is nearer than before goes into `best` and `nearest`."""
-        image, delta, size = x.clone(), torch.zeros_like(x), torch.zeros_like(nearest)
+        def search(rest: Remaining) -> Images:
+            if rest.spent:
+                there = self._place(rest.start)
+                rest.best.keep(there, L2.size(there - rest.x), rest.clearly(there))
+            return rest.descend(self._descend, rest.x, self.steps, rounds)
+
+        return search_remaining(self, oracle, x, goal, search, classes=self.classes, rounds=rounds)
+
+    def _descend(self, rest: Remaining, start: Images, steps: int) -> None:
+        image, delta = start.clone(), torch.zeros_like(start)
+        size = torch.zeros_like(rest.best.size)
         radius = torch.full_like(size, self.init_norm)
         for step in range(steps):
-            logits, _, gradient = oracle.ascent(image, CrossEntropy(), goal, which)
-            reached = clearly(goal, logits)
-            better = torch.where(reached & (size < nearest))[0]
-            best[better], nearest[better] = image[better], size[better]
+            logits, _, gradient = rest.oracle.ascent(image, CrossEntropy(), rest.goal, rest.which)
+            reached = clearly(rest.goal, logits)
+            rest.best.keep(image, size, reached)
             delta.addcmul_(gradient, pace(gradient, cosine(step, steps, self.box_width, 0.01 * self.box_width)))
             radius = torch.where(reached, (1 - self.gamma) * radius, (1 + self.gamma) * radius)
-            delta.mul_(column(radius / L2.size(delta).clamp(min=TINY), x))
-            image = self._place(delta.add_(x))
-            delta = image - x
+            delta.mul_(column(radius / L2.size(delta).clamp(min=TINY), delta))
+            image = self._place(delta.add_(rest.x))
+            delta = image - rest.x
             size = L2.size(delta)
 
     def _place(self, image: Images) -> Images:

@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt
 
-from steelman.attacks.core.attack import Attack
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Attack, Oracle
 from steelman.attacks.minimal.linearised import Boundaries, exponent, rivals
+from steelman.attacks.minimal.nearest import clip
 from steelman.losses import Goal
-from steelman.norms import L2, Norm
+from steelman.norms import L1, L2, Linf, Norm
 from steelman.randomness import Draws
-from steelman.ranges import INFINITE
+from steelman.ranges import INFINITE, Count, Factor, OneOf
 from steelman.types import Images
 
 BOXED = 1.5
@@ -50,44 +51,30 @@ class DeepFool(Attack):
     method to fool deep neural networks", CVPR 2016, algorithm 2.
     """
 
-    norm: Norm = L2
-    p: Annotated[float | None, INFINITE] = None
-    steps: int = 50
-    overshoot: float = 0.02
-    classes: int = 10
-    slack: float = 1.5
-
-    def __post_init__(self) -> None:
-        exponent(self.norm)
-        if self.p is not None and not self.p > 1:
-            raise ValueError(f"DeepFool steps in L_p with p > 1, or in L1 by norm=L1; got p={self.p}")
-        if self.steps < 1 or self.classes < 2 or not self.overshoot >= 0 or not self.slack >= 1:
-            raise ValueError(
-                "DeepFool needs steps >= 1, classes >= 2, overshoot >= 0 and slack >= 1; "
-                f"got {self.steps}, {self.classes}, {self.overshoot} and {self.slack}"
-            )
+    norm: Annotated[Norm, OneOf((Linf, L2, L1), "For L0 use JSMA or SigmaZero")] = L2
+    p: Annotated[float | None, Gt(1), INFINITE] = None
+    steps: Count = 50
+    overshoot: Factor = 0.02
+    classes: Annotated[int, Ge(2)] = 10
+    slack: Annotated[float, Ge(1), INFINITE] = 1.5
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        found, logits = x.clone(), oracle.logits(x)
+        x_adv, logits = x.clone(), oracle.logits(x)
         which = torch.where(~goal.reached(logits))[0]
         clean, goal, p = x[which], goal[which], exponent(self.norm) if self.p is None else self.p
         others = rivals(logits[which], goal, self.classes)
-        box = self.box if p < BOXED else None
-        boundaries = Boundaries.around(others, x, p, box, self.slack, outwards=True)
+        boundaries = Boundaries.around(others, x, p, self.box if p < BOXED else None, self.slack, outwards=True)
         raw = clean
         for _ in range(self.steps):
             if len(which) == 0:
                 break
             _, _, step = boundaries.nearest(oracle, raw, goal, which)
             total = raw + step - clean
-            raw = self._clip(clean + total)
-            shot = self._clip(clean + (1 + self.overshoot) * total)
-            found[which] = shot
+            raw = clip(clean + total, self.box)
+            shot = clip(clean + (1 + self.overshoot) * total, self.box)
+            x_adv[which] = shot
             going = torch.where(~goal.reached(oracle.logits(shot, which)))[0]
             if len(going) < len(which):
                 which, goal, boundaries = which[going], goal[going], boundaries[going]
                 clean, raw = clean[going], raw[going]
-        return found
-
-    def _clip(self, x: Images) -> Images:
-        return x if self.box is None else x.clamp(*self.box)
+        return x_adv

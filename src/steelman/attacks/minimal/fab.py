@@ -1,16 +1,20 @@
 """Minimal perturbations by projection onto linearised boundaries within the box."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor
 
-from steelman.attacks.core.attack import Attack
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Attack, Oracle
 from steelman.attacks.minimal.linearised import Boundaries, exponent, rivals, shortest_step, size
+from steelman.attacks.minimal.nearest import clip
+from steelman.attacks.minimal.searching import Successes
 from steelman.losses import Goal, Margin
 from steelman.norms import L1, L2, TINY, Linf, Norm, column, per_image
 from steelman.randomness import Draws
+from steelman.ranges import INFINITE, Count, Fraction, OneOf
 from steelman.types import Images, Indices, Logits, PerImage, Radius
 
 START = {Linf: 0.3, L2: 1.0, L1: 5.0}
@@ -56,40 +60,34 @@ class FAB(Attack):
         ValueError: L0, which has no projection onto a plane.
     """
 
-    norm: Norm = Linf
-    steps: int = 100
-    restarts: int = 1
-    targets: int | None = None
-    alpha_max: float = 0.1
-    eta: float = 1.05
-    beta: float = 0.9
-    classes: int = 10
-    slack: float = 1.5
+    norm: Annotated[Norm, OneOf((Linf, L2, L1), "L0 has no projection onto a plane")] = Linf
+    steps: Count = 100
+    restarts: Count = 1
+    targets: Annotated[int | None, Ge(1)] = None
+    alpha_max: Fraction = 0.1
+    eta: Annotated[float, Ge(1)] = 1.05
+    beta: Annotated[float, Interval(gt=0, lt=1)] = 0.9
+    classes: Annotated[int, Ge(2)] = 10
+    slack: Annotated[float, Ge(1), INFINITE] = 1.5
     radius: Radius | None = None
-
-    def __post_init__(self) -> None:
-        exponent(self.norm)
-        if self.steps < 1 or self.restarts < 1 or self.classes < 2 or (self.targets is not None and self.targets < 1):
-            raise ValueError(f"FAB needs steps, restarts and targets >= 1, and classes >= 2; got {self}")
-        if not (0 <= self.alpha_max <= 1 and self.eta >= 1 and 0 < self.beta < 1 and self.slack >= 1):
-            raise ValueError(f"FAB needs alpha_max in [0, 1], beta in (0, 1), eta and slack >= 1; got {self}")
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         logits = oracle.logits(x)
-        found, nearest = x.clone(), torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
+        best = Successes(x.clone(), torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device))
         enough = per_image(0.0 if self.radius is None else self.radius, x.double(), "radius").flatten().expand(len(x))
         todo = ~goal.reached(logits)
         for restart in range(self.restarts):
             for some in self._runs(logits, goal):
-                which = torch.where(todo & (nearest > enough))[0]
+                which = torch.where(todo & (best.size > enough))[0]
                 if len(which) == 0:
                     break
-                start = self._start(x, nearest, enough, draws.split(restart)) if restart else x
-                self._walk(oracle, x, start[which], goal[which], some[which], which, enough, found, nearest)
-        which = torch.where(nearest.isfinite() & (nearest > enough))[0]
+                start = self._start(x, best.size, enough, draws.split(restart)) if restart else x
+                self._walk(oracle, x, start[which], goal[which], some[which], which, enough, best)
+        which = torch.where(best.size.isfinite() & (best.size > enough))[0]
         if len(which):
-            found[which] = self._shorten(oracle, x[which], found[which], logits[which], goal[which], which)
-        return found
+            x_adv = self._shorten(oracle, x[which], best.x_adv[which], logits[which], goal[which], which)
+            best.x_adv[which] = x_adv
+        return best.x_adv
 
     def _runs(self, logits: Logits, goal: Goal) -> tuple[Tensor, ...]:
         """The rivals of each run."""
@@ -99,8 +97,7 @@ class FAB(Attack):
 
     def _start(self, x: Images, nearest: PerImage, enough: PerImage, draws: Draws) -> Images:
         most = torch.full_like(nearest, START[self.norm] * self.box_width) if self.radius is None else enough
-        start = x + self.norm.sample(x, torch.minimum(most, nearest) / 2, draws)
-        return start if self.box is None else start.clamp(*self.box)
+        return clip(x + self.norm.sample(x, torch.minimum(most, nearest) / 2, draws), self.box)
 
     def _walk(
         self,
@@ -111,10 +108,9 @@ class FAB(Attack):
         rivals: Tensor,
         which: Indices,
         enough: PerImage,
-        found: Images,
-        nearest: PerImage,
+        best: Successes,
     ) -> None:
-        """One run for the images `which`; what is nearer than before goes into `found` and `nearest`."""
+        """One run for the images `which`; what is nearer than before goes into `best`."""
         p, clean = exponent(self.norm), x[which]
         boundaries = Boundaries.around(rivals, x, p, self.box, self.slack)
         for _ in range(self.steps):
@@ -124,33 +120,28 @@ class FAB(Attack):
             here, there = size(step, p), size(straight, p)
             pull = (here / (here + there).clamp(min=TINY)).clamp(max=self.alpha_max)
             if goal.target is not None:  # else the pull holds some images back from their target for ever
-                pull = torch.where(nearest[which].isfinite(), pull, 0)
-            image = torch.lerp(image + self.eta * step, clean + self.eta * straight, column(pull, x))
-            if self.box is not None:
-                image = image.clamp_(*self.box)
+                pull = torch.where(best.size[which].isfinite(), pull, 0)
+            image = clip(torch.lerp(image + self.eta * step, clean + self.eta * straight, column(pull, x)), self.box)
             hit = goal.reached(oracle.logits(image, which))
-            length = size(image.double() - clean.double(), p)
-            nearer = hit & (length < nearest[which])
-            found[which[nearer]], nearest[which[nearer]] = image[nearer], length[nearer]
+            best.keep(image, size(image.double() - clean.double(), p), hit, which)
             image = torch.where(column(hit, x), torch.lerp(clean, image, self.beta), image)
             if self.radius is not None:
-                stay = torch.where(nearest[which] > enough[which])[0]
+                stay = torch.where(best.size[which] > enough[which])[0]
                 if len(stay) == 0:
                     break
-                which, goal, boundaries, clean, image = (
-                    which[stay], goal[stay], boundaries[stay], clean[stay], image[stay]
-                )  # fmt: skip
+                which, goal, boundaries = which[stay], goal[stay], boundaries[stay]
+                clean, image = clean[stay], image[stay]
 
-    def _shorten(self, oracle: Oracle, x: Images, found: Images, logits: Logits, goal: Goal, which: Indices) -> Images:
+    def _shorten(self, oracle: Oracle, x: Images, far: Images, logits: Logits, goal: Goal, which: Indices) -> Images:
         """The final search: the secant method on the margin along the line, aiming a little beyond the boundary."""
         margin = Margin()
         short, below = x.new_zeros(len(x)), margin(logits, goal)
-        enough, above = x.new_ones(len(x)), margin(oracle.logits(found, which), goal)
-        best = found
+        enough, above = x.new_ones(len(x)), margin(oracle.logits(far, which), goal)
+        best = far
         for _ in range(3):
             crossing = short + (enough - short) * below / (below - above).clamp(max=-TINY)
             t = torch.minimum(crossing + 0.05 * (enough - crossing) + 1e-5, enough)
-            image = torch.lerp(x, found, column(t, x))
+            image = torch.lerp(x, far, column(t, x))
             there = oracle.logits(image, which)
             hit, value = goal.reached(there), margin(there, goal)
             best = torch.where(column(hit, x), image, best)

@@ -3,16 +3,19 @@
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 
-from steelman.attacks.core.attack import Attack
-from steelman.attacks.core.oracle import Oracle
-from steelman.attacks.minimal.nearest import beyond, clearly, cosine, first_look, left_over, pace, polish, within
+from steelman.attacks.core import Attack, Oracle
+from steelman.attacks.minimal.nearest import beyond, clearly, clip, cosine, pace
+from steelman.attacks.minimal.searching import Remaining, search_remaining
 from steelman.losses import Goal, Margin
 from steelman.norms import L0, L1, L2, TINY, Linf, Norm, column
 from steelman.randomness import Draws
-from steelman.types import Images, Indices, PerImage, Share
+from steelman.ranges import Count, Natural, Positive
+from steelman.types import Images, Share
 
 _DUAL = {Linf: 1, L2: 2, L1: math.inf}
 
@@ -55,56 +58,30 @@ class FMN(Attack):
     """
 
     norm: Norm = L2
-    steps: int = 100
-    step_size: float = Share(1.0)
-    gamma: float = 0.05
-    classes: int = 10
-    polish: int = 1
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 < self.gamma < 1 or not 0 < self.step_size < math.inf:
-            raise ValueError(
-                "FMN needs steps >= 1, gamma between 0 and 1 and a positive step_size; "
-                f"got {self.steps}, {self.gamma} and {self.step_size}"
-            )
-        if self.classes < 0 or self.polish < 0:
-            raise ValueError(f"FMN needs classes >= 0 and polish >= 0; got {self.classes} and {self.polish}")
+    steps: Count = 100
+    step_size: Positive = Share(1.0)
+    gamma: Annotated[float, Interval(gt=0, lt=1)] = 0.05
+    classes: Natural = 10
+    polish: Natural = 1
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        found = x.clone()
-        start, which, spent = first_look(oracle, x, goal, self.norm, self.box, self.classes)
-        if len(which) == 0:
-            return found
-        steps = left_over(self.steps, spent + self.polish)
-        x, goal, image = x[which], goal[which], start[which]
-        if self.norm is L0 and self.classes > 1:
-            reached = clearly(goal, oracle.logits(image, which))
-            image = torch.where(column(reached, x), image, x)
-        best, nearest = self._descend(oracle, x, image, goal, which, steps)
-        failed = torch.where(nearest.isinf())[0]
-        if len(failed) and self.classes > 1:
-            clean, aim, place = x[failed], goal[failed], which[failed]
-            steps = left_over(self.steps, self.polish)
-            best[failed], nearest[failed] = self._descend(oracle, clean, clean, aim, place, steps)
-        won = torch.where(nearest.isfinite())[0]
-        best[won] = polish(oracle, x[won], best[won], goal[won], self.norm, self.box, self.polish, which[won])
-        found[which] = best
-        return found
+        def search(rest: Remaining) -> Images:
+            start = rest.start
+            if self.norm is L0 and rest.spent:
+                start = torch.where(column(rest.clearly(start), start), start, rest.x)
+            return rest.descend(self._descend, start, self.steps, self.polish)
 
-    def _descend(
-        self, oracle: Oracle, x: Images, image: Images, goal: Goal, which: Indices, steps: int
-    ) -> tuple[Images, PerImage]:
-        """The search from `image` on: the nearest success of each image and its norm, infinite where there is none."""
+        return search_remaining(self, oracle, x, goal, search, classes=self.classes, rounds=self.polish)
+
+    def _descend(self, rest: Remaining, image: Images, steps: int) -> None:
+        x, best = rest.x, rest.best
         delta = image - x
         size = self.norm.size(delta)
         radius = size.clamp(min=1) if self.norm is L0 else torch.full_like(size, torch.inf)
-        best, nearest = x.clone(), torch.full_like(size, torch.inf)
-        objective = partial(Margin(), goal=goal)
         for step in range(steps):
-            logits, value, gradient = oracle.gradient(image, objective, which)
-            reached = clearly(goal, logits)
-            better = torch.where(reached & (size < nearest))[0]
-            best[better], nearest[better] = image[better], size[better]
+            logits, value, gradient = rest.oracle.gradient(image, partial(Margin(), goal=rest.goal), rest.which)
+            reached = clearly(rest.goal, logits)
+            best.keep(image, size, reached)
             gamma = cosine(step, steps, self.gamma, 0.001)
             smaller, larger = (1 - gamma) * radius, (1 + gamma) * radius
             if self.norm is L0:
@@ -112,11 +89,10 @@ class FMN(Attack):
             else:
                 slope = torch.linalg.vector_norm(gradient.flatten(1), ord=_DUAL[self.norm], dim=1)
                 boundary = size + beyond(value.abs(), logits) / slope.clamp(min=TINY)
-                larger = torch.where(nearest.isfinite(), larger, boundary)
-            radius = torch.where(reached, torch.minimum(smaller, nearest), larger)
+                larger = torch.where(best.size.isfinite(), larger, boundary)
+            radius = torch.where(reached, torch.minimum(smaller, best.size), larger)
             delta.addcmul_(gradient, pace(gradient, cosine(step, steps, self.step_size, self.step_size / 100)))
-            image = within(delta.add_(x), self.box)
+            image = clip(delta.add_(x), self.box)
             delta = self.norm.project(image - x, radius)
-            image = within(x + delta, self.box)  # which rounding may leave
+            image = clip(x + delta, self.box)  # which rounding may leave
             size = self.norm.size(delta)
-        return best, nearest

@@ -2,17 +2,18 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import Tensor
 
-from steelman.attacks.core.attack import Attack
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Attack, Oracle
 from steelman.losses import Goal, Margin, other_logits
 from steelman.norms import L0, Norm
 from steelman.randomness import Draws
+from steelman.ranges import OneOf
 from steelman.types import Flags, Images, Indices, Labels, Logits, PerImage, Share
 
 _AT_ONCE = 2**22  # pairs that are scored at a time
@@ -59,25 +60,19 @@ class JSMA(Attack):
     """
 
     theta: float = Share(1.0)
-    gamma: float = 1.0
+    gamma: Annotated[float, Interval(gt=0, le=1)] = 1.0
     of: Literal["logits", "softmax"] = "logits"
     pair: bool = True
     both: bool = False
     reach: bool = True
     prune: bool = True
-    norm: Norm = L0
+    norm: Annotated[Norm, OneOf((L0,))] = L0
 
     def __post_init__(self) -> None:
-        if self.norm is not L0:
-            raise ValueError(f"JSMA counts changed entries: its norm is L0; got {self.norm}")
         if self.box is None:
             raise ValueError("JSMA moves entries to the ends of the box: give it one, such as (0, 1)")
-        if not (self.box[1] - self.box[0]) / 1000 <= abs(self.theta) < float("inf"):
+        if not self.box_width / 1000 <= abs(self.theta) < float("inf"):
             raise ValueError(f"JSMA needs a finite theta, of at least a thousandth of the box; got {self.theta}")
-        if not 0 < self.gamma <= 1:
-            raise ValueError(f"JSMA needs gamma, the share of entries that may change, in (0, 1]; got {self.gamma}")
-        if self.of not in ("logits", "softmax"):
-            raise ValueError(f'JSMA takes slopes of="logits" or of="softmax"; got {self.of!r}')
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         found, won = x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)

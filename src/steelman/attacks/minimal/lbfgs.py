@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from steelman.attacks.core.attack import Attack
-from steelman.attacks.core.oracle import Oracle
-from steelman.attacks.minimal.nearest import first_look, polish
+from steelman.attacks.core import Attack, Oracle
+from steelman.attacks.minimal.searching import Remaining, search_remaining
 from steelman.losses import Goal, other_logits
 from steelman.norms import L2, TINY, Norm, column
 from steelman.randomness import Draws
+from steelman.ranges import Count, Natural, OneOf, Positive
 from steelman.types import Box, Images, Indices, Logits, PerImage
 
 Slope = Callable[[Images, Indices], tuple[PerImage, Images]]
@@ -48,51 +50,35 @@ class LBFGS(Attack):
     Fergus, "Intriguing properties of neural networks", ICLR 2014, section 4.1.
     """
 
-    norm: Norm = L2
-    steps: int = 50
-    search_steps: int = 9
-    c: float = 1.0
-    memory: int = 10
-    polish: int = 1
-
-    def __post_init__(self) -> None:
-        if self.norm is not L2:
-            raise ValueError(
-                f"LBFGS is an L2 attack; got {self.norm}. CarliniWagnerLinf and CarliniWagnerL0 have others"
-            )
-        if self.steps < 1 or self.search_steps < 1 or self.c <= 0 or self.memory < 1 or self.polish < 0:
-            raise ValueError(f"LBFGS needs positive steps, search_steps, c and memory, and polish >= 0; got {self}")
+    norm: Annotated[Norm, OneOf((L2,), "CarliniWagnerLinf and CarliniWagnerL0 have others")] = L2
+    steps: Count = 50
+    search_steps: Count = 9
+    c: Positive = 1.0
+    memory: Count = 10
+    polish: Natural = 1
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        found = x.clone()
-        start, which, _ = first_look(oracle, x, goal, L2, self.box, 10)
-        if len(which) == 0:
-            return found
-        x, goal, start = x[which], goal[which], start[which]
-        best, nearest = x.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
-        low, high, c = torch.zeros_like(nearest), nearest.clone(), torch.full_like(nearest, self.c)
-        area = self.box_width**2
+        return search_remaining(self, oracle, x, goal, self._search, classes=10, rounds=self.polish)
+
+    def _search(self, rest: Remaining) -> Images:
+        """The binary search over c."""
+        low, high, c = (torch.full_like(rest.best.size, first) for first in (0, torch.inf, self.c))
         for _ in range(self.search_steps):
-            hit = torch.zeros_like(nearest, dtype=torch.bool)
-
-            def slope(image: Images, rows: Indices, c: PerImage = c, hit: Tensor = hit) -> tuple[PerImage, Images]:
-                part = goal[rows]
-                logits, gain, pull = oracle.gradient(image, lambda logits: -_loss(logits, part), which[rows])
-                delta = image - x[rows]
-                distance = delta.flatten(1).square().sum(1) / area
-                reached = part.reached(logits)
-                closer = reached & (distance < nearest[rows])
-                best[rows[closer]], nearest[rows[closer]] = image[closer], distance[closer]
-                hit[rows] = reached
-                return distance - c[rows] * gain, 2 * delta / area - column(c[rows], x) * pull
-
-            minimise(slope, start, self.box, self.steps, self.memory)
+            hit = torch.zeros_like(c, dtype=torch.bool)
+            minimise(partial(self._slope, rest, c, hit), rest.start, self.box, self.steps, self.memory)
             low, high = torch.where(hit, low, torch.maximum(low, c)), torch.where(hit, torch.minimum(high, c), high)
             c = torch.where(high.isfinite(), (low + high) / 2, 10 * c)
-        won = torch.where(nearest.isfinite())[0]
-        best[won] = polish(oracle, x[won], best[won], goal[won], L2, self.box, self.polish, which[won])
-        found[which] = best
-        return found
+        return rest.best.x_adv
+
+    def _slope(self, rest: Remaining, c: Tensor, hit: Tensor, image: Images, rows: Indices) -> tuple[PerImage, Images]:
+        """Value and gradient of |x' - x|_2^2 + c loss(x'); `hit` becomes whether it is at the goal."""
+        goal, area = rest.goal[rows], self.box_width**2
+        logits, gain, pull = rest.oracle.gradient(image, lambda logits: -_loss(logits, goal), rest.which[rows])
+        delta = image - rest.x[rows]
+        distance = delta.flatten(1).square().sum(1) / area
+        hit[rows] = reached = goal.reached(logits)
+        rest.best.keep(image, distance, reached, rows)
+        return distance - c[rows] * gain, 2 * delta / area - column(c[rows], image) * pull
 
 
 def _loss(logits: Logits, goal: Goal) -> PerImage:

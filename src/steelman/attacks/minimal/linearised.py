@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Oracle
 from steelman.losses import Goal, other_logits, top_rivals
 from steelman.norms import L0, L1, L2, TINY, Linf, Norm
 from steelman.types import Box, Images, Indices, Logits, PerImage

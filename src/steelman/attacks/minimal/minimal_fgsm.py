@@ -1,15 +1,16 @@
 """The smallest step along one fixed direction."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from steelman.attacks.core.attack import Attack
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Attack, Oracle
 from steelman.losses import CrossEntropy, Goal, Loss
-from steelman.norms import L0, Linf, Norm
+from steelman.norms import L1, L2, Linf, Norm
 from steelman.randomness import Draws
+from steelman.ranges import OneOf, Positive
 from steelman.types import Images, Share
 
 RELATIVE = 1e-4
@@ -41,18 +42,14 @@ class MinimalFGSM(Attack):
         ValueError: L0, eps_max or grid not above 0, a grid above eps_max, KL.
     """
 
-    norm: Norm = Linf
-    eps_max: float = Share(1.0)
-    grid: float | None = None
+    norm: Annotated[Norm, OneOf((Linf, L2, L1), "For L0 use JSMA")] = Linf
+    eps_max: Positive = Share(1.0)
+    grid: Positive | None = None
     loss: Loss = field(default_factory=CrossEntropy)
 
     def __post_init__(self) -> None:
-        if self.norm is L0:
-            raise ValueError("MinimalFGSM looks along a path of growing eps, which L0 does not give; use JSMA")
-        if not 0 < self.eps_max < float("inf"):
-            raise ValueError(f"MinimalFGSM needs a finite eps_max > 0; got {self.eps_max}")
-        if self.grid is not None and not 0 < self.grid <= self.eps_max:
-            raise ValueError(f"MinimalFGSM needs 0 < grid <= eps_max; got {self.grid} and {self.eps_max}")
+        if self.grid is not None and self.grid > self.eps_max:
+            raise ValueError(f"MinimalFGSM needs grid <= eps_max; got {self.grid} and {self.eps_max}")
         if self.loss.needs_reference:
             raise ValueError(f"{type(self.loss).__name__} has no gradient at the clean image; use CrossEntropy()")
 

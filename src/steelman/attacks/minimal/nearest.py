@@ -1,4 +1,4 @@
-"""What minimal-norm attacks share: the nearest point of a linearised boundary, a first look at all, a last polish."""
+"""The nearest point of a linearised boundary, and the polish that brings a success nearer."""
 
 import math
 from collections.abc import Callable
@@ -7,10 +7,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core import Oracle
 from steelman.attacks.minimal.linearised import exponent, shortest_step
-from steelman.losses import Goal, Margin, top_rivals
-from steelman.norms import L0, L1, TINY, Norm, column
+from steelman.losses import Goal, Margin
+from steelman.norms import L0, L1, Norm, column
 from steelman.types import Box, Flags, Images, Indices, Logits, PerImage
 
 
@@ -29,7 +29,7 @@ def beyond(gap: PerImage, logits: Logits) -> PerImage:
     return 1.0001 * gap + 2 * rounding(logits)
 
 
-def within(image: Images, box: Box | None) -> Images:
+def clip(image: Images, box: Box | None) -> Images:
     """`image` clipped, in place."""
     return image if box is None else image.clamp_(*box)
 
@@ -60,88 +60,49 @@ def onto_plane(norm: Norm, x: Images, slope: Images, gap: PerImage, box: Box | N
     return slope.sign() * torch.zeros_like(room).scatter(1, order, wanted * room.gather(1, order)).reshape(x.shape)
 
 
-def first_look(
-    oracle: Oracle, x: Images, goal: Goal, norm: Norm, box: Box | None, classes: int
-) -> tuple[Images, Indices, int]:
-    """The images, moved onto the nearest of their linearised boundaries, which are not at the goal to begin with, and
-    how many gradient passes it took.
-
-    The `classes` highest logits compete, the label among them; with a target, only that. With fewer than two, nothing
-    moves. Cost: 1 forward and at most classes - 1 gradient passes.
-    """
-    if classes < 2:
-        return x, torch.where(~goal.reached(oracle.logits(x)))[0], 0
-    with torch.enable_grad():
-        here = x.detach().requires_grad_()
-        logits = oracle.logits(here)
-        gaps = _gaps(logits, goal, classes)
-    logits = logits.detach()
-    moved, nearest = x.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
-    for rest, gap in zip(reversed(range(len(gaps))), gaps, strict=True):
-        slope = oracle.backward(gap, here, keep=rest > 0)
-        step = onto_plane(norm, x, slope, beyond(-gap.detach(), logits), box)
-        # A boundary that cannot be reached within the box is for those that have no other.
-        reaches = (slope * step).flatten(1).sum(1) >= -gap.detach()
-        size = torch.where(reaches, norm.size(step), 1 / TINY)
-        moved = torch.where(column(size < nearest, x), x + step, moved)
-        nearest = torch.minimum(size, nearest)
-    return within(moved, box), torch.where(~goal.reached(logits))[0], len(gaps)
-
-
-def left_over(steps: int, spent: int) -> int:
-    """What a first look and a last polish leave of a budget of gradient passes: at least half."""
-    return max(steps - spent, (steps + 1) // 2)
-
-
-def _gaps(logits: Logits, goal: Goal, classes: int) -> tuple[PerImage, ...]:
-    """Z_k - Z_y for the highest rivals; with a target, Z_t minus the highest other."""
-    if goal.target is not None:
-        return (Margin()(logits, goal),)
-    rivals = top_rivals(logits, goal.labels, classes - 1)
-    return (logits.gather(1, rivals) - logits.gather(1, goal.labels[:, None])).unbind(1)
-
-
 def polish(
-    oracle: Oracle, x: Images, found: Images, goal: Goal, norm: Norm, box: Box | None, rounds: int, which: Indices
+    oracle: Oracle, x: Images, x_adv: Images, goal: Goal, norm: Norm, box: Box | None, rounds: int, which: Indices
 ) -> Images:
-    """Successes `found` brought nearer to `x`.
+    """Successes `x_adv`, brought nearer to `x`; where `x_adv` is `x`, there is none.
 
-    A round linearises the margin where the image is and tries the nearest point of that boundary. Where that fails, the
-    way back to the image is halved 5 times; L0 halves the number of changed entries 10 times, keeping those that the
-    linearised margin owes most to.
+    A round linearises the margin at the success and tries the nearest point of that boundary. Where that fails, the
+    way back to the success is halved 5 times; L0 halves the number of changed entries 10 times, and keeps those that
+    contribute most to the linearised margin.
     Cost per round: 1 gradient pass and at most 7 forward passes, L0 12.
     """
-    for _ in range(rounds if len(which) else 0):
-        logits, value, slope = oracle.gradient(found, partial(Margin(), goal=goal), which)
-        delta = found - x
+    won = torch.where((x_adv != x).flatten(1).any(1))[0]
+    if rounds == 0 or len(won) == 0:
+        return x_adv
+    x, image, goal, which = x[won], x_adv[won], goal[won], which[won]
+    for _ in range(rounds):
+        logits, value, slope = oracle.gradient(image, partial(Margin(), goal=goal), which)
+        delta = image - x
         owed = slope * delta
-        near = x + onto_plane(norm, x, slope, beyond(owed.flatten(1).sum(1) - value, logits), box)
-        near = within(near, box)
+        near = clip(x + onto_plane(norm, x, slope, beyond(owed.flatten(1).sum(1) - value, logits), box), box)
         shorter = torch.where(norm.size(near - x) < norm.size(delta))[0]
         reached = clearly(goal[shorter], oracle.logits(near[shorter], which[shorter]))
-        best = found.index_copy(0, shorter[reached], near[shorter[reached]])
+        best = image.index_copy(0, shorter[reached], near[shorter[reached]])
         if norm is L0:
-            rest = torch.where((best == found).flatten(1).all(1))[0]
+            rest = torch.where((best == image).flatten(1).all(1))[0]
             least = torch.where(delta == 0, torch.inf, -owed)[rest].flatten(1)
-            rank = least.argsort(dim=1, stable=True).argsort(1).reshape(found[rest].shape)
-            path = partial(_fewer, x[rest], found[rest], rank)
+            rank = least.argsort(dim=1, stable=True).argsort(1).reshape(image[rest].shape)
+            path = partial(_fewer, x[rest], image[rest], rank)
         else:
             rest = shorter[~reached]
-            path = partial(_between, near[rest], found[rest], box)
-        share = _halve(oracle, path, goal[rest], 10 if norm is L0 else 5, found[rest], which[rest])
-        best[rest] = path(share)
-        found = best
-    return found
+            path = partial(_between, near[rest], image[rest], box)
+        best[rest] = path(_halve(oracle, path, goal[rest], 10 if norm is L0 else 5, image[rest], which[rest]))
+        image = best
+    return x_adv.index_copy(0, won, image)
 
 
-def _between(near: Images, found: Images, box: Box | None, share: Tensor) -> Images:
-    return within(torch.lerp(near, found, share), box)
+def _between(near: Images, far: Images, box: Box | None, share: Tensor) -> Images:
+    return clip(torch.lerp(near, far, share), box)
 
 
-def _fewer(x: Images, found: Images, rank: Tensor, share: Tensor) -> Images:
-    """`found` with only that share of its changed entries, those of lowest rank."""
-    kept = (share * column((found != x).flatten(1).sum(1).to(x.dtype), x)).ceil()
-    return torch.where(rank < kept, found, x)
+def _fewer(x: Images, image: Images, rank: Tensor, share: Tensor) -> Images:
+    """`image` with only that share of its changed entries, those of lowest rank."""
+    kept = (share * column((image != x).flatten(1).sum(1).to(x.dtype), x)).ceil()
+    return torch.where(rank < kept, image, x)
 
 
 def _halve(

@@ -1,17 +1,18 @@
 """Perturbations of few entries by descent on a smooth count."""
 
-import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import torch
 
-from steelman.attacks.core.attack import Attack
-from steelman.attacks.core.oracle import Oracle
-from steelman.attacks.minimal.nearest import clearly, cosine, first_look, left_over, polish, within
+from steelman.attacks.core import Attack, Oracle
+from steelman.attacks.minimal.nearest import clearly, clip, cosine
+from steelman.attacks.minimal.searching import Remaining, left_over, search_remaining
 from steelman.losses import Goal, Margin
 from steelman.norms import L0, Norm, column
 from steelman.randomness import Draws
+from steelman.ranges import Count, Fraction, Natural, OneOf, Positive
 from steelman.types import Images, Share
 
 
@@ -45,48 +46,33 @@ class SigmaZero(Attack):
     Pelillo, "Sigma-zero: gradient-based optimization of l0-norm adversarial examples", ICLR 2025, algorithm 1.
     """
 
-    norm: Norm = L0
-    steps: int = 1000
-    step_size: float = Share(1.0)
-    sigma: float = 1e-3
-    threshold: float = 0.3
-    classes: int = 10
-    polish: int = 1
-
-    def __post_init__(self) -> None:
-        if self.norm is not L0:
-            raise ValueError(f"SigmaZero is an L0 attack; got {self.norm}. FMN has other norms")
-        if self.steps < 1 or not 0 < self.step_size < math.inf or not 0 < self.sigma < math.inf:
-            raise ValueError(
-                "SigmaZero needs steps >= 1 and a positive step_size and sigma; "
-                f"got {self.steps}, {self.step_size} and {self.sigma}"
-            )
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"SigmaZero's threshold is a change between 0 and 1; got {self.threshold}")
-        if self.classes < 0 or self.polish < 0:
-            raise ValueError(f"SigmaZero needs classes >= 0 and polish >= 0; got {self.classes} and {self.polish}")
+    norm: Annotated[Norm, OneOf((L0,), "FMN has other norms")] = L0
+    steps: Count = 1000
+    step_size: Positive = Share(1.0)
+    sigma: Positive = 1e-3
+    threshold: Fraction = 0.3
+    classes: Natural = 10
+    polish: Natural = 1
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        found = x.clone()
-        start, which, spent = first_look(oracle, x, goal, L0, self.box, self.classes)
-        if len(which) == 0:
-            return found
-        steps = left_over(self.steps, spent + self.polish)
-        x, goal, start = x[which], goal[which], start[which]
-        best, fewest = x.clone(), torch.full_like(x.flatten(1)[:, 0], torch.inf)
-        if self.classes > 1:
-            lucky = clearly(goal, oracle.logits(start, which))
-            best[lucky], fewest[lucky] = start[lucky], L0.size(start - x)[lucky]
+        def search(rest: Remaining) -> Images:
+            if rest.spent:
+                rest.best.keep(rest.start, L0.size(rest.start - rest.x), rest.clearly(rest.start))
+            self._descend(rest, left_over(self.steps, rest.spent + self.polish))
+            return rest.best.x_adv
+
+        return search_remaining(self, oracle, x, goal, search, classes=self.classes, rounds=self.polish)
+
+    def _descend(self, rest: Remaining, steps: int) -> None:
+        x = rest.x
         image, delta = x, torch.zeros_like(x)
-        mean, spread, tau = torch.zeros_like(x), torch.zeros_like(x), torch.full_like(fewest, self.threshold)
-        objective, count = partial(Margin(), goal=goal), x[0].numel()
+        mean, spread, tau = torch.zeros_like(x), torch.zeros_like(x), torch.full_like(rest.best.size, self.threshold)
+        objective, count = partial(Margin(), goal=rest.goal), x[0].numel()
         sigma = self.sigma * self.box_width**2
         for step in range(steps):
-            logits, _, gradient = oracle.gradient(image, objective, which)
-            reached = clearly(goal, logits)
-            size = L0.size(delta)
-            better = torch.where(reached & (size < fewest))[0]
-            best[better], fewest[better] = image[better], size[better]
+            logits, _, gradient = rest.oracle.gradient(image, objective, rest.which)
+            reached = clearly(rest.goal, logits)
+            rest.best.keep(image, L0.size(delta), reached)
             # Downhill: a success feels the count alone.
             gradient.mul_(column(~reached, x)).neg_()
             square = delta * delta
@@ -99,13 +85,9 @@ class SigmaZero(Attack):
             rate = cosine(step, steps, self.step_size, self.step_size / 10)
             width = (spread / (1 - 0.999 ** (step + 1))).sqrt_().add_(1e-8)
             delta.addcdiv_(mean, width, value=-rate / (1 - 0.9 ** (step + 1)))
-            image = within(delta.add_(x), self.box)
+            image = clip(delta.add_(x), self.box)
             following = cosine(step + 1, steps, self.step_size, self.step_size / 10) / self.box_width
             tau = torch.where(reached, tau + 0.01 * following, tau - 0.01 * following).clamp_(0, 1)
             delta = image - x
             small = delta.abs() < column(tau * self.box_width, x)
             image, delta = torch.where(small, x, image), delta.masked_fill_(small, 0)
-        won = torch.where(fewest.isfinite())[0]
-        best[won] = polish(oracle, x[won], best[won], goal[won], L0, self.box, self.polish, which[won])
-        found[which] = best
-        return found

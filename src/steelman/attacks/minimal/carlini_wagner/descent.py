@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from steelman.attacks.core.oracle import Oracle
-from steelman.losses import Goal, Margin
+from steelman.attacks.core import Attack
+from steelman.attacks.minimal.searching import Remaining
+from steelman.losses import Margin
 from steelman.norms import column
 from steelman.types import Box, Flags, Images, Indices, PerImage
 
@@ -18,7 +19,7 @@ Encoding = Literal["tanh", "clipped", "projected"]
 
 @dataclass(frozen=True)
 class Variable:
-    """What stands for an image in the box while it is moved.
+    """The variable in which an image in the box is moved.
 
     tanh       w, the image being centre + reach tanh(w)
     clipped    an image that may leave the box, clipped when looked at; no gradient where it has left
@@ -61,6 +62,12 @@ class Variable:
         return (self.box[1] + self.box[0]) / 2, (self.box[1] - self.box[0]) / 2
 
 
+def check_encoding(encoding: Encoding, box: Box | None) -> None:
+    """Raises ValueError for tanh without a box."""
+    if box is None and encoding == "tanh":
+        raise ValueError('tanh maps onto the box: give one, such as (0, 1), or encoding="projected"')
+
+
 class AdamState:
     """Kingma and Ba's Adam on a batch whose rows may leave."""
 
@@ -80,57 +87,63 @@ class AdamState:
         self.momentum, self.spread = self.momentum[which], self.spread[which]
 
 
-Penalty = Callable[[Images, Indices], tuple[PerImage, Images, Flags]]
-"""Of perturbations, those of the named rows: the penalty, its gradient, and whether it is as good as none."""
+Penalty: TypeAlias = Callable[[Images, Indices], tuple[PerImage, Images, Flags]]
+"""Of images, those of the named rows: the penalty of their perturbations, its gradient, and whether it is as good as
+none."""
 
 
-def until_reached(
-    oracle: Oracle,
-    start: Images,
-    goal: Goal,
-    c: PerImage,
-    which: Indices,
-    *,
-    penalty: Penalty,
-    variable: Variable,
-    steps: int,
-    step_size: float,
-    abort_early: bool,
-    free: Tensor | None = None,
-) -> tuple[Images, Flags]:
-    """Decrease penalty + c f6 until each image is at the goal and its penalty fits: where it ended, and whether it is.
+class InRounds(Attack):
+    """What `CarliniWagnerLinf` and `CarliniWagnerL0` share: rounds that end where the goal is reached."""
 
-    An image leaves when it is there, or every steps / 10 when its objective has not fallen by 1e-4 of itself. Only
-    `free` entries move.
-    """
-    found, done = start.clone(), torch.zeros(len(start), dtype=torch.bool, device=start.device)
-    place = torch.arange(len(start), device=start.device)
-    w = variable.encode(start)
-    adam = AdamState(w, step_size * variable.scale)
-    last = torch.full_like(c, torch.inf)
-    tenth = max(steps // 10, 1)
-    for step in range(steps):
-        image, chain = variable.decode(w)
-        if free is not None:
-            image = torch.where(free[place], image, start[place])
-        logits, gain, pull = oracle.gradient(image, partial(Margin(), goal=goal), which[place])
-        value, gradient, fits = penalty(image, place)
-        reached = goal.reached(logits)
-        there = reached & fits
-        found[place], done[place] = image, there
-        gradient = (gradient - column(torch.where(reached, 0, c[place]), image) * pull) * chain
-        adam.step(w, gradient if free is None else gradient * free[place])
-        variable.settle(w)
-        stalled = there
-        if step % tenth == 0:
-            value = value + c[place] * (-gain).clamp(min=0)
-            if abort_early:
-                stalled = there | (value > 0.9999 * last[place])
-            last[place] = value
-        if bool(stalled.any()):
-            going = torch.where(~stalled)[0]
-            place, w, goal = place[going], w[going], goal[going]
-            adam.keep(going)
-            if len(place) == 0:
-                break
-    return found, done
+    steps: int
+    step_size: float
+    c: float
+    c_max: float
+    encoding: Encoding
+    abort_early: bool
+
+    def __post_init__(self) -> None:
+        check_encoding(self.encoding, self.box)
+        if self.c > self.c_max:
+            raise ValueError(f"{type(self).__name__} needs c <= c_max; got {self.c} and {self.c_max}")
+
+    def until_reached(
+        self, rest: Remaining, start: Images, c: PerImage, penalty: Penalty, free: Tensor | None = None
+    ) -> tuple[Images, Flags]:
+        """Decrease penalty + c f6 until each image is at the goal and its penalty fits: where it ends, and if it is.
+
+        An image leaves when it is there, or every steps / 10 when its objective has not fallen by 1e-4 of itself. Only
+        `free` entries move.
+        """
+        x_adv, done = start.clone(), torch.zeros(len(start), dtype=torch.bool, device=start.device)
+        place, goal = torch.arange(len(start), device=start.device), rest.goal
+        variable = Variable(self.encoding, self.box)
+        w = variable.encode(start)
+        adam = AdamState(w, self.step_size * variable.scale)
+        last = torch.full_like(c, torch.inf)
+        tenth = max(self.steps // 10, 1)
+        for step in range(self.steps):
+            image, chain = variable.decode(w)
+            if free is not None:
+                image = torch.where(free[place], image, start[place])
+            logits, gain, pull = rest.oracle.gradient(image, partial(Margin(), goal=goal), rest.which[place])
+            value, gradient, fits = penalty(image, place)
+            reached = goal.reached(logits)
+            there = reached & fits
+            x_adv[place], done[place] = image, there
+            gradient = (gradient - column(torch.where(reached, 0, c[place]), image) * pull) * chain
+            adam.step(w, gradient if free is None else gradient * free[place])
+            variable.settle(w)
+            stalled = there
+            if step % tenth == 0:
+                value = value + c[place] * (-gain).clamp(min=0)
+                if self.abort_early:
+                    stalled = there | (value > 0.9999 * last[place])
+                last[place] = value
+            if bool(stalled.any()):
+                going = torch.where(~stalled)[0]
+                place, w, goal = place[going], w[going], goal[going]
+                adam.keep(going)
+                if len(place) == 0:
+                    break
+        return x_adv, done

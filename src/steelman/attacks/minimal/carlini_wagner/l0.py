@@ -1,22 +1,26 @@
 """Few pixels, by freezing those of least effect one after the other."""
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
 
 import torch
+from annotated_types import Gt
 from torch import Tensor
 
-from steelman.attacks.core.attack import Attack
-from steelman.attacks.core.oracle import Oracle
-from steelman.attacks.minimal.carlini_wagner.descent import Encoding, Variable, until_reached
-from steelman.attacks.minimal.nearest import first_look, polish
+from steelman.attacks.core import Oracle
+from steelman.attacks.minimal.carlini_wagner.descent import Encoding, InRounds
+from steelman.attacks.minimal.nearest import polish
+from steelman.attacks.minimal.searching import Remaining, search_remaining
 from steelman.losses import Goal, Margin
-from steelman.norms import L0, Norm
+from steelman.norms import L0, Norm, column
 from steelman.randomness import Draws
+from steelman.ranges import Count, Natural, OneOf, Positive
 from steelman.types import Flags, Images, Indices, PerImage
 
 
 @dataclass(frozen=True)
-class CarliniWagnerL0(Attack):
+class CarliniWagnerL0(InRounds):
     """Carlini and Wagner's L0 attack.
 
     All pixels may move at first. A round is an L2 attack on those that may: Adam decreases |x' - x|_2^2 + c f6(x'),
@@ -54,69 +58,67 @@ class CarliniWagnerL0(Attack):
         ValueError: another norm; box=None, without which one entry would do.
     """
 
-    norm: Norm = L0
-    steps: int = 1000
-    step_size: float = 0.01
-    c: float = 1e-3
-    c_max: float = 2e6
-    c_factor: float = 2.0
-    freeze: float = 0.3
+    norm: Annotated[Norm, OneOf((L0,), "CarliniWagner has L2, CarliniWagnerLinf has Linf")] = L0
+    steps: Count = 1000
+    step_size: Positive = 0.01
+    c: Positive = 1e-3
+    c_max: Positive = 2e6
+    c_factor: Annotated[float, Gt(1)] = 2.0
+    freeze: Positive = 0.3
     encoding: Encoding = "projected"
     abort_early: bool = True
-    polish: int = 2
+    polish: Natural = 2
 
     def __post_init__(self) -> None:
-        if self.norm is not L0:
-            raise ValueError(f"CarliniWagnerL0 is the L0 attack; got {self.norm}")
         if self.box is None:
             raise ValueError("without a box, one pixel that goes far enough would do: give one, such as (0, 1)")
-        if self.steps < 1 or self.step_size <= 0 or not 0 < self.c <= self.c_max or self.c_factor <= 1:
-            raise ValueError(
-                "CarliniWagnerL0 needs positive steps and step_size, 0 < c <= c_max and c_factor > 1; got "
-                f"{self.steps}, {self.step_size}, {self.c}, {self.c_max} and {self.c_factor}"
-            )
-        if self.freeze <= 0 or self.polish < 0:
-            raise ValueError(f"CarliniWagnerL0 needs freeze > 0, polish >= 0; got {self.freeze} and {self.polish}")
+        super().__post_init__()
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        found = x.clone()
-        look, which, _ = first_look(oracle, x, goal, L0, self.box, 10 if self.polish else 0)
-        if len(which) == 0:
-            return found
-        x, goal, look = x[which], goal[which], look[which]
-        best = self._polish(oracle, x, self._greedy(oracle, x, goal, which), goal, which)
-        if self.polish:
-            there = torch.where(goal.reached(oracle.logits(look, which)))[0]
-            other = x.clone()
-            other[there] = look[there]
-            other = self._polish(oracle, x, other, goal, which)
-            few, fewer = L0.size(best - x), L0.size(other - x)
-            better = (fewer > 0) & ((few == 0) | (fewer < few))  # 0: nothing was found
-            best[better] = other[better]
-        found[which] = best
-        return found
+        return search_remaining(self, oracle, x, goal, self._search, classes=10 if self.polish else 0, rounds=0)
 
-    def _greedy(self, oracle: Oracle, x: Images, goal: Goal, which: Indices) -> Images:
+    def _search(self, rest: Remaining) -> Images:
+        candidates = [self._greedy(rest)]
+        if self.polish:
+            there = rest.goal.reached(rest.oracle.logits(rest.start, rest.which))
+            candidates.append(torch.where(column(there, rest.x), rest.start, rest.x))
+        for image in candidates:
+            image = polish(rest.oracle, rest.x, image, rest.goal, L0, self.box, self.polish, rest.which)
+            size = L0.size(image - rest.x)
+            rest.best.keep(image, size, size > 0)  # 0: nothing was found
+        return rest.best.x_adv
+
+    def _greedy(self, rest: Remaining) -> Images:
+        x = rest.x
         best, start, free = x.clone(), x.clone(), torch.ones_like(x, dtype=torch.bool)
         area = self.box_width**2  # of which squared distances are parts
         c = torch.full((len(x),), self.c * area, dtype=x.dtype, device=x.device)
         place = torch.arange(len(x), device=x.device)
         while len(place):
-            image, done = self._round(oracle, x[place], start[place], free[place], goal[place], c[place], which[place])
+            image, done = self._round(rest[place], start[place], free[place], c[place])
             first = ~(best[place] != x[place]).flatten(1).any(1)  # nothing found yet: go on from here
             start[place[first]] = image[first]
             here, image = place[done], image[done]
             if len(here):
                 best[here] = image
-                free[here] &= self._worth(oracle, x[here], image, free[here], goal[here], which[here])
+                free[here] &= self._worth(rest[here], image, free[here])
                 start[here] = torch.where(free[here], image, x[here])
             c[place] = torch.where(done, c[place], self.c_factor * c[place])
             place = place[(c[place] <= self.c_max * area) & free[place].flatten(1).any(1)]
         return best
 
-    def _worth(self, oracle: Oracle, x: Images, image: Images, free: Tensor, goal: Goal, which: Indices) -> Tensor:
+    def _round(self, rest: Remaining, start: Images, free: Tensor, c: PerImage) -> tuple[Images, Flags]:
+        def squared(image: Images, place: Indices) -> tuple[PerImage, Images, Flags]:
+            delta = image - rest.x[place]
+            total = delta.flatten(1).square().sum(1)
+            return total, 2 * delta, torch.ones_like(total, dtype=torch.bool)
+
+        return self.until_reached(rest, start, c, squared, free)
+
+    def _worth(self, rest: Remaining, image: Images, free: Tensor) -> Tensor:
         """Which entries stay free: whole pixels, without the unchanged ones and some of least effect."""
-        _, _, slope = oracle.gradient(image, lambda logits: Margin()(logits, goal), which)
+        x = rest.x
+        _, _, slope = rest.oracle.gradient(image, partial(Margin(), goal=rest.goal), rest.which)
         channels = x.shape[1] if x.ndim > 2 else 1
         delta, slope = ((each.reshape(len(x), channels, -1)) for each in (image - x, slope))
         score = (delta.sum(1).abs() * slope.abs().sum(1)).masked_fill(~free.reshape(delta.shape).any(1), -1.0)
@@ -126,30 +128,3 @@ class CarliniWagnerL0(Attack):
         rank = torch.zeros_like(order).scatter(1, order, torch.arange(order.shape[1], device=x.device).expand_as(order))
         stays = rank >= (~changed).sum(1, keepdim=True) + number[:, None]
         return stays[:, None].expand_as(delta).reshape(x.shape)
-
-    def _polish(self, oracle: Oracle, x: Images, image: Images, goal: Goal, which: Indices) -> Images:
-        won = torch.where((image != x).flatten(1).any(1))[0]
-        image[won] = polish(oracle, x[won], image[won], goal[won], L0, self.box, self.polish, which[won])
-        return image
-
-    def _round(
-        self, oracle: Oracle, x: Images, start: Images, free: Tensor, goal: Goal, c: PerImage, which: Indices
-    ) -> tuple[Images, Flags]:
-        def squared(image: Images, place: Indices) -> tuple[PerImage, Images, Flags]:
-            delta = image - x[place]
-            total = delta.flatten(1).square().sum(1)
-            return total, 2 * delta, torch.ones_like(total, dtype=torch.bool)
-
-        return until_reached(
-            oracle,
-            start,
-            goal,
-            c,
-            which,
-            penalty=squared,
-            variable=Variable(self.encoding, self.box),
-            steps=self.steps,
-            step_size=self.step_size,
-            abort_early=self.abort_early,
-            free=free,
-        )

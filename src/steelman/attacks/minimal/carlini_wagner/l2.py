@@ -1,18 +1,21 @@
 """Minimal L2 perturbations by optimisation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated
 
 import torch
 
-from steelman.attacks.core.attack import Attack
-from steelman.attacks.core.oracle import Oracle
-from steelman.attacks.minimal.carlini_wagner.descent import AdamState, Encoding, Variable
+from steelman.attacks.core import Attack, Oracle
+from steelman.attacks.minimal.carlini_wagner.descent import AdamState, Encoding, Variable, check_encoding
 from steelman.attacks.minimal.carlini_wagner.objectives import ON_LOGITS, CWObjective, Name
 from steelman.attacks.minimal.deepfool import DeepFool
-from steelman.attacks.minimal.nearest import polish
+from steelman.attacks.minimal.nearest import clip
+from steelman.attacks.minimal.searching import Remaining, Successes, search_remaining
 from steelman.losses import Goal, Margin
 from steelman.norms import L2, TINY, Norm, column
 from steelman.randomness import Draws
+from steelman.ranges import Count, Factor, Natural, OneOf, Positive
 from steelman.types import Flags, Images, Indices, Logits, PerImage
 
 GAIN = 1e-3
@@ -73,122 +76,86 @@ class CarliniWagner(Attack):
         ValueError: another norm; box=None with tanh, which maps onto the box; confidence with f1 to f5.
     """
 
-    norm: Norm = L2
-    steps: int = 10_000
-    search_steps: int = 9
-    step_size: float = 0.01
-    c: float = 1e-3
-    confidence: float = 0.0
+    norm: Annotated[Norm, OneOf((L2,), "CarliniWagnerL0 and CarliniWagnerLinf have the others")] = L2
+    steps: Count = 10_000
+    search_steps: Count = 9
+    step_size: Positive = 0.01
+    c: Positive = 1e-3
+    confidence: Factor = 0.0
     abort_early: bool = True
     objective: Name = "f6"
     encoding: Encoding = "tanh"
     warm_start: bool = True
     retry_target: bool = True
-    polish: int = 1
-
-    @property
-    def _first(self) -> float:
-        """The first constant, for squared distances in units of the images."""
-        return self.c * self.box_width**2
+    polish: Natural = 1
 
     def __post_init__(self) -> None:
-        if self.norm is not L2:
-            raise ValueError(
-                f"CarliniWagner is the L2 attack; for {self.norm}, see CarliniWagnerL0 and CarliniWagnerLinf"
-            )
-        if self.box is None and self.encoding == "tanh":
-            raise ValueError('tanh maps onto the box: give one, such as (0, 1), or encoding="projected"')
-        if self.steps < 1 or self.search_steps < 1 or self.c <= 0 or self.step_size <= 0 or self.polish < 0:
-            raise ValueError(
-                f"CarliniWagner needs positive steps, search_steps, c and step_size, and polish >= 0; got {self}"
-            )
-        if self.confidence < 0 or (self.confidence > 0 and self.objective not in ON_LOGITS):
-            raise ValueError(
-                f"CarliniWagner needs confidence >= 0, which is in logits and so for f6 and f7 only; "
-                f"got {self.confidence} with {self.objective}"
-            )
+        check_encoding(self.encoding, self.box)
+        if self.confidence > 0 and self.objective not in ON_LOGITS:
+            raise ValueError(f"confidence is in logits, so it is for f6 and f7 only; got objective={self.objective}")
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        found = x.clone()
-        which = torch.where(~self._reached(oracle.logits(x), goal))[0]
-        if len(which) == 0:
-            return found
-        x, goal, draws = x[which], goal[which], draws[which]
-        if goal.target is None and self.warm_start:
-            best = self._warm(oracle, x, goal, draws, which)
-        else:
-            best = self._cold(oracle, x, goal, which)
-            if goal.target is None and self.retry_target:
-                best = self._look_again(oracle, x, best, goal, draws, which)
-        won = torch.where((best != x).flatten(1).any(1))[0]
-        if self.confidence == 0 and len(won):
-            best[won] = polish(oracle, x[won], best[won], goal[won], L2, self.box, self.polish, which[won])
-        found[which] = best
-        return found
+        search, rounds = partial(self._search, draws), self.polish if self.confidence == 0 else 0
+        return search_remaining(self, oracle, x, goal, search, rounds=rounds, reached=self._reached)
 
-    def _deepfool(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws, which: Indices) -> Images:
-        with oracle.part(which, goal) as part:
-            return DeepFool(box=self.box).search(part, x, goal, draws)
+    def _search(self, draws: Draws, rest: Remaining) -> Images:
+        deepfool = partial(rest.attacked, DeepFool(box=self.box), draws)
+        if rest.goal.target is None and self.warm_start:
+            return self._warm(replace(rest, start=deepfool()))
+        best = self._cold(rest)
+        return self._retry(rest, best, deepfool()) if rest.goal.target is None and self.retry_target else best
 
-    def _look_again(self, oracle: Oracle, x: Images, best: Images, goal: Goal, draws: Draws, which: Indices) -> Images:
-        """Where DeepFool ends in another class, search towards that, and keep the nearer of both."""
-        rival = oracle.logits(self._deepfool(oracle, x, goal, draws, which), which).argmax(1)
-        other = torch.where((rival != goal.labels) & (rival != oracle.logits(best, which).argmax(1)))[0]
-        if len(other) == 0:
+    def _retry(self, rest: Remaining, best: Images, other: Images) -> Images:
+        """Where `other` is of another class than `best`, search towards that, and keep the nearer of both."""
+        rival = rest.oracle.logits(other, rest.which).argmax(1)
+        moved = (rival != rest.goal.labels) & (rival != rest.oracle.logits(best, rest.which).argmax(1))
+        rows = torch.where(moved)[0]
+        if len(rows) == 0:
             return best
-        towards = Goal(goal.labels[other], rival[other])
-        image = self._cold(oracle, x[other], towards, which[other])
-        size, before = L2.size(image - x[other]), L2.size(best[other] - x[other])
-        # Of size 0: nothing was found.
-        better = torch.where((size > 0) & ((before == 0) | (size < before)))[0]
-        return best.index_copy(0, other[better], image[better])
+        towards = Goal(rest.goal.labels[rows], rival[rows])
+        image, x = self._cold(replace(rest[rows], goal=towards)), rest.x[rows]
+        size, before = L2.size(image - x), L2.size(best[rows] - x)
+        nearer = torch.where((size > 0) & ((before == 0) | (size < before)))[0]  # 0: nothing was found
+        return best.index_copy(0, rows[nearer], image[nearer])
 
-    def _warm(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws, which: Indices) -> Images:
-        """From DeepFool's answer and then from the nearest success."""
-        start = self._deepfool(oracle, x, goal, draws, which)
-        best, nearest = x.clone(), self._far(x)
-        c = torch.full_like(nearest, self._first / 10)
-        place = torch.arange(len(x), device=x.device)
+    def _warm(self, rest: Remaining) -> Images:
+        """From the start and then from the nearest success."""
+        best = rest.best
+        c = torch.full_like(best.size, self.c * self.box_width**2 / 10)
+        place = torch.arange(len(c), device=c.device)
         for search_step in range(self.search_steps):
-            logits, _, pull = self._slope(oracle, start[place], goal[place], which[place])
-            delta = start[place] - x[place]
+            part = rest[place]
+            logits, _, pull = self._slope(part.oracle, part.start, part.goal, part.which)
+            delta = part.start - part.x
             owed = 2 * (delta * pull).flatten(1).sum(1) / pull.flatten(1).square().sum(1).clamp(min=TINY)
-            known = (owed > 0) & (nearest[place].isfinite() | (search_step == 0))
+            known = (owed > 0) & (best.size[place].isfinite() | (search_step == 0))
             c[place] = torch.where(known, 2 * owed, 10 * c[place])
             if search_step == 0:
-                there = torch.where(self._reached(logits, goal))[0]
-                best[there], nearest[there] = start[there], delta[there].flatten(1).square().sum(1)
-            image, distance, _ = self._descend(
-                oracle, x[place], start[place], goal[place], c[place], which[place], 0.5**search_step, nearest[place]
-            )
-            closer, before = torch.where(distance < nearest[place])[0], nearest[place]
-            best[place[closer]], nearest[place[closer]] = image[closer], distance[closer]
-            start[place[closer]] = image[closer]
-            going = torch.where((distance < (1 - GAIN) * before) | nearest[place].isinf())[0]
-            place = place[going]
+                best.keep(part.start, delta.flatten(1).square().sum(1), self._reached(part.goal, logits))
+            before = best.size[place]
+            latest, _ = self._descend(part, part.start, c[place], 0.5**search_step, before)
+            nearer = best.take(latest, place)
+            rest.start[nearer] = best.x_adv[nearer]
+            place = place[(latest.size < (1 - GAIN) * before) | best.size[place].isinf()]
             if len(place) == 0:
                 break
-        return self._shorten(oracle, x, best, goal, which)
+        return self._shorten(rest, best.x_adv)
 
-    def _cold(self, oracle: Oracle, x: Images, goal: Goal, which: Indices) -> Images:
-        """The binary search over c, each from the image; images for which nothing is found come back as they are."""
-        best, nearest = x.clone(), self._far(x)
-        low, high, c = torch.zeros_like(nearest), nearest.clone(), torch.full_like(nearest, self._first)
+    def _cold(self, rest: Remaining) -> Images:
+        """The binary search over c, each step from the images; they come back where nothing is found."""
+        best = Successes.none(rest.x)
+        low, high = torch.zeros_like(best.size), best.size.clone()
+        c = torch.full_like(low, self.c * self.box_width**2)
         for search_step in range(self.search_steps):
             if search_step == self.search_steps - 1 >= 9:
                 c = torch.where(high.isfinite(), high, c)
-            image, distance, hit = self._descend(oracle, x, x, goal, c, which)
-            closer = distance < nearest
-            best[closer], nearest[closer] = image[closer], distance[closer]
+            latest, hit = self._descend(rest, rest.x, c)
+            best.take(latest)
             low, high = torch.where(hit, low, torch.maximum(low, c)), torch.where(hit, torch.minimum(high, c), high)
             c = torch.where(high.isfinite(), (low + high) / 2, 10 * c)
-        return self._shorten(oracle, x, best, goal, which)
+        return self._shorten(rest, best.x_adv)
 
-    @staticmethod
-    def _far(x: Images) -> PerImage:
-        return torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
-
-    def _reached(self, logits: Logits, goal: Goal) -> Flags:
+    def _reached(self, goal: Goal, logits: Logits) -> Flags:
         return (Margin()(logits, goal) > self.confidence) if self.confidence > 0 else goal.reached(logits)
 
     def _slope(self, oracle: Oracle, image: Images, goal: Goal, which: Indices) -> tuple[Logits, PerImage, Images]:
@@ -198,36 +165,27 @@ class CarliniWagner(Attack):
         return logits, -gain, pull
 
     def _descend(
-        self,
-        oracle: Oracle,
-        x: Images,
-        start: Images,
-        goal: Goal,
-        c: PerImage,
-        which: Indices,
-        slower: float = 1.0,
-        known: PerImage | None = None,
-    ) -> tuple[Images, PerImage, Flags]:
-        """One search step: the nearest successes, their squared distances (infinite if none), whether c is enough.
+        self, rest: Remaining, start: Images, c: PerImage, slower: float = 1.0, known: PerImage | None = None
+    ) -> tuple[Successes, Flags]:
+        """One search step: the nearest successes, their squared distances, and whether c is enough.
 
         `known`, the squared distance of the nearest success so far, is what a warm search step has to improve on.
         """
         variable, hinged = Variable(self.encoding, self.box), CWObjective(self.objective).hinged
-        best, nearest = x.clone(), self._far(x)
+        best, x, goal = Successes.none(rest.x), rest.x, rest.goal
         place = torch.arange(len(x), device=x.device)  # of the images that have not left
         w = variable.encode(start)
         adam = AdamState(w, self.step_size * slower * variable.scale)
-        last, hit = nearest.clone(), torch.zeros_like(nearest, dtype=torch.bool)
+        last, hit = best.size.clone(), torch.zeros_like(best.size, dtype=torch.bool)
         last_nearest = last.clone()
         tenth = max(self.steps // 10, 1)
         for step in range(self.steps):
             image, chain = variable.decode(w)
-            logits, cost, pull = self._slope(oracle, image, goal, which[place])
+            logits, cost, pull = self._slope(rest.oracle, image, goal, rest.which[place])
             delta = image - x
             distance = delta.flatten(1).square().sum(1)
-            reached = self._reached(logits, goal)
-            better = torch.where(reached & (distance < nearest[place]))[0]
-            best[place[better]], nearest[place[better]] = image[better], distance[better]
+            reached = self._reached(goal, logits)
+            best.keep(image, distance, reached, place)
             strength = torch.where(cost > 0, c, 0) if hinged else c
             adam.step(w, (2 * delta - column(strength, x) * pull) * chain)
             variable.settle(w)
@@ -237,7 +195,7 @@ class CarliniWagner(Attack):
             value = distance + c * (cost.clamp(min=0) if hinged else cost)
             stalled = value > last - 1e-4 * last.abs()
             if known is not None:
-                so_far = torch.minimum(nearest, known)[place]
+                so_far = torch.minimum(best.size, known)[place]
                 stalled = torch.where(so_far.isfinite(), so_far > (1 - GAIN) * last_nearest, stalled)
                 last_nearest = so_far
             going = torch.where(~stalled | (not self.abort_early))[0]
@@ -248,14 +206,15 @@ class CarliniWagner(Attack):
             adam.keep(going)
             if len(place) == 0:
                 break
-        return best, nearest, hit
+        return best, hit
 
-    def _shorten(self, oracle: Oracle, x: Images, best: Images, goal: Goal, which: Indices) -> Images:
+    def _shorten(self, rest: Remaining, best: Images) -> Images:
         """The nearest success between `x` and `best`; a hair beyond it, since rounding differs with the batch."""
+        x = rest.x
         short, enough = x.new_zeros(len(x)), x.new_ones(len(x))
         for _ in range(10):
             middle = (short + enough) / 2
-            reached = self._reached(oracle.logits(x + column(middle, x) * (best - x), which), goal)
+            logits = rest.oracle.logits(x + column(middle, x) * (best - x), rest.which)
+            reached = self._reached(rest.goal, logits)
             short, enough = torch.where(reached, short, middle), torch.where(reached, middle, enough)
-        image = x + column(enough * (1 + 1e-5), x) * (best - x)
-        return image if self.box is None else image.clamp(*self.box)
+        return clip(x + column(enough * (1 + 1e-5), x) * (best - x), self.box)

@@ -1,22 +1,25 @@
 """Minimal Linf perturbations by a ball that shrinks."""
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
 
 import torch
+from annotated_types import Gt, Interval
 
-from steelman.attacks.core.attack import Attack
-from steelman.attacks.core.oracle import Oracle
-from steelman.attacks.minimal.carlini_wagner.descent import Encoding, Variable, until_reached
+from steelman.attacks.core import Oracle
+from steelman.attacks.minimal.carlini_wagner.descent import Encoding, InRounds
 from steelman.attacks.minimal.deepfool import DeepFool
-from steelman.attacks.minimal.nearest import polish
+from steelman.attacks.minimal.searching import Remaining, search_remaining
 from steelman.losses import Goal
 from steelman.norms import Linf, Norm, column
 from steelman.randomness import Draws
+from steelman.ranges import Count, Natural, OneOf, Positive
 from steelman.types import Flags, Images, Indices, PerImage
 
 
 @dataclass(frozen=True)
-class CarliniWagnerLinf(Attack):
+class CarliniWagnerLinf(InRounds):
     """Carlini and Wagner's Linf attack.
 
     Adam decreases sum_i max(|x'_i - x_i| - t, 0) + c f6(x'), f6 as in CarliniWagner, until x' is at the goal and
@@ -53,86 +56,48 @@ class CarliniWagnerLinf(Attack):
         ValueError: another norm; box=None with tanh, which maps onto the box.
     """
 
-    norm: Norm = Linf
-    steps: int = 1000
-    step_size: float = 0.005
-    c: float = 1e-5
-    c_max: float = 20.0
-    c_factor: float = 2.0
-    shrink: float = 0.9
+    norm: Annotated[Norm, OneOf((Linf,), "CarliniWagner has L2, CarliniWagnerL0 has L0")] = Linf
+    steps: Count = 1000
+    step_size: Positive = 0.005
+    c: Positive = 1e-5
+    c_max: Positive = 20.0
+    c_factor: Annotated[float, Gt(1)] = 2.0
+    shrink: Annotated[float, Interval(gt=0, lt=1)] = 0.9
     encoding: Encoding = "projected"
     abort_early: bool = True
     warm_start: bool = True
-    polish: int = 2
-
-    def __post_init__(self) -> None:
-        if self.norm is not Linf:
-            raise ValueError(f"CarliniWagnerLinf is the Linf attack; got {self.norm}")
-        if self.box is None and self.encoding == "tanh":
-            raise ValueError('tanh maps onto the box: give one, such as (0, 1), or encoding="projected"')
-        if self.steps < 1 or self.step_size <= 0 or not 0 < self.c <= self.c_max or self.c_factor <= 1:
-            raise ValueError(
-                "CarliniWagnerLinf needs positive steps and step_size, 0 < c <= c_max and c_factor > 1; got "
-                f"{self.steps}, {self.step_size}, {self.c}, {self.c_max} and {self.c_factor}"
-            )
-        if not 0 < self.shrink < 1 or self.polish < 0:
-            raise ValueError(
-                f"CarliniWagnerLinf needs shrink between 0 and 1, polish >= 0; got {self.shrink} and {self.polish}"
-            )
+    polish: Natural = 2
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        found = x.clone()
-        which = torch.where(~goal.reached(oracle.logits(x)))[0]
-        if len(which) == 0:
-            return found
-        x, goal = x[which], goal[which]
-        start = x
-        width = self.box_width
-        best, size = x.clone(), torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
-        tau = torch.full_like(size, width)
-        if self.warm_start and goal.target is None:
-            with oracle.part(which, goal) as part:
-                start = DeepFool(norm=Linf, box=self.box).search(part, x, goal, draws[which])
-            there = goal.reached(oracle.logits(start, which))
-            best[there], size[there] = start[there], Linf.size(start - x)[there]
-            tau = torch.where(there, self.shrink * size, tau)
-        start = start.clone()
-        c = torch.full_like(size, self.c * width)
+        return search_remaining(self, oracle, x, goal, partial(self._search, draws), rounds=self.polish)
+
+    def _search(self, draws: Draws, rest: Remaining) -> Images:
+        x, best, width = rest.x, rest.best, self.box_width
+        start, tau, c = x.clone(), torch.full_like(best.size, width), torch.full_like(best.size, self.c * width)
+        if self.warm_start and rest.goal.target is None:
+            start = rest.attacked(DeepFool(norm=Linf, box=self.box), draws)
+            there = rest.goal.reached(rest.oracle.logits(start, rest.which))
+            best.keep(start, Linf.size(start - x), there)
+            tau = torch.where(there, self.shrink * best.size, tau)
         place = torch.arange(len(x), device=x.device)
         while len(place):
-            image, done = self._round(oracle, x[place], start[place], tau[place], goal[place], c[place], which[place])
+            image, done = self._round(rest[place], start[place], tau[place], c[place])
             reach = Linf.size(image - x[place])
-            closer = torch.where(done & (reach < size[place]))[0]
-            best[place[closer]], size[place[closer]] = image[closer], reach[closer]
-            on = done | size[place].isinf()
-            start[place[on]] = image[on]
+            best.keep(image, reach, done, place)
+            going = done | best.size[place].isinf()
+            start[place[going]] = image[going]
             tau[place] = torch.where(done, self.shrink * torch.minimum(tau[place], reach), tau[place])
             c[place] = torch.where(done, c[place], self.c_factor * c[place])
             place = place[(c[place] <= self.c_max * width) & (tau[place] >= width / 256)]
-        won = torch.where(size.isfinite())[0]
-        best[won] = polish(oracle, x[won], best[won], goal[won], Linf, self.box, self.polish, which[won])
-        found[which] = best
-        return found
+        return best.x_adv
 
-    def _round(
-        self, oracle: Oracle, x: Images, start: Images, tau: PerImage, goal: Goal, c: PerImage, which: Indices
-    ) -> tuple[Images, Flags]:
+    def _round(self, rest: Remaining, start: Images, tau: PerImage, c: PerImage) -> tuple[Images, Flags]:
+        x, bound = rest.x, column(tau, rest.x)
+
         def excess(image: Images, place: Indices) -> tuple[PerImage, Images, Flags]:
             delta = image - x[place]
-            over = delta.abs() - column(tau[place], x)
+            over = delta.abs() - bound[place]
             total = over.clamp(min=0).flatten(1).sum(1)
             return total, delta.sign() * (over > 0), total < 1e-4 * c[place]
 
-        bound = column(tau, x)
-        return until_reached(
-            oracle,
-            x + (start - x).clamp(-bound, bound),
-            goal,
-            c,
-            which,
-            penalty=excess,
-            variable=Variable(self.encoding, self.box),
-            steps=self.steps,
-            step_size=self.step_size,
-            abort_early=self.abort_early,
-        )
+        return self.until_reached(rest, x + (start - x).clamp(-bound, bound), c, excess)
