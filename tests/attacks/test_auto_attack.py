@@ -109,7 +109,7 @@ def test_a_part_of_it_has_parts_of_its_attacks() -> None:
 
 def test_wrong_settings_are_refused() -> None:
     for wrong, message in (
-        ({"norm": L0}, "Linf, L2 and L1"),
+        ({"norm": L0}, "norm=Linf or L1 or L2; got L0|norm=Linf or L2 or L1; got L0"),
         ({"steps": 0}, "steps >= 1"),
         ({"queries": 0}, "queries >= 1"),
     ):

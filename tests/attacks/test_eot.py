@@ -67,7 +67,7 @@ def test_same_seed_same_bits_and_the_global_state_stays() -> None:
 
 
 def test_bad_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="samples >= 1; got 0"):
+    with pytest.raises(ValueError, match="EOT needs samples >= 1; got 0"):
         EOT(PGD(), samples=0)
 
 

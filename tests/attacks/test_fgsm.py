@@ -111,9 +111,9 @@ def test_random_fgsm_without_noise_is_fgsm_and_takes_kl() -> None:
 
 
 def test_what_it_cannot_do_is_refused() -> None:
-    with pytest.raises(ValueError, match="KL has no gradient at the clean image; use PGD"):
+    with pytest.raises(ValueError, match=r"KL has no gradient at the clean image.*use PGD"):
         FGSM(loss=KL())(MODEL, X, Y)
-    with pytest.raises(ValueError, match=r"RandomFGSM needs a finite alpha >= 0; got -0\.1"):
+    with pytest.raises(ValueError, match=r"RandomFGSM needs alpha >= 0; got -0\.1"):
         RandomFGSM(alpha=-0.1)
-    with pytest.raises(ValueError, match="for Linf; got L2"):
+    with pytest.raises(ValueError, match=r"RandomFGSM needs norm=Linf; got L2\. Use PGD\(steps=1\)"):
         RandomFGSM(norm=L2)

@@ -73,11 +73,14 @@ def test_early_leave_costs_no_success_and_fewer_passes() -> None:
 
 
 def test_what_it_cannot_do_is_refused() -> None:
-    wrong: list[dict[str, Any]] = [{"steps": -1}, {"decay": -0.1}, {"decay": float("nan")}]
-    for settings in wrong:
-        with pytest.raises(ValueError, match="MIM needs steps >= 0 and a finite decay >= 0"):
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"steps": -1}, "steps >= 0; got -1"),
+        ({"decay": -0.1}, "decay >= 0; got -0.1"),
+        ({"decay": float("nan")}, "decay finite and >= 0; got nan"),
+        ({"step_size": -1.0}, "step_size >= 0; got -1.0"),
+    ]
+    for settings, message in wrong:
+        with pytest.raises(ValueError, match=f"MIM needs {message}"):
             MIM(**settings)
     with pytest.raises(ValueError, match="KL has no gradient at the clean image"):
         MIM(loss=KL())
-    with pytest.raises(ValueError, match="step_size must be finite"):
-        MIM(step_size=-1.0)(MODEL, X, Y)

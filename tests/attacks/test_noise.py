@@ -199,13 +199,13 @@ def test_any_shape_of_image(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: GaussianNoise(norm=Linf), "for Linf there is UniformNoise"),
-        (lambda: GaussianNoise(samples=0), "GaussianNoise needs samples >= 1.*got 0"),
-        (lambda: UniformNoise(samples=-1), "UniformNoise needs samples >= 1.*got -1"),
+        (lambda: GaussianNoise(norm=Linf), "needs norm=L2; got Linf. Use UniformNoise"),
+        (lambda: GaussianNoise(samples=0), "GaussianNoise needs samples >= 1; got 0"),
+        (lambda: UniformNoise(samples=-1), "UniformNoise needs samples >= 1; got -1"),
         (lambda: SaltAndPepper(samples=0), "SaltAndPepper needs samples"),
         (lambda: SaltAndPepper(share_max=0.0), "share_max.*got 0"),
         (lambda: SaltAndPepper(share_max=1.2), "share_max.*got 1.2"),
-        (lambda: SaltAndPepper(norm=L2), "its norm is L0; got L2"),
+        (lambda: SaltAndPepper(norm=L2), "needs norm=L0; got L2"),
         (lambda: SaltAndPepper(box=None), "give it one"),
     ],
 )

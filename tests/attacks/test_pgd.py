@@ -86,10 +86,11 @@ def test_a_normal_start_is_small_and_within_ball_and_box(norm: Norm) -> None:
     assert (norm.size(near) > 0.0049).all()
 
 
-@pytest.mark.parametrize("settings", [{"normal_start": 0.0}, {"normal_start": 0.1, "random_start": False}])
-def test_a_normal_start_that_is_none_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"normal_start is the standard deviation.*got 0\.[01]"):
-        PGD(**settings)
+def test_a_normal_start_needs_a_random_start() -> None:
+    with pytest.raises(ValueError, match=r"normal_start > 0; got 0\.0"):
+        PGD(normal_start=0.0)
+    with pytest.raises(ValueError, match="standard deviation of a random start, so it needs random_start=True"):
+        PGD(normal_start=0.1, random_start=False)
 
 
 def test_step_sizes_per_image() -> None:
@@ -99,8 +100,8 @@ def test_step_sizes_per_image() -> None:
         one = slice(row, row + 1)
         alone = PGD(eps=0.1, steps=3, step_size=float(sizes[row]))(MODEL, X[one], Y[one], generator=SEEDS[one])
         torch.testing.assert_close(alone, together[one], rtol=0, atol=1e-9)
-    with pytest.raises(ValueError, match="step_size must be finite"):
-        PGD(step_size=-0.1)(MODEL, X, Y)
+    with pytest.raises(ValueError, match=r"PGD needs step_size >= 0; got -0\.1"):
+        PGD(step_size=-0.1)
 
 
 def iterates(attack: PGD) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -224,10 +225,12 @@ def test_many_targets_are_the_best_of_single_targets(norm: Norm) -> None:
     assert torch.equal(attack(MODEL, X, Y, target=given), single(MODEL, X, Y, target=given))
 
 
-@pytest.mark.parametrize("settings", [{"steps": -1}, {"restarts": 0}, {"targets": -1}, {"copies": 0}])
-def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="PGD needs steps >= 0, restarts >= 1, targets >= 0 and copies >= 1"):
-        PGD(**settings)
+@pytest.mark.parametrize(
+    ("name", "value", "least"), [("steps", -1, 0), ("restarts", 0, 1), ("targets", -1, 0), ("parallel_restarts", 0, 1)]
+)
+def test_impossible_settings_are_refused(name: str, value: int, least: int) -> None:
+    with pytest.raises(ValueError, match=f"PGD needs {name} >= {least}; got {value}"):
+        PGD(**{name: value})
     with pytest.raises(ValueError, match="KL has no targeted form; use LogitDifference"):
         PGD(targets=3, loss=KL())
 

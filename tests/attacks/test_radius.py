@@ -16,7 +16,7 @@ from steelman.evaluation.battery import Battery, load_battery, named_battery
 from steelman.evaluation.evaluation import evaluate
 from steelman.experiments.recipe import load_recipe
 from steelman.experiments.recipe_file import find_recipe
-from steelman.experiments.sweep import Judging, sweep
+from steelman.experiments.sweep import EvaluationOptions, sweep
 from steelman.norms import L1, L2, Linf, Norm
 
 X, Y = torch.rand(2, 1, 4, 6), torch.tensor([0, 1])
@@ -113,7 +113,7 @@ def test_recipes_and_their_changes(recipe: str, change: str):
 def test_sweeps_before_any_training(tmp_path: Path):
     for vary, judging in (
         ("defence.attack.eps=0.1,8", None),
-        ("defence.attack.eps=0.1,0.2", Judging("quick", eps=8.0)),
+        ("defence.attack.eps=0.1,0.2", EvaluationOptions("quick", eps=8.0)),
     ):
         with pytest.raises(ValueError, match=r"did you mean 8/255\?"):
             sweep("pgd_digits_mlp", [vary], tmp_path, None, judging=judging)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from steelman import config
 from steelman.attacks import (
     EOT,
     FGSM,
@@ -48,7 +49,7 @@ def test_an_attack_leaves_the_prediction(trained: tuple[nn.Module, Tensor, Tenso
     assert str(away) == "DeepFool(steps=5, reference=prediction)"
     assert "reference" not in str(inner)
     assert torch.equal(away(model, x, y), inner(model, x, predicted))
-    assert (away.norm, away.eps, away.access) == (L2, None, "gradients")
+    assert (away.norm, away.budget, away.access) == (L2, None, "gradients")
     with pytest.raises(ValueError, match="has no target"):
         away(model, x, y, target=(y + 1) % 10)
     labels = y.clone()
@@ -103,5 +104,6 @@ def test_a_universal_perturbation_is_found_against_the_predictions(trained: tupl
 
 
 def test_other_references_are_refused() -> None:
-    with pytest.raises(ValueError, match='PGD needs reference to be "label" or "prediction"; got \'target\''):
-        PGD(reference="target")  # pyright: ignore[reportArgumentType]
+    assert config.read(Attack, {"kind": "PGD", "reference": "prediction"}) == PGD(reference="prediction")
+    with pytest.raises(ValueError, match=r"reference.*target"):
+        config.read(Attack, {"kind": "PGD", "reference": "target"})

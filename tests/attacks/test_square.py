@@ -185,7 +185,7 @@ def test_flat_images_and_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match=r"height, width.*\(2, 24\).*Reshape"):
         Square()(lambda z: z[:, :3] * 5, x, y)
     for wrong, message in (
-        ({"norm": L1}, "Linf and L2"),
+        ({"norm": L1}, "norm=Linf or L2; got L1"),
         ({"queries": 0}, "queries >= 1"),
         ({"restarts": 0}, "restarts >= 1"),
         ({"p_init": 0.0}, "p_init"),

@@ -114,9 +114,3 @@ def test_noise_has_grains_that_fit(shape: tuple[int, ...]) -> None:
             assert torch.equal(noise[..., 0, :grain], noise[..., 0, :1].expand(12, 3, grain))
             assert torch.equal(noise[..., :grain, 0], noise[..., :1, 0].expand(12, 3, grain))
         assert not torch.equal(noise[..., grain - 1], noise[..., grain])
-
-
-@pytest.mark.parametrize(("count", "tries"), [(0, 10), (1, -1)])
-def test_counts_that_cannot_be(count: int, tries: int) -> None:
-    with pytest.raises(ValueError, match=f"starts >= 1 and tries >= 0; got {count} and {tries}"):
-        Starts(L2, None, count, tries)

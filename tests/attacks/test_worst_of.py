@@ -63,7 +63,7 @@ def test_the_smallest_perturbation_is_taken_image_by_image() -> None:
     [
         (lambda: WorstOf(()), "WorstOf needs at least one attack"),
         (lambda: BestOf((DeepFool(), PGD())), "minimal-norm attacks, and PGD.* has a radius; use WorstOf"),
-        (lambda: WorstOf((PGD(uint8=True),)), "give uint8 and precision to WorstOf itself"),
+        (lambda: WorstOf((PGD(uint8=True),)), "give reference, uint8 and precision to WorstOf itself"),
         (lambda: Surrogate(PGD(), 3), "a surrogate is a model or the path of a run; got 3"),
     ],
 )

@@ -239,13 +239,32 @@ OPTIMA: list[Case] = [
 ]
 """Settings strong enough to find the known optimum of affine models: see test_affine.py."""
 
-SETTINGS = list({(type(case.attack), getattr(case.attack, "norm", None)): case for case in reversed(ATTACKS)}.values())
-"""The first case of each attack and norm, for what a model does rather than what a setting does."""
+SETTINGS = list(
+    {(type(case.attack), getattr(case.attack, "norm", None), case.random): case for case in reversed(ATTACKS)}.values()
+)
+"""The first case of each attack and norm, random or not."""
+
+KINDS = [
+    Case(PGD(eps=0.1), random=True),
+    Case(MIM(eps=0.5, norm=L2), targeted=True),
+    Case(DDN(steps=10)),
+    Case(JSMA()),
+    Case(Square(eps=0.1, queries=20), random=True),
+    Case(HopSkipJump(steps=2, evaluations=12, starts=3), random=True),
+    Case(WorstOf((FGSM(eps=0.05), PGD(eps=0.1, steps=5))), random=True),
+    Case(UniversalPerturbation(eps=0.3, epochs=2, minibatch=5)),
+    Case(UniformNoise(eps=0.4, samples=4), random=True),
+    Case(learnt(AdvGAN(eps=0.2, width=2))),
+]
+"""One attack of each kind: bounded, minimal, by a saliency map, by scores, by decisions, of parts, shared, by chance,
+learned. What the base class does for all is asked of these."""
 
 every = pytest.mark.parametrize("case", ATTACKS, ids=repr)
 one_of_each = pytest.mark.parametrize("case", SETTINGS, ids=repr)
-bounded = pytest.mark.parametrize("case", [case for case in ATTACKS if case.bounded], ids=repr)
-minimal = pytest.mark.parametrize("case", [case for case in ATTACKS if case.minimal], ids=repr)
+bounded = pytest.mark.parametrize("case", [case for case in SETTINGS if case.bounded], ids=repr)
+minimal = pytest.mark.parametrize("case", [case for case in SETTINGS if case.minimal], ids=repr)
+each_kind = pytest.mark.parametrize("case", KINDS, ids=repr)
+each_bounded_kind = pytest.mark.parametrize("case", [case for case in KINDS if case.bounded], ids=repr)
 precisions = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import steelman
 from affine import images, small_net
-from every_attack import SETTINGS, Case, every, generator, one_of_each
+from every_attack import KINDS, SETTINGS, Case, each_kind, generator
 from steelman import PGD, AutoAttack, DeepDefense, HopSkipJump, Plain, Square, Training, WorstOf, evaluate, fit
 from steelman.adversaries import Adversary
 from steelman.attacks import Attack, Surrogate
@@ -55,7 +55,7 @@ def ran(case: Case, model: Any, x: Tensor) -> Tensor:
     return result.x_adv
 
 
-@one_of_each
+@each_kind
 def test_models_as_people_write_them(case: Case) -> None:
     net = small_net(torch.float32)
     wrap = list(WRAPPED.values())[len(repr(case)) % len(WRAPPED)]
@@ -113,7 +113,7 @@ def test_what_is_no_answer_is_refused_with_the_remedy(said: Any, named: str, tra
             ask(Odd().train(training))
 
 
-@one_of_each
+@each_kind
 def test_logits_of_half_precision_and_autocast_of_the_caller(case: Case) -> None:
     def half(x: Tensor) -> Tensor:
         return small(x).bfloat16()
@@ -127,13 +127,18 @@ def test_logits_of_half_precision_and_autocast_of_the_caller(case: Case) -> None
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
-@one_of_each
+OF_ONE_NETWORK = [case for case in SETTINGS if not isinstance(case.attack, Adversary | Surrogate)]
+
+
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    [
+        *((case, torch.bfloat16) for case in OF_ONE_NETWORK),
+        *((case, torch.float16) for case in KINDS if not isinstance(case.attack, Adversary)),
+    ],
+    ids=repr,
+)
 def test_images_and_models_of_half_precision(case: Case, kind: torch.dtype) -> None:
-    if kind == torch.float16 and SETTINGS.index(case) % 3:
-        pytest.skip("bfloat16, which rounds more, is asked of every setting")
-    if isinstance(case.attack, Adversary | Surrogate):
-        pytest.skip("asks other networks too")
     net, x = small_net(torch.float32), images(8, torch.float32).to(kind)
     untargeted = case.minimal and not case.targeted
     expected = found = ran(case, net, x.float()) if untargeted else x
@@ -194,10 +199,8 @@ def stretched(attack: Attack, by: float) -> Attack:
     return replace(attack, **settings)
 
 
-@every
+@pytest.mark.parametrize("case", OF_ONE_NETWORK, ids=repr)
 def test_another_unit_changes_nothing(case: Case) -> None:
-    if isinstance(case.attack, Adversary | Surrogate):
-        pytest.skip("its generator or surrogate is for images in [0, 1]")
     net, x, by = small_net(torch.float64), images(8), 256.0  # a power of 2 rounds nothing
     y = net(x).argmax(1)
     target, seeds = case.target(y), torch.arange(8)
@@ -391,7 +394,7 @@ def test_an_evaluation_refuses_before_its_first_attack_what_its_last_cannot_take
 
 def test_a_battery_leaves_out_what_the_images_do_not_allow() -> None:
     battery = Battery(attacks={"PGD": PGD(), "squares": Square()})
-    with pytest.warns(UserWarning, match=r"left out, since these images cannot be attacked so: squares \(Square needs"):
+    with pytest.warns(UserWarning, match=r"left out, since they cannot be run on these images: squares \(Square needs"):
         assert list(battery.taking((20,)).attacks) == ["PGD"]
     assert battery.taking((1, 4, 5)) is battery
     with pytest.raises(ValueError, match="no attack of this battery can be run on these images: squares"):
