@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from scipy.io import savemat
 
-from steelman.data import CIFAR10, CIFAR100, KMNIST, MNIST, SVHN, Arrays, FashionMNIST, ImageFolder, cifar
+from steelman.data import CIFAR10, CIFAR100, KMNIST, MNIST, SVHN, Arrays, FashionMNIST, cifar
 from steelman.data.files import Remote, locate
 from steelman.networks import SubtractMean
 
@@ -314,50 +313,6 @@ def test_what_is_no_npz_is_refused_by_name(content: bytes, tmp_path: Path) -> No
     np.savez(tmp_path / "a.npz", x_train=np.zeros((2, 2, 2)), y_train=np.zeros(2, int))
     with pytest.raises(ValueError, match=r"a\.npz needs the arrays"):
         Arrays("a.npz").load("train", tmp_path)
-
-
-def pictures(home: Path) -> dict[str, np.ndarray]:
-    written = {}
-    for part in ("train", "val"):
-        for name in ("dog", "cat"):
-            (home / part / name).mkdir(parents=True)
-            for number in range(2):
-                written[f"{part}/{name}/{number}"] = RANDOM.integers(0, 256, (6, 8, 3), np.uint8)
-                Image.fromarray(written[f"{part}/{name}/{number}"]).save(home / part / name / f"{number}.png")
-    (home / "train" / "dog" / "notes.txt").write_text("not a picture")
-    return written
-
-
-def test_a_folder_of_pictures_is_read_as_written(tmp_path: Path) -> None:
-    written = pictures(tmp_path / "pets")
-    dataset = ImageFolder("pets").load("test", tmp_path)
-    assert dataset.classes == ("cat", "dog")
-    assert dataset.shape == (3, 6, 8)
-    assert dataset.labels is not None
-    (batch,) = dataset.in_order(10)
-    assert batch.y.tolist() == dataset.labels.tolist() == [0, 0, 1, 1]
-    expected = np.stack([written[f"val/{name}"] for name in ("cat/0", "cat/1", "dog/0", "dog/1")])
-    assert np.array_equal(batch.x.numpy(), expected.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255))
-    grey = ImageFolder("pets", size=(4, 4), grey=True).load("train", tmp_path)
-    (small,) = grey.in_order(10)
-    assert small.x.shape == (4, 1, 4, 4)
-
-
-def test_bad_folders_are_refused_by_name(tmp_path: Path) -> None:
-    source = ImageFolder(str(tmp_path / "pets"))
-    with pytest.raises(FileNotFoundError, match="pets"):
-        source.load("train")
-    pictures(tmp_path / "pets")
-    Image.new("RGB", (9, 6)).save(tmp_path / "pets" / "train" / "cat" / "2.png")
-    with pytest.raises(ValueError, match="image 2 has shape"):
-        list(source.load("train").in_order(10))
-    picture = tmp_path / "pets" / "val" / "cat" / "1.png"
-    picture.write_bytes(picture.read_bytes()[:60])
-    with pytest.raises(ValueError, match=r"1\.png is not a picture"):
-        list(source.load("test").in_order(10))
-    (tmp_path / "pets" / "val" / "bird").mkdir()
-    with pytest.raises(ValueError, match="lacks: bird"):
-        source.load("test")
 
 
 @pytest.fixture

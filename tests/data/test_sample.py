@@ -137,7 +137,7 @@ def test_a_table_is_extended_to_a_larger_sample_and_one_of_the_first_images_is_r
     with pytest.raises(ValueError, match=r"pixels-000001\.parquet has \d images .*--fresh"):
         table(30)
     (tmp_path / "parts" / "pixels-000001.parquet").write_bytes(b"damaged")
-    with pytest.warns(UserWarning, match="attacked anew"):
+    with pytest.warns(UserWarning, match="attacked again"):
         assert table(30)["pixels"].images == 30
 
 

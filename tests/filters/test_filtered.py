@@ -172,8 +172,8 @@ def trained(filter: nn.Module) -> Filtered:
     train = Digits().load("train")
     model = Filtered(filter, MLP(shape=train.shape, hidden=(64,)))
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(10):
-        for batch in train.batches(torch.randperm(len(train)).split(64)):
+    for _ in range(6):
+        for batch in train.batches(torch.randperm(len(train)).split(32)):
             optimiser.zero_grad()
             F.cross_entropy(model(batch.x), batch.y).backward()
             optimiser.step()

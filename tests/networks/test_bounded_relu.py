@@ -100,8 +100,8 @@ def most_change(network: nn.Sequential, size: Tensor, t: float) -> Tensor:
 
 
 @pytest.mark.parametrize("t", [1.0, 0.25])
-@pytest.mark.parametrize("scale", [1e-3, 0.1, 10.0, 1e4])
-@pytest.mark.parametrize("kind", [MLP, CNN, MadryNet])
+@pytest.mark.parametrize("scale", [1e-3, 10.0, 1e4])
+@pytest.mark.parametrize("kind", [MLP, CNN])
 @torch.no_grad()
 def test_additive_stability(kind, scale: float, t: float) -> None:
     torch.manual_seed(1)
@@ -110,7 +110,7 @@ def test_additive_stability(kind, scale: float, t: float) -> None:
         weight.mul_(3)  # so that units reach their bound
     bounded = bounded_relus(copy.deepcopy(relu), t)
     last = list(bounded.parameters())[-2]
-    x = torch.rand(16, 1, 28, 28, dtype=torch.float64)
+    x = torch.rand(6, 1, 28, 28, dtype=torch.float64)
     d = scale * torch.randn_like(x)
     change = (bounded(x + d) - bounded(x)).abs()
     most = most_change(bounded, d.abs(), t)

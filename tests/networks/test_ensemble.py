@@ -38,7 +38,7 @@ def voted(networks: list[nn.Module], image: Tensor) -> tuple[int, bool]:
     return max(most, key=lambda label: sum(float(each[label]) for each in probabilities)), len(most) > 1
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
 @torch.no_grad()
 def test_the_vote_is_that_of_a_loop(count: int) -> None:
     networks, x = members(count), images(150)

@@ -1,14 +1,28 @@
-"""Cutting the first layer off a network."""
+"""The first layer cut off, layers that learn, and frozen batch normalisation."""
 
+import copy
 from collections import OrderedDict
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from steelman.networks import MLP, BoundedReLU, Filtered, LeNet, Preprocessed, SmallCNN, bounded_relus
+from steelman.networks import (
+    MLP,
+    NIN,
+    BoundedReLU,
+    Filtered,
+    LeNet,
+    Preprocessed,
+    SmallCNN,
+    batchnorm_layers,
+    bounded_relus,
+    freeze_batchnorm,
+    only_trainable,
+)
 from steelman.networks.surgery import Stem, split_stem
 
+torch.manual_seed(0)  # a unit that is 0 on all images would pass no gradient
 TWO = {"fc1": nn.Linear(6, 4), "fc2": nn.Linear(4, 3)}
 
 
@@ -193,3 +207,63 @@ def test_bounded_relu_counts_as_an_activation():
     torch.manual_seed(0)  # with some weights all four units are dead
     network = chain(fc1=nn.Linear(6, 4), bound=BoundedReLU(), fc2=nn.Linear(4, 3))
     assert split_stem(network, images(6)).name == "bound"
+
+
+def trainable(model: nn.Module) -> set[str]:
+    return {name for name, each in model.named_parameters() if each.requires_grad}
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_only_trainable(wrapped: bool) -> None:
+    model = Preprocessed(nn.Identity(), LeNet()) if wrapped else LeNet()
+    before, prefix = trainable(model), "network." if wrapped else ""
+    with only_trainable(model, ["conv2", "fc1"]):
+        assert trainable(model) == {
+            f"{prefix}{layer}.{kind}" for layer in ("conv2", "fc1") for kind in ("weight", "bias")
+        }
+    assert trainable(model) == before
+    with only_trainable(model, None):
+        assert trainable(model) == before
+    with only_trainable(model, []):
+        assert trainable(model) == set()
+    with pytest.raises(RuntimeError, match="inside"), only_trainable(model, ["conv1"]):
+        raise RuntimeError("inside")
+    assert trainable(model) == before
+    with (
+        pytest.raises(ValueError, match="LeNet has no layer 'conf1'; did you mean conv1"),
+        only_trainable(model, ["conf1"]),
+    ):
+        pass
+
+
+def test_only_trainable_wakes_nothing_that_was_frozen() -> None:
+    model = NIN()
+    model.block1.requires_grad_(False)
+    before = trainable(model)
+    with only_trainable(model, ["block1", "block2.conv1"]):
+        assert trainable(model) == {"block2.conv1.weight", "block2.conv1.bias"}
+    assert trainable(model) == before
+
+
+def test_freeze_batchnorm() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 4), nn.BatchNorm1d(4))
+    first, last = batchnorm_layers(model)
+    assert (first, last) == (model[1], model[4])
+    first.eval()
+    last.requires_grad_(False)
+    x = torch.rand(6, 1, 4, 4)
+    before = trainable(model)
+    with freeze_batchnorm(model):
+        statistics = copy.deepcopy(model.state_dict())
+        model(x)
+        assert all(torch.equal(value, statistics[name]) for name, value in model.state_dict().items())
+        assert trainable(model) == {"0.weight", "0.bias", "3.weight", "3.bias"}
+        assert model[0].training
+    assert trainable(model) == before
+    assert (first.training, last.training) == (False, True)
+    with pytest.raises(RuntimeError, match="inside"), freeze_batchnorm(model):
+        raise RuntimeError("inside")
+    assert trainable(model) == before
+    assert (first.training, last.training) == (False, True)
+    model(x)
+    assert last.get_buffer("num_batches_tracked") == 1
