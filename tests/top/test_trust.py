@@ -1,144 +1,32 @@
 """Opening is not running: what a file names is imported only where the user has written or allowed it."""
 
 import copy
-import json
 import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pytest
 import torch
 
+from hostile import DATA, ENSEMBLE, GENERATING, GENERATOR, GUIDED, HOSTILE, NET, RECIPE, SURROGATE, ran, swept, written
 from steelman import FGSM, L2LDA, Surrogate, checkpoint
 from steelman.data import Digits, External
-from steelman.evaluation.store import EvaluationFolder
 from steelman.experiments.attack_train import attack_train
-from steelman.experiments.compare import _left
 from steelman.experiments.opening import open_subject
 from steelman.experiments.recipe import load_recipe
-from steelman.experiments.run import Run, train
-from steelman.experiments.swept import Swept
+from steelman.experiments.run import Run
 from steelman.loading import source
-from steelman.measures.line import Axis, Line, Point
 from steelman.networks import MLP, build
-from steelman.networks.building import described, network_of
-from steelman.report.plots import draw_lines, save_figure, svg
-from steelman.table.places import table_path
-from steelman.table.table import Evaluation
+from steelman.networks.building import network_of
 from steelman.trust import Untrusted, configured, imported, trusting
 from steelman.workers import workers
 
-MODULE = """
-import os, subprocess, functools, pathlib
-from torchvision_like import foreign
-from steelman.data import Digits
-from steelman.filters import BitDepth
-from steelman.networks import MLP, Normalise
+pytestmark = pytest.mark.usefixtures("undrawn")
 
-pathlib.Path(__file__).with_name("RAN").touch()
-shell = functools.partial(os.system)
-
-def net(shape, classes, hidden=()):
-    return MLP(shape=shape, classes=classes, hidden=hidden)
-
-def data(split):
-    return Digits().load(split)
-
-def part(shape):
-    return Normalise(shape=shape)
-"""
-RECIPE = """
-data = "Digits"
-network = { kind = "MLP", hidden = [8] }
-defence = "Plain"
-training = { epochs = 1, images = 100, optimiser = { kind = "Adam", lr = 0.02 } }
-[evaluation]
-images = 20
-[evaluation.attacks]
-"FGSM .1" = { kind = "FGSM", eps = 0.1 }
-"""
-NET, HOSTILE = 'network = { kind = "MLP", hidden = [8] }', 'network = { kind = "theirs:net", hidden = [8] }'
-DATA = 'data = { kind = "External", function = "theirs:data" }'
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a recipe and an evaluated run of networks of this package."""
-    from steelman.experiments.assess import assess, battery_of, look
-    from steelman.report.export import write
-
-    root = tmp_path_factory.mktemp("good")
-    (root / "good.toml").write_text(RECIPE)
-    run = train(str(root / "good.toml"), root / "runs", None)
-    subject, found = look(run.subject(None))
-    write(run.results, [assess(subject, battery_of(subject), found, folder=run.results, progress=False)])
-    return root
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports without pictures, which take most of their time."""
-    for each in ("export", "pictures"):
-        monkeypatch.setattr(f"steelman.report.{each}.figures", lambda entries: {})
-
-
-@pytest.fixture
-def place(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The working directory, with a module and a run from somebody else, whose recipe names that module."""
-    (tmp_path / "theirs.py").write_text(MODULE)
-    (tmp_path / "torchvision_like.py").write_text("def foreign(shape, classes): raise AssertionError")
-    shutil.copytree(good / "runs" / "good", tmp_path / "runs" / "hostile")
-    recipe = tmp_path / "runs" / "hostile" / "recipe.toml"
-    recipe.write_text(recipe.read_text().replace('kind = "MLP"', 'kind = "theirs:net"'))
-    for name in ("best", "last"):
-        file = tmp_path / "runs" / "hostile" / f"{name}.safetensors"
-        net = described(MLP(shape=(1, 8, 8), hidden=[8]), {"kind": "theirs:net", "hidden": [8]}, (1, 8, 8), 10)
-        state = checkpoint.load(file)
-        nets = state.get("nets", state)
-        nets["generator"] = nets["classifier"]
-        checkpoint.save(file, state, {"classifier": net, "generator": net})
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", sys.path[:])
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    yield tmp_path
-    for name in ("theirs", "torchvision_like"):
-        sys.modules.pop(name, None)
-
-
-def ran(place: Path) -> bool:
-    return (place / "RAN").exists()
-
-
-def written(place: Path, text: str, name: str = "theirs.toml") -> str:
-    (place / name).write_text(text)
-    return name
-
-
-def swept(place: Path) -> None:
-    """A sweep from somebody else."""
-    (place / "runs" / "plain-sweep").mkdir()
-    networks = [{"run": f"{k}", "values": {"network.kind": k}, "measures": {}} for k in ("MLP", "theirs:net")]
-    told = {"recipe": "plain", "evaluation": {}, "measure": "", "networks": networks}
-    (place / "runs" / "plain-sweep" / "sweep.json").write_text(json.dumps(told))
-
-
-SURROGATE = '[attacks]\nS = { kind = "Surrogate", attack = "FGSM", model = "runs/hostile" }'
-GENERATOR = '[attacks]\nG = { kind = "L2LDA", generator = "runs/hostile" }'
-ENSEMBLE = 'network = { kind = "Ensemble", members = [{ kind = "MLP" }, { kind = "theirs:net" }] }'
-GENERATING = """
-data = "Digits"
-network = { kind = "MLP" }
-start = "x"
-defence = { kind = "AttackTraining", adversary = { kind = "L2LDA", steps = 1, width = 2 } }
-training = { epochs = 1, images = 100, validation = 50 }
-"""
-GUIDED = 'prepare = [{ kind = "Crafted", attack = "FGSM", on = "theirs.toml" }]\n' + RECIPE
 CALLS: dict[str, Callable[[Path], tuple[object, ...]]] = {
     "evaluate": lambda place: ("evaluate", "runs/hostile"),
     "evaluate last": lambda place: ("evaluate", "runs/hostile/last.safetensors"),
@@ -394,13 +282,10 @@ def test_no_configuration_trusts_nothing(place: Path, monkeypatch: pytest.Monkey
     assert configured() == frozenset()
 
 
-def made(settings: dict[str, Any]) -> str:
-    return type(network_of(settings, (1, 8, 8), 10)).__name__
-
-
 def test_processes_trust_what_their_parent_does(place: Path) -> None:
     with trusting("theirs"), workers(2) as executor:
-        assert executor.submit(made, {"kind": "theirs:net", "hidden": [3]}).result() == "MLP"
+        made = executor.submit(network_of, {"kind": "theirs:net", "hidden": [3]}, (1, 8, 8), 10).result()
+    assert isinstance(made, MLP)
     assert ran(place)
 
 
@@ -424,109 +309,3 @@ def test_what_lies_in_the_working_directory_shadows_nothing(place: Path) -> None
     assert imported("jinja2:Template", from_file=False).__module__ == "jinja2.environment"
     with pytest.raises(ValueError, match=r"'jinja2:net': 'net' is not there; .* comes before .*jinja2\.py: give that"):
         imported("jinja2:net", from_file=False)
-
-
-@pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/../../x", ".", "..", "a/.."])
-def test_runs_stay_in_their_folder(name: str, place: Path, call: Callable[..., Any]) -> None:
-    recipe = written(place, RECIPE)
-    before = sorted(place.rglob("*"))
-    for words in (
-        ("train", recipe, "--name", name),
-        ("sweep", recipe, "--name", name, "--vary", "training.seed=1,2"),
-        ("attack-train", "runs/hostile", "L2LDA", "--trust", "theirs", "--name", name),
-    ):
-        code, _, err = call(*words)
-        assert (code, err.count("\n")) == (2, 1), err
-        assert f"{name!r} is no name of a folder in runs: give one without '..', and no absolute path" in err
-    assert [path for path in sorted(place.rglob("*")) if path.name not in ("RAN", "__pycache__")] == [
-        path for path in before if path.name != "RAN"
-    ]
-
-
-@pytest.mark.parametrize("run", ["../hostile", "/tmp", "..", "a/b", ""])
-def test_a_sweeps_file_names_folders_in_it(run: str, place: Path, call: Callable[..., Any]) -> None:
-    swept(place)
-    file = place / "runs" / "plain-sweep" / "sweep.json"
-    told = json.loads(file.read_text())
-    told["networks"][0]["run"] = run
-    file.write_text(json.dumps(told))
-    code, _, err = call("sweep", written(place, RECIPE), "--vary", "training.seed=1,2", "--against", file.parent)
-    assert (code, err.count("\n")) == (2, 1)
-    assert f"{run!r} is no name of a folder in it" in err
-
-
-def test_comparing_builds_no_network(good: Path, place: Path, call: Callable[..., Any], monkeypatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError
-
-    for name in ("network", "data", "subject", "player"):
-        monkeypatch.setattr(Run, name, refuse)
-    code, _, err = call("compare", good / "runs" / "good", "runs/hostile", "--folder", "both")
-    assert (code, err) == (0, "")
-    assert not ran(place)
-    told = json.loads((place / "both" / "results.json").read_text())["models"]
-    assert told["hostile"]["info"]["network"] == "theirs:net [8]"
-    assert told["hostile"]["training"]
-    assert (place / "both" / "report.html").is_file()
-
-
-@pytest.mark.parametrize("name", [".lock", ".lock.json"])
-def test_no_lock_leads_to_another_file(name: str, good: Path, place: Path, call: Callable[..., Any]) -> None:
-    (place / "precious").write_text("kept")
-    (place / "here").mkdir()
-    (place / "here" / name).symlink_to(place / "precious")
-    code, _, err = call("evaluate", good / "runs" / "good", "--folder", "here")
-    assert (code, err.count("\n")) == (2, 1)
-    assert f"{Path('here') / name} is a symbolic link" in err
-    assert (place / "precious").read_text() == "kept"
-
-
-def test_no_table_leads_out_of_its_folder(good: Path, place: Path) -> None:
-    table = Evaluation.load(good / "runs" / "good" / "evaluation" / "table.parquet")
-    hostile = table.replaced(space="x/../../out")
-    with pytest.raises(ValueError, match=r"there is no space 'x/../../out'; there are pixels, preprocessed"):
-        table_path(place / "here", hostile.space)
-    hostile.save(place / "here" / "table.parquet")
-    with pytest.raises(ValueError, match=r"there is no space 'x/../../out'"):
-        EvaluationFolder(place / "here", "pixels").read({})
-    assert not (place / "out.parquet").exists()
-
-
-def test_no_picture_runs_latex(tmp_path: Path) -> None:
-    """As a file `matplotlibrc` in the working directory could ask."""
-    line = Line((Point(0.0, 1.0), Point(1.0, 0.5)), Axis("radius"), Axis("accuracy"))
-    with matplotlib.rc_context({"text.usetex": True, "text.latex.preamble": r"\input{no such file}"}):
-        figure = draw_lines({r"\input": line})
-        assert "<svg" in svg(figure, "salt")
-        save_figure(figure, tmp_path / "line.png")
-
-
-@pytest.mark.parametrize("file", ["results.json", "sweep.json"])
-def test_what_programs_read_is_checked(file: str, good: Path, place: Path) -> None:
-    left = place / "left"
-    shutil.copytree(good / "runs" / "good" / "evaluation", left)
-    swept(place)
-    path = left / file if file == "results.json" else place / "runs" / "plain-sweep" / file
-    whole = json.loads(path.read_text())
-    use: Callable[[], object] = partial(_left, left) if file == "results.json" else partial(Swept.load, path.parent)
-    inner = next(iter(whole["models"].values())) if file == "results.json" else whole["networks"][0]
-    wrong = ["", "{", "[]", "3", "null", "[" * 100000, "{}"]
-    keys = {"models", "checkup", "training", "info", "recipe", "evaluation", "networks", "run", "values", "measures"}
-    for place_of in (whole, inner):
-        for key in keys & place_of.keys():
-            before = place_of[key]
-            for value in ({}, [3], 3, "x", [[]]):
-                place_of[key] = value
-                wrong.append(json.dumps(whole))
-            del place_of[key]
-            wrong.append(json.dumps(whole))
-            place_of[key] = before
-    told = []
-    for text in wrong:
-        path.write_text(text)
-        try:  # what is not read may be anything
-            use()
-        except ValueError as error:
-            told.append(str(error))
-    assert len(told) >= 20
-    assert all(str(path.parent) in text and "\n" not in text for text in told)

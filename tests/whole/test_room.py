@@ -136,7 +136,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 WORK = (
     ("steelman.training.loop", "play"),
     ("steelman.experiments.assess", "checkup"),
-    ("steelman.evaluation.block", "Task"),
+    ("steelman.evaluation.evaluation", "Task"),
     ("steelman.experiments.compare", "transfer"),
 )
 """Where training, evaluation and transfer begin."""
@@ -150,9 +150,10 @@ WRITERS = {
 }
 
 
-@pytest.mark.parametrize("what", ["a file", "full", "fails"])
-@pytest.mark.parametrize("verb", WRITERS)
-def test_every_verb_looks_before_it_works(
+@pytest.mark.parametrize(
+    ("verb", "what"), [*((verb, "full") for verb in WRITERS), ("train", "a file"), ("evaluate", "fails")]
+)
+def test_every_verb_checks_the_disk_before_it_works(
     verb: str, what: str, root: Path, tmp_path: Path, call, free, failing, monkeypatch: pytest.MonkeyPatch
 ):
     twin = tmp_path / "twin"
@@ -180,7 +181,7 @@ def test_every_verb_looks_before_it_works(
     assert not out.exists()
 
 
-def test_functions_look_before_they_work(tmp_path: Path, free):
+def test_functions_check_the_disk_before_they_work(tmp_path: Path, free):
     torch.manual_seed(0)
     model, data = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), (torch.rand(8, 1, 2, 2), torch.arange(8) % 2)
     free(0)
