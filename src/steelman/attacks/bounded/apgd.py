@@ -7,10 +7,9 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
-from steelman.attacks.core import Attack, Ball, Best, Oracle
+from steelman.attacks.core import Attack, Ball, Best, Draws, Oracle
 from steelman.losses import CrossEntropy, Goal, Loss, Margin, top_rivals
 from steelman.norms import L0, L1, L2, Linf, Norm, inward
-from steelman.randomness import Draws
 from steelman.ranges import Count, Natural, OneOf
 from steelman.types import Flags, Images, Indices, PerImage, Radius, Rows, Share
 
@@ -81,7 +80,7 @@ class APGD(Attack):
         best, rivals = Best.nothing(x), self._rivals(oracle, x, goal)
         turns = [(turn, restart) for turn in range(rivals.shape[1]) for restart in range(self.restarts)]
         while turns:
-            which = torch.where(~(best.success & self.stop_early))[0]
+            which = best.unfinished(self.stop_early)
             if len(which) == 0:
                 break
             together = max(oracle.fits // len(which), 1)
@@ -95,9 +94,7 @@ class APGD(Attack):
                 climb = _Climb.start(ball[rows], goal[rows], towards, image, random=ball is balls[0])
                 found = self._run(oracle, rows, climb, steps, leave=ball is balls[-1] and self.stop_early)
                 image = climb.best
-            for part in torch.arange(len(rows), device=x.device).split(len(which)):
-                open_ = torch.where(~(best.success[which] & self.stop_early))[0]  # as if the turns ran in sequence
-                best.take(which[open_], found[part[open_]])
+            best.take_turns(rows, found, len(which), self.stop_early)
         return self.norm.contain(x, best.x, self.eps, self.box)
 
     def _stages(self) -> list[tuple[float, int]]:

@@ -3,12 +3,10 @@
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
-from steelman.attacks.core import Attack, Ball, Oracle
+from steelman.attacks.core import Attack, Ball, Draws, Images, Oracle, Radius, Share
 from steelman.losses import CrossEntropy, Goal, Loss
 from steelman.norms import L0, Linf, Norm, per_image
-from steelman.randomness import Draws
 from steelman.ranges import Factor, OneOf
-from steelman.types import Images, Radius, Share
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,10 @@
 from dataclasses import dataclass, field
 
 from steelman.attacks.bounded.ascent import Ascent, AscentState
-from steelman.attacks.core import Attack, Ball, Oracle
+from steelman.attacks.core import Attack, Ball, Draws, Images, Oracle, Radius, Share
 from steelman.losses import CrossEntropy, Goal, Loss
 from steelman.norms import Linf, Norm, per_image
-from steelman.randomness import Draws
 from steelman.ranges import Factor, Natural
-from steelman.types import Images, Radius, Share
 
 
 @dataclass(frozen=True)

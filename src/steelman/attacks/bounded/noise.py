@@ -8,10 +8,8 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
-from steelman.attacks.core import Access, Attack, Ball, Oracle
-from steelman.losses import Goal
+from steelman.attacks.core import Access, Attack, Ball, Draws, Goal, Oracle
 from steelman.norms import L0, L2, Linf, Norm, column, per_image
-from steelman.randomness import Draws
 from steelman.ranges import Count, OneOf
 from steelman.types import Box, Images, Indices, Labels, PerImage, Radius, Share
 

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from steelman.attacks.bounded.ascent import Ascent, AscentState
-from steelman.attacks.core import Attack, Ball, Best, Oracle
+from steelman.attacks.core import Attack, Ball, Best, Images, Indices, Oracle, Radius, Share
 from steelman.losses import CrossEntropy, Goal, Loss, top_rivals
 from steelman.norms import L0, Linf, Norm, per_image
 from steelman.randomness import Draws, combine
 from steelman.ranges import Count, Natural, Positive
-from steelman.types import Images, Indices, Radius, Share
 
 
 @dataclass(frozen=True)
@@ -98,10 +97,7 @@ class PGD(Attack):
             found = ascent.climb(oracle, some, self._start(some.ball, seeds))
             if not judge:
                 return rows.ball.contain(found.x)
-            for part in torch.arange(len(which), device=x.device).split(int((turn == turn[0]).sum())):
-                # As if the turns ran in sequence: images that have left take no later turn.
-                wanted = part[~(best.success[which[part]] & self.stop_early)]
-                best.take(which[wanted], found[wanted])
+            best.take_turns(which, found, int((turn == turn[0]).sum()), self.stop_early)
         return rows.ball.contain(best.x)
 
     def _start(self, ball: Ball, draws: Draws) -> Images:
@@ -120,7 +116,7 @@ class PGD(Attack):
         """Images and turns of the rows that climb together; as many turns at once as fit."""
         turn = 0
         while turn < turns:
-            which = torch.where(~(best.success & self.stop_early))[0]
+            which = best.unfinished(self.stop_early)
             if len(which) == 0:
                 return
             count = min(self.parallel_restarts * len(best.x) // len(which), turns - turn)

@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from annotated_types import Interval
 from torch import Tensor
 
-from steelman.attacks.core import Access, Attack, Best, Oracle
+from steelman.attacks.core import Access, Attack, Best, Draws, Oracle
 from steelman.losses import CrossEntropy, Goal, Margin
 from steelman.norms import L2, TINY, Linf, Norm
-from steelman.randomness import Draws
 from steelman.ranges import Count, OneOf
 from steelman.types import Box, Images, Indices, Logits, PerImage, Radius, Rows, Share
 
@@ -77,7 +76,7 @@ class Square(Attack):
         best = Best.nothing(x)
         eps = torch.as_tensor(self.eps, dtype=x.dtype, device=x.device).expand(len(x))
         for restart in range(self.restarts):
-            which = torch.where(~(best.success & self.stop_early))[0]
+            which = best.unfinished(self.stop_early)
             if len(which) == 0:
                 break
             best.take(which, self._run(oracle, x[which], eps[which], goal[which], draws.split(restart)[which], which))

@@ -4,12 +4,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated
 
-from steelman.attacks.core import Attack, Ball, Oracle
+from steelman.attacks.core import Attack, Ball, Draws, Images, Oracle, Radius, Share
 from steelman.losses import KL, Goal
 from steelman.norms import L2, Norm
-from steelman.randomness import Draws
 from steelman.ranges import Count, OneOf, Positive
-from steelman.types import Images, Radius, Share
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,11 @@ from steelman.attacks.bounded.square import Square
 from steelman.attacks.composed.eot import EOT
 from steelman.attacks.composed.within import Within
 from steelman.attacks.composed.worst_of import WorstOf
-from steelman.attacks.core import Attack, Oracle
+from steelman.attacks.core import Attack, Draws, Images, Oracle, Radius, Share
 from steelman.attacks.minimal.fab import FAB
 from steelman.losses import DLR, Goal
 from steelman.norms import L1, L2, Linf, Norm
-from steelman.randomness import Draws
 from steelman.ranges import Count, OneOf
-from steelman.types import Images, Radius, Share
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from steelman.attacks.core import Attack, AttackWrapper, Oracle, check_parts
-from steelman.losses import Goal
-from steelman.randomness import Draws
+from steelman.attacks.core import Attack, AttackWrapper, Draws, Goal, Images, Oracle, check_parts
 from steelman.ranges import Count
-from steelman.types import Images
 
 
 @dataclass(frozen=True)

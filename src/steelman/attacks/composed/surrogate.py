@@ -7,10 +7,8 @@ from typing import Any
 import torch
 
 from steelman import checkpoint
-from steelman.attacks.core import Access, Attack, AttackWrapper, Oracle, check_parts
-from steelman.losses import Goal
+from steelman.attacks.core import Access, Attack, AttackWrapper, Draws, Goal, Oracle, check_parts
 from steelman.networks.filtered import Filtered
-from steelman.randomness import Draws
 from steelman.types import Images, Model
 
 

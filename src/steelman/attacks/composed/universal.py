@@ -7,11 +7,9 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
-from steelman.attacks.core import Access, Attack, Oracle, check_images, check_labels, check_parts
+from steelman.attacks.core import Access, Attack, Draws, Goal, Oracle, check_images, check_labels, check_parts
 from steelman.attacks.minimal.deepfool import DeepFool
-from steelman.losses import Goal
 from steelman.norms import L2, Linf, Norm, per_image
-from steelman.randomness import Draws
 from steelman.ranges import Count, OneOf
 from steelman.types import Images, Labels, Model, Radius, Randomness, Share
 

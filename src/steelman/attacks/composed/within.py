@@ -4,11 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from steelman.attacks.core import Attack, AttackWrapper, Oracle, check_parts
-from steelman.losses import Goal
+from steelman.attacks.core import Attack, AttackWrapper, Draws, Goal, Images, Oracle, Radius, Share, check_parts
 from steelman.norms import column, per_image
-from steelman.randomness import Draws
-from steelman.types import Images, Radius, Share
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,8 @@ from typing import Any
 
 import torch
 
-from steelman.attacks.core import Access, Attack, Oracle, check_parts, strongest
-from steelman.losses import Goal
+from steelman.attacks.core import Access, Attack, Draws, Goal, Oracle, check_parts, strongest
 from steelman.norms import L2, Norm
-from steelman.randomness import Draws
 from steelman.types import Flags, Images, Indices, Radius
 
 

@@ -21,6 +21,16 @@ class Best(Rows):
         score = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
         return Best(x.clone(), torch.zeros_like(score, dtype=torch.bool), score)
 
+    def unfinished(self, stop_early: bool) -> Indices:
+        """The images that go on: all, or with `stop_early` those without a success."""
+        return torch.where(~(self.success & stop_early))[0]
+
+    def take_turns(self, place: Indices, other: "Best", images: int, stop_early: bool) -> None:
+        """`take` of turns that ran side by side, each of so many images, as if they had run in sequence."""
+        for turn in torch.arange(len(place), device=place.device).split(images):
+            rows = turn[~(self.success[place[turn]] & stop_early)]
+            self.take(place[rows], other[rows])
+
     def take(self, place: Indices, other: "Best") -> Tensor:
         """Take over those of `other`, whose images belong at `place`, that are better: success first, then score.
 

@@ -6,11 +6,9 @@ from typing import Annotated, ClassVar
 import torch
 from annotated_types import Interval
 
-from steelman.attacks.core import Access, Attack, Oracle
+from steelman.attacks.core import Access, Attack, Draws, Goal, Oracle
 from steelman.attacks.decision.starting import Flat, Side, Starts, finished, to_boundary
-from steelman.losses import Goal
 from steelman.norms import L2, TINY, Norm
-from steelman.randomness import Draws
 from steelman.ranges import Count, Factor, Natural
 from steelman.types import Images, PerImage
 

@@ -6,9 +6,8 @@ from typing import Annotated, ClassVar
 
 import torch
 
-from steelman.attacks.core import Access, Attack, Oracle
+from steelman.attacks.core import Access, Attack, Goal, Oracle
 from steelman.attacks.decision.starting import Flat, Side, Starts, finished, to_boundary
-from steelman.losses import Goal
 from steelman.norms import L2, TINY, Linf, Norm
 from steelman.randomness import Draws, combine
 from steelman.ranges import Count, Natural, OneOf, Positive

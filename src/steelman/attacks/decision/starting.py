@@ -6,10 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steelman.attacks.core import Oracle
-from steelman.losses import Goal
+from steelman.attacks.core import Draws, Goal, Oracle
 from steelman.norms import Linf, Norm
-from steelman.randomness import Draws
 from steelman.types import Box, Flags, Images, Indices, Rows
 
 Flat = Tensor
