@@ -18,7 +18,7 @@ def methods_page() -> str:
         [
             "# Attacks and filters\n\n" + WRITTEN.format(""),
             "Every attack also has `box=(0.0, 1.0)`, the range of valid images (`None` leaves them unbounded), "
-            '`uint8=False` and `precision="full"`: see [Attacks](attacks.md). Defences are on a '
+            '`reference="label"`, `uint8=False` and `precision="full"`: see [Attacks](attacks.md). Defences are on a '
             "[page of their own](defences.md).\n",
             *_chapter("Attacks", methods("attack")),
             *_chapter("Filters", methods("filter")),
