@@ -296,7 +296,7 @@ def test_an_interrupt_ends_workers_at_once_and_without_a_word(tmp_path: Path):
     os.killpg(process.pid, 2)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert err == "steelman: evaluation was interrupted; the same call goes on with what is left\n"
+    assert err == "steelman: evaluation was interrupted; the same call resumes it\n"
 
 
 @pytest.mark.parametrize("words", ["cite PGD", "train --help"])

@@ -213,7 +213,7 @@ def test_a_checkpoint_that_was_written_anew_is_read_anew(which: str, root: Path,
 
 def test_a_checkpoint_without_a_description_names_the_remedy(tmp_path: Path):
     old = Path(__file__).parents[1] / "data" / "old-run"
-    with pytest.raises(ValueError, match=r"old-run.* older version.*: open it with steelman\.runs\.Run\.open"):
+    with pytest.raises(ValueError, match=r"old-run.* older version.*: open it with steelman\.experiments\.run\.Run\.open"):
         checkpoint.network(old)
     with pytest.raises(ValueError, match=r"older version"):
         Surrogate(FGSM(), str(old))(MLP(shape=(1, 8, 8)), torch.rand(2, 1, 8, 8), torch.arange(2))
