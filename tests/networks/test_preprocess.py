@@ -136,6 +136,5 @@ def test_fit_does_not_depend_on_batches_or_on_a_stream(kind, monkeypatch: pytest
     data = dataset()
     whole = kind(shape=data.shape).fit(data).state_dict()
     monkeypatch.setattr("steelman.networks.preprocess.AT_ONCE", 7)
-    monkeypatch.setattr("steelman.networks.whiten.AT_ONCE", 7)
     for name, value in kind(shape=data.shape).fit(data).state_dict().items():
         assert torch.allclose(value, whole[name], rtol=1e-6, atol=1e-9)

@@ -3,17 +3,12 @@
 from steelman.networks.black_box import BlackBox, LogOfProbabilities
 from steelman.networks.bounded_relu import BoundedReLU, bounded_relus
 from steelman.networks.building import build
-from steelman.networks.carlini import CarliniNet, SmallCNN
-from steelman.networks.cnn import CNN, ConvResNet
-from steelman.networks.convnet import ConvNet
-from steelman.networks.convpool import ConvPoolCNN
+from steelman.networks.cifar import NIN, ConvNet, ConvPoolCNN
 from steelman.networks.ensemble import Ensemble
 from steelman.networks.filtered import Filtered
 from steelman.networks.layers import Rescale
-from steelman.networks.lenet import LeNet, LeNet5, MadryNet
-from steelman.networks.mlp import MLP
-from steelman.networks.nin import NIN
-from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean
+from steelman.networks.mnist import CNN, MLP, CarliniNet, ConvResNet, LeNet, LeNet5, MadryNet, SmallCNN
+from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean, Whiten
 from steelman.networks.residual import PreActResNet18, ResNet20, WideResNet
 from steelman.networks.surgery import (
     Stem,
@@ -24,7 +19,6 @@ from steelman.networks.surgery import (
     split_stem,
 )
 from steelman.networks.vision import AlexNet, ResNet18
-from steelman.networks.whiten import Whiten
 
 __all__ = [
     "CNN",

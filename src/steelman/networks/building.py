@@ -14,19 +14,13 @@ from steelman.files import one_line
 from steelman.filters.squeeze import BitDepth, MedianSmoothing
 from steelman.naming import nearest
 from steelman.networks.bounded_relu import bounded_relus
-from steelman.networks.carlini import CarliniNet, SmallCNN
-from steelman.networks.cnn import CNN, ConvResNet
-from steelman.networks.convnet import ConvNet
-from steelman.networks.convpool import ConvPoolCNN
+from steelman.networks.cifar import NIN, ConvNet, ConvPoolCNN
 from steelman.networks.ensemble import Ensemble
 from steelman.networks.filtered import Filtered
-from steelman.networks.lenet import LeNet, LeNet5, MadryNet
-from steelman.networks.mlp import MLP
-from steelman.networks.nin import NIN
-from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean
+from steelman.networks.mnist import CNN, MLP, CarliniNet, ConvResNet, LeNet, LeNet5, MadryNet, SmallCNN
+from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean, Whiten
 from steelman.networks.residual import PreActResNet18, ResNet20, WideResNet
 from steelman.networks.vision import AlexNet, ResNet18
-from steelman.networks.whiten import Whiten
 from steelman.trust import Untrusted, imported
 from steelman.types import Description
 
