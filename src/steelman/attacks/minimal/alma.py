@@ -19,35 +19,32 @@ from steelman.types import Images, Logits, PerImage, Share
 
 @dataclass(frozen=True)
 class ALMA(Attack):
-    """Augmented Lagrangian method: descend on the norm plus a penalty, whose weight each image finds for itself.
+    """Augmented Lagrangian method: descend on the norm plus a penalty with a weight per image.
 
     With v = (Z_y - max_{k != y} Z_k) / (Z_(1) - Z_(3)) at x + d, Z sorted descending as Z_(1), Z_(2), ..., minimise
     |d|_p + P(v), where P is P2: mu v + mu rho v^2 + rho^2 v^3 / 6 for v >= 0 and mu v / (1 - rho v) below. Each step
-    moves the multiplier, mu <- alpha mu + (1 - alpha) P'(v). Every `check` steps, rho grows by `growth` where no
-    success has been seen and v has not fallen to `improvement` of what it was. Steps are RMSprop's with momentum, at a
-    rate that falls exponentially, from the first success to the end, to 1/100. The nearest success is kept. Images at
-    the goal to begin with are returned as they are, and so are those for which nothing was found.
+    moves the multiplier, mu <- alpha mu + (1 - alpha) P'(v). Every `check` steps, rho grows by `growth` where there is
+    no success yet and v has not fallen to `improvement` of what it was. Steps are RMSprop's with momentum, at a rate
+    that falls exponentially, from the first success to the end, to 1/100. The nearest success is kept. Images at the
+    goal to begin with, and those without a success, are returned unchanged.
 
     norm         L2 (default) or L1
-    steps        gradient passes, those of the first look and of the polish among them, but at least half of
-                 them for the search itself; default 1,000 (paper: 100 and 1,000)
+    steps        gradient passes of start, search and polish, at least half of them for the search; default 1,000
+                 (paper: 100 and 1,000)
     step_size    first rate of RMSprop, default .1 in units of the box
     alpha        what is kept, from step to step, of the multiplier, the squared gradients and the momentum, default .9
     check        default 10
     improvement  default .95
     growth       default 1.2
-    classes      how many of the highest logits compete in the first look, the label among them; default 10, 0 for none
-    polish       rounds of the last polish, default 1, 0 for none
+    classes      how many of the highest logits compete in the start, the label among them; default 10, 0 for none
+    polish       rounds of polish at the end, default 1, 0 for none
 
     With a target, v is the highest other logit minus the target's over the same spread; with two classes, v is not
-    divided. The look and the polish are ours, as in DDN and FMN: the search starts on the nearest of the boundaries
-    linearised at x, and where it fails, because that is too far away, once more at x. Defaults without another source
-    are those of the code, whose fixed first rate we follow rather than the paper's, which is to cover a given distance:
-    on LeNet it found longer perturbations.
+    divided. Start and polish are ours, as in FMN. Defaults without another source are those of the code, whose fixed
+    first rate we follow; the paper's covers a given distance, and found longer perturbations on LeNet.
 
-    Cost: `steps` gradient passes: classes - 1 for the first look, 1 per round of polish, the rest with a forward pass
-    each; the first look 1 forward pass more, the polish up to 7 per round. Where the first search fails, up to `steps`
-    of both more.
+    Cost: `steps` gradient passes: classes - 1 for the start, 1 per round of polish, the rest with a forward pass each;
+    1 forward pass more for the start, up to 7 per round. Where the first search fails, up to `steps` of both more.
     Reference: Jerome Rony, Eric Granger, Marco Pedersoli and Ismail Ben Ayed, "Augmented Lagrangian adversarial
     attacks", ICCV 2021, algorithm 1.
     """

@@ -24,7 +24,7 @@ class ANPGD(Attack):
 
     d = PGD's perturbation in a ball of `radius`, u = d / |d|. Where x + d succeeds, the length is bisected in [0, |d|],
     and elsewhere in [|d|, eps_max], on whether clip(x + length u) succeeds. The nearest success is returned; images
-    that are misclassified to begin with, and those for which nothing succeeds up to eps_max, come back as they are.
+    that are misclassified to begin with, and those without a success up to eps_max, come back unchanged.
 
     radius        of the ball, one number or one per image (default 8/255). MMA keeps the last margin of each image
     eps_max       longest perturbation, default 1 in units of the box; MMA: 1.05 d_max
@@ -36,15 +36,15 @@ class ANPGD(Attack):
 
     The paper calls an image correct while SoftMargin < 0, we while it is classified as its label. The code divides by
     the radius instead of |d|, so that its u is shorter than 1 where the box clips, and returns the end of the bisection
-    unclipped, whether or not it succeeds; we clip, and return only what has succeeded. Where nothing does within the
-    bisection, we also look at eps_max itself. MMA trains on `crossing`, which is the paper's in all of this.
+    unclipped, whether or not it succeeds; we clip, return only successes, and try eps_max itself where the bisection
+    has none. MMA trains on `crossing`, which is the paper's in all of this.
 
     Cost: `steps` forward and gradient passes, bisections + 2 forward passes, 1 more where nothing succeeds.
     Reference: Gavin Weiguang Ding, Yash Sharma, Kry Yik Chau Lui and Ruitong Huang, "MMA training: direct input space
     margin maximization through adversarial training", ICLR 2020, algorithm 1.
 
     Raises:
-        ValueError: L0, steps or bisections below 1, eps_max not above 0, KL.
+        ValueError: KL, which has no gradient at x.
     """
 
     radius: Radius = Share(8 / 255)

@@ -22,33 +22,28 @@ class DDN(Attack):
 
     d <- d + a_t g / |g|_2 with g the gradient of the cross-entropy at x + d and a_t = .01 + .99 (1 + cos(pi t / steps))
     / 2; e <- (1 - gamma) e where x + d was a success, else (1 + gamma) e; x + d <- clip(x + e d / |d|_2). The nearest
-    success is kept. Images at the goal to begin with are returned as they are, and so are those for which nothing was
-    found.
+    success is kept. Images at the goal to begin with, and those without a success, are returned unchanged.
 
     norm       L2, the only one
-    steps      gradient passes, those of the first look and of the polish among them, but at least half of
-               them for the search itself; default 100 (paper: 100, 300 and 1,000)
+    steps      gradient passes of start, search and polish, at least half of them for the search; default 100 (paper:
+               100, 300 and 1,000)
     gamma      change of the norm per step, default .05 (paper)
     init_norm  first e; default 1 in units of the box (paper)
     levels     number of grey levels of the returned images, as 256; default None, any value (paper and code: 256)
-    classes    how many of the highest logits compete in the first look, the label among them; default 10, 0 for none
-    polish     rounds of the last polish, default 1, 0 for none; none with `levels`
+    classes    how many of the highest logits compete in the start, the label among them; default 10, 0 for none
+    polish     rounds of polish at the end, default 1, 0 for none; none with `levels`
 
-    Two departures of ours, without which perturbations of affine models are up to 56 times the optimum. A first look
-    tries the nearest of the boundaries, linearised at x, and keeps that point where it is a success: the gradient
-    follows the highest rival, which need not be the nearest. (To start there shortens short searches, but made
-    perturbations of a robust LeNet 3 % longer after 100 steps. To look only where the search fails leaves that 9 passes
-    more, and measures no better: of four PGD-trained or plain networks on Digits the medians after 50 steps are 0 to
-    .7 % longer, of a PGD-trained LeNet on MNIST .4 % shorter, and after 100 steps 0 to .7 % longer and the same.) Where
-    look and search fail, there is one more search, with the passes of the look. And a polish linearises the boundary
-    once more where the best image is, tries its nearest point, and halves the way back from there. With classes=0 and
-    polish=0, it is the paper's.
-    Paper and code differ: the paper's e is free, the code's at most the distance of the farthest corner of the box,
-    which changes no image; we leave that out.
+    Start and polish are ours; classes=0 and polish=0 is the paper's form, which on affine models ends at up to 56 times
+    the optimum. The start is the nearest of the boundaries linearised at x, kept where it is a success: the gradient
+    follows the highest rival, which need not be the nearest. (To search from there made perturbations of a robust
+    LeNet 3 % longer after 100 steps; to try it only where the search fails changed medians by -.4 to .7 %.) Where start
+    and search fail, there is one more search, with the passes of the start. The polish linearises the boundary at the
+    best image, tries its nearest point, and halves the way back from there.
+    Paper and code differ: the code bounds e by the distance of the farthest corner of the box, which changes no image;
+    we do not.
 
-    Cost: `steps` gradient passes: classes - 1 for the first look, 1 per round of polish, the rest with a forward pass
-    each; the first look 2 forward passes more, the polish up to 7 per round. Where look and search fail, up to `steps`
-    of both more.
+    Cost: `steps` gradient passes: classes - 1 for the start, 1 per round of polish, the rest with a forward pass each;
+    2 forward passes more for the start, up to 7 per round. Where start and search fail, up to `steps` of both more.
     Reference: Jerome Rony, Luiz G. Hafemann, Luiz S. Oliveira, Ismail Ben Ayed, Robert Sabourin and Eric Granger,
     "Decoupling direction and norm for efficient gradient-based L2 adversarial attacks and defenses", CVPR 2019,
     algorithm 1.

@@ -8,7 +8,7 @@ from annotated_types import Ge, Interval
 from torch import Tensor
 
 from steelman.attacks.core import Attack, Oracle
-from steelman.attacks.minimal.linearised import Boundaries, exponent, rivals, shortest_step, size
+from steelman.attacks.minimal.linearised import EXPONENT, Boundaries, rivals, shortest_step, size
 from steelman.attacks.minimal.nearest import clip
 from steelman.attacks.minimal.searching import Successes
 from steelman.losses import Goal, Margin
@@ -28,23 +28,23 @@ class FAB(Attack):
     With pi the projection onto the nearest linearised boundary within the box, d_t = pi(x_t) - x_t and d = pi(x) - x:
     x_{t+1} = clip((1 - a)(x_t + eta d_t) + a (x + eta d)), a = min(|d_t| / (|d_t| + |d|), alpha_max). Where that is
     adversarial, it is kept if it is the nearest so far, and the walk goes back to x + beta (x_{t+1} - x). A final
-    search on the line from x takes away what is left of the overshoot. Images that are misclassified to begin with,
-    and those for which nothing is found, are returned as they are.
+    search on the line from x takes away what is left of the overshoot. Images that are misclassified to begin with, and
+    those without a success, are returned unchanged.
 
     norm       Linf (default), L2 or L1
     steps      default 100 (authors' code)
-    restarts   default 1; later ones start uniformly in a ball of half the norm found so far, at most `radius` or else
-               .3, 1 and 5 in Linf, L2 and L1 (authors' code)
+    restarts   default 1; later ones start uniformly in a ball of half the smallest norm so far, at most `radius` or
+               else .3, 1 and 5 in Linf, L2 and L1 (authors' code)
     targets    None (default): the nearest boundary of all. A number: that many runs, each towards one of the highest
                other classes at x, with one gradient a step; AutoAttack has 9
     alpha_max  most weight of the pull towards the image, default .1 (paper)
     eta        overshoot, default 1.05 (paper)
     beta       share of the perturbation that a backward step leaves, default .9 (paper)
     classes    how many of the highest logits at x compete, the label among them; default 10
-    slack      from the second step on, a class is looked at only if its boundary seems, by the slope last seen, nearer
-               than `slack` times the nearest found; default 1.5. Infinity looks at all, as paper and code do
-    radius     images for which a norm of at most this is found leave at once, and without the final search: for
-               measuring accuracy. One number, one per image, or None (default)
+    slack      as in DeepFool: from the second step on, a class takes part only if its boundary seems nearer than
+               `slack` times the nearest; default 1.5. With infinity all take part, as in paper and code
+    radius     images with a success of at most this norm leave at once, and without the final search: for measuring
+               accuracy. One number, one per image, or None (default)
 
     With a target, there is one run; the boundary is that between the target and the highest other class of the moment,
     and the pull begins when the target has been reached. Paper and code differ: AutoAttack's code has no final search;
@@ -55,9 +55,6 @@ class FAB(Attack):
     forward passes more; with `targets`, that many times 2 forward and 1 gradient passes. At most 5 forward passes more.
     Reference: Francesco Croce and Matthias Hein, "Minimally distorted adversarial examples with a fast adaptive
     boundary attack", ICML 2020, section 3.
-
-    Raises:
-        ValueError: L0, which has no projection onto a plane.
     """
 
     norm: Annotated[Norm, OneOf((Linf, L2, L1), "L0 has no projection onto a plane")] = Linf
@@ -111,7 +108,7 @@ class FAB(Attack):
         best: Successes,
     ) -> None:
         """One run for the images `which`; what is nearer than before goes into `best`."""
-        p, clean = exponent(self.norm), x[which]
+        p, clean = EXPONENT[self.norm], x[which]
         boundaries = Boundaries.around(rivals, x, p, self.box, self.slack)
         for _ in range(self.steps):
             gap, slope, step = boundaries.nearest(oracle, image, goal, which)

@@ -26,33 +26,32 @@ class FMN(Attack):
 
     d <- d + a_t g / |g|_2 with g the gradient of the margin (max_{k != y} Z_k - Z_y; with a target, Z_t minus the
     highest other) at x + d, then to the box and onto the ball of radius e. After a success, e <- min((1 - gamma_t) e,
-    norm of the best); elsewhere (1 + gamma_t) e, but as long as nothing was found, |d|_p + |margin| / |g|_q, the
-    distance at which the linearised boundary lies (q the dual norm), and a hair. L0 has whole radii: (1 -+ gamma_t) e
-    rounded down, by at least 1. a_t and gamma_t fall along half a cosine. The nearest success is kept. Images at the
-    goal to begin with are returned as they are, and so are those for which nothing was found.
+    norm of the best); elsewhere (1 + gamma_t) e, but before the first success |d|_p + |margin| / |g|_q, the distance of
+    the linearised boundary (q the dual norm), and a hair. L0 has whole radii: (1 -+ gamma_t) e rounded down, by at
+    least 1. a_t and gamma_t fall along half a cosine. The nearest success is kept. Images at the goal to begin with,
+    and those without a success, are returned unchanged.
 
     norm       L2 (default), Linf, L1 or L0, which counts entries
-    steps      gradient passes, those of the first look and of the polish among them, but at least half of
-               them for the search itself; default 100 (paper: up to 1,000)
+    steps      gradient passes of start, search and polish, at least half of them for the search; default 100 (paper: up
+               to 1,000)
     step_size  first a_t, the last being 1/100 of it; default 1 in units of the box (paper: 1, and 10 for
                some Linf models)
     gamma      first gamma_t, default .05 (paper and code); the last is .001 (code)
-    classes    how many of the highest logits compete in the first look, the label among them; default 10, 0 for none
-    polish     rounds of the last polish, default 1, 0 for none
+    classes    how many of the highest logits compete in the start, the label among them; default 10, 0 for none
+    polish     rounds of polish at the end, default 1, 0 for none
 
-    The look and the polish are ours, as in DDN: the search starts on the nearest of the boundaries linearised at x, in
-    L0 only where that is a success, and where it fails, because that is too far away, once more at x; and a polish
-    tries the nearest point of the boundary linearised at the best image, and halves the way back from there, or, in L0,
-    the number of entries. On small networks and random images, 10 to 20 steps in Linf or L2 then fail on less than half
-    as many images.
-    Paper and code differ: both go onto the ball, then to the box, which leaves a perturbation inside the ball, and with
-    L2 on MNIST, where half of each step leaves the box, the estimate of the boundary then stalls short of it and 8 in
-    10 images fail. We go to the box first; the ball's projection stays in it. Their start from an image of another
-    class has no place here.
+    Start and polish are ours, as in DDN, but the search begins at the start, in L0 only where that is a success. Where
+    the search fails, because the start is too far away, it begins once more at x. In L0, the polish halves the number
+    of entries. On small networks and random images, 10 to 20 steps in Linf or L2 then fail on less than half as many
+    images.
+    Paper and code differ from us: both go onto the ball, then to the box, which leaves a perturbation inside the ball.
+    With L2 on MNIST, where half of each step leaves the box, the estimate of the boundary then stalls short of it and 8
+    in 10 images fail. We go to the box first; the ball's projection stays in it. Their start from an image of another
+    class is left out.
 
-    Cost: `steps` gradient passes: classes - 1 for the first look, 1 per round of polish, the rest with a forward pass
-    each; the first look 1 forward pass more (L0: 2), the polish up to 7 per round (L0: 12). Where the first search
-    fails, up to `steps` of both more.
+    Cost: `steps` gradient passes: classes - 1 for the start, 1 per round of polish, the rest with a forward pass each;
+    1 forward pass more for the start (L0: 2), up to 7 per round (L0: 12). Where the first search fails, up to `steps`
+    of both more.
     Reference: Maura Pintor, Fabio Roli, Wieland Brendel and Battista Biggio, "Fast minimum-norm adversarial attacks
     through adaptive norm constraints", NeurIPS 2021, algorithm 1.
     """

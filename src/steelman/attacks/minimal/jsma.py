@@ -25,7 +25,7 @@ class JSMA(Attack):
 
     With the slopes J_k = grad Z_k at the image of the moment and the target t, the pair (p, q) with the largest
     -A * B is moved by theta, where A = sum_{p,q} J_t has to be above 0 and B = sum_{p,q} sum_{k != t} J_k below; for a
-    negative theta with both signs turned. An entry at the end of the box has done its part.
+    negative theta with both signs turned. An entry at the end of the box moves no further.
 
     theta  how far an entry goes per step, in the units of the images; a negative one darkens (default 1 in units of the
            box, paper)
@@ -48,8 +48,8 @@ class JSMA(Attack):
     memory that is linear in the entries. Changed entries are few, but not fewest: on affine models of 96 entries, 1.5
     times the optimum; of="softmax" with both=True 1.05 times.
 
-    Cost: per step of two entries 1 forward and 2 gradient passes, or 1 with of="softmax" or pair=False, however many
-    classes there are; 1 of each more in a step without an admissible pair. Pruning: 1 forward and gradient pass, and
+    Cost: per step of two entries 1 forward and 2 gradient passes, or 1 with of="softmax" or pair=False, for any number
+    of classes; 1 of each more in a step without an admissible pair. Pruning: 1 forward and gradient pass, and
     log2(changed entries) forward passes.
     Reference: Nicolas Papernot, Patrick McDaniel, Somesh Jha, Matt Fredrikson, Z. Berkay Celik and Ananthram Swami,
     "The limitations of deep learning in adversarial settings", EuroS&P 2016, algorithms 2 and 3; Rey Wiyatno and Anqi

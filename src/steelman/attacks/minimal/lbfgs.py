@@ -26,26 +26,25 @@ class LBFGS(Attack):
 
     Minimise |x' - x|_2^2 + c loss(x') in the box by projected L-BFGS, with a binary search for the least c that
     succeeds; the nearest success is kept. The loss is the target's cross-entropy; without a target, -log(1 - p_y), the
-    cross-entropy of "any other class". Images at the goal to begin with are returned as they are, and so are those for
-    which nothing was found.
+    cross-entropy of "any other class". Images at the goal to begin with, and those without a success, are returned
+    unchanged.
 
     norm          L2, the only one
     steps         most L-BFGS steps per search step, default 50 (CleverHans: 1,000)
     search_steps  binary search over c, default 9 (CleverHans: 5)
-    c             first constant, default 1 (CleverHans: .01), with distances in widths of the box; times 10 while
-                  nothing is found, at most
-    memory        pairs of steps and gradient changes that stand for the curvature, default 10 (SciPy)
-    polish        rounds of a last polish, default 1, 0 for none (not in the paper): linearise the boundary where the
-                  best image is and try its nearest point, then halve the way back
+    c             first constant, default 1 (CleverHans: .01), with distances in widths of the box; times 10 until the
+                  first success
+    memory        pairs of steps and gradient changes that approximate the curvature, default 10 (SciPy)
+    polish        rounds of polish at the end, default 1, 0 for none (not in the paper), as in DDN
 
     The paper weighs the other way round, c |r| + loss with the largest c, and its |r| is not squared; Foolbox and
     CleverHans square it, as we do: it is smooth at 0. All images of a batch take their steps together, each with
     its own curvature and step length, instead of one by one through Fortran. Entries at the box that would leave it
-    take no part in a step. The search begins on the nearest of the boundaries linearised at x rather than at x,
-    which together with the polish finds every affine optimum within 1.02.
+    take no part in a step. The search begins on the nearest of the boundaries linearised at x, which together with the
+    polish finds every affine optimum within 1.02.
 
     Cost: a forward and gradient pass per step and per shortening of it (most steps need none); 1 forward and at most 9
-    gradient passes for the beginning, 1 gradient and up to 7 forward passes per round of polish.
+    gradient passes for the start, 1 gradient and up to 7 forward passes per round of polish.
     Reference: Christian Szegedy, Wojciech Zaremba, Ilya Sutskever, Joan Bruna, Dumitru Erhan, Ian Goodfellow and Rob
     Fergus, "Intriguing properties of neural networks", ICLR 2014, section 4.1.
     """

@@ -1,26 +1,18 @@
 """Linearised decision boundaries: which of them is nearest, and the shortest step onto it."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from steelman.attacks.core import Oracle
 from steelman.losses import Goal, other_logits, top_rivals
-from steelman.norms import L0, L1, L2, TINY, Linf, Norm
-from steelman.types import Box, Images, Indices, Logits, PerImage
+from steelman.norms import L1, L2, TINY, Linf
+from steelman.types import Box, Images, Indices, Logits, PerImage, Rows
 
-
-def exponent(norm: Norm) -> float:
-    """The p of an L_p norm.
-
-    Raises:
-        ValueError: L0, in which a plane has no distance.
-    """
-    if norm is L0:
-        raise ValueError("linearised boundaries are at a distance in Linf, L2 or L1; L0 has none")
-    return {Linf: math.inf, L2: 2.0, L1: 1.0}[norm]
+EXPONENT = {Linf: math.inf, L2: 2.0, L1: 1.0}
+"""The p of an L_p norm. In L0, a plane has no distance."""
 
 
 def size(delta: Images, p: float) -> PerImage:
@@ -32,7 +24,7 @@ def shortest_step(x: Images, slope: Images, gap: PerImage, p: float, box: Box | 
 
     With w = |slope| and 1/p + 1/q = 1, the step is |d_i| = min(t w_i^(q - 1), room_i), by Lagrange. What that gains,
     sum_i w_i |d_i|, is concave and piecewise linear in t, so Newton's method from below ends exactly after a few
-    rounds, without sorting. In L1 (q infinite), the steepest entries go as far as they can, one after the other.
+    rounds, without sorting. In L1 (q infinite), the steepest entries go as far as they can, in order.
     """
     w = slope.flatten(1)
     way = -w.sign() * gap.sign()[:, None]
@@ -74,18 +66,18 @@ def _greedy(w: Tensor, need: Tensor, room: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Boundaries:
+class Boundaries(Rows):
     """The boundaries between each image's own class and its rivals, linearised where they may be the nearest.
 
-    A rival costs a gradient. All are looked at first; later, in the order of their distances as the slopes last seen
-    give them, those that so seem nearer than `slack` times the nearest found.
+    A rival costs a gradient. All take part at first; later, in the order of their distances by their last slopes, those
+    that so seem nearer than `slack` times the nearest.
     """
 
     rivals: Tensor
     """Classes, of shape (batch, rivals)."""
 
     steepness: Tensor
-    """Change of the logits per distance when last seen, of the same shape; infinite before."""
+    """Change of the logits per distance at the last slope, of the same shape; infinite before."""
 
     p: float
     box: Box | None
@@ -102,9 +94,6 @@ class Boundaries:
     ) -> "Boundaries":
         unseen = torch.full(rivals.shape, torch.inf, dtype=like.dtype, device=like.device)
         return Boundaries(rivals, unseen, p, box, slack, outwards)
-
-    def __getitem__(self, which: Indices) -> "Boundaries":
-        return replace(self, rivals=self.rivals[which], steepness=self.steepness[which])
 
     def nearest(self, oracle: Oracle, x: Images, goal: Goal, which: Indices) -> tuple[PerImage, Images, Images]:
         """Gap Z_rival - Z_own, its slope, and the shortest step onto the nearest boundary."""

@@ -1,7 +1,8 @@
 """The smallest step along one fixed direction."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,9 +12,12 @@ from steelman.losses import CrossEntropy, Goal, Loss
 from steelman.norms import L1, L2, Linf, Norm
 from steelman.randomness import Draws
 from steelman.ranges import OneOf, Positive
-from steelman.types import Images, Share
+from steelman.types import Flags, Images, Indices, Share
 
 RELATIVE = 1e-4
+
+Path: TypeAlias = Callable[[Indices, Tensor], tuple[Images, Flags]]
+"""Of the named images, those at the given radii along their gradients, and whether they reach the goal."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class MinimalFGSM(Attack):
     x(eps) = the image of ball and box that is furthest along grad_x L(x, y), a path with a fixed direction:
     clip(x + eps sign(grad)) for Linf. The radii eps_max 2^(-12), eps_max 2^(-11.5), ..., eps_max are tried in turn, and
     the interval before the first that succeeds is bisected until it is 1e-4 of its end. Images that are misclassified
-    to begin with, and those for which no radius succeeds, are returned as they are.
+    to begin with, and those without a success, are returned unchanged.
 
     norm     Linf (default, the paper's), L2, L1
     eps_max  largest radius, default 1 in units of the box
@@ -39,7 +43,7 @@ class MinimalFGSM(Attack):
     attacks", AISec 2017, section 5.
 
     Raises:
-        ValueError: L0, eps_max or grid not above 0, a grid above eps_max, KL.
+        ValueError: a grid above eps_max; KL, which has no gradient at x.
     """
 
     norm: Annotated[Norm, OneOf((Linf, L2, L1), "For L0 use JSMA")] = Linf
@@ -55,18 +59,22 @@ class MinimalFGSM(Attack):
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         logits, _, gradient = oracle.ascent(x, self.loss, goal)
-        path = _Path(oracle, x, gradient, goal, self)
-        found = x.clone()
-        low, high = self._scan(path, found, torch.where(~goal.reached(logits))[0])
+        x_adv = x.clone()
+
+        def path(which: Indices, radius: Tensor) -> tuple[Images, Flags]:
+            image = self.norm.furthest(x[which], gradient[which], radius, self.box)
+            return image, goal[which].reached(oracle.logits(image, which))
+
+        low, high = self._scan(path, x_adv, torch.where(~goal.reached(logits))[0])
         if self.grid is None:
             going = torch.where(high.isfinite())[0]
             while len(going):
                 middle = (low[going] + high[going]) / 2
-                image, hit = path.at(going, middle)
-                found[going[hit]] = image[hit]
+                image, hit = path(going, middle)
+                x_adv[going[hit]] = image[hit]
                 high[going], low[going] = torch.where(hit, middle, high[going]), torch.where(hit, low[going], middle)
                 going = going[high[going] - low[going] > RELATIVE * high[going]]
-        return found
+        return x_adv
 
     def _radii(self, like: Tensor) -> Tensor:
         if self.grid is None:
@@ -74,36 +82,21 @@ class MinimalFGSM(Attack):
         count = int(self.eps_max / self.grid + 1e-9)
         return self.grid * torch.arange(1, count + 1, dtype=like.dtype, device=like.device)
 
-    def _scan(self, path: "_Path", found: Images, left: Tensor) -> tuple[Tensor, Tensor]:
-        """The first radius that succeeds and the one before it, for every image; infinite where none does."""
-        radii = self._radii(found)
-        low = found.new_zeros(len(found))
+    def _scan(self, path: Path, x_adv: Images, rest: Tensor) -> tuple[Tensor, Tensor]:
+        """The radius before the first that succeeds, and that one, for every image; infinite where none does."""
+        radii = self._radii(x_adv)
+        low = x_adv.new_zeros(len(x_adv))
         high = torch.full_like(low, torch.inf)
         start = 0
-        while start < len(radii) and len(left):
-            several = radii[start : start + len(found) // len(left)]
-            image, hit = path.at(left.repeat(len(several)), several.repeat_interleave(len(left)))
-            hit = hit.reshape(len(several), len(left))
+        while start < len(radii) and len(rest):
+            several = radii[start : start + len(x_adv) // len(rest)]
+            image, hit = path(rest.repeat(len(several)), several.repeat_interleave(len(rest)))
+            hit = hit.reshape(len(several), len(rest))
             first = hit.int().argmax(0)
             done = torch.where(hit.any(0))[0]
-            found[left[done]] = image[first[done] * len(left) + done]
-            high[left[done]] = several[first[done]]
+            x_adv[rest[done]] = image[first[done] * len(rest) + done]
+            high[rest[done]] = several[first[done]]
             before = start + first[done] - 1
-            low[left[done]] = torch.where(before >= 0, radii[before.clamp(min=0)], 0)
-            left, start = left[~hit.any(0)], start + len(several)
+            low[rest[done]] = torch.where(before >= 0, radii[before.clamp(min=0)], 0)
+            rest, start = rest[~hit.any(0)], start + len(several)
         return low, high
-
-
-@dataclass(frozen=True)
-class _Path:
-    """Images along the gradients at `x`, and whether they reach the goal."""
-
-    oracle: Oracle
-    x: Images
-    gradient: Images
-    goal: Goal
-    attack: MinimalFGSM
-
-    def at(self, which: Tensor, radius: Tensor) -> tuple[Images, Tensor]:
-        image = self.attack.norm.furthest(self.x[which], self.gradient[which], radius, self.attack.box)
-        return image, self.goal[which].reached(self.oracle.logits(image, which))

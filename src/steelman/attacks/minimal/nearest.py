@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from steelman.attacks.core import Oracle
-from steelman.attacks.minimal.linearised import exponent, shortest_step
+from steelman.attacks.minimal.linearised import EXPONENT, shortest_step
 from steelman.losses import Goal, Margin
 from steelman.norms import L0, L1, Norm, column
 from steelman.types import Box, Flags, Images, Indices, Logits, PerImage
@@ -53,7 +53,7 @@ def onto_plane(norm: Norm, x: Images, slope: Images, gap: PerImage, box: Box | N
     """
     gap = gap.clamp(min=0)
     if norm is not L0 or box is None:
-        return shortest_step(x, slope, -gap, exponent(L1 if norm is L0 else norm), box)
+        return shortest_step(x, slope, -gap, EXPONENT[L1 if norm is L0 else norm], box)
     room = torch.where(slope > 0, box[1] - x, x - box[0]).flatten(1)
     gain, order = (slope.flatten(1).abs() * room).sort(dim=1, descending=True, stable=True)
     wanted = ((gap[:, None] > gain.cumsum(1) - gain) & (gain > 0)).to(x.dtype)
@@ -90,9 +90,14 @@ def polish(
         else:
             rest = shorter[~reached]
             path = partial(_between, near[rest], image[rest], box)
-        best[rest] = path(_halve(oracle, path, goal[rest], 10 if norm is L0 else 5, image[rest], which[rest]))
+        reached = partial(_reached, oracle, path, goal[rest], which[rest])
+        best[rest] = path(halve(reached, image[rest], 10 if norm is L0 else 5))
         image = best
     return x_adv.index_copy(0, won, image)
+
+
+def _reached(oracle: Oracle, path: Callable[[Tensor], Images], goal: Goal, which: Indices, share: Tensor) -> Flags:
+    return clearly(goal, oracle.logits(path(share), which))
 
 
 def _between(near: Images, far: Images, box: Box | None, share: Tensor) -> Images:
@@ -105,14 +110,12 @@ def _fewer(x: Images, image: Images, rank: Tensor, share: Tensor) -> Images:
     return torch.where(rank < kept, image, x)
 
 
-def _halve(
-    oracle: Oracle, path: Callable[[Tensor], Images], goal: Goal, halvings: int, end: Images, which: Indices
-) -> Tensor:
-    """The smallest share of a path that still succeeds; 0 fails, and 1 is the success `end`."""
+def halve(reached: Callable[[Tensor], Flags], end: Images, halvings: int) -> Tensor:
+    """The smallest share of a path that still succeeds, of shape (batch, 1, ..., 1); 0 fails, and 1 is `end`."""
     enough = column(end.new_ones(len(end)), end)
     failed = torch.zeros_like(enough)
-    for _ in range(halvings if len(which) else 0):
+    for _ in range(halvings if len(end) else 0):
         middle = (failed + enough) / 2
-        reached = column(clearly(goal, oracle.logits(path(middle), which)), end)
-        failed, enough = torch.where(reached, failed, middle), torch.where(reached, middle, enough)
+        hit = column(reached(middle), end)
+        failed, enough = torch.where(hit, failed, middle), torch.where(hit, middle, enough)
     return enough

@@ -1,7 +1,7 @@
 """How minimal-norm attacks begin and end: images at the goal come back as they are, the others are searched."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -12,11 +12,11 @@ from steelman.attacks.minimal.nearest import beyond, clearly, clip, onto_plane, 
 from steelman.losses import Goal, Margin, top_rivals
 from steelman.norms import TINY, Norm, column
 from steelman.randomness import Draws
-from steelman.types import Box, Flags, Images, Indices, Logits, PerImage
+from steelman.types import Box, Flags, Images, Indices, Logits, PerImage, Rows
 
 
 @dataclass(frozen=True)
-class Successes:
+class Successes(Rows):
     """The nearest success of each image so far, and its size: the image itself and infinity where there is none."""
 
     x_adv: Images
@@ -39,7 +39,7 @@ class Successes:
 
 
 @dataclass(frozen=True)
-class Remaining:
+class Remaining(Rows):
     """The images of a batch that are not at the goal to begin with.
 
     which  their places in the batch
@@ -55,11 +55,6 @@ class Remaining:
     start: Images
     spent: int
     best: Successes
-
-    def __getitem__(self, rows: Indices) -> "Remaining":
-        best = Successes(self.best.x_adv[rows], self.best.size[rows])
-        x, goal, which, start = self.x[rows], self.goal[rows], self.which[rows], self.start[rows]
-        return replace(self, x=x, goal=goal, which=which, start=start, best=best)
 
     def clearly(self, image: Images) -> Flags:
         """Where the goal is reached by more than rounding; 1 forward pass."""

@@ -23,25 +23,25 @@ class SigmaZero(Attack):
     Minimise max(Z_y - max_{k != y} Z_k, 0) + 1/n sum_i d_i^2 / (d_i^2 + sigma) by Adam on the gradient divided by its
     largest entry, its rate falling along half a cosine to a tenth. After every step, d is cut to the box, tau moves by
     .01 of the rate, up after a success and down elsewhere, and entries below tau become 0. The success with the fewest
-    changed entries is kept. L0 counts entries, so a changed RGB pixel may count three. Images at the goal to begin with
-    are returned as they are, and so are those for which nothing was found.
+    changed entries is kept. L0 counts entries, so a changed RGB pixel may count three. Images at the goal to begin
+    with, and those without a success, are returned unchanged.
 
     norm       L0, the only one
-    steps      gradient passes, those of the first look and of the polish among them, but at least half of
-               them for the search itself; default 1,000 (paper; code: 100)
+    steps      gradient passes of start, search and polish, at least half of them for the search; default 1,000 (paper;
+               code: 100)
     step_size  Adam's first rate, default 1 in units of the box (paper)
     sigma      how sharp the count is, in squares of the width of the box, default 1e-3 (paper)
     threshold  first tau, default .3 (paper)
-    classes    how many of the highest logits compete in the first look, the label among them; default 10, 0 for none
-    polish     rounds of the last polish, default 1, 0 for none
+    classes    how many of the highest logits compete in the start, the label among them; default 10, 0 for none
+    polish     rounds of polish at the end, default 1, 0 for none
 
-    With a target, the margin is the highest other logit minus the target's. The look and the polish are ours, as in
-    FMN: the fewest entries that reach the nearest boundary linearised at x are tried first, and last, those that reach
+    With a target, the margin is the highest other logit minus the target's. Start and polish are ours: the fewest
+    entries that reach the nearest boundary linearised at x, kept where that is a success; and at last those that reach
     the boundary linearised at the best image, then fewer and fewer of its own.
     As in the code, tau moves by the rate of the step to come. The code is untargeted.
 
-    Cost: `steps` gradient passes: classes - 1 for the first look, 1 per round of polish, the rest with a forward pass
-    each; the first look 2 forward passes more, the polish up to 12 per round.
+    Cost: `steps` gradient passes: classes - 1 for the start, 1 per round of polish, the rest with a forward pass each;
+    2 forward passes more for the start, up to 12 per round.
     Reference: Antonio Emanuele Cina, Francesco Villani, Maura Pintor, Lea Schonherr, Battista Biggio and Marcello
     Pelillo, "Sigma-zero: gradient-based optimization of l0-norm adversarial examples", ICLR 2025, algorithm 1.
     """

@@ -28,7 +28,7 @@ class CarliniWagnerL0(InRounds):
     effect are frozen where they were in x, by the score |sum d| sum |g|, both sums over the channels of a pixel, d
     = x' - x and g the margin's gradient at x': the unchanged ones, and freeze * sqrt(changed pixels) more, at least
     one. The next round goes on from x'. When c is above c_max, the image with the fewest changed pixels is
-    returned. Each image has its own c and pixels, and leaves a round when its work is done.
+    returned. Each image has its own c and pixels, and leaves a round when it is at the goal.
 
     norm         L0, the only one. It counts entries, the attack pixels: all channels of a pixel are free or frozen
     steps        most iterations per round, default 1,000 (code)
@@ -41,21 +41,21 @@ class CarliniWagnerL0(InRounds):
                  pixels hardly come to the ends of the box)
     abort_early  every steps / 10, an image whose objective has not fallen by 1e-4 of itself leaves its round (default
                  True; not in the code)
-    polish       rounds of a last polish, default 2, 0 for none (not in paper or code): linearise the boundary where the
-                 best image is and try the fewest entries that reach it, then put entries back by halving
+    polish       rounds of polish at the end, default 2, 0 for none (not in paper or code): linearise the boundary at
+                 the best image and try the fewest entries that reach it, then put entries back by halving
 
     The procedure is greedy, and which pixels an L2 attack changes need not be the few that would do. So the polish also
-    has a first look at the boundaries linearised at x, and the better of both is kept: untargeted, every affine optimum
-    is found within one. The code's margin of .01 and its stop at a score above .01 depend on the scale of the logits;
-    we have neither.
+    begins on the nearest of the boundaries linearised at x, and the better of both is kept: untargeted, every affine
+    optimum is found within one. The code's margin of .01 and its stop at a score above .01 depend on the scale of the
+    logits; we have neither.
 
     Cost: a forward and gradient pass per iteration, and `steps` bounds a round, of which there are about 2 / freeze
-    times the square root of the pixels; 1 of each for the first look and classes - 2 gradient passes more.
+    times the square root of the pixels; 1 of each for the linearised start and classes - 2 gradient passes more.
     Reference: Nicholas Carlini and David Wagner, "Towards evaluating the robustness of neural networks", IEEE S&P 2017,
     section VI-B.
 
     Raises:
-        ValueError: another norm; box=None, without which one entry would do.
+        ValueError: box=None, without which one entry would do; c above c_max.
     """
 
     norm: Annotated[Norm, OneOf((L0,), "CarliniWagner has L2, CarliniWagnerLinf has Linf")] = L0

@@ -5,12 +5,13 @@ from functools import partial
 from typing import Annotated
 
 import torch
+from torch import Tensor
 
 from steelman.attacks.core import Attack, Oracle
 from steelman.attacks.minimal.carlini_wagner.descent import AdamState, Encoding, Variable, check_encoding
 from steelman.attacks.minimal.carlini_wagner.objectives import ON_LOGITS, CWObjective, Name
 from steelman.attacks.minimal.deepfool import DeepFool
-from steelman.attacks.minimal.nearest import clip
+from steelman.attacks.minimal.nearest import clip, halve
 from steelman.attacks.minimal.searching import Remaining, Successes, search_remaining
 from steelman.losses import Goal, Margin
 from steelman.norms import L2, TINY, Norm, column
@@ -30,50 +31,49 @@ class CarliniWagner(Attack):
     target and o the highest other class, or without a target w the highest wrong class and o the label; F = softmax(Z).
     f1 = -log F_w - 1; f2 = max(F_o - F_w, 0); f3 = softplus(F_o - F_w) - log 2; f4 = max(1/2 - F_w, 0);
     f5 = -log(2 F_w); f6 = max(Z_o - Z_w + confidence, 0); f7 = softplus(Z_o - Z_w + confidence) - log 2. Success is
-    told by the classes, whatever f is. Images that have the wanted margin to begin with are returned as they are, and
-    so are images for which nothing was found (`success` tells the two apart).
+    judged by the classes for every f. Images that have the wanted margin to begin with, and those without a success,
+    are returned unchanged.
 
     norm          L2, the only one; CarliniWagnerL0 and CarliniWagnerLinf have the others
     steps         most iterations per search step, default 10,000 (paper)
     search_steps  search over c, default 9 (paper); with 10 or more, the last uses the upper bound (code)
     step_size     Adam's learning rate, default .01 (paper and code; CleverHans: .005)
-    c             first constant, default 1e-3 (paper; CleverHans: 1e-2), with distances in widths of
-                  the box; times 10 while nothing is found
+    c             first constant, default 1e-3 (paper; CleverHans: 1e-2), with distances in widths of the box; times 10
+                  until the first success
     confidence    margin wanted in logits, default 0; f6 and f7 only
     abort_early   every steps / 10, an image whose objective has not fallen by 1e-4 of itself leaves (default True)
     objective     f1 to f7, default "f6" (paper)
     encoding      how x' stays in the box: "tanh" (default, paper), a change of variable, x' = (1 + tanh v) / 2;
                   "clipped", x' = clip(v), the distance that of x'; "projected", v clipped after every step
-    warm_start    untargeted: begin at DeepFool's answer and go on from the nearest success (default True; not in paper
-                  or code). Towards a target, DeepFool's answer is no good start
-    retry_target   untargeted, without `warm_start`: images that ended in another class than DeepFool does are searched
-                  again towards DeepFool's, and the nearer of both is kept (default True; not in paper or code)
-    polish        rounds of a last polish, default 1, 0 for none (not in paper or code); only without confidence:
-                  linearise the boundary where the best image is and try its nearest point, then halve the way back
+    warm_start    untargeted: begin at DeepFool's image and go on from the nearest success (default True; not in paper
+                  or code)
+    retry_target  untargeted, without `warm_start`: images that ended in another class than DeepFool's are searched
+                  again towards that class, and the nearer of both is kept (default True; not in paper or code)
+    polish        rounds of polish at the end, default 1, 0 for none (not in paper or code), as in DDN; only without
+                  confidence
 
     Warm, a search step takes for c twice the constant at which its starting point would be stationary, 2 <x' - x, g> /
-    |g|_2^2 with g = -grad f, and ten times the last one while nothing has been found. Later search steps have half the
+    |g|_2^2 with g = -grad f, and ten times the last one until the first success. Later search steps have half the
     step size of the one before; an image leaves a search step when a tenth of it has brought its nearest success less
     than 5e-4 nearer, and leaves the search after a search step that has. From the image itself, tanh takes 400 steps to
     move a pixel that is black or white at all, so warm perturbations of LeNet on MNIST are over a quarter shorter after
     5 times 200 steps, for about a quarter of the passes (docs/benchmarks.md).
     Cold, c is bisected as in paper and code. They differ: the code aborts on the batch's sum, which makes an image's
-    answer depend on its neighbours; we abort image by image. Two departures of ours, without which perturbations of
+    result depend on its neighbours; we abort image by image. Two departures of ours, without which perturbations of
     affine models are up to twice the optimum where that is small: a constant is large enough only if it succeeds in the
     last tenth of its steps (by the first overshoot alone, the search settles on a constant that is too small), and ten
-    bisections between the image and what was found take away the last overshoot (warm as well). What is left, up to
-    half as much again for f1 and f5, the polish takes.
-    As printed, f1 has the wrong sign of the cross-entropy, and f5 the logarithm of a negative number: both are righted.
+    bisections between the image and the nearest success take away the last overshoot (warm as well). What is left, up
+    to half as much again for f1 and f5, the polish takes.
+    As printed, f1 has the wrong sign of the cross-entropy, and f5 the logarithm of a negative number; we correct both.
 
     Cost: at most steps * search_steps forward and gradient passes, 11 forward passes more, and per round of polish 1
-    gradient and up to 7 forward passes; warm, DeepFool's too and
-    one of each per search step. The second look costs DeepFool's passes, and the same again for the images that are
-    searched again.
+    gradient and up to 7 forward passes. Warm, DeepFool's too and one of each per search step. Cold with `retry_target`,
+    DeepFool's too, and the same search again for the images that are searched again.
     Reference: Nicholas Carlini and David Wagner, "Towards evaluating the robustness of neural networks", IEEE S&P 2017,
     sections V and VI-A.
 
     Raises:
-        ValueError: another norm; box=None with tanh, which maps onto the box; confidence with f1 to f5.
+        ValueError: box=None with tanh, which maps onto the box; confidence with f1 to f5.
     """
 
     norm: Annotated[Norm, OneOf((L2,), "CarliniWagnerL0 and CarliniWagnerLinf have the others")] = L2
@@ -211,10 +211,8 @@ class CarliniWagner(Attack):
     def _shorten(self, rest: Remaining, best: Images) -> Images:
         """The nearest success between `x` and `best`; a hair beyond it, since rounding differs with the batch."""
         x = rest.x
-        short, enough = x.new_zeros(len(x)), x.new_ones(len(x))
-        for _ in range(10):
-            middle = (short + enough) / 2
-            logits = rest.oracle.logits(x + column(middle, x) * (best - x), rest.which)
-            reached = self._reached(rest.goal, logits)
-            short, enough = torch.where(reached, short, middle), torch.where(reached, middle, enough)
-        return clip(x + column(enough * (1 + 1e-5), x) * (best - x), self.box)
+
+        def reached(share: Tensor) -> Flags:
+            return self._reached(rest.goal, rest.oracle.logits(x + share * (best - x), rest.which))
+
+        return clip(x + halve(reached, x, 10) * (1 + 1e-5) * (best - x), self.box)

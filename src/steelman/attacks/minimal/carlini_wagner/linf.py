@@ -25,7 +25,7 @@ class CarliniWagnerLinf(InRounds):
     Adam decreases sum_i max(|x'_i - x_i| - t, 0) + c f6(x'), f6 as in CarliniWagner, until x' is at the goal and
     the sum below 1e-4 c. Then t becomes shrink * min(t, |x' - x|_inf), and the next round goes on from x'. A round
     that fails is done again with c times c_factor; when c is above c_max or t below 1/256 of the box, the image is
-    done. Each image has its own t and c, and leaves a round when its work is done.
+    done. Each image has its own t and c, and leaves a round when it is at the goal.
 
     norm         Linf, the only one
     steps        most iterations per round, default 1,000 (code)
@@ -38,14 +38,13 @@ class CarliniWagnerLinf(InRounds):
                  pixels that are black or white hardly move)
     abort_early  every steps / 10, an image whose objective has not fallen by 1e-4 of itself leaves its round (default
                  True; not in the code)
-    warm_start   untargeted: begin at DeepFool's Linf answer, with t at shrink times its size (default True; not in
+    warm_start   untargeted: begin at DeepFool's Linf image, with t at shrink times its size (default True; not in
                  paper or code, which begin at the image with t = 1)
-    polish       rounds of a last polish, default 2, 0 for none (not in paper or code): linearise the boundary where the
-                 best image is and try its nearest point, then halve the way back
+    polish       rounds of polish at the end, default 2, 0 for none (not in paper or code), as in DDN
 
     The paper's slide minimises |x' - x|_inf itself, of which one entry at a time has a gradient; the sum is what the
     paper settles on and the code has. t falls by tenths and rounds give up, so that most affine optima are missed by a
-    tenth and some by a factor of two; the polish takes that away: every one within 1.02.
+    tenth and some by a factor of two; with the polish, every one is found within 1.02.
 
     Cost: a forward and gradient pass per iteration, and `steps` bounds a round, of which there are at most 53 +
     log(c_max / c) / log(c_factor); DeepFool's and the polish's besides.
@@ -53,7 +52,7 @@ class CarliniWagnerLinf(InRounds):
     section VI-C.
 
     Raises:
-        ValueError: another norm; box=None with tanh, which maps onto the box.
+        ValueError: box=None with tanh, which maps onto the box; c above c_max.
     """
 
     norm: Annotated[Norm, OneOf((Linf,), "CarliniWagner has L2, CarliniWagnerL0 has L0")] = Linf

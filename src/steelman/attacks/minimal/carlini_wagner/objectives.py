@@ -32,7 +32,7 @@ class CWObjective:
     With w and o as `sides` gives them, F = softmax(Z) and k the confidence: f1 = -log F_w - 1; f2 = F_o - F_w;
     f3 = softplus(F_o - F_w) - log 2; f4 = 1/2 - F_w; f5 = -log(2 F_w); f6 = Z_o - Z_w + k;
     f7 = softplus(Z_o - Z_w + k) - log 2. f2, f3, f6 and f7 are at most 0 exactly where w has won by k; f4 and f5 only
-    where F_w has half of all; f1 says nothing of it.
+    where F_w has half of all; f1 does not tell.
     """
 
     name: Name = "f6"
@@ -44,18 +44,12 @@ class CWObjective:
 
     def __call__(self, logits: Logits, goal: Goal) -> PerImage:
         wanted, other = sides(logits, goal)
-        if self.name in ON_LOGITS:
-            gap = _at(logits, other) - _at(logits, wanted) + self.confidence
-            return gap if self.hinged else F.softplus(gap) - math.log(2)
-        log_share = _at(F.log_softmax(logits, 1), wanted)
-        if self.name == "f1":
-            return -log_share - 1
-        if self.name == "f5":
-            return -log_share - math.log(2)
-        shares = logits.softmax(1)
+        if self.name in ("f1", "f5"):
+            return -_at(F.log_softmax(logits, 1), wanted) - (1 if self.name == "f1" else math.log(2))
+        values = logits if self.name in ON_LOGITS else logits.softmax(1)
         if self.name == "f4":
-            return 0.5 - _at(shares, wanted)
-        gap = _at(shares, other) - _at(shares, wanted)
+            return 0.5 - _at(values, wanted)
+        gap = _at(values, other) - _at(values, wanted) + (self.confidence if self.name in ON_LOGITS else 0)
         return gap if self.hinged else F.softplus(gap) - math.log(2)
 
 
