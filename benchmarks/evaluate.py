@@ -25,7 +25,7 @@ from steelman.evaluation import evaluate
 from steelman.evaluation.battery import named_battery
 from steelman.experiments.run import train
 from steelman.measures import clean_accuracy, robust_accuracy
-from steelman.measures.accuracies import standing
+from steelman.measures.accuracies import still_correct
 from steelman.measures.waterfalls import waterfall
 from steelman.norms import Linf
 from steelman.table import Evaluation
@@ -106,7 +106,7 @@ def _standing(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> np.ndarr
 
 
 def _row(table: Evaluation, ours: float, theirs: float, left: np.ndarray) -> dict[str, Any]:
-    worst, mine = robust_accuracy(table, Linf, EPS), standing(table, Linf, EPS)
+    worst, mine = robust_accuracy(table, Linf, EPS), still_correct(table, Linf, EPS)
     cascade = waterfall(table, Linf, EPS)
     return {
         "clean": clean_accuracy(table).value,
@@ -115,7 +115,7 @@ def _row(table: Evaluation, ours: float, theirs: float, left: np.ndarray) -> dic
         "fell to theirs only": int((mine & ~left).sum()),
         "fell to ours only": int((~mine & left).sum()),
         "met": {name: len(table.only(name)) for name in table.attacks},
-        "felled": {name: cascade.felled.get(name, 0) for name in table.attacks},
+        "felled": {name: cascade.broken.get(name, 0) for name in table.attacks},
         "seconds": {name: float(table.only(name)["seconds"].sum()) for name in table.attacks},
     }
 

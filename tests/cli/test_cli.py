@@ -107,8 +107,7 @@ def test_runs_are_compared_and_told_apart(root: Path, tmp_path: Path, call):
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports without pictures, which take most of their time."""
-    for place in ("export", "pictures"):
-        monkeypatch.setattr(f"steelman.report.{place}.figures", lambda entries: {})
+    monkeypatch.setattr("steelman.report.document.charts_of", lambda *_: {})
 
 
 def times(folder: Path) -> dict[Path, int]:
@@ -228,18 +227,14 @@ def test_a_recipe_begins_where_another_ends(root: Path, tmp_path: Path, call):
             ["evaluate", "RUN", "--eps", "0.1"],
             r"tiny has attacks of its own, with their norms and radii: give --battery",
         ),
-        (["evaluate", "RUN", "--norm", "L9"], r"--norm L9: there is no such norm; there are L0, L1, L2, Linf"),
-        (["evaluate", "RUN", "--access", "score"], r"--access score: did you mean scores\?"),
-        (["evaluate", "m:f", "--data", "Digits", "--mean", "a,b"], r"--mean needs numbers with commas .*; got a,b"),
         (["compare", "RUN", "NOWHERE"], r"NOWHERE is no run"),
-        (["compare", "RUN", "--paper", "l2lda"], r"--paper l2lda: there is no such shape; did you mean l2l-da\?"),
         (["compare", "RUN", "--surrogate", "RUN"], r"surrogates are for a transfer: name its attack too"),
         (["compare", "RUN", "--transfer", "FGSM .2"], r"no run has an attack of this name.*did you mean FGSM \.1\?"),
         (["compare", "RUN", "--transfer", "FGSM", "--ensemble"], r"an ensemble needs two sources and more"),
         (["cite", "DeepFoul"], r"no method is called DeepFoul: did you mean DeepFool\?"),
     ],
 )
-def test_a_users_error_is_told_without_a_traceback(words: list[str], message: str, root: Path, call):
+def test_a_user_s_error_is_one_line_without_a_traceback(words: list[str], message: str, root: Path, call):
     places = {"TINY": root / "tiny.toml", "RUN": root / "runs" / "tiny", "NOWHERE": root / "NOWHERE"}
     for name, place in places.items():
         words = [word.replace(name, str(place)) for word in words]
@@ -252,7 +247,24 @@ def test_a_users_error_is_told_without_a_traceback(words: list[str], message: st
     assert not (root / "new").exists()
 
 
-def test_tracebacks_are_there_for_those_who_ask(call, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "RUN", "--norm", "L9"], "'--norm': there is no 'L9'; there are L0, L1, L2, Linf"),
+        (["evaluate", "RUN", "--access", "score"], "'--access': there is no 'score'; did you mean scores?"),
+        (["evaluate", "m:f", "--mean", "a,b"], "'--mean': 'a,b' is no list of numbers with commas between them"),
+        (["evaluate", "m:f", "--std", ".1,inf"], "'--std': '.1,inf' is no list of numbers with commas between them"),
+        (["compare", "RUN", "--paper", "l2lda"], "'--paper': there is no 'l2lda'; did you mean l2l-da?"),
+    ],
+)
+def test_an_invalid_option_is_named(words: list[str], message: str, call, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, err = call(*words)
+    assert (code, out) == (2, "")
+    assert f"Invalid value for {message}" in " ".join(err.split())
+
+
+def test_tracebacks_are_shown_on_request(call, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("STEELMAN_TRACEBACK", "1")
     with pytest.raises(FileNotFoundError):
         call("train", "none")
@@ -323,7 +335,7 @@ def test_an_interrupt_leaves_a_checkpoint_from_which_it_ends_in_the_same_bits(
     run.send_signal(number)
     _, err = run.communicate(timeout=60)
     assert run.returncode == 130
-    assert err == "steelman: training was interrupted; the same call goes on from its checkpoint\n"
+    assert err == "steelman: training was interrupted; the same call resumes it from its checkpoint\n"
     epoch, *_ = checkpoint.load(last)["position"]
     assert epoch < 12
     train("tiny", root / "tiny.toml", tmp_path, LONG)

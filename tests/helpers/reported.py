@@ -1,8 +1,6 @@
 """Models small enough to train and attack within a test, and everything that a report shows of them."""
 
 from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
@@ -13,7 +11,7 @@ from steelman.data import Digits
 from steelman.evaluation import evaluate
 from steelman.evaluation.transferability import transfer
 from steelman.measures.transfer import Transfer
-from steelman.report import Entry, Gallery, write_report
+from steelman.report import Document, Entry, Gallery, report_page
 
 ATTACKS = {
     str(attack): attack
@@ -69,9 +67,11 @@ def transferred() -> Transfer:
 
 
 @cache
+def document() -> Document:
+    return Document(entries(), [transferred()], on="2020-02-02")
+
+
+@cache
 def page() -> str:
     """The report of all that."""
-    with TemporaryDirectory() as folder:
-        path = write_report(Path(folder) / "new", entries(), on="2020-02-02", transfer=[transferred()])
-        assert path == Path(folder) / "new" / "report.html"
-        return path.read_text(encoding="utf-8")
+    return report_page(document())

@@ -8,7 +8,7 @@ import pytest
 import made_up
 from affine import affine
 from steelman.attacks import FGSM, PGD, DeepFool
-from steelman.evaluation import StepCurve, evaluate, reference_epsilon
+from steelman.evaluation import evaluate, reference_epsilon
 from steelman.measures import (
     Axis,
     Line,
@@ -27,19 +27,19 @@ from steelman.measures import (
     success_rates,
 )
 from steelman.norms import L2, Linf
-from steelman.report import Entry, draw_convergence, draw_curves, draw_lines, draw_robustness, figures
+from steelman.report import Document, Entry, curves_chart, draw, training_charts
 from steelman.table import Evaluation
 
 CLEAN = np.array([0, 1, 0, 1, 1, 0, 0, 0])
-"""Whether each of eight images is wrong to begin with."""
+"""Whether each of eight images is wrong unattacked."""
 
 
 def table_of(attacks: dict[str, dict]) -> Evaluation:
-    """Eight images of class 0, each attack with `wrong` images, and rows only where it has `met` them."""
+    """Eight images of class 0, each attack with `wrong` images, and rows only where it has `attacked` them."""
     rows = []
     whole = np.ones(8, bool)
     for name, each in {"clean": {"wrong": CLEAN, "eps": 0.0}, **attacks}.items():
-        for image in np.flatnonzero(each.get("met", whole)):
+        for image in np.flatnonzero(each.get("attacked", whole)):
             wrong = int(each["wrong"][image])
             size = 0.0 if name == "clean" else float(each.get("size", np.full(8, each["eps"]))[image])
             rows.append(
@@ -70,7 +70,7 @@ def test_on_an_affine_model_the_curve_is_the_distribution_of_margins(norm):
     assert np.abs(found.radius[1:] - np.sort(margins)).max() < 1e-4 * margins.max()
 
 
-def test_a_curve_is_the_share_that_stands_at_every_radius():
+def test_a_curve_is_the_share_that_is_robust_at_every_radius():
     sizes = np.array([0.3, 0, 0.2, 0, 0, 0.5, 0.2, 0.9])
     other = np.array([0.1, 0, 0.7, 0, 0, 0.8, 0.3, 0.9])
     table = table_of(
@@ -129,11 +129,11 @@ def test_without_minimal_attacks_a_curve_is_points():
     assert found.points == (("weak", 0.1, 4 / 8), ("strong", 0.1, 2 / 8), ("far", 0.3, 1 / 8))
 
 
-def test_an_attack_that_met_only_what_stood_has_the_point_of_all_up_to_it():
+def test_an_attack_on_survivors_has_the_point_of_all_attacks_up_to_it():
     met = {
-        "weak": {**BOUNDED["weak"], "met": CLEAN == 0},
-        "strong": {**BOUNDED["strong"], "met": wrong(0) == 0},
-        "last": {"wrong": wrong(7), "eps": 0.1, "met": wrong(0, 2, 6) == 0},
+        "weak": {**BOUNDED["weak"], "attacked": CLEAN == 0},
+        "strong": {**BOUNDED["strong"], "attacked": wrong(0) == 0},
+        "last": {"wrong": wrong(7), "eps": 0.1, "attacked": wrong(0, 2, 6) == 0},
     }
     found = curve(table_of(met), Linf)
     assert found.points == (("weak", 0.1, 4 / 8), ("strong", 0.1, 2 / 8), ("last", 0.1, 1 / 8))
@@ -244,7 +244,7 @@ def test_curves_are_compared_at_equal_clean_accuracy():
         at_equal(ours, line([(0.6, 1.0)], Axis("rho_2")))
 
 
-def told(clean: float, **more: float) -> dict[str, Measure]:
+def measures_of(clean: float, **more: float) -> dict[str, Measure]:
     found = {"clean accuracy": Measure(clean, clean - 0.02, clean + 0.01, 100)}
     for name, value in more.items():
         kind = "length" if name.startswith("rho") else "share"
@@ -253,9 +253,9 @@ def told(clean: float, **more: float) -> dict[str, Measure]:
 
 
 MODELS = {
-    "5": told(0.9, rho_cw=1.5, accuracy__a=0.5, accuracy__b=0.3),
-    "20": told(0.8, rho_cw=1.9, accuracy__a=0.6, accuracy__b=0.5, other=1.0),
-    "10": told(0.85, rho_cw=1.8, accuracy__a=0.7, accuracy__b=0.4),
+    "5": measures_of(0.9, rho_cw=1.5, accuracy__a=0.5, accuracy__b=0.3),
+    "20": measures_of(0.8, rho_cw=1.9, accuracy__a=0.6, accuracy__b=0.5, other=1.0),
+    "10": measures_of(0.85, rho_cw=1.8, accuracy__a=0.7, accuracy__b=0.4),
 }
 
 
@@ -283,10 +283,10 @@ def test_a_measure_is_named_by_its_beginning_or_chosen():
     with pytest.raises(ValueError, match="no measure begins with 'other'; all of the models have rho_cw"):
         named_measure(MODELS, "other")
     assert default_measure(MODELS) == "accuracy, b", "the last attack is the strongest"
-    assert default_measure({"a": told(0.9, rho_cw=1.0), "b": told(0.8, rho_cw=2.0)}) == "rho_cw, C&W"
-    assert default_measure({"a": told(0.9, rho_cw=math.inf)}) is None
+    assert default_measure({"a": measures_of(0.9, rho_cw=1.0), "b": measures_of(0.8, rho_cw=2.0)}) == "rho_cw, C&W"
+    assert default_measure({"a": measures_of(0.9, rho_cw=math.inf)}) is None
     assert default_measure(
-        {"a": {**told(0.9, accuracy__x=0.2), "robust accuracy, Linf 0.1": Measure(0.1, 0.0, 1.0, 9)}}
+        {"a": {**measures_of(0.9, accuracy__x=0.2), "robust accuracy, Linf 0.1": Measure(0.1, 0.0, 1.0, 9)}}
     ) == ("robust accuracy, Linf 0.1")
 
 
@@ -296,75 +296,11 @@ def drawn(axes, name: str) -> list[tuple[float, float]]:
     return [tuple(pair) for pair in np.asarray(found.get_xydata()).tolist()]
 
 
-def test_a_picture_has_the_data_of_its_lines_and_says_what_they_are():
-    lines = {
-        "plain": robustness_curve(MODELS, "accuracy, a"),
-        "none": None,
-        "b": line([(0.7, 0.5)], Axis("accuracy, a", True)),
-    }
-    figure = draw_lines(lines, of="PGD")
-    (axes,) = figure.axes
-    assert drawn(axes, "plain") == pytest.approx([(0.8, 0.6), (0.85, 0.7), (0.9, 0.5)])
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("clean accuracy", "accuracy, a")
-    assert figure.get_label() == "Accuracy, a by clean accuracy, PGD"
-    assert len(axes.collections) == 3, "an error bar for each point that has an interval"
-    looks = [(each.get_color(), each.get_marker()) for each in axes.get_lines()]
-    assert len(set(looks)) == 2
-    assert draw_lines({"b": lines["plain"]}).axes[0].get_lines()[0].get_color() == looks[0][0]
-    with pytest.raises(ValueError, match="one pair of quantities; got accuracy, a against clean accuracy and rho_cw"):
-        draw_lines({"a": lines["plain"], "b": line([(0.7, 0.5)])})
-    with pytest.raises(ValueError, match="got none"):
-        draw_lines({"a": None})
-
-
-def test_steps_over_a_wide_range_are_told_apart():
-    wide = Line(tuple(Point(float(x), 1 / x) for x in (5, 10, 20, 100)), Axis("steps"), Axis("accuracy", share=True))
-    axes = draw_lines({"PGD": wide}).axes[0]
-    assert axes.get_xscale() == "log"
-    assert axes.get_xticks().tolist() == [5, 10, 20, 100]
-
-
-def test_names_of_points_hide_neither_each_other_nor_leave_the_picture():
-    models = {f"c={value}": told(0.9 + value / 4000, rho_cw=1 + 0.02 * math.sin(value)) for value in range(1, 12)}
-    figure = draw_robustness({"PGN": robustness_curve(models, "rho_cw, C&W")})
-    (axes,) = figure.axes
-    figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in axes.texts]
-    assert {text.get_text().lstrip("\u200b") for text in axes.texts} == set(models)
-    assert not any(a.overlaps(b) for place, a in enumerate(boxes) for b in boxes[:place])
-    frame = axes.get_window_extent()
-    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in boxes)
-
-
-def test_a_legend_of_many_or_long_names_stands_below_the_picture():
-    few, many = ({f"model {place}": line([(0.7, place / 10)]) for place in range(count)} for count in (3, 11))
-    long = {"a model the name of which is rather long, and then some more of it, to no end": line([(0.7, 0.5)])}
-    assert not draw_lines(few).legends
-    for lines in (many, long):
-        figure = draw_lines(lines)
-        figure.draw_without_rendering()
-        (legend,), (axes,) = figure.legends, figure.axes
-        box, frame = legend.get_window_extent(), figure.bbox
-        assert box.y1 < axes.xaxis.label.get_window_extent().y0
-        assert frame.x0 <= box.x0
-        assert box.x1 <= frame.x1
-        looks = {(each.get_color(), each.get_marker()) for each in axes.get_lines()}
-        assert len(looks) == len(lines)
-
-
-def test_losses_by_step_are_drawn_with_their_deviation():
-    losses = np.array([0.5, 1.0, 1.25])
-    found = StepCurve(losses, losses - 0.1, np.array([0.0, 0.25, 0.5]), np.array([0.9, 0.5, 0.4]), np.zeros(3))
-    assert [(p.x, p.y, p.low, p.high) for p in found.losses.points][2] == (2, 1.25, 0.75, 1.75)
-    assert [(p.x, p.y) for p in found.accuracies.points] == [(0, 0.9), (1, 0.5), (2, 0.4)]
-    assert drawn(draw_lines({"PGD": found.losses}).axes[0], "PGD") == [(0, 0.5), (1, 1), (2, 1.25)]
-
-
 def test_a_curve_and_its_attacks_are_drawn_together():
     sizes = np.array([0.3, 0, 0.2, 0, 0, 0.5, 0.2, 0.9])
     table = table_of({"near": {"wrong": wrong(0, 2, 5), "norm": "Linf", "eps": math.nan, "size": sizes}, **BOUNDED})
     found = curve(table, Linf)
-    (axes,) = draw_curves({"model": found}).axes
+    (axes,) = draw(curves_chart({"model": found})).axes
     assert drawn(axes, "model")[:3] == [(0, 5 / 8), (0.1, 2 / 8), (0.3, 1 / 8)]
     assert sorted(drawn(axes, "_model")) == [(0.1, 2 / 8), (0.1, 4 / 8), (0.3, 1 / 8)]
 
@@ -372,17 +308,14 @@ def test_a_curve_and_its_attacks_are_drawn_together():
 def test_all_pictures_of_two_models_are_there_under_their_names():
     attacks = {f"FGSM {eps}": {"wrong": wrong(0), "eps": eps, "run": FGSM(eps=eps)} for eps in (0.1, 0.2, 0.3)}
     table = table_of({**BOUNDED, **attacks})
-    found = figures([Entry("one", table, LOG), Entry("two", table)])
+    found = Document([Entry("one", table, LOG), Entry("two", table)]).charts
     assert set(found) == {
         "robustness", "curve-linf", "steps-PGD", "success-FGSM", "convergence-clean", "convergence-loss", "time-clean",
     }  # fmt: skip
-    assert all(figure.get_label() for figure in found.values())
-    assert "robustness" not in figures([Entry("one", table, LOG)])
-    assert draw_convergence({"one": LOG})["loss"].axes[0].get_lines()[0].get_xydata().tolist() == [
-        [1, 1.5],
-        [2, 1.25],
-        [3, 1],
-    ]
+    assert all(chart.about for chart in found.values())
+    assert "robustness" not in Document([Entry("one", table, LOG)]).charts
+    (axes,) = draw(training_charts({"one": LOG})["loss"]).axes
+    assert drawn(axes, "one") == [(1, 1.5), (2, 1.25), (3, 1)]
 
 
 def test_a_model_that_is_attacked_by_several_step_counts_has_its_curve():
@@ -391,7 +324,7 @@ def test_a_model_that_is_attacked_by_several_step_counts_has_its_curve():
     (found,) = against(evaluate(model, (model.x, model.y), attacks, progress=False), "steps").values()
     for point, attack in zip(found.points, attacks, strict=True):
         reach = min(attack.steps * 0.01, 0.05)
-        assert point.y >= (model.nearest(Linf) > reach).double().mean() - 1e-9, "these cannot have fallen"
+        assert point.y >= (model.nearest(Linf) > reach).double().mean() - 1e-9, "these cannot have been broken"
     assert found.points[0].y > found.points[-1].y
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from made_up import cascade, changed, made_up, of, record, right, table_of
-from steelman import measures
 from steelman.attacks import FGSM, DeepFool
 from steelman.evaluation import evaluate
 from steelman.measures import (
@@ -19,6 +18,7 @@ from steelman.measures import (
     average_accuracy,
     clean_accuracy,
     mean_norm,
+    measures,
     median_norm,
     minimum,
     paired,
@@ -31,7 +31,7 @@ from steelman.measures import (
     unmeasured,
     worst_case,
 )
-from steelman.measures.accuracies import met, standing, threats
+from steelman.measures.accuracies import still_correct, threats
 from steelman.measures.measure import bootstrap, share
 from steelman.norms import L2, Linf
 from steelman.table import Evaluation
@@ -81,7 +81,7 @@ def test_robust_accuracy_counts_everything_that_came_within_the_radius(names):
         for eps in (0.0, 0.04, 0.1, 0.3, 2.0):
             expected = stands(ROWS, repr(norm).lower(), eps, ORDER if names is None else names)
             assert robust_accuracy(TABLE, norm, eps, names).value == sum(expected) / 41
-            assert standing(TABLE, norm, eps, names).tolist() == expected
+            assert still_correct(TABLE, norm, eps, names).tolist() == expected
 
 
 def test_a_perturbation_of_exactly_the_radius_is_within_it():
@@ -168,7 +168,7 @@ def test_attacks_that_found_no_image_left_are_counted_with_those_that_did():
     assert table.without_rows == ("weak", "strong")
     assert [(each.norm, each.eps) for each in map(table.record, table.without_rows)] == [("Linf", 0.1)] * 2
     assert threats(table) == {("Linf", 0.1): ["weak", "strong"]}
-    assert met(table) == ["nearest", "away", "grid", "weak", "strong"]
+    assert list(table.attacks) == ["nearest", "away", "grid", "weak", "strong"]
     assert measures(table)["robust accuracy, Linf 0.1"].value == worst_case(table).value == 0.0
     assert "run on 0 of the" in unmeasured(table)["accuracy, weak"]
     found = paired(TABLE, table, (Linf, 0.1))
@@ -204,9 +204,9 @@ def test_a_table_says_which_attacks_found_no_image_left(tmp_path):
 
 def test_an_image_without_a_row_must_have_fallen():
     rows = cascade(ROWS, ORDER)
-    standing_still = next(row for row in of(rows, "strong") if right(row))
-    without = table_of([row for row in rows if row is not standing_still])
-    message = rf"strong was not run on 1 images .* within Linf 0.1 \(image {standing_still['image']}\)"
+    never_broken = next(row for row in of(rows, "strong") if right(row))
+    without = table_of([row for row in rows if row is not never_broken])
+    message = rf"strong was not run on 1 images .* within Linf 0.1 \(image {never_broken['image']}\)"
     for ask in (
         lambda: worst_case(without, ["strong"]),
         lambda: robust_accuracy(without, Linf, 0.1),

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from made_up import RUN, Row, changed, made_up, of, right, table_of
-from steelman import measures
 from steelman.attacks import DDN, EOT, PGD, MinimalFGSM, WorstOf
 from steelman.measures import (
     accuracy,
@@ -16,6 +15,7 @@ from steelman.measures import (
     l_2,
     mean_margin,
     mean_norm,
+    measures,
     median_norm,
     probed,
     rho_2,

@@ -18,7 +18,7 @@ OURS = table_of(ROWS)
 
 
 def beaten(share: int = 3) -> list[dict]:
-    """The same images, of which every third stands where it did not, and some fall."""
+    """The same images, of which every third is right where it was not, and some are broken."""
 
     def prediction(row: dict) -> int:
         if row["attack"] == "clean" or row["clean_prediction"] != row["label"]:
@@ -101,25 +101,25 @@ def test_pairs_are_counted_image_by_image():
     assert (alike.ours, alike.difference.value, alike.p_value) == (clean_accuracy(OURS), 0.0, 1.0)
 
 
-def test_a_threat_is_compared_over_the_attacks_that_both_met():
+def test_a_threat_is_compared_over_the_attacks_that_were_run_on_both():
     found = paired(OURS, THEIRS, (Linf, 0.1))
     assert found.ours == robust_accuracy(OURS, Linf, 0.1)
     assert found.theirs == robust_accuracy(THEIRS, Linf, 0.1)
     fewer = table_of([row for row in beaten() if row["attack"] in ("clean", "weak")])
     assert paired(OURS, fewer, (Linf, 0.1)).ours == robust_accuracy(OURS, Linf, 0.1, ["weak"])
-    with pytest.raises(ValueError, match="met no attack in common"):
+    with pytest.raises(ValueError, match="no attack was run on both models"):
         paired(OURS, table_of(of(ROWS, "clean")), (Linf, 0.1))
 
 
 def test_a_comparison_is_one_sentence():
     found = paired(OURS, THEIRS, "weak")
-    assert found.said("PGD", "Plain") == (
+    assert found.sentence("PGD", "Plain") == (
         f"Under weak, PGD keeps {100 * found.ours.value:.1f} % of 41 images right and Plain "
         f"{100 * found.theirs.value:.1f} %, a difference of {100 * found.difference.value:+.1f} points (95 % interval "
         f"{100 * found.difference.low:+.1f} to {100 * found.difference.high:+.1f}): {found.better} images stand only "
         f"with PGD, {found.worse} only with Plain (exact McNemar p = {found.p_value:.2g})."
     )
-    assert str(found) == found.said("ours", "theirs")
+    assert str(found) == found.sentence("ours", "theirs")
     assert "p < 0.0001" in str(two_by_two(10, 40, 0, 10))
 
 
@@ -142,7 +142,7 @@ def test_smallest_perturbations_are_compared_by_their_difference():
 def test_models_of_different_images_are_not_compared():
     same_images(OURS, THEIRS)
     fewer = table_of([row for row in beaten() if row["image"] != 4])
-    with pytest.raises(ValueError, match=r"1 stand in one of them alone \(image 4 first\); .*of_images"):
+    with pytest.raises(ValueError, match=r"1 are in only one of them \(image 4 first\); .*of_images"):
         paired(OURS, fewer, "weak")
 
     def elsewhere(column: str, by: float) -> list[dict]:

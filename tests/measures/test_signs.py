@@ -32,8 +32,8 @@ from steelman.attacks import (
 )
 from steelman.data import Digits
 from steelman.evaluation.battery import sign_attacks
-from steelman.evaluation.transferability import CraftedOnSource
 from steelman.evaluation.evaluation import evaluate
+from steelman.evaluation.transferability import CraftedOnSource
 from steelman.measures.masking import QUESTIONS, Sign, signs
 from steelman.measures.transfer import Transfer
 from steelman.norms import L1, L2, Linf, Norm
@@ -64,29 +64,29 @@ class Table:
         self.rows: list[Row] = []
         self._add({"attack": CLEAN}, range(images), range(images - wrong, images), 0.0)
 
-    def _add(self, told: Row, met: Sequence[int], fell: Sequence[int], size: float) -> None:
-        image = np.asarray(met)
+    def _add(self, attack: Row, attacked: Sequence[int], broken: Sequence[int], size: float) -> None:
+        image = np.asarray(attacked)
         before = np.where(image >= self.images - self.wrong, 0, 1)
-        after = np.where(np.isin(image, fell), 0, before)
-        told = told | {"label": 1} | dict.fromkeys(("l0", "l1", "l2", "linf"), size)
+        after = np.where(np.isin(image, broken), 0, before)
+        row = attack | {"label": 1} | dict.fromkeys(("l0", "l1", "l2", "linf"), size)
         classes = zip(image.tolist(), before.tolist(), after.tolist(), strict=True)
         self.rows += [
-            told | {"image": i, "clean_prediction": one, "prediction": two, "success": not two}
+            row | {"image": i, "clean_prediction": one, "prediction": two, "success": not two}
             for i, one, two in classes
         ]
 
     def with_(
         self,
         attack: Attack,
-        fell: Sequence[int],
+        broken: Sequence[int],
         *,
         name: str | None = None,
-        met: Sequence[int] | None = None,
+        attacked: Sequence[int] | None = None,
         size: float = 0.05,
     ) -> "Table":
-        """One more attack: `fell` are the images that it felled, `met` those that it met."""
+        """One more attack: `broken` are the images that it broke, `attacked` those that it was run on."""
         name = name or f"{type(attack).__name__} {len(self.rows)}"
-        self._add({"attack": name, "run": attack}, met or range(self.images), fell, size)
+        self._add({"attack": name, "run": attack}, attacked or range(self.images), broken, size)
         return self
 
     def table(self) -> Evaluation:
@@ -102,53 +102,53 @@ class Table:
 @pytest.mark.parametrize("attack", [Own(), L2LDA(eps=0.1), EOT(Own(), samples=2)], ids=str)
 def test_gradient_attacks_that_are_not_known_by_name_are_held_against_black_boxes(attack: Attack) -> None:
     sign = Table().with_(SQUARE, range(100)).with_(attack, range(60)).sign(2)
-    assert sign.found is True
+    assert sign.present is True
     assert f"{type(attack).__name__} 400 leaves 65.0 %" in sign.numbers
 
 
 def test_one_step_beats_iterative() -> None:
     worse = Table().with_(fgsm(), range(100)).with_(pgd(), range(60))
     sign = worse.sign(1)
-    assert sign.found is True
+    assert sign.present is True
     # of 200 images 10 are wrong: 190 - 100 and 190 - 60 are left
     assert "leaves 45.0 %" in sign.numbers
     assert "leaves 65.0 %" in sign.numbers
     assert "Linf 0.1" in sign.numbers
-    assert Table().with_(fgsm(), range(60)).with_(pgd(), range(100)).sign(1).found is False
+    assert Table().with_(fgsm(), range(60)).with_(pgd(), range(100)).sign(1).present is False
 
 
 def test_of_several_iterative_attacks_the_best_counts() -> None:
     table = Table().with_(fgsm(), range(100)).with_(pgd(), range(60))
-    assert table.with_(APGD(eps=0.1, steps=100), range(120)).sign(1).found is False
+    assert table.with_(APGD(eps=0.1, steps=100), range(120)).sign(1).present is False
 
 
 def test_another_radius_or_norm_is_not_compared() -> None:
     table = Table().with_(fgsm(0.2), range(100)).with_(pgd(), range(60))
     sign = table.with_(pgd(0.2, L2), range(10)).sign(1)
-    assert sign.found is None
+    assert sign.present is None
     assert "FGSM and PGD" in sign.numbers
 
 
 def test_pgd_of_one_step_is_a_one_step_attack_and_steps_left_out_are_the_default() -> None:
     table = Table().with_(PGD(eps=0.1, steps=1), range(100), name="PGD(steps=9)").with_(PGD(eps=0.1), range(60))
-    assert table.sign(1).found is True
+    assert table.sign(1).present is True
 
 
 def test_a_difference_of_a_few_images_may_be_chance() -> None:
     # 4 images of 200 are 2 %, more than tau; all 4 on one side: (1/2)^4 = .0625. Of 5, .03125.
     four = Table().with_(fgsm(), range(64)).with_(pgd(), range(60)).sign(1)
-    assert four.found is False
+    assert four.present is False
     assert "may be chance" in four.numbers
-    assert Table().with_(fgsm(), range(65)).with_(pgd(), range(60)).sign(1).found is True
+    assert Table().with_(fgsm(), range(65)).with_(pgd(), range(60)).sign(1).present is True
     # 10 against 5 of 200 are 2.5 %: P(X >= 10), X ~ B(15, 1/2), is .151
     swapped = Table().with_(fgsm(), range(5, 70)).with_(pgd(), range(60))
-    assert swapped.sign(1).found is False
+    assert swapped.sign(1).present is False
 
 
 def test_images_that_are_wrong_unattacked_are_nobodys_success() -> None:
     fallen = range(IMAGES - WRONG, IMAGES)
     table = Table().with_(fgsm(), [*range(60), *fallen]).with_(pgd(), range(60))
-    assert table.sign(1).found is False
+    assert table.sign(1).present is False
 
 
 @pytest.mark.parametrize(
@@ -165,18 +165,18 @@ def test_images_that_are_wrong_unattacked_are_nobodys_success() -> None:
 )
 def test_a_black_box_beats_the_white_ones(attack: Attack) -> None:
     white = pgd(norm=getattr(attack, "norm"))  # noqa: B009
-    assert Table().with_(attack, range(100)).with_(white, range(60)).sign(2).found is True
-    assert Table().with_(attack, range(50)).with_(white, range(60)).sign(2).found is False
+    assert Table().with_(attack, range(100)).with_(white, range(60)).sign(2).present is True
+    assert Table().with_(attack, range(50)).with_(white, range(60)).sign(2).present is False
     if getattr(attack, "eps", None) is None:  # minimal: what it found lies outside
         far = Table().with_(attack, range(100), size=0.2).with_(white, range(60))
-        assert far.sign(2).found is False
+        assert far.sign(2).present is False
 
 
 def test_a_mixture_is_neither_black_nor_white() -> None:
     table = Table().with_(AutoAttack(eps=0.1), range(150)).with_(WorstOf((fgsm(), SQUARE)), range(150))
-    assert table.sign(2).found is None
+    assert table.sign(2).present is None
     table.with_(SQUARE, range(100)).with_(EOT(pgd(), samples=30), range(60))
-    assert table.sign(2).found is True
+    assert table.sign(2).present is True
 
 
 def test_minimal_attacks_alone_are_compared_at_the_median_that_they_found() -> None:
@@ -184,21 +184,21 @@ def test_minimal_attacks_alone_are_compared_at_the_median_that_they_found() -> N
         found = Table().with_(CarliniWagner(steps=1000), range(100), size=2.0)
         return found.with_(HopSkipJump(steps=30), range(190), size=black)
 
-    assert table(1.0).sign(2).found is True
-    assert table(3.0).sign(2).found is False
+    assert table(1.0).sign(2).present is True
+    assert table(3.0).sign(2).present is False
 
 
-def test_a_black_box_that_met_what_was_left_is_judged_by_whom_it_felled_alone() -> None:
-    def table(fell: range) -> Table:
-        return Table().with_(pgd(), range(60)).with_(SQUARE, fell, met=range(60, 190))
+def test_a_black_box_on_survivors_is_judged_by_the_images_that_it_alone_broke() -> None:
+    def table(broken: range) -> Table:
+        return Table().with_(pgd(), range(60)).with_(SQUARE, broken, attacked=range(60, 190))
 
-    assert table(range(60, 62)).sign(2).found is False  # 1 % is not more than tau
+    assert table(range(60, 62)).sign(2).present is False  # 1 % is not more than tau
     sign = table(range(60, 63)).sign(2)
-    assert sign.found is True
-    assert sign.numbers.startswith("3 of 200 images fell to Square")
-    # Those that fell to the black box first, which the white one has not met, say nothing.
-    black_first = Table().with_(SQUARE, range(60)).with_(pgd(), range(60, 90), met=range(60, 190))
-    assert black_first.sign(2).found is None
+    assert sign.present is True
+    assert sign.numbers.startswith("3 of 200 images were broken by Square")
+    # Images that the black box broke first were not attacked by the white one, so they show nothing.
+    black_first = Table().with_(SQUARE, range(60)).with_(pgd(), range(60, 90), attacked=range(60, 190))
+    assert black_first.sign(2).present is None
 
 
 def transferred(white: range, black: range) -> Transfer:
@@ -214,10 +214,10 @@ def transferred(white: range, black: range) -> Transfer:
 
 def test_transfer_is_a_black_box() -> None:
     empty = Table().table()
-    assert signs(empty, transferred(range(60), range(100)), name="mine")[1].found is True
-    assert signs(empty, transferred(range(100), range(60)), name="mine")[1].found is False
-    assert signs(empty, transferred(range(100), range(60)), name="other")[1].found is True
-    assert signs(empty, transferred(range(100), range(60)), name="another")[1].found is None
+    assert signs(empty, transferred(range(60), range(100)), name="mine")[1].present is True
+    assert signs(empty, transferred(range(100), range(60)), name="mine")[1].present is False
+    assert signs(empty, transferred(range(100), range(60)), name="other")[1].present is True
+    assert signs(empty, transferred(range(100), range(60)), name="another")[1].present is None
     with pytest.raises(ValueError, match="give name, one of mine, other"):
         signs(empty, transferred(range(1), range(2)))
 
@@ -227,10 +227,10 @@ def test_transfer_is_a_black_box() -> None:
     [PGD(eps=1.0, random_start=False), EOT(PGD(eps=1.0)), Own(eps=1.0), FMN(steps=100), DeepFool(), EOT(DeepFool())],
     ids=str,
 )
-def test_without_bound_nothing_may_stand(attack: Attack) -> None:
-    assert Table().with_(attack, range(188), size=0.9).sign(3).found is False  # 2 of 200 are left
+def test_attacks_without_a_bound_break_every_image(attack: Attack) -> None:
+    assert Table().with_(attack, range(188), size=0.9).sign(3).present is False  # 2 of 200 are left
     sign = Table().with_(attack, range(187), size=0.9).sign(3)
-    assert sign.found is True
+    assert sign.present is True
     assert "1.5 %" in sign.numbers
 
 
@@ -249,32 +249,32 @@ def test_without_bound_nothing_may_stand(attack: Attack) -> None:
     ids=str,
 )
 def test_an_attack_that_is_short_bounded_or_black_does_not_answer_for_the_gradient(attack: Attack) -> None:
-    assert Table().with_(attack, range(10)).sign(3).found is None
+    assert Table().with_(attack, range(10)).sign(3).present is None
 
 
 def test_an_image_is_left_only_where_all_unbounded_attacks_left_it() -> None:
     table = Table().with_(FMN(steps=100), range(100)).with_(DDN(steps=100), range(90, 190))
-    assert table.sign(3).found is False
+    assert table.sign(3).present is False
 
 
-def test_of_images_that_it_did_not_meet_it_speaks_where_another_white_box_felled_them() -> None:
+def test_skipped_images_count_as_broken_where_another_white_box_broke_them() -> None:
     def table(first: Attack) -> Table:
-        return Table().with_(first, range(100)).with_(pgd(1.0), range(100, 190), met=range(100, 190))
+        return Table().with_(first, range(100)).with_(pgd(1.0), range(100, 190), attacked=range(100, 190))
 
-    assert table(pgd()).sign(3).found is False
-    assert table(SQUARE).sign(3).found is None
+    assert table(pgd()).sign(3).present is False
+    assert table(SQUARE).sign(3).present is None
 
 
 @pytest.mark.parametrize("cascade", [False, True])
 def test_chance_is_judged_image_by_image(cascade: bool) -> None:
-    met = range(60, 190) if cascade else None
-    # Fewer fall to chance than to PGD, but three of them to nothing else.
-    sign = Table().with_(pgd(), range(60)).with_(NOISE, range(60, 63), met=met).sign(4)
-    assert sign.found is True
-    assert sign.numbers.startswith("3 of 200 images fell to UniformNoise")
+    attacked = range(60, 190) if cascade else None
+    # Fewer are broken by random draws than by PGD, but three of them by no other attack.
+    sign = Table().with_(pgd(), range(60)).with_(NOISE, range(60, 63), attacked=attacked).sign(4)
+    assert sign.present is True
+    assert sign.numbers.startswith("3 of 200 images were broken by UniformNoise")
     table = Table().with_(pgd(), range(60))
-    assert table.with_(NOISE, range(58, 62), met=None).sign(4).found is False
-    assert Table().with_(pgd(), range(60)).sign(4).found is None
+    assert table.with_(NOISE, range(58, 62), attacked=None).sign(4).present is False
+    assert Table().with_(pgd(), range(60)).sign(4).present is None
 
 
 def along(*left: int, radii: Sequence[float] = (0.1, 0.2, 0.4, 0.8)) -> Sign:
@@ -286,36 +286,36 @@ def along(*left: int, radii: Sequence[float] = (0.1, 0.2, 0.4, 0.8)) -> Sign:
 
 
 @pytest.mark.parametrize(
-    ("left", "radii", "found", "said"),
+    ("left", "radii", "present", "text"),
     [
         ((150, 100, 40, 0), (0.1, 0.2, 0.4, 0.8), False, "75.0, 50.0, 20.0, 0.0 %"),
         ((150, 100, 40, 2), (0.1, 0.2, 0.4, 0.8), False, ""),  # 1 % is nothing
         ((150, 100, 120, 0), (0.1, 0.2, 0.4, 0.8), True, "it rises"),
         ((150, 100, 102, 0), (0.1, 0.2, 0.4, 0.8), False, ""),  # by no more than tau
         ((150, 100, 100, 100), (0.1, 0.2, 0.4, 0.8), True, "from 0.2 on it is flat"),
-        ((150, 100, 100, 99), (0.1, 0.2, 0.4, 0.8), None, "a larger radius would tell"),
-        ((150, 100, 100, 100), (0.1, 0.2, 0.25, 0.3), None, "a larger radius would tell"),  # hardly larger
+        ((150, 100, 100, 99), (0.1, 0.2, 0.4, 0.8), None, "a larger radius would show it"),
+        ((150, 100, 100, 100), (0.1, 0.2, 0.25, 0.3), None, "a larger radius would show it"),  # hardly larger
         ((190, 190, 190, 0), (0.1, 0.2, 0.4, 0.8), False, ""),  # flat at first, as where training has seen it
         ((150, 100, 40, 3), (0.1, 0.2, 0.4, 1.0), True, "no bound"),
         ((150,), (0.1,), None, "several radii"),
     ],
 )
-def test_accuracy_falls_to_nothing_along_the_radii(
-    left: tuple[int, ...], radii: tuple[float, ...], found: bool | None, said: str
+def test_accuracy_falls_to_zero_along_the_radii(
+    left: tuple[int, ...], radii: tuple[float, ...], present: bool | None, text: str
 ) -> None:
     sign = along(*left, radii=radii)
-    assert sign.found is found
-    assert said in sign.numbers
+    assert sign.present is present
+    assert text in sign.numbers
 
 
 def test_other_settings_are_another_family() -> None:
     table = Table().with_(PGD(eps=0.1, steps=5), range(100)).with_(PGD(eps=0.2, steps=20), range(50))
-    assert table.sign(5).found is None
+    assert table.sign(5).present is None
 
 
-def test_nothing_is_asked_where_nothing_is_right_or_attacked() -> None:
+def test_no_sign_is_measured_where_no_image_is_right_or_attacked() -> None:
     for table in (Table(3, 3).with_(pgd(), []), Table()):
-        assert [sign.found for sign in signs(table.table())] == [None] * 5
+        assert [sign.present for sign in signs(table.table())] == [None] * 5
 
 
 @cache
@@ -337,7 +337,7 @@ ATTACKS: dict[str, Attack] = {**sign_attacks(eps=0.15, steps=8, draws=10), "Squa
 
 
 def asked(model: nn.Module) -> list[bool | None]:
-    return [sign.found for sign in signs(evaluate(model, Digits().load("test").subset(torch.arange(40)), ATTACKS))]
+    return [sign.present for sign in signs(evaluate(model, Digits().load("test").subset(torch.arange(40)), ATTACKS))]
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.1])

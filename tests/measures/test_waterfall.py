@@ -21,39 +21,39 @@ def in_order(rows: list[dict]) -> list[dict]:
 
 
 def naive(rows: list[dict], norm: str, eps: float) -> dict[str, int]:
-    """By step, how many images fall at it; the rows are in the order of the attacks."""
+    """By step, how many images are broken at it; the rows are in the order of the attacks."""
     found: dict[str, int] = {}
     for image in {row["image"] for row in rows}:
-        felled = "standing"
+        first = "still correct"
         for row in rows:
             if row["image"] != image:
                 continue
             if row["clean_prediction"] != row["label"]:
-                felled = "wrong"
+                first = "wrong"
                 break
             if row["attack"] != "clean" and row["prediction"] != row["label"] and row[norm] <= eps * (1 + 1e-5):
-                felled = row["attack"]
+                first = row["attack"]
                 break
-        found[felled] = found.get(felled, 0) + 1
+        found[first] = found.get(first, 0) + 1
     return found
 
 
 @pytest.mark.parametrize(("norm", "eps"), [(Linf, 0.1), (Linf, 0.05), (L2, 0.3), (Linf, 0.0), (L2, 9.0)])
-def test_each_image_falls_to_the_first_attack_that_comes_within_the_radius(norm: Norm, eps: float):
+def test_each_image_counts_for_the_first_attack_that_breaks_it_within_the_radius(norm: Norm, eps: float):
     rows = in_order(made_up())
     found, wanted = waterfall(table_of(rows), norm, eps), naive(rows, repr(norm).lower(), eps)
     assert found.natural_errors == wanted.pop("wrong")
-    assert found.standing == wanted.pop("standing", 0)
-    assert {name: count for name, count in found.felled.items() if count} == wanted
-    assert list(found.felled) == [name for name in ORDER if name in found.felled]
-    assert found.natural_errors + sum(found.felled.values()) + found.standing == found.images == 41
-    assert found.standing == round(41 * robust_accuracy(table_of(rows), norm, eps).value)
+    assert found.still_correct == wanted.pop("still correct", 0)
+    assert {name: count for name, count in found.broken.items() if count} == wanted
+    assert list(found.broken) == [name for name in ORDER if name in found.broken]
+    assert found.natural_errors + sum(found.broken.values()) + found.still_correct == found.images == 41
+    assert found.still_correct == round(41 * robust_accuracy(table_of(rows), norm, eps).value)
     bounded = [name for name in ORDER if ATTACKS[name][:2] == (repr(norm), eps)]
-    assert set(bounded) <= set(found.felled), "an attack of this radius is listed though it felled nobody"
+    assert set(bounded) <= set(found.broken), "an attack of this radius is listed though it broke no image"
 
 
-def test_more_than_one_attack_takes_part():
-    assert sum(count > 0 for count in waterfall(table_of(in_order(made_up())), Linf, 0.1).felled.values()) > 3
+def test_more_than_one_attack_breaks_images():
+    assert sum(count > 0 for count in waterfall(table_of(in_order(made_up())), Linf, 0.1).broken.values()) > 3
 
 
 def test_rows_that_a_cascade_left_out_change_nothing():
@@ -64,13 +64,13 @@ def test_rows_that_a_cascade_left_out_change_nothing():
         assert waterfall(table_of(fewer), norm, eps) == waterfall(table_of(rows), norm, eps)
 
 
-def test_an_attack_that_had_no_image_left_to_meet_is_listed():
+def test_an_attack_that_had_no_image_left_is_listed():
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.rand(6, 1, 2, 2)
     y = model(x).argmax(1)
     attacks = {"first": FGSM(eps=0.9), "second": PGD(eps=0.9, steps=2)}
     table = evaluate(model, (x, y), attacks, survivors_only=True)
-    assert (table.attacks, table.without_rows) == (("first", "second"), ("second",)), "all six fall to the first"
+    assert (table.attacks, table.without_rows) == (("first", "second"), ("second",)), "the first breaks all six"
     assert waterfall(table, Linf, 0.9) == Waterfall(Linf, 0.9, 6, 0, {"first": 6, "second": 0}, 0)
 
 

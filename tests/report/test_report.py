@@ -14,16 +14,15 @@ import pytest
 import torch
 
 from made_up import changed, made_up, of, right, table_of
-from reported import ATTACKS, RECIPE, entries, transferred
+from reported import ATTACKS, RECIPE, document, entries, transferred
 from reported import page as written
 from steelman.data import Digits
 from steelman.identity import digest
 from steelman.measures.waterfalls import waterfall
 from steelman.norms import Linf
-from steelman.report import Entry, verdict, write_report
-from steelman.report.pictures import pictures
-from steelman.report.sections import gallery
-from steelman.report.verdicts import shared_threats
+from steelman.report import Document, Entry, Verdict, report_page
+from steelman.report.gallery import cards
+from steelman.report.pictures import readable
 from steelman.table.records import Provenance
 
 BEST = "PGD training"
@@ -41,7 +40,11 @@ def page():
 
 @pytest.fixture(scope="module")
 def drawn():
-    return pictures(entries())
+    return [readable(picture, stem, "both") for stem, picture in document().pictures.items()]
+
+
+def verdict(entries) -> Verdict:
+    return Document(entries).verdict
 
 
 class Seen(HTMLParser):
@@ -69,14 +72,15 @@ def test_the_verdict_names_the_best_within_the_strongest_threat():
         }
         stands[entry.name] = 1 - len(fallen) / len(images)
     assert found.attack == "Linf 0.1"
-    assert {name: share.value for name, share in found.standing} == pytest.approx(stands)
-    assert found.standing[0][0] == BEST
-    assert found.finding.startswith(f"{BEST} stands best: it keeps {100 * stands[BEST]:.1f} % of the images right")
+    assert {name: share.value for name, share in found.ranking} == pytest.approx(stands)
+    assert found.ranking[0][0] == BEST
+    kept = f"{100 * stands[BEST]:.1f} %"
+    assert found.finding.startswith(f"{BEST} is the most robust: it keeps {kept} of the images right")
     ((name, pair),) = found.against
     assert name == "Plain <b>"
     assert pair.difference.value == pytest.approx(stands[BEST] - stands[name])
     assert f"60 images of {Digits().load('test').name}, 4 attacks." in found.tried
-    assert any("upper bounds" in line for line in found.sure)
+    assert any("upper bounds" in line for line in found.limits)
     assert found.cautions == (f"The check-up of {BEST} warns: gradients: one in three is zero.",)
     assert found.sentence == f"{found.cautions[0]} {found.finding}"
 
@@ -88,36 +92,36 @@ def test_a_single_attack_at_another_radius_does_not_decide():
         for row in of(rows, "weak")
     ]
     both = Entry("one", table_of(rows + far))
-    shares = {threat: found["one"].value for threat, found in shared_threats([both]).items()}
+    shares = {threat: found["one"].value for threat, found in Document([both]).shares.items()}
     assert 0 < shares["Linf", 0.15] < shares["Linf", 0.1]
     assert verdict([both]).attack == "Linf 0.1"
     assert verdict([Entry("one", table_of(of(rows, "clean") + of(rows, "weak") + far))]).attack == "Linf 0.15"
 
 
-def test_the_verdict_owns_up_to_chance_and_to_having_nothing_to_say():
+def test_the_verdict_reports_chance_and_that_no_bounded_attack_was_run():
     second = entries()[1]
     same = verdict([second, replace(second, name="Twin")])
     assert "differ no more than by chance (exact McNemar p = 1), so their order is not settled" in same.sentence
     minimal = replace(second, evaluation=second.evaluation.only(["clean", "DeepFool()"]))
     assert verdict([minimal]).finding.startswith("No bounded attack was run")
-    assert verdict([minimal]).standing == verdict([minimal]).against == ()
-    assert "stands best" not in verdict([second]).sentence
+    assert verdict([minimal]).ranking == verdict([minimal]).against == ()
+    assert "most robust" not in verdict([second]).sentence
 
 
-def test_only_attacks_that_all_models_met_decide_between_them():
+def test_only_attacks_that_were_run_on_all_models_decide_between_them():
     first, second = entries()
     fewer = replace(first, evaluation=first.evaluation.only(["clean", "FGSM(eps=0.1)"]))
-    shares = shared_threats([fewer, second])["Linf", 0.1]
-    assert shares[fewer.name].value == waterfall(fewer.evaluation, Linf, 0.1).standing / 60
+    shares = Document([fewer, second]).shares["Linf", 0.1]
+    assert shares[fewer.name].value == waterfall(fewer.evaluation, Linf, 0.1).still_correct / 60
     alone = second.evaluation.only(["clean", "FGSM(eps=0.1)"])
-    assert shares[second.name].value == waterfall(alone, Linf, 0.1).standing / 60
-    assert shares[second.name].value > shared_threats(entries())["Linf", 0.1][second.name].value
+    assert shares[second.name].value == waterfall(alone, Linf, 0.1).still_correct / 60
+    assert shares[second.name].value > document().shares["Linf", 0.1][second.name].value
 
 
 def test_the_page_has_every_number(page):
     text = unescape(page.replace("<wbr>", ""))
     assert "2020-02-02" in text
-    found = verdict(entries(), [transferred()])
+    found = document().verdict
     for sentence in (*found.cautions, found.finding):
         assert escape(sentence).replace(" %", "\u00a0%") in page
     for entry in entries():
@@ -133,11 +137,11 @@ def test_the_page_has_every_number(page):
         for measure in row:
             assert f'<span class="value">{100 * measure.value:.1f}</span>' in page
     found = waterfall(entries()[0].evaluation, Linf, 0.1)
-    for count in (found.natural_errors, *found.felled.values(), found.standing):
+    for count in (found.natural_errors, *found.broken.values(), found.still_correct):
         assert f'<span class="count">{count}<span' in page
 
 
-def test_the_page_says_how_to_do_it_again_and_whom_to_cite(page):
+def test_the_page_shows_how_to_reproduce_it_and_what_to_cite(page):
     text = unescape(page)
     assert RECIPE in text
     models = {digest(entry.evaluation.about["model"]) for entry in entries()}
@@ -169,7 +173,7 @@ def test_every_picture_is_described_and_every_place_can_be_reached(page, drawn):
     assert len(images) == 3 * sum(len(entry.gallery.index) for entry in entries())
     assert all(made.get("alt") for made in images)
     shown = [made for tag, made in elements if tag == "svg"]
-    assert len(shown) == sum(map(len, drawn.values())) > 4
+    assert len(shown) == len(drawn) > 4
     assert all(made["role"] == "img" and BEST in made["aria-label"] for made in shown)
     assert all(
         made.get("tabindex") == "0" and made["aria-label" if "aria-label" in made else "aria-labelledby"]
@@ -187,9 +191,9 @@ def test_every_picture_is_described_and_every_place_can_be_reached(page, drawn):
 
 def test_what_can_be_read_off_a_curve_is_the_curve(drawn):
     """Each point is the share of images whose smallest perturbation is longer, at the place where it is drawn."""
-    linf = next(picture for picture in drawn["curves"] if "Linf radius" in picture["about"])
+    linf = next(picture for picture in drawn if "Linf radius" in picture["about"])
     assert [mark["name"] for mark in linf["read"]["marks"]] == ["FGSM(eps=0.1)", "PGD(eps=0.1, steps=5)"] * 2
-    l2 = next(picture for picture in drawn["curves"] if "L2 radius" in picture["about"])
+    l2 = next(picture for picture in drawn if "L2 radius" in picture["about"])
     left, top, right_, bottom = l2["read"]["box"]
     for entry, line in zip(entries(), l2["read"]["lines"], strict=True):
         assert line["name"] == entry.name
@@ -215,7 +219,7 @@ ALONE = {
     "no image right": changed(
         made_up(), prediction=lambda row: (row["label"] + 1) % 3, clean_prediction=lambda row: (row["label"] + 1) % 3
     ),
-    "nothing felled": changed(
+    "nothing broken": changed(
         made_up(), clean_prediction=lambda row: row["label"], prediction=lambda row: row["label"], success=False
     ),
     "only behind preprocessing": made_up(seed=3),
@@ -224,25 +228,25 @@ ALONE = {
 
 
 @pytest.mark.parametrize("case", ALONE)
-def test_a_page_is_written_of_whatever_there_is(case, tmp_path):
+def test_a_page_is_written_of_whatever_there_is(case):
     log = [{"epoch": 0, "clean": nan, "loss": inf}, {"epoch": 1, "clean": 0.5, "loss": nan}]
     table = table_of(ALONE[case], space="preprocessed" if "preprocessing" in case else "pixels")
     entry = Entry("a_name_" * 30, table, log if "unattacked" in case else ())
-    text = write_report(tmp_path, [entry]).read_text(encoding="utf-8")
+    text = report_page(Document([entry]))
     json = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
     assert all("NaN" not in each and "Infinity" not in each for each in json)
     sentence = {
         "nothing but unattacked images": "No bounded attack was run",
         "no bounded attack": "No bounded attack was run",
         "no image right": "keeps no image right",
-        "nothing felled": "keeps 100.0\u00a0% of the images right",
+        "nothing broken": "keeps 100.0\u00a0% of the images right",
     }
     assert sentence.get(case, "of the images right") in text
     assert '<section id="gallery"' not in text
     assert ('<section id="waterfall"' in text) == (case not in ("nothing but unattacked images", "no bounded attack"))
 
 
-def test_the_page_shows_where_a_table_was_made_in_parts(tmp_path):
+def test_the_page_shows_where_a_table_was_made_in_parts():
     here = Provenance("1.0", "2.0", date="2019-03-02", hardware="this one", command="steelman evaluate runs/a")
     there = replace(here, date="2019-04-01", hardware="another", command="steelman evaluate runs/a --battery standard")
     table = table_of(made_up(attacks=("clean", "weak", "strong")))
@@ -254,14 +258,14 @@ def test_the_page_shows_where_a_table_was_made_in_parts(tmp_path):
         ),
     ):
         new = table.recorded(lambda each, parts=parts: each.changed(made=parts.get(each.name, here)))
-        text = write_report(tmp_path, [Entry("m", new)]).read_text(encoding="utf-8")
+        text = report_page(Document([Entry("m", new)]))
         assert all(each in text for each in said)
 
 
-def test_ten_models_fit_on_one_page(tmp_path):
+def test_ten_models_fit_on_one_page():
     table = table_of(made_up(attacks=("clean", "weak")))
     ten = [Entry(f"model {k} $x$ & <i>", table) for k in range(10)]
-    text = write_report(tmp_path, ten).read_text(encoding="utf-8")
+    text = report_page(Document(ten))
     assert "How robust are these 10 models?" in text
     assert "&lt;i&gt;" in text
     assert "<i>" not in text.replace('<i style="', "")
@@ -271,19 +275,18 @@ def test_ten_models_fit_on_one_page(tmp_path):
 def test_large_images_are_shrunk_and_strange_ones_left_out():
     entry = entries()[0]
     large = replace(entry.gallery, x=torch.rand(12, 3, 300, 200), x_adv=torch.rand(12, 3, 300, 200))
-    shown = gallery([replace(entry, gallery=large)], [f"class {k}" for k in range(10)])
+    shown = cards({"m": large}, [f"class {k}" for k in range(10)])
     assert shown is not None
     assert [card["label"] for card in shown["cards"]] == [f"class {k}" for k in large.label.tolist()]
     assert sum(len(card[key]) for card in shown["cards"] for key in ("x", "x_adv", "difference")) < 1_000_000
     strange = replace(entry.gallery, x=torch.rand(12, 2, 8, 8), x_adv=torch.rand(12, 2, 8, 8))
-    assert gallery([replace(entry, gallery=strange)], []) is None
-    assert len(gallery([replace(entry, name=str(k)) for k in range(10)], [])["cards"]) == 60
+    assert cards({"m": strange, "none": None}, []) is None
+    assert len(cards({str(k): entry.gallery for k in range(10)}, [])["cards"]) == 60
 
 
-def test_no_models_and_two_of_one_name_are_refused(tmp_path):
+def test_no_models_and_two_of_one_name_are_refused():
     with pytest.raises(ValueError, match="at least one model"):
-        write_report(tmp_path, [])
+        Document([])
     with pytest.raises(ValueError, match="two models are called"):
-        write_report(tmp_path, [entries()[1], entries()[1]])
-    assert list(tmp_path.iterdir()) == []
-    assert all(right(row) for row in ALONE["nothing felled"])
+        Document([entries()[1], entries()[1]])
+    assert all(right(row) for row in ALONE["nothing broken"])

@@ -10,18 +10,13 @@ from torch import Tensor
 
 from made_up import Row, table_of
 from steelman.attacks import FGSM
-from steelman.checkup.finding import Finding
-from steelman.checkup.findings import Checkup
+from steelman.checkup import Checkup, Finding
 from steelman.data import Digits
 from steelman.evaluation import evaluate, sign_attacks
 from steelman.measures.chance import above_chance, chance_level, more_hits
 from steelman.norms import Linf
-from steelman.report import Entry, verdict
-from steelman.report.asking import command
-from steelman.report.markdown import report_markdown
-from steelman.report.page import write_report
-from steelman.report.results import results
-from steelman.report.verdicts import signs_of
+from steelman.report import Document, Entry, report_markdown, report_page, results
+from steelman.report.signs import command, signs_of
 from steelman.table.records import Provenance
 from steelman.table.table import Evaluation
 
@@ -41,7 +36,7 @@ def table(label: list[int], clean: list[int], classes: int | None = None, **abou
 
 
 def cautions(label: list[int], clean: list[int], classes: int | None = None) -> tuple[str, ...]:
-    return verdict([Entry("m", table(label, clean, classes))]).cautions
+    return Document([Entry("m", table(label, clean, classes))]).verdict.cautions
 
 
 LABELS = [image % 10 for image in range(200)]
@@ -79,7 +74,7 @@ def test_few_images_show_nothing_about_chance() -> None:
 
 def test_classes_without_an_image_are_named() -> None:
     (found,) = cautions([0, 1] * 50, [0, 1] * 50, 4)
-    assert found == "Of 2 of the 4 classes no image was evaluated: class 2, class 3. The numbers say nothing of these."
+    assert found.startswith("Of 2 of the 4 classes no image was evaluated: class 2, class 3. The numbers hold for")
     (found,) = cautions([0] * 50, [0] * 50, 100)
     assert found.startswith("Of 99 of the 100 classes no image was evaluated: class 1, ")
     assert "class 10 and 89 more." in found
@@ -89,11 +84,11 @@ def test_classes_without_an_image_are_named() -> None:
 def test_predictions_that_are_no_classes_of_the_data_are_named() -> None:
     found = table([0, 1, 2, 3] * 25, [0, 1, 2, 7] * 25, 4)
     said = "25 % of the predictions of m are none of the data set's 4 classes."
-    assert verdict([Entry("m", found)]).cautions == (said,)
-    assert verdict([Entry("m", found, checkup=Checkup((), "scores"))]).cautions == ()
+    assert Document([Entry("m", found)]).verdict.cautions == (said,)
+    assert Document([Entry("m", found, checkup=Checkup((), "scores"))]).verdict.cautions == ()
 
 
-def test_every_warning_stands_in_the_first_sentences_of_every_reader(tmp_path) -> None:
+def test_every_warning_is_in_the_first_sentences_of_page_markdown_and_json() -> None:
     warned = Checkup(
         (Finding("a", "one. "), Finding("b", "two", "warning"), Finding("c", "x < y", "warning")), "scores"
     )
@@ -101,16 +96,16 @@ def test_every_warning_stands_in_the_first_sentences_of_every_reader(tmp_path) -
         "m", table(LABELS, right_on(0.1), 10, sample={"images": 200, "of": 999, "seed": 0, "rule": "by class"})
     )
     entry = replace(entry, checkup=warned)
-    found = verdict([entry])
+    document = Document([entry])
+    found = document.verdict
     assert len(found.cautions) == 2
     assert found.cautions[1] == "The check-up of m warns: b: two; c: x < y."
     assert found.sentence == " ".join([*found.cautions, found.finding])
     assert found.tried[0] == "200 images, a sample by class of 999 (seed 0), 1 attack."
-    text = report_markdown([entry])
-    page = write_report(tmp_path, [entry]).read_text(encoding="utf-8")
+    text, page = report_markdown(document), report_page(document)
     for said in (text, page.replace("\u00a0", " ")):
         assert 0 < said.index("m does not classify") < said.index("The check-up of m warns") < said.index("m keeps")
-    told = results([entry])
+    told = results(document)
     assert told["verdict"]["sentence"].startswith("m does not classify")
     assert told["models"]["m"]["about"]["sample"] == {"images": 200, "of": 999, "seed": 0, "rule": "by class"}
 
@@ -136,16 +131,16 @@ EARLIER = (
 )
 
 
-def test_what_was_not_asked_names_the_command_that_asks_it(tmp_path) -> None:
+def test_what_was_not_measured_names_the_command_that_measures_it() -> None:
     entry = made_by(EARLIER, table(LABELS, right_on(0.8), 10))
     found = signs_of(entry, ())
     asked = "steelman evaluate 'my model.onnx' --data=Digits --seed 3 --battery signs --eps 0.1"
-    assert {sign.ask for sign in found if sign.found is None} == {asked}
-    assert any(sign.numbers.startswith("not asked") for sign in found)
-    page = write_report(tmp_path, [entry]).read_text(encoding="utf-8")
-    assert "my model.onnx" in page
-    assert f"This asks it: `{asked}`" in report_markdown([entry])
-    assert asked in [sign["ask"] for sign in results([entry])["models"]["m"]["signs"]]
+    assert {sign.command for sign in found if sign.present is None} == {asked}
+    assert any(sign.numbers.startswith("needs ") for sign in found)
+    document = Document([entry])
+    assert "my model.onnx" in report_page(document)
+    assert f"This command measures it: `{asked}`" in report_markdown(document)
+    assert asked in [sign["command"] for sign in results(document)["models"]["m"]["signs"]]
 
 
 @pytest.mark.parametrize(
@@ -168,10 +163,10 @@ def test_a_command_is_of_the_earlier_call_or_of_the_run(threat: tuple[str, float
 def test_no_command_is_named_where_none_would_help() -> None:
     found = table(LABELS, right_on(0.8), 10)
     entry = replace(made_by(EARLIER, found), checkup=Checkup((), "scores"))
-    assert {sign.ask for sign in signs_of(entry, ())} == {""}
-    assert signs_of(entry, ())[0].numbers.endswith("; it takes gradients, and attacks see scores alone")
+    assert {sign.command for sign in signs_of(entry, ())} == {""}
+    assert signs_of(entry, ())[0].numbers.endswith("; it takes gradients, and attacks get scores alone")
     wrong = made_by(EARLIER, table(LABELS, [(label + 1) % 10 for label in LABELS], 10))
-    assert {sign.ask for sign in signs_of(wrong, ())} == {""}
+    assert {sign.command for sign in signs_of(wrong, ())} == {""}
 
 
 def linear(x: Tensor) -> Tensor:
@@ -181,13 +176,13 @@ def linear(x: Tensor) -> Tensor:
 
 def test_the_battery_of_the_signs_answers_what_was_open() -> None:
     """The call for tables that no command has made, pasted."""
-    (batch,) = Digits().load("test").batches([torch.arange(30)])
+    (batch,) = Digits().load("test").batches([torch.arange(10)])
     dataset = (batch.x, linear(batch.x).argmax(1))
     table = evaluate(linear, dataset, [FGSM(eps=0.05)], progress=False)
     before = signs_of(Entry("m", table), ())
-    call = next(sign.ask for sign in before if sign.ask)
+    call = next(sign.command for sign in before if sign.command)
     names = {"evaluate": evaluate, "model": linear, "dataset": dataset, "sign_attacks": sign_attacks, "Linf": Linf}
     names["table"] = table
     exec(call, names)
-    after = {sign.question: sign.found for sign in signs_of(Entry("m", names["table"]), ())}
-    assert sum(found is None for found in after.values()) < sum(sign.found is None for sign in before)
+    after = {sign.question: sign.present for sign in signs_of(Entry("m", names["table"]), ())}
+    assert sum(found is None for found in after.values()) < sum(sign.present is None for sign in before)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from steelman.measures.measure import Measure, Unmeasured, bootstrap, share
-from steelman.measures.rows import Attacked, rows
+from steelman.measures.rows import rows
 from steelman.norms import Norm
 from steelman.table.table import Evaluation
 
@@ -24,9 +24,9 @@ def accuracy(evaluation: Evaluation, attack: str) -> Measure:
     """The share of images that are right under one attack.
 
     Raises:
-        Unmeasured: the attack was spared images that are right unattacked.
+        Unmeasured: the attack skipped images that are right unattacked.
     """
-    return share(right(rows(evaluation)[attack].whole()))
+    return share(rows(evaluation)[attack].whole().correct)
 
 
 def success_rate(evaluation: Evaluation, attack: str) -> Measure:
@@ -35,25 +35,24 @@ def success_rate(evaluation: Evaluation, attack: str) -> Measure:
     Deep Defense draws it against FGSM's eps.
 
     Raises:
-        Unmeasured: the attack was spared images that are right unattacked.
+        Unmeasured: as for `accuracy`.
     """
-    return share(~right(rows(evaluation)[attack].whole()))
+    return share(~rows(evaluation)[attack].whole().correct)
 
 
 def worst_case(evaluation: Evaluation, attacks: Sequence[str] | None = None) -> Measure:
     """The share of images that are right under every one of the attacks; by default, of the bounded ones.
 
-    An image that an attack was spared, since something else in the table felled it within that attack's norm and
-    radius, counts as wrong.
+    An image that an attack skipped, since another attack had broken it within this one's norm and radius, counts as
+    wrong.
 
     Raises:
-        Unmeasured: no attacks; an image has no row of one of them, and nothing else felled it.
+        Unmeasured: no attacks; an image that no attack broke has no row of one of them.
     """
-    found = rows(evaluation)
-    chosen = found.chosen(_bounded(evaluation) if attacks is None else attacks)
+    chosen = rows(evaluation).chosen(_bounded(evaluation) if attacks is None else attacks)
     if not chosen:
         raise Unmeasured("a worst case needs at least one bounded attack; there is none")
-    return share(np.all([right(attack) & ~attack.spared for attack in chosen], axis=0))
+    return share(np.all([attack.correct & ~attack.skipped for attack in chosen], axis=0))
 
 
 def minimum(evaluation: Evaluation, attacks: Sequence[str] | None = None) -> Measure:
@@ -67,20 +66,20 @@ def minimum(evaluation: Evaluation, attacks: Sequence[str] | None = None) -> Mea
     names = _bounded(evaluation) if attacks is None else attacks
     if not names:
         raise Unmeasured("Min needs at least one bounded attack; there is none")
-    return min((accuracy(evaluation, name) for name in names), key=lambda found: found.value)
+    return min((accuracy(evaluation, name) for name in names), key=lambda measure: measure.value)
 
 
 def robust_accuracy(evaluation: Evaluation, norm: Norm, eps: float, attacks: Sequence[str] | None = None) -> Measure:
-    """The share of images for which nothing in the table lies within `eps`: the worst case over all of its attacks.
+    """The share of images for which no attack in the table found an adversarial image within `eps`.
 
-    Every attack counts (by default, all) whose image came out within `eps`, whatever it was after: one that is bounded
+    Every attack counts (by default, all) whose image came out within `eps`, whatever its own goal: one that is bounded
     by a smaller radius, one without a radius.
 
     Raises:
         ValueError: a negative radius.
-        Unmeasured: no images; an image that nothing felled has no row of one of the attacks.
+        Unmeasured: no images; an image that no attack broke has no row of one of the attacks.
     """
-    return share(standing(evaluation, norm, eps, attacks))
+    return share(still_correct(evaluation, norm, eps, attacks))
 
 
 def average_accuracy(
@@ -93,7 +92,7 @@ def average_accuracy(
            CIFAR-10
     clean  count the clean accuracy as one more radius, 0 (default; AvgAcc). False: AvgRobAcc
 
-    Each image has the share of the radii at which it stands, and the interval is the bootstrap over images.
+    Each image has the share of the radii within which it is still correct; the interval is the bootstrap over images.
 
     Reference: Gavin Weiguang Ding, Yash Sharma, Kry Yik Chau Lui and Ruitong Huang, "MMA training: direct input space
     margin maximization through adversarial training", ICLR 2020, section 4.
@@ -104,10 +103,10 @@ def average_accuracy(
     chosen = radii_of(evaluation, norm) if radii is None else list(radii)
     if not chosen:
         raise Unmeasured(f"an average over radii needs bounded attacks in {norm}; the table has none")
-    stood = [standing(evaluation, norm, eps) for eps in chosen]
+    flags = [still_correct(evaluation, norm, eps) for eps in chosen]
     if clean:
-        stood.append(~rows(evaluation).wrong)
-    return bootstrap(np.mean(stood, axis=0), kind="share")
+        flags.append(~rows(evaluation).wrong)
+    return bootstrap(np.mean(flags, axis=0), kind="share")
 
 
 def radii_of(evaluation: Evaluation, norm: Norm) -> list[float]:
@@ -115,35 +114,24 @@ def radii_of(evaluation: Evaluation, norm: Norm) -> list[float]:
     return sorted(eps for name, eps in threats(evaluation) if name == repr(norm))
 
 
-def met(evaluation: Evaluation) -> list[str]:
-    """The attacks that the images met, and those that had none left to meet."""
-    return list(rows(evaluation).attacks)
-
-
 def threats(evaluation: Evaluation) -> dict[tuple[str, float], list[str]]:
-    """The bounded attacks, by what they were allowed: (norm, eps)."""
+    """The names of the bounded attacks, by norm and radius."""
     found: dict[tuple[str, float], list[str]] = {}
-    for name in _bounded(evaluation):
-        attack = rows(evaluation)[name]
-        if attack.norm is not None:
+    for name, attack in rows(evaluation).attacks.items():
+        if attack.bounded and attack.norm is not None:
             found.setdefault((attack.norm, attack.eps), []).append(name)
     return found
 
 
-def standing(evaluation: Evaluation, norm: Norm, eps: float, attacks: Sequence[str] | None = None) -> np.ndarray:
-    """The images, in order, for which nothing in the table lies within `eps`; see `robust_accuracy`."""
+def still_correct(evaluation: Evaluation, norm: Norm, eps: float, attacks: Sequence[str] | None = None) -> np.ndarray:
+    """The images, in order, for which no attack found an adversarial image within `eps`; see `robust_accuracy`."""
     if not eps >= 0:
         raise ValueError(f"eps is a radius, at least 0; got {eps}")
-    found = rows(evaluation)
-    chosen = found.chosen(attacks)
-    fallen = found.fallen(repr(norm), eps, chosen)
-    spared = np.any([attack.spared for attack in chosen], axis=0) if chosen else False
-    return ~(fallen | (spared & found.fallen(repr(norm), eps, found.attacks.values())))
-
-
-def right(attack: Attacked) -> np.ndarray:
-    """The images, in order, that are right before the attack and, where they met it, after it."""
-    return ~attack.wrong & ~attack.found
+    table = rows(evaluation)
+    chosen = table.chosen(attacks)
+    wrong = table.wrong_within(repr(norm), eps, chosen)
+    skipped = np.any([attack.skipped for attack in chosen], axis=0) if chosen else False
+    return ~(wrong | (skipped & table.wrong_within(repr(norm), eps, table.attacks.values())))
 
 
 def _bounded(evaluation: Evaluation) -> list[str]:

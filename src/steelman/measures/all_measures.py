@@ -1,31 +1,13 @@
-"""Every measure that a table allows."""
+"""Every measure that a table allows, and what its name means."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from steelman.measures.accuracies import (
-    accuracy,
-    average_accuracy,
-    clean_accuracy,
-    minimum,
-    radii_of,
-    robust_accuracy,
-    threats,
-)
-from steelman.measures.distances import (
-    empirical_robustness,
-    is_carlini_wagner,
-    l_2,
-    mean_norm,
-    median_norm,
-    rho_2,
-    rho_cw,
-    rho_inf,
-)
+from steelman.measures import accuracies, distances, probes
 from steelman.measures.measure import Measure, Unmeasured, plain
-from steelman.measures.probes import clever, measured_by, probed, training_set_distance
 from steelman.measures.rows import Attacked, rows
 from steelman.norms import NORMS
 from steelman.table.records import CLEAN
@@ -34,23 +16,36 @@ from steelman.table.table import Evaluation
 FEWEST_RADII = 4
 """From how many radii on an average over them is listed; MMA's tables have 8 on CIFAR-10 and 4 on MNIST."""
 
+EXPLAINED = {
+    "accuracy": "Accuracy under an attack: right before it and after it.",
+    "robust accuracy": (
+        "Robust accuracy: no attack in the table found an adversarial image within the radius, image by image."
+    ),
+    "Min": "Min: the lowest accuracy under a single attack, as papers print it; never below the robust accuracy.",
+    "worst case": "Worst case: right under every one of these attacks, image by image; never above Min.",
+    "AvgAcc": "AvgAcc: mean of the clean accuracy and of the robust accuracy at each radius.",
+    "AvgRobAcc": "AvgRobAcc: mean of the robust accuracy at each radius.",
+}
+"""What kinds of accuracy are, a line each to print beside a table."""
+
 
 def measures(*tables: Evaluation) -> dict[str, Measure]:
     """Every measure that a model's tables allow, under its name; in a space other than pixels, with the space."""
-    return _measured(tables)[0]
+    return measures_and_gaps(*tables)[0]
 
 
 def unmeasured(*tables: Evaluation) -> dict[str, str]:
     """What `measures` leaves out, and why: an attack skipped some images, or broke none, or overflowed."""
-    return _measured(tables)[1]
+    return measures_and_gaps(*tables)[1]
 
 
 def summary(*tables: Evaluation) -> dict[str, dict[str, Any]]:
-    """`measures` as plain values for JSON, where None stands for an infinite number."""
+    """`measures` as plain values for JSON, in which None is an infinite number."""
     return plain(measures(*tables))
 
 
-def _measured(tables: Sequence[Evaluation]) -> tuple[dict[str, Measure], dict[str, str]]:
+def measures_and_gaps(*tables: Evaluation) -> tuple[dict[str, Measure], dict[str, str]]:
+    """`measures` and `unmeasured`."""
     found: dict[str, Measure] = {}
     reasons: dict[str, str] = {}
     for table in tables:
@@ -63,36 +58,10 @@ def _measured(tables: Sequence[Evaluation]) -> tuple[dict[str, Measure], dict[st
     return found, reasons
 
 
-def _candidates(table: Evaluation) -> Iterator[tuple[str, Callable[[], Measure]]]:
-    """Names and what computes them, in the order in which they are shown."""
-    attacks = rows(table).attacks
-    yield "clean accuracy", lambda: clean_accuracy(table)
-    for name, attack in attacks.items():
-        if attack.bounded:
-            yield f"accuracy, {name}", lambda name=name: accuracy(table, name)
-    for (norm, eps), names in threats(table).items():
-        yield f"robust accuracy, {norm} {eps:.4g}", lambda norm=norm, eps=eps: robust_accuracy(table, NORMS[norm], eps)
-        whole = [name for name in names if not attacks[name].spared.any()]
-        if len(whole) == len(names) > 1:
-            yield f"Min, {norm} {eps:.4g}", lambda names=names: minimum(table, names)
-    for label, norm in NORMS.items():
-        radii = radii_of(table, norm)
-        if along_radii(radii):
-            where = f"{label}, {len(radii)} radii to {radii[-1]:.4g}"
-            yield f"AvgAcc, {where}", lambda norm=norm: average_accuracy(table, norm)
-            yield f"AvgRobAcc, {where}", lambda norm=norm: average_accuracy(table, norm, clean=False)
-    for attack in attacks.values():
-        if not attack.bounded:
-            yield from _of_minimal(table, attack)
-    for probe in table.probes:
-        for name in measured_by(table, probe):
-            label = probe.removesuffix("()") + ("" if name == CLEAN else f", {name}")
-            if probe.startswith("CLEVER("):
-                yield label, lambda probe=probe: clever(table, probe)
-            elif probe.startswith("TrainingSetDistance("):
-                yield label, lambda probe=probe, name=name: training_set_distance(table, name, probe=probe)
-            else:
-                yield label, lambda probe=probe, name=name: probed(table, probe, name)
+def explained(labels: Iterable[str]) -> list[str]:
+    """A line for each kind of accuracy among labels such as "Min, Linf 0.1"."""
+    kinds = {label.partition(", ")[0].lower() for label in labels}
+    return [line for kind, line in EXPLAINED.items() if kind.lower() in kinds]
 
 
 def along_radii(radii: Sequence[float]) -> bool:
@@ -101,21 +70,50 @@ def along_radii(radii: Sequence[float]) -> bool:
     return len(radii) >= FEWEST_RADII and np.allclose(radii, even, rtol=1e-3)
 
 
-def _of_minimal(table: Evaluation, attack: Attacked) -> Iterator[tuple[str, Callable[[], Measure]]]:
-    name, norm = attack.name, attack.norm or "L2"
+def _candidates(table: Evaluation) -> Iterator[tuple[str, Callable[[], Measure]]]:
+    """Names and what computes them, in the order in which they are shown."""
+    attacks = rows(table).attacks
+    yield "clean accuracy", partial(accuracies.clean_accuracy, table)
+    for name, attack in attacks.items():
+        if attack.bounded:
+            yield f"accuracy, {name}", partial(accuracies.accuracy, table, name)
+    for (norm, eps), names in accuracies.threats(table).items():
+        yield f"robust accuracy, {norm} {eps:.4g}", partial(accuracies.robust_accuracy, table, NORMS[norm], eps)
+        if len(names) > 1 and not any(attacks[name].skipped.any() for name in names):
+            yield f"Min, {norm} {eps:.4g}", partial(accuracies.minimum, table, names)
+    for label, norm in NORMS.items():
+        radii = accuracies.radii_of(table, norm)
+        if along_radii(radii):
+            where = f"{label}, {len(radii)} radii to {radii[-1]:.4g}"
+            yield f"AvgAcc, {where}", partial(accuracies.average_accuracy, table, norm)
+            yield f"AvgRobAcc, {where}", partial(accuracies.average_accuracy, table, norm, clean=False)
+    for name, attack in attacks.items():
+        for label, measure in _of_minimal(attack) if not attack.bounded else ():
+            yield f"{label}, {name}", partial(measure, table, name)
+    for probe in table.probes:
+        for name in probes.measured_by(table, probe):
+            label = probe.removesuffix("()") + ("" if name == CLEAN else f", {name}")
+            if probe.startswith("CLEVER("):
+                yield label, partial(probes.clever, table, probe)
+            elif probe.startswith("TrainingSetDistance("):
+                yield label, partial(probes.training_set_distance, table, name, probe=probe)
+            else:
+                yield label, partial(probes.probed, table, probe, name)
+
+
+def _of_minimal(attack: Attacked) -> Iterator[tuple[str, Callable[[Evaluation, str], Measure]]]:
+    """The measures of a minimal attack, by label."""
+    norm = attack.norm or "L2"
     if attack.leaves_label or norm != "L2":  # else it is rho_2
-        yield f"empirical robustness, {name}", lambda: empirical_robustness(table, name)
-    if attack.leaves_label:
-        yield f"mean {norm}, {name}", lambda: mean_norm(table, name)
-        yield f"median {norm}, {name}", lambda: median_norm(table, name)
-        if is_carlini_wagner(attack):
-            yield f"rho_cw, {name}", lambda: rho_cw(table, name)
-            yield f"median rho_cw, {name}", lambda: rho_cw(table, name, "median")
+        yield "empirical robustness", distances.empirical_robustness
+    if attack.leaves_label or norm not in ("L2", "Linf"):
+        yield f"mean {norm}", distances.mean_norm
+        yield f"median {norm}", distances.median_norm
     elif norm == "Linf":
-        yield f"rho_inf, {name}", lambda: rho_inf(table, name)
-    elif norm == "L2":
-        yield f"rho_2, {name}", lambda: rho_2(table, name)
-        yield f"l_2, {name}", lambda: l_2(table, name)
+        yield "rho_inf", distances.rho_inf
     else:
-        yield f"mean {norm}, {name}", lambda: mean_norm(table, name)
-        yield f"median {norm}, {name}", lambda: median_norm(table, name)
+        yield "rho_2", distances.rho_2
+        yield "l_2", distances.l_2
+    if distances.is_carlini_wagner(attack):
+        yield "rho_cw", distances.rho_cw
+        yield "median rho_cw", partial(distances.rho_cw, statistic="median")

@@ -1,4 +1,4 @@
-"""Whether an accuracy is more than a model without any knowledge of the images would have."""
+"""Whether an accuracy is above that of a model that ignores the images."""
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def above_chance(right: int, count: int, level: float) -> float:
 
 
 def more_hits(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The p-value of the hits that ours has alone, if either were as likely: McNemar's exact test, one-sided.
+    """The p-value of the hits that ours alone has, were either as likely: McNemar's exact test, one-sided.
 
     ours, theirs  by image, whether the prediction is right
     """

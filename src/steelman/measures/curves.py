@@ -1,6 +1,6 @@
 """Curves: accuracy against radius, against an attack's settings, against epochs and seconds of training.
 
-Every curve is a pure function of tables or of training logs. `plots` draws them.
+Every curve is a pure function of tables or of training logs. `steelman.report` draws them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,10 +28,10 @@ LOGGED = {
     "loss": "training loss",
     "generator loss": "training loss of the generator",
 }
-"""What a training log may hold per epoch, and what it is called under a picture."""
+"""What a training log may hold per epoch, and its label in a picture."""
 SETTINGS = {"steps": "steps", "restarts": "restarts", "queries": "queries", "eps": "radius"}
-"""What an attack's setting is called under a picture."""
-Told: TypeAlias = tuple[str, frozenset[tuple[str, str]]]
+"""The label of an attack's setting in a picture."""
+Family: TypeAlias = tuple[str, frozenset[tuple[str, str]]]
 """An attack's kind, and the settings that are held fixed along a line."""
 
 
@@ -40,7 +40,7 @@ class Curve:
     """The share of images whose smallest adversarial perturbation is longer than r, for every r.
 
     A step function: from `radius[i]` up to the next radius it is `accuracy[i]`; `radius[0]` is 0. `points` holds name,
-    eps and accuracy of each bounded attack in this norm, which stand on the curve or above it.
+    eps and accuracy of each bounded attack in this norm, which are on the curve or above it.
     """
 
     norm: Norm
@@ -56,19 +56,21 @@ class Curve:
 def curve(evaluation: Evaluation, norm: Norm, attacks: Sequence[str] | None = None) -> Curve:
     """Accuracy versus radius, from each image's smallest perturbation over `attacks`: the robust accuracy at every r.
 
-    By default over all attacks in the table, of whatever norm, so that no bounded attack's point stands below the line;
+    By default over all attacks in the table, of whatever norm, so that no bounded attack's point is below the line;
     where no attack minimises this norm, only the points are left, and the curve is its value at 0. It bounds the true
     robust accuracy from above: a better attack can only lower it.
 
-    The point of a bounded attack is its accuracy; of one that met only the images that still stood, the share that
-    nothing up to it has brought down within its radius.
+    The point of a bounded attack is its accuracy; of one that was run only on images that were still correct, the share
+    that neither it nor an earlier attack has broken within its radius.
     """
     own = {name: each for name, each in rows(evaluation).attacks.items() if each.norm == repr(norm)}
     bounds, known = {name: each.eps for name, each in own.items() if each.bounded}, _known(evaluation)
     if attacks is None:
         attacks = known if len(bounds) < len(own) else []
     points = tuple(
-        (name, eps, _standing(evaluation, name, norm, eps, known)) for name, eps in bounds.items() if name in known
+        (name, eps, _accuracy_within(evaluation, name, norm, eps, known))
+        for name, eps in bounds.items()
+        if name in known
     )
     if not attacks:
         return Curve(norm, np.zeros(1), np.array([clean_accuracy(evaluation).value]), points)
@@ -82,18 +84,18 @@ def curve(evaluation: Evaluation, norm: Norm, attacks: Sequence[str] | None = No
 
 def _known(evaluation: Evaluation) -> list[str]:
     """The attacks of which every image is known: it was attacked, or an earlier attack had already broken it."""
-    found = rows(evaluation)
+    table = rows(evaluation)
 
     def known(name: str) -> bool:
         try:
-            return bool(found.chosen([name]))
+            return bool(table.chosen([name]))
         except Unmeasured:
             return False
 
-    return [name for name in found.attacks if known(name)]
+    return [name for name in table.attacks if known(name)]
 
 
-def _standing(evaluation: Evaluation, attack: str, norm: Norm, eps: float, known: Sequence[str]) -> float:
+def _accuracy_within(evaluation: Evaluation, attack: str, norm: Norm, eps: float, known: Sequence[str]) -> float:
     try:
         return accuracy(evaluation, attack).value
     except Unmeasured:
@@ -101,9 +103,9 @@ def _standing(evaluation: Evaluation, attack: str, norm: Norm, eps: float, known
 
 
 def attacked_norms(evaluation: Evaluation) -> list[Norm]:
-    """The norms in which anything was attacked."""
-    found = {record.norm for record in evaluation.records}
-    return [norm for name, norm in NORMS.items() if name in found]
+    """The norms in which an attack was run."""
+    names = {record.norm for record in evaluation.records}
+    return [norm for name, norm in NORMS.items() if name in names]
 
 
 def against(
@@ -111,31 +113,31 @@ def against(
 ) -> dict[str, Line]:
     """Accuracy against one setting of an attack, such as "steps", "restarts" or "eps".
 
-    A line for each two or more bounded attacks of one kind that differ in nothing else, under the kind and what tells
-    it from the other lines of that kind. A setting that follows from another one (a step length that PGD takes from its
-    steps, say) is not held fixed; name it where it shall be. Attacks without an accuracy of their own, since they were
-    spared images that had fallen, are left out.
+    A line for each two or more bounded attacks of one kind that differ in nothing else, under the kind and the settings
+    by which it differs from the other lines of that kind. A setting that follows from another one (a step length that
+    PGD takes from its steps, say) is not held fixed; set it where it is to be. Attacks without an accuracy of their
+    own, since they skipped images that were already broken, are left out.
 
     measure  of one attack, by its name
     """
-    lines: dict[Told, list[Point]] = {}
+    lines: dict[Family, list[Point]] = {}
     for name, attack in rows(evaluation).attacks.items():
         settings = dict(attack.record.settings or {})
         value = settings.pop(setting, None)
         if isinstance(value, bool) or not isinstance(value, int | float) or not attack.bounded:
             continue
         try:
-            found = measure(evaluation, name)
+            measured = measure(evaluation, name)
         except Unmeasured:
             continue
         kind = settings.pop("kind", "")
         fixed = {**settings, "reference": attack.record.reference}
-        told = (kind, frozenset((name, shown(value)) for name, value in fixed.items()))
-        lines.setdefault(told, []).append(Point(float(value), found.value, found.low, found.high, name))
-    some = {told: points for told, points in lines.items() if len({point.x for point in points}) > 1}
+        family = (kind, frozenset((name, shown(value)) for name, value in fixed.items()))
+        lines.setdefault(family, []).append(Point(float(value), measured.value, measured.low, measured.high, name))
+    lines = {family: points for family, points in lines.items() if len({point.x for point in points}) > 1}
     across = Axis(SETTINGS.get(setting, setting))
     up = Axis(measure.__name__.replace("_", " "), share=True)
-    return {_called(told, list(some)): Line(tuple(points), across, up) for told, points in some.items()}
+    return {_label(family, list(lines)): Line(tuple(points), across, up) for family, points in lines.items()}
 
 
 def success_rates(evaluation: Evaluation) -> dict[str, Line]:
@@ -145,13 +147,13 @@ def success_rates(evaluation: Evaluation) -> dict[str, Line]:
     """
     natural = share(rows(evaluation).wrong)
     start = Point(0.0, natural.value, natural.low, natural.high, "clean")
-    found = against(evaluation, "eps", success_rate)
-    return {name: replace(line, points=(start, *line.points)) for name, line in found.items()}
+    lines = against(evaluation, "eps", success_rate)
+    return {name: replace(line, points=(start, *line.points)) for name, line in lines.items()}
 
 
-def _called(told: Told, others: Sequence[Told]) -> str:
-    """A line's kind, and the settings in which it is not as the others of its kind."""
-    kind, settings = told
+def _label(family: Family, others: Sequence[Family]) -> str:
+    """A line's kind, and the settings that not all lines of its kind share."""
+    kind, settings = family
     alike = frozenset.intersection(*(other for same, other in others if same == kind))
     return ", ".join([kind, *(f"{name}={value}" for name, value in sorted(settings - alike))])
 
@@ -163,14 +165,14 @@ def convergence(log: Sequence[Mapping[str, Any]], key: str) -> Line | None:
     key  any of `LOGGED`
     """
     points = [Point(float(line["epoch"]), float(line[key])) for line in log if _finite(line.get(key))]
-    return Line(tuple(points), Axis("epoch"), _logged(key)) if points else None
+    return Line(tuple(points), Axis("epoch"), _axis(key)) if points else None
 
 
 def by_time(log: Sequence[Mapping[str, Any]], key: str) -> Line | None:
     """A logged quantity against the seconds that training had taken by then: YOPO's accuracy-time curve.
 
-    Only training counts: not what was measured after an epoch, nor what was trained or prepared before the first one.
-    None where the quantity or the time was not logged.
+    Only training counts: not measurements after an epoch, nor training or preparation before the first one. None where
+    the quantity or the time was not logged.
     """
     points, spent = [], 0.0
     for line in log:
@@ -179,14 +181,14 @@ def by_time(log: Sequence[Mapping[str, Any]], key: str) -> Line | None:
         spent += line.get("seconds") or 0.0
         if _finite(line.get(key)):
             points.append(Point(spent, float(line[key]), name=f"epoch {line['epoch']}"))
-    return Line(tuple(points), Axis("training time, s"), _logged(key)) if len(points) > 1 else None
+    return Line(tuple(points), Axis("training time, s"), _axis(key)) if len(points) > 1 else None
 
 
 def _finite(value: float | None) -> bool:
-    """Whether it was logged, and can be drawn: the loss of a training that ran away cannot."""
+    """Whether a value was logged and can be drawn; the loss of a training that diverged cannot."""
     return value is not None and bool(np.isfinite(value))
 
 
-def _logged(key: str) -> Axis:
+def _axis(key: str) -> Axis:
     label = LOGGED.get(key, key)
     return Axis(label, share="accuracy" in label)

@@ -30,14 +30,14 @@ def rho_2(evaluation: Evaluation, attack: str | None = None) -> Measure:
     Raises:
         Unmeasured: there is no such attack, or sizes are not finite.
     """
-    found = _from_prediction(evaluation, attack, "L2")
-    return bootstrap(_ratio(evaluation, found, "L2"), kind="ratio", failures=_failures(found))
+    run = _from_prediction(evaluation, attack, "L2")
+    return bootstrap(_ratio(evaluation, run, "L2"), kind="ratio", failures=_failures(run))
 
 
 def l_2(evaluation: Evaluation, attack: str | None = None) -> Measure:
     """The mean of |delta|_2 over all images: `rho_2` without its denominator."""
-    found = _from_prediction(evaluation, attack, "L2")
-    return bootstrap(_sizes(found, "L2"), failures=_failures(found))
+    run = _from_prediction(evaluation, attack, "L2")
+    return bootstrap(_sizes(run, "L2"), failures=_failures(run))
 
 
 def rho_inf(evaluation: Evaluation, attack: str | None = None, *, cap: float | None = None) -> Measure:
@@ -56,13 +56,13 @@ def rho_inf(evaluation: Evaluation, attack: str | None = None, *, cap: float | N
     """
     if cap is not None and not cap > 0:
         raise ValueError(f"cap is a size of perturbations, above 0; got {cap}")
-    found = _from_prediction(evaluation, attack, "Linf")
-    if _failures(found) and cap is None:
-        cap = found.record.setting("eps_max")
+    run = _from_prediction(evaluation, attack, "Linf")
+    if _failures(run) and cap is None:
+        cap = run.record.setting("eps_max")
         if cap is None:
-            raise Unmeasured(f"{found.name} failed on {_failures(found)} images; give cap, with which they count")
-    ratios = _ratio(evaluation, found, "Linf", np.where(_success(found), _sizes(found, "Linf"), cap or 0.0))
-    return bootstrap(ratios, kind="ratio", failures=_failures(found))
+            raise Unmeasured(f"{run.name} failed on {_failures(run)} images; give cap, with which they count")
+    ratios = _ratio(evaluation, run, "Linf", np.where(_success(run), _sizes(run, "Linf"), cap or 0.0))
+    return bootstrap(ratios, kind="ratio", failures=_failures(run))
 
 
 def empirical_robustness(evaluation: Evaluation, attack: str, form: Form = "paper") -> Measure:
@@ -81,38 +81,39 @@ def empirical_robustness(evaluation: Evaluation, attack: str, form: Form = "pape
             which the table does not have of unattacked images.
     """
     check_form(form)
-    found = rows(evaluation)[attack].whole()
-    if found.bounded and not found.met.all():
-        raise Unmeasured(f"{attack} was run on {int(found.met.sum())} of {len(found.met)} images, and this is of all")
-    changed = found.changed
+    run = rows(evaluation)[attack].whole()
+    if run.bounded and not run.attacked.all():
+        raise Unmeasured(
+            f"{attack} was run on {int(run.attacked.sum())} of {len(run.attacked)} images, and this is of all"
+        )
+    changed = run.changed
     if form == "paper":
-        return bootstrap(_ratio(evaluation, found, "L2"), kind="ratio", failures=int((~changed).sum()))
-    if found.norm == "L1":
+        return bootstrap(_ratio(evaluation, run, "L2"), kind="ratio", failures=int((~changed).sum()))
+    if run.norm == "L1":
         raise Unmeasured(f'{attack} has an L1 norm, and the table has no |x|_1; form="paper" is in L2')
     if not changed.any():
         raise Unmeasured(f"{attack} changed no prediction, so there is nothing to average over")
-    ratios = _ratio(evaluation, found, "Linf" if found.norm == "Linf" else "L2")
+    ratios = _ratio(evaluation, run, "Linf" if run.norm == "Linf" else "L2")
     return bootstrap(ratios[changed], kind="ratio").over(~changed)
 
 
 def mean_norm(evaluation: Evaluation, attack: str, norm: Norm | None = None) -> Measure:
     """The mean size of an attack's perturbations, over the images on which it succeeded.
 
-    `norm` is the attack's own by default. Images that were wrong to begin with had not to be attacked and take no part
-    (unless the attack left the prediction); `rho_cw` counts them. `count` is of the images that take part, `failures`
-    of those that stood.
+    `norm` is the attack's own by default. Natural errors had not to be attacked and do not count (unless the attack
+    left the prediction); `rho_cw` counts them. `count` is of the images that count, `failures` of those among them that
+    the attack did not break.
 
     Raises:
-        Unmeasured: no image took part, or none fell; sizes are not finite.
+        Unmeasured: no image counts, or none was broken; sizes are not finite.
     """
-    sizes, success = _attacked(evaluation, attack, norm)
-    return _mean_of_successes(attack, sizes, success)
+    return _mean_of_successes(attack, *_attacked(evaluation, attack, norm))
 
 
 def median_norm(evaluation: Evaluation, attack: str, norm: Norm | None = None) -> Measure:
     """The median size of an attack's perturbations, an image on which it failed being infinitely far.
 
-    Which images take part is as for `mean_norm`.
+    The images are those of `mean_norm`.
     """
     return _median(*_attacked(evaluation, attack, norm))
 
@@ -125,8 +126,8 @@ def rho_cw(evaluation: Evaluation, attack: str | None = None, statistic: Literal
     statistic  "mean" (default; equation 6): over the successes, with failures counted beside. "median": over all
                images, one on which the attack failed being infinitely far
 
-    The paper says "successful examples"; that natural errors are among them is read in its code, and makes the mean the
-    area under the curve of accuracy against norm, where nothing failed.
+    The paper says "successful examples"; in its code, natural errors are among them, which makes the mean the area
+    under the curve of accuracy against norm, where no attack failed.
 
     Reference: Hyeungill Lee, Sungyeob Han and Jungwoo Lee, "Adversarial training with perturbation generator networks",
     OpenReview 2019, equation 6.
@@ -137,42 +138,42 @@ def rho_cw(evaluation: Evaluation, attack: str | None = None, statistic: Literal
     """
     if statistic not in ("mean", "median"):
         raise ValueError(f'statistic is "mean" or "median"; got {statistic!r}')
-    found = rows(evaluation)
+    table = rows(evaluation)
     if attack is None:
         attack = only(
-            [name for name, each in found.attacks.items() if is_carlini_wagner(each)], "rho_cw is of CarliniWagner()"
+            [name for name, each in table.attacks.items() if is_carlini_wagner(each)], "rho_cw is of CarliniWagner()"
         )
-    attacked = found[attack].whole()
-    if not attacked.leaves_label:
+    run = table[attack].whole()
+    if not run.leaves_label:
         raise Unmeasured(f"{attack} left the prediction; rho_cw needs an attack that leaves the label")
-    sizes, success = np.where(attacked.wrong, 0.0, _sizes(attacked, "L2")), attacked.wrong | _success(attacked)
+    sizes, success = np.where(run.wrong, 0.0, _sizes(run, "L2")), run.wrong | _success(run)
     return _mean_of_successes(attack, sizes, success) if statistic == "mean" else _median(sizes, success)
 
 
 def smallest_norms(evaluation: Evaluation, norm: Norm, attacks: Sequence[str] | None = None) -> np.ndarray:
     """The size in `norm` of each image's smallest known adversarial perturbation, in order of the images.
 
-    The minimum over the rows of `attacks` (default: all) that were misclassified; 0 for images that are wrong to begin
-    with, infinity where nothing was found. An image that one of them was spared has the minimum over all.
+    The minimum over the rows of `attacks` (default: all) that were misclassified; 0 for natural errors, infinity where
+    no adversarial image was found. An image that one of the attacks skipped has the minimum over all.
 
     Raises:
-        Unmeasured: an image that nothing felled has no row of one of the attacks.
+        Unmeasured: an image that no attack broke has no row of one of the attacks.
     """
-    found = rows(evaluation)
-    chosen = found.chosen(attacks)
-    smallest = np.where(found.wrong, 0.0, np.inf)
-    for attack in found.attacks.values():
+    table = rows(evaluation)
+    chosen = table.chosen(attacks)
+    smallest = np.where(table.wrong, 0.0, np.inf)
+    for attack in table.attacks.values():
         size = attack.size(repr(norm))
-        near = np.where(attack.found & np.isfinite(size), size, np.inf)
-        mine = attack in chosen or np.any([each.spared for each in chosen], axis=0)
-        smallest = np.where(mine, np.minimum(smallest, near), smallest)
+        near = np.where(attack.misclassified & np.isfinite(size), size, np.inf)
+        counts = attack in chosen or np.any([each.skipped for each in chosen], axis=0)
+        smallest = np.where(counts, np.minimum(smallest, near), smallest)
     return smallest
 
 
 def mean_margin(evaluation: Evaluation, norm: Norm, at_most: float, attacks: Sequence[str] | None = None) -> Measure:
-    """The mean of `smallest_norms`, none above `at_most`: on held-out images, by what MMA training chooses its epoch.
+    """The mean of `smallest_norms`, none above `at_most`: MMA training chooses its epoch by it, on held-out images.
 
-    Infinite distances count as `at_most`, as do those of bounded attacks that failed; `failures` are these.
+    Infinite distances count as `at_most`; `failures` are these.
 
     Raises:
         ValueError: at_most not above 0.
@@ -200,25 +201,25 @@ def only(names: list[str], what: str) -> str:
 
 
 def _from_prediction(evaluation: Evaluation, attack: str | None, norm: str) -> Attacked:
-    found = rows(evaluation)
+    table = rows(evaluation)
     if attack is None:
-        own = [name for name, each in found.attacks.items() if not each.leaves_label and each.norm == norm]
+        own = [name for name, each in table.attacks.items() if not each.leaves_label and each.norm == norm]
         what = {"L2": "rho_2 and l_2 are of DeepFool()", "Linf": "rho_inf is of MinimalFGSM()"}[norm]
         attack = only(own, f'{what}, with reference="prediction"')
-    if found[attack].leaves_label:
+    if table[attack].leaves_label:
         raise Unmeasured(f'{attack} left the label; rho_2, l_2 and rho_inf need it with reference="prediction"')
-    if not found[attack].met.all():
+    if not table[attack].attacked.all():
         raise Unmeasured(f"{attack} was not run on all images, and rho_2, l_2 and rho_inf are of all")
-    return found[attack]
+    return table[attack]
 
 
 def _attacked(evaluation: Evaluation, attack: str, norm: Norm | None) -> tuple[np.ndarray, np.ndarray]:
     """Sizes and successes on the images that had to be attacked."""
-    found = rows(evaluation)[attack].whole()
-    part = ~found.wrong if found.leaves_label else found.met
+    run = rows(evaluation)[attack].whole()
+    part = ~run.wrong if run.leaves_label else run.attacked
     if not part.any():
         raise Unmeasured(f"no image is right unattacked, so {attack} had none to attack")
-    return _sizes(found, repr(norm) if norm is not None else found.norm or "L2")[part], _success(found)[part]
+    return _sizes(run, repr(norm) if norm is not None else run.norm or "L2")[part], _success(run)[part]
 
 
 def _sizes(attack: Attacked, norm: str) -> np.ndarray:
@@ -234,7 +235,7 @@ def _sizes(attack: Attacked, norm: str) -> np.ndarray:
 def _ratio(evaluation: Evaluation, attack: Attacked, norm: str, sizes: np.ndarray | None = None) -> np.ndarray:
     x = rows(evaluation).x_linf if norm == "Linf" else rows(evaluation).x_l2
     if np.isnan(x).any():
-        raise Unmeasured(f"the table does not say how large the images are in {norm}: an older version wrote it")
+        raise Unmeasured(f"the table lacks the images' size in {norm}: an older version wrote it")
     return (_sizes(attack, norm) if sizes is None else sizes) / (x + GUARD)
 
 

@@ -6,42 +6,46 @@ from itertools import pairwise
 
 import numpy as np
 
+from steelman.measures.chance import more_hits
 from steelman.measures.rows import Attacked, rows
 from steelman.measures.transfer import Transfer
 from steelman.table.schema import ROUNDING
 from steelman.table.table import Evaluation
 
 TAU = 0.01
-"""By how much accuracies must differ, and how much must be left, for a sign to be there: 1 % of the images."""
+"""By how much accuracies must differ, and how many images must be left, for a sign to be present: 1 % of them."""
 
 QUESTIONS = (
     "Does a one-step attack beat an iterative one?",
     "Does a black-box attack beat the white-box ones?",
-    "Does an attack without bound leave images standing?",
-    "Does chance find errors where gradients did not?",
-    "Does accuracy rise with the radius, or not fall to nothing?",
+    "Do attacks without a bound leave images correct?",
+    "Do random draws find errors where gradients did not?",
+    "Does accuracy rise with the radius, or not fall to zero?",
 )
+NO_IMAGE_RIGHT = "no image is right unattacked"
+UNBOUNDED = {"ALMA", "CarliniWagner", "DDN", "DeepFool", "FMN"}
+"""Minimal attacks that find an adversarial image wherever there is a gradient to follow."""
 
-
-NOTHING_LEFT = "not asked: no image is right unattacked"
+Answer = tuple[str, bool | None]
+"""The numbers, and whether the sign is present."""
 
 
 @dataclass(frozen=True)
 class Sign:
-    """One sign: what is asked, the numbers that answer it, and whether it is there; None where nothing was measured.
+    """One sign: the question, the numbers that answer it, and whether it is present; None where it was not measured.
 
-    `ask` is the command that asks what the table leaves open, where a report knows it.
+    `command` measures what the table lacks, where a report knows such a command.
     """
 
     question: str
     numbers: str
-    found: bool | None
-    ask: str = ""
+    present: bool | None
+    command: str = ""
 
     @property
     def open(self) -> bool:
         """Whether other attacks could answer it; none can where no image is right."""
-        return self.found is None and self.numbers != NOTHING_LEFT
+        return self.present is None and self.numbers != NO_IMAGE_RIGHT
 
 
 def signs(evaluation: Evaluation, transfer: Transfer | None = None, *, name: str | None = None) -> tuple[Sign, ...]:
@@ -52,16 +56,17 @@ def signs(evaluation: Evaluation, transfer: Transfer | None = None, *, name: str
     1. acc(one step) < acc(iterative) - tau, of the best attack of either kind at the same norm and radius;
     2. acc(black box) < acc(white box) - tau, the same. Minimal attacks count with what they found within the radius,
        images crafted on other models as a black box;
-    3. more than tau is left by all white-box attacks without bound: in Linf from radius 1 on, or minimal ones of 20
-       steps and more (a black box and chance reach such a goal without a gradient, and play no part);
-    4. more than tau of the images fall to random draws from the ball, and to no white-box attack in it;
+    3. more than tau is left by all white-box attacks without a bound: in Linf from radius 1 on, or minimal ones of 20
+       steps and more (black boxes and random draws need no gradient for it, and do not count);
+    4. more than tau of the images are broken by random draws from the ball, and by no white-box attack in it;
     5. along the radii of one attack, acc rises by more than tau, or ends flat above tau: over the last three radii or
        more, the last at least twice the first of them, or at radius 1 in Linf, which is no bound.
 
     Where accuracies are compared (1, 2 and the rise of 5), the difference must also be more than chance: a one-sided
-    sign test, at 5 %, on the images that fell to one of the two alone. What an attack goes by, its record says (`how`);
-    a mixture of black and white box (AutoAttack) is neither. Attacks that met only what others had left count where the
-    answer does not hang on the images that they did not meet. One sign is enough to suspect a model; none is no proof.
+    sign test, at 5 %, on the images that one of the two alone broke. An attack's record says whether it is a white box
+    (`knowledge`); a mixture of black and white box (AutoAttack) is neither. Attacks that were run only on images that
+    were still correct count where the answer does not depend on the images that they skipped. One sign is enough to
+    suspect a model; none is no proof.
 
     transfer  what images that were crafted on other models do to this one (sign 2)
     name      which of its targets this model is (default: the only one)
@@ -72,32 +77,46 @@ def signs(evaluation: Evaluation, transfer: Transfer | None = None, *, name: str
     circumventing defenses to adversarial examples", ICML 2018, section 3.1.
 
     Raises:
-        ValueError: `transfer` has several targets, and no `name` says which is meant.
+        ValueError: `transfer` has several targets and no `name` is given.
     """
     runs = list(rows(evaluation).attacks.values())
     if runs and runs[0].wrong.all():
-        return tuple(Sign(question, NOTHING_LEFT, None) for question in QUESTIONS)
-    found = (_one_step(runs), _black_box(runs, transfer, name), _unbounded(runs), _chance(runs), _radii(runs))
-    return tuple(Sign(question, *each) for question, each in zip(QUESTIONS, found, strict=True))
+        return tuple(Sign(question, NO_IMAGE_RIGHT, None) for question in QUESTIONS)
+    answers = (_one_step(runs), _black_box(runs, transfer, name), _unbounded(runs), _random(runs), _along_radii(runs))
+    return tuple(Sign(question, *each) for question, each in zip(QUESTIONS, answers, strict=True))
 
 
-_UNBOUNDED = {"ALMA", "CarliniWagner", "DDN", "DeepFool", "FMN"}
-"""Minimal attacks that find something wherever there is a gradient to follow."""
+def threats_of(evaluation: Evaluation) -> list[tuple[str, float]]:
+    """The norms and radii at which the signs compare attacks, Linf first."""
+    return sorted(_threats(rows(evaluation).attacks.values()), key=lambda threat: (threat[0] != "Linf", threat))
 
 
-_Answer = tuple[str, bool | None]
+def _threats(runs: Iterable[Attacked]) -> list[tuple[str, float]]:
+    """Norms and radii of bounded attacks; in norms with minimal ones alone, the median size of what they found."""
+    runs = [run for run in runs if run.norm is not None]
+    found = {(str(run.norm), run.eps) for run in runs if run.bounded}
+    for norm in {str(run.norm) for run in runs} - {norm for norm, _ in found}:
+        sizes = np.minimum.reduce([np.where(run.broken, run.size(norm), np.inf) for run in runs if run.norm == norm])
+        if np.isfinite(sizes).any():
+            found.add((norm, float(np.median(sizes[np.isfinite(sizes)]))))
+    return sorted(found)
 
 
 def _within(run: Attacked, eps: float = np.inf) -> np.ndarray:
     """The images that were right unattacked and that an attack broke within a radius."""
-    return run.broke & ((run.eps <= eps) | (run.size(run.norm or "L2") <= eps * ROUNDING))
+    return run.broken & ((run.eps <= eps) | (run.size(run.norm or "L2") <= eps * ROUNDING))
+
+
+def _any(runs: Iterable[Attacked], eps: float | None = None) -> np.ndarray:
+    """The images that at least one of the attacks broke, within a radius if there is one."""
+    return np.logical_or.reduce([run.broken if eps is None else _within(run, eps) for run in runs])
 
 
 def _left(run: Attacked, eps: float = np.inf) -> int:
     return int((~run.wrong & ~_within(run, eps)).sum())
 
 
-def _told(run: Attacked, eps: float = np.inf) -> str:
+def _described(run: Attacked, eps: float = np.inf) -> str:
     return f"{run.name} leaves {_percent(_left(run, eps) / len(run.row))}"
 
 
@@ -105,171 +124,141 @@ def _percent(part: float) -> str:
     return f"{100 * part:.1f} %"
 
 
-def threats_of(evaluation: Evaluation) -> list[tuple[str, float]]:
-    """The norms and radii of which the signs speak, Linf first."""
-    return sorted(_threats(rows(evaluation).attacks.values()), key=lambda threat: (threat[0] != "Linf", threat))
-
-
-def _threats(runs: Iterable[Attacked]) -> list[tuple[str, float]]:
-    """The norms and radii of bounded attacks; in norms that have minimal ones alone, the median of what these found."""
-    runs = [run for run in runs if run.norm is not None]
-    found = {(str(run.norm), run.eps) for run in runs if run.bounded}
-    for norm in {run.norm for run in runs} - {norm for norm, _ in found}:
-        sizes = np.minimum.reduce(
-            [np.where(run.broke, run.size(run.norm or "L2"), np.inf) for run in runs if run.norm == norm]
-        )
-        if np.isfinite(sizes).any():
-            found.add((str(norm), float(np.median(sizes[np.isfinite(sizes)]))))
-    return sorted(found)
-
-
-def _at(runs: Iterable[Attacked], how: str, norm: str, eps: float) -> list[Attacked]:
-    """The attacks of a kind that speak of a norm and radius: bounded by it, or minimal."""
+def _at(runs: Iterable[Attacked], knowledge: str, norm: str, eps: float) -> list[Attacked]:
+    """The attacks of a kind at a norm and radius: bounded by it, or minimal."""
     return [
-        run for run in runs if run.record.knowledge == how and run.norm == norm and (not run.bounded or run.eps == eps)
+        run
+        for run in runs
+        if run.record.knowledge == knowledge and run.norm == norm and (not run.bounded or run.eps == eps)
     ]
 
 
-def _strongest(runs: Iterable[Attacked], eps: float = np.inf) -> Attacked:
-    return max(runs, key=lambda run: int(_within(run, eps).sum()))
+def _complete(runs: Iterable[Attacked]) -> list[Attacked]:
+    """The attacks that skipped no image."""
+    return [run for run in runs if not run.skipped.any()]
 
 
-def _beats(run: Attacked, other: Attacked, eps: float = np.inf) -> tuple[float, bool]:
-    """By how much accuracy is lower under the first, and whether that is more than tau and than chance."""
-    from scipy.stats import binomtest
-
-    first, second = _within(run, eps), _within(other, eps)
-    alone, others = int((first & ~second).sum()), int((second & ~first).sum())
-    lower = (alone - others) / len(run.row)
-    sure = lower > TAU and binomtest(alone, alone + others, alternative="greater").pvalue < 0.05
-    return lower, bool(sure)
-
-
-def _alone(runs: Sequence[Attacked], others: Sequence[Attacked], eps: float) -> tuple[int, int]:
-    """How many fell to `runs` and to none of `others`; and how many may have, whom not all of these have met."""
-    alone = np.logical_or.reduce([_within(run, eps) for run in runs])
-    alone &= ~np.logical_or.reduce([_within(run, eps) for run in others])
-    met = np.logical_and.reduce([~run.spared for run in others])
-    return int((alone & met).sum()), int((alone & ~met).sum())
-
-
-def _worst(answers: Iterable[tuple[float, _Answer]]) -> _Answer | None:
-    """The answer that is most of a sign: found before not found before not known, and by how much."""
+def _worst(answers: Iterable[tuple[float, Answer]]) -> Answer | None:
+    """The answer that is most of a sign: present before absent before not known, and by how much."""
     ranks = {True: 2, False: 1, None: 0}
     best = max(answers, key=lambda each: (ranks[each[1][1]], each[0]), default=None)
     return None if best is None else best[1]
 
 
-def _compared(run: Attacked, other: Attacked, norm: str, eps: float) -> tuple[float, _Answer]:
+def _beats(run: Attacked, other: Attacked, eps: float = np.inf) -> tuple[float, bool]:
+    """By how much accuracy is lower under the first, and whether that is more than tau and than chance."""
+    first, second = _within(run, eps), _within(other, eps)
+    lower = (int((first & ~second).sum()) - int((second & ~first).sum())) / len(run.row)
+    return lower, lower > TAU and more_hits(first, second) < 0.05
+
+
+def _compare(runs: Sequence[Attacked], others: Sequence[Attacked], norm: str, eps: float) -> tuple[float, Answer]:
+    """The strongest of some attacks against the strongest of others."""
+    run, other = (max(some, key=lambda each: int(_within(each, eps).sum())) for some in (runs, others))
     lower, sure = _beats(run, other, eps)
     chance = "; with so few images that may be chance" if lower > TAU and not sure else ""
-    return lower, (f"{_told(run, eps)}, {_told(other, eps)} ({norm} {eps:.4g}){chance}", sure)
+    return lower, (f"{_described(run, eps)}, {_described(other, eps)} ({norm} {eps:.4g}){chance}", sure)
 
 
-def _one_step(runs: list[Attacked]) -> _Answer:
-    ones = [
-        run
-        for run in runs
-        if run.record.core in ("FGSM", "RandomFGSM") or (run.record.core in ("PGD", "MIM") and run.record.steps == 1)
-    ]
-    many = [run for run in runs if run.record.core in ("APGD", "MIM", "PGD") and run.record.steps > 1]
-    ones, many = ([run for run in some if not run.spared.any()] for some in (ones, many))
+def _only(runs: Sequence[Attacked], others: Sequence[Attacked], norm: str, eps: float) -> tuple[float, Answer]:
+    """Whether more than tau of the images were broken by some attacks and by none of the others."""
+    images = len(runs[0].row)
+    alone = _any(runs, eps) & ~_any(others, eps)
+    attacked = np.logical_and.reduce([~run.skipped for run in others])
+    sure, perhaps = int((alone & attacked).sum()), int((alone & ~attacked).sum())
+    names, white = ", ".join(run.name for run in runs), ", ".join(run.name for run in others)
+    numbers = f"{sure} of {images} images were broken by {names} and not by {white} ({norm} {eps:.4g})"
+    if perhaps:
+        numbers += f"; {perhaps} more were broken, which not all of the latter attacked"
+    present = True if sure / images > TAU else None if (sure + perhaps) / images > TAU else False
+    return sure / images, (numbers, present)
+
+
+def _one_step(runs: list[Attacked]) -> Answer:
+    one, many = [], []
+    for run in _complete(runs):
+        core, steps = run.record.core, run.record.steps
+        if core in ("FGSM", "RandomFGSM") or (core in ("PGD", "MIM") and steps == 1):
+            one.append(run)
+        elif core in ("APGD", "PGD", "MIM") and steps > 1:
+            many.append(run)
     answers = []
     for norm, eps in _threats(runs):
-        first, second = (_at(some, "white", norm, eps) for some in (ones, many))
+        first, second = (_at(some, "white", norm, eps) for some in (one, many))
         if first and second:
-            answers.append(_compared(_strongest(first), _strongest(second), norm, eps))
+            answers.append(_compare(first, second, norm, eps))
     return _worst(answers) or (
-        "not asked: it needs FGSM and PGD at one norm and radius, both on every image (sign_attacks has them)",
+        "needs FGSM and PGD at one norm and radius, both on every image (sign_attacks has them)",
         None,
     )
 
 
-def _black_box(runs: list[Attacked], transfer: Transfer | None, name: str | None) -> _Answer:
-    answers = _black_beats_white(runs)
+def _black_box(runs: list[Attacked], transfer: Transfer | None, name: str | None) -> Answer:
+    answers = _black_against_white(runs)
     if transfer is not None:
         targets = list(transfer.targets)
         if name is None and len(targets) != 1:
             raise ValueError(f"which of the transfer's targets is it? give name, one of {', '.join(targets)}")
         target = targets[0] if name is None else name
         if target in targets:
-            answers += _black_beats_white(list(rows(transfer.tables[target]).attacks.values()))
+            answers += _black_against_white(list(rows(transfer.tables[target]).attacks.values()))
     return _worst(answers) or (
-        "not asked: it needs a black-box attack (Square, HopSkipJump, Surrogate, or a transfer from other models) and "
-        "a white-box one of the same norm and radius",
+        "needs a black-box attack (Square, HopSkipJump, Surrogate, or a transfer from other models) "
+        "and a white-box one of the same norm and radius",
         None,
     )
 
 
-def _black_beats_white(runs: list[Attacked]) -> list[tuple[float, _Answer]]:
+def _black_against_white(runs: list[Attacked]) -> list[tuple[float, Answer]]:
     answers = []
     for norm, eps in _threats(run for run in runs if run.record.knowledge in ("white", "black")):
-        black, white = (_at(runs, how, norm, eps) for how in ("black", "white"))
-        whole = [[run for run in some if not run.spared.any()] for some in (black, white)]
-        if all(whole):
-            answers.append(_compared(_strongest(whole[0], eps), _strongest(whole[1], eps), norm, eps))
+        black, white = (_at(runs, knowledge, norm, eps) for knowledge in ("black", "white"))
+        complete = _complete(black), _complete(white)
+        if all(complete):
+            answers.append(_compare(*complete, norm, eps))
         elif black and white:
             answers.append(_only(black, white, norm, eps))
     return answers
 
 
-def _only(runs: Sequence[Attacked], others: Sequence[Attacked], norm: str, eps: float) -> tuple[float, _Answer]:
-    """Whether more than tau of the images fell to some attacks alone."""
-    alone, perhaps = _alone(runs, others, eps)
-    images = len(runs[0].row)
-    names, white = ", ".join(run.name for run in runs), ", ".join(run.name for run in others)
-    numbers = f"{alone} of {images} images fell to {names} and not to {white} ({norm} {eps:.4g})"
-    if perhaps:
-        numbers += f"; {perhaps} more fell, which not all of these met"
-    found = True if alone / images > TAU else None if (alone + perhaps) / images > TAU else False
-    return alone / images, (numbers, found)
-
-
-def _unbounded(runs: list[Attacked]) -> _Answer:
-    free = [
-        run
-        for run in runs
-        if run.record.knowledge == "white"
-        and (
-            (run.record.core in _UNBOUNDED and run.record.steps >= 20)
-            if not run.bounded
-            else (run.norm == "Linf" and run.eps >= 1)
-        )
-    ]
+def _unbounded(runs: list[Attacked]) -> Answer:
+    white = [run for run in runs if run.record.knowledge == "white"]
+    free = [run for run in white if run.bounded and run.norm == "Linf" and run.eps >= 1]
+    free += [run for run in white if not run.bounded and run.record.core in UNBOUNDED and run.record.steps >= 20]
     if not free:
-        return "not asked: it needs PGD(eps=1, random_start=False), or a minimal attack such as FMN", None
-    met = np.logical_and.reduce([~run.spared for run in free])
-    stood = ~free[0].wrong & ~np.logical_or.reduce([run.broke for run in free])
-    unknown = stood & ~met & ~np.logical_or.reduce([run.broke for run in runs if run.record.knowledge == "white"])
-    left, perhaps = (int(some.sum()) / len(free[0].row) for some in (stood & met, unknown))
+        return "needs PGD(eps=1, random_start=False), or a minimal attack such as FMN", None
+    attacked = np.logical_and.reduce([~run.skipped for run in free])
+    correct = ~free[0].wrong & ~_any(free)
+    unknown = correct & ~attacked & ~_any(white)
+    left, perhaps = (int(some.sum()) / len(correct) for some in (correct & attacked, unknown))
     numbers = f"{', '.join(run.name for run in free)} leave{'s' * (len(free) == 1)} {_percent(left)}"
     if perhaps:
-        numbers += f", and {_percent(perhaps)} more were met by a black box or by chance alone"
+        numbers += f", and {_percent(perhaps)} more were attacked by a black box or by random draws alone"
     return numbers, True if left > TAU else None if left + perhaps > TAU else False
 
 
-def _chance(runs: list[Attacked]) -> _Answer:
+def _random(runs: list[Attacked]) -> Answer:
     answers = []
     for norm, eps in _threats(run for run in runs if run.record.knowledge == "chance"):
-        random, white = (_at(runs, how, norm, eps) for how in ("chance", "white"))
-        if random and white:
-            answers.append(_only(random, white, norm, eps))
+        draws, white = (_at(runs, knowledge, norm, eps) for knowledge in ("chance", "white"))
+        if draws and white:
+            answers.append(_only(draws, white, norm, eps))
     return _worst(answers) or (
-        "not asked: it needs UniformNoise of 1,000 draws and more, and PGD of the same norm and radius",
+        "needs UniformNoise of 1,000 draws and more, and PGD of the same norm and radius",
         None,
     )
 
 
-def _radii(runs: list[Attacked]) -> _Answer:
+def _along_radii(runs: list[Attacked]) -> Answer:
     families: dict[tuple[str, str | None], list[Attacked]] = {}
-    for run in runs:
-        if run.record.knowledge == "white" and run.bounded and not run.spared.any() and run.norm is not None:
+    for run in _complete(runs):
+        if run.record.knowledge == "white" and run.bounded and run.norm is not None:
             families.setdefault((run.record.family, run.norm), []).append(run)
     answers = [_along(sorted(family, key=lambda run: run.eps)) for family in families.values() if len(family) > 1]
-    return _worst(answers) or ("not asked: it needs one attack at several radii, on every image", None)
+    return _worst(answers) or ("needs one attack at several radii, on every image", None)
 
 
-def _along(runs: list[Attacked]) -> tuple[float, _Answer]:
+def _along(runs: list[Attacked]) -> tuple[float, Answer]:
     """One attack along its radii."""
     last, images = runs[-1], len(runs[-1].row)
     left = [_left(run) for run in runs]
@@ -288,4 +277,4 @@ def _along(runs: list[Attacked]) -> tuple[float, _Answer]:
     flat = [run for run, each in zip(runs[:-2], left, strict=False) if each <= left[-1] and last.eps >= 2 * run.eps]
     if flat:
         return end, (f"{numbers}; from {flat[0].eps:.4g} on it is flat", True)
-    return end, (f"{numbers}; whether it falls to nothing is not known, a larger radius would tell", None)
+    return end, (f"{numbers}; whether it falls to zero is not known, a larger radius would show it", None)

@@ -1,4 +1,4 @@
-"""Two models on the same images, image by image: far more is settled so than by comparing two intervals."""
+"""Two models on the same images, image by image: a paired test settles more than two intervals do."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from math import sqrt
 
 import numpy as np
 
-from steelman.measures.accuracies import met, right, standing
+from steelman.measures.accuracies import still_correct
 from steelman.measures.distances import smallest_norms
 from steelman.measures.measure import Measure, Unmeasured, bootstrap, share
 from steelman.measures.rows import rows
@@ -19,9 +19,9 @@ from steelman.table.table import Evaluation
 class Paired:
     """How much better `ours` is than `theirs` on the same images.
 
-    `under` says what the images met. `difference` is ours less theirs, with its 95 % interval. `better` counts the
-    images on which ours does better, `worse` those on which theirs does, and `p_value` is the probability of so uneven
-    a split, or a more uneven one, were both as likely: the exact sign test, which for shares is McNemar's.
+    `under` names the attack. `difference` is ours less theirs, with its 95 % interval. `better` counts the images on
+    which ours does better, `worse` those on which theirs does, and `p_value` is the probability of so uneven a split,
+    or a more uneven one, were both as likely: the exact sign test, which for shares is McNemar's.
     """
 
     under: str
@@ -32,7 +32,7 @@ class Paired:
     worse: int
     p_value: float
 
-    def said(self, ours: str, theirs: str) -> str:
+    def sentence(self, ours: str, theirs: str) -> str:
         """One sentence, with the models' names."""
         p = f"p {'=' if self.p_value >= 1e-4 else '<'} {max(self.p_value, 1e-4):.2g}"
         low, high = self.difference.low, self.difference.high
@@ -40,8 +40,8 @@ class Paired:
             return (
                 f"Under {self.under}, {ours} keeps {100 * self.ours.value:.1f} % of {self.ours.count} images right and "
                 f"{theirs} {100 * self.theirs.value:.1f} %, a difference of {100 * self.difference.value:+.1f} points "
-                f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f}): {self.better} images stand only with {ours}, "
-                f"{self.worse} only with {theirs} (exact McNemar {p})."
+                f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f}): {self.better} images are right only with "
+                f"{ours}, {self.worse} only with {theirs} (exact McNemar {p})."
             )
         return (
             f"The mean of {self.under} is {self.ours.value:.4g} for {ours} and {self.theirs.value:.4g} for {theirs}"
@@ -51,14 +51,14 @@ class Paired:
         )
 
     def __str__(self) -> str:
-        return self.said("ours", "theirs")
+        return self.sentence("ours", "theirs")
 
 
 def paired(ours: Evaluation, theirs: Evaluation, under: str | tuple[Norm, float] = CLEAN) -> Paired:
     """The difference of two models' accuracies on the same images.
 
-    under  "clean" (default), an attack's name, or a norm and a radius: then an image is right where nothing lies within
-           the radius (`robust_accuracy`), of the attacks that both models met
+    under  "clean" (default), an attack's name, or a norm and a radius: then an image is right where no attack broke it
+           within the radius (`robust_accuracy`), of the attacks that were run on both models
 
     The interval is Newcombe's, from the two Wilson intervals and the correlation of the pairs; its p-value is exact, so
     that the two need not agree to the last digit.
@@ -68,20 +68,21 @@ def paired(ours: Evaluation, theirs: Evaluation, under: str | tuple[Norm, float]
 
     Raises:
         ValueError: the tables are of different images; the attack was not the same in both.
-        Unmeasured: as for `accuracy` and `robust_accuracy`; no attack that both met.
+        Unmeasured: as for `accuracy` and `robust_accuracy`; no attack that was run on both.
     """
     same_images(ours, theirs)
     if not isinstance(under, str):
-        said, flags = f"{under[0]} {under[1]:.4g}", _standing(ours, theirs, *under)
+        name, names = f"{under[0]} {under[1]:.4g}", _common(ours, theirs)
+        flags = still_correct(ours, *under, names), still_correct(theirs, *under, names)
     elif under == CLEAN:
-        said, flags = "no attack", (~rows(ours).wrong, ~rows(theirs).wrong)
+        name, flags = "no attack", (~rows(ours).wrong, ~rows(theirs).wrong)
     else:
-        said, flags = under, (right(rows(ours)[under].whole()), right(rows(theirs)[under].whole()))
-        _same_attack(ours, theirs, under)
+        name, flags = under, (rows(ours)[under].whole().correct, rows(theirs)[under].whole().correct)
+        _check_same_attack(ours, theirs, under)
     first, second = share(flags[0]), share(flags[1])
     low, high = _newcombe(first, second, float(np.mean(flags[0] & flags[1])))
     difference = Measure(first.value - second.value, low, high, first.count, "share")
-    return Paired(said, first, second, difference, *_signs(flags[0].astype(float), flags[1].astype(float)))
+    return Paired(name, first, second, difference, *_sign_test(flags[0].astype(float), flags[1].astype(float)))
 
 
 def paired_norms(
@@ -94,7 +95,7 @@ def paired_norms(
 ) -> Paired:
     """The difference of two models' smallest adversarial perturbations (`smallest_norms`) on the same images.
 
-    attacks  default: all that both models met
+    attacks  default: all that were run on both models
     at_most  distances above count as this, as do those of images for which nothing was found; by default there must be
              no such images
 
@@ -102,14 +103,12 @@ def paired_norms(
 
     Raises:
         ValueError: the tables are of different images; an attack was not the same in both; at_most not above 0.
-        Unmeasured: no attack that both met; nothing was found for an image, and there is no `at_most`.
+        Unmeasured: no attack that was run on both; nothing was found for an image, and there is no `at_most`.
     """
     if not at_most > 0:
         raise ValueError(f"at_most is the largest distance that counts, above 0; got {at_most}")
     same_images(ours, theirs)
-    names = _common(ours, theirs) if attacks is None else list(attacks)
-    for name in names:
-        _same_attack(ours, theirs, name)
+    names = _common(ours, theirs, attacks)
     sizes = [np.minimum(smallest_norms(table, norm, names), at_most) for table in (ours, theirs)]
     failed = ~np.isfinite(sizes[0]) | ~np.isfinite(sizes[1])
     if failed.any():
@@ -118,21 +117,17 @@ def paired_norms(
             "such an image counts"
         )
     first, second, difference = bootstrap(sizes[0]), bootstrap(sizes[1]), bootstrap(sizes[0] - sizes[1])
-    said = f"the smallest {norm} perturbation by {', '.join(names)}"
-    return Paired(said, first, second, difference, *_signs(sizes[0], sizes[1]))
+    name = f"the smallest {norm} perturbation by {', '.join(names)}"
+    return Paired(name, first, second, difference, *_sign_test(sizes[0], sizes[1]))
 
 
 def same_images(ours: Evaluation, theirs: Evaluation) -> None:
-    """Make sure that two tables are of the same images: by their places, labels and pixels.
-
-    Raises:
-        ValueError: they are not; the message names the first image in which they differ.
-    """
+    """Raises ValueError where two tables differ in places, labels or pixels of images; names the first such image."""
     first, second = rows(ours), rows(theirs)
     if not np.array_equal(first.images, second.images):
         odd = np.setxor1d(first.images, second.images)
         raise ValueError(
-            f"the tables are of different images: {len(odd)} stand in one of them alone (image {odd[0]} first); "
+            f"the tables are of different images: {len(odd)} are in only one of them (image {odd[0]} first); "
             "take those that both have by evaluation.of_images(...)"
         )
     hashed = (first.pixels != 0) & (second.pixels != 0)
@@ -146,28 +141,24 @@ def same_images(ours: Evaluation, theirs: Evaluation) -> None:
         )
 
 
-def _standing(ours: Evaluation, theirs: Evaluation, norm: Norm, eps: float) -> tuple[np.ndarray, np.ndarray]:
-    names = _common(ours, theirs)
-    for name in names:
-        _same_attack(ours, theirs, name)
-    return standing(ours, norm, eps, names), standing(theirs, norm, eps, names)
-
-
-def _common(ours: Evaluation, theirs: Evaluation) -> list[str]:
-    names = [name for name in met(ours) if name in met(theirs)]
+def _common(ours: Evaluation, theirs: Evaluation, names: Sequence[str] | None = None) -> list[str]:
+    """The attacks of these names, by default all that were run on both models, each the same in both tables."""
+    names = [name for name in ours.attacks if name in theirs.attacks] if names is None else list(names)
     if not names:
-        raise Unmeasured("the two models met no attack in common, so only their clean accuracies can be compared")
+        raise Unmeasured("no attack was run on both models, so only their clean accuracies can be compared")
+    for name in names:
+        _check_same_attack(ours, theirs, name)
     return names
 
 
-def _same_attack(ours: Evaluation, theirs: Evaluation, name: str) -> None:
+def _check_same_attack(ours: Evaluation, theirs: Evaluation, name: str) -> None:
     both = [record for table in (ours, theirs) if (record := rows(table)[name].record).kind]
     if len({record.method for record in both}) > 1:
         calls = " and ".join(record.call for record in both)
         raise ValueError(f"{name} is not the same attack in both tables: {calls}")
 
 
-def _signs(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, int, float]:
+def _sign_test(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, int, float]:
     """How many images are better with ours, how many with theirs, and how likely so uneven a split is by chance."""
     from scipy.stats import binomtest
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from steelman.measures import Measure
+from steelman.measures.measure import Measure
 
 if TYPE_CHECKING:
     import rich.console

@@ -1,8 +1,8 @@
-"""The table as measures read it: image by image, with what is known of an image that an attack did not meet.
+"""The table as measures read it: image by image, with what is known of an image that an attack skipped.
 
-An attack may lack rows (`evaluate(survivors_only=True)`): those of natural errors, which had not to be attacked, and, where
-it is bounded, those of images that another attack had broken within its norm and radius. It was *spared* these. One
-that no image was left for has no row.
+An attack may lack rows (`evaluate(survivors_only=True)`): those of natural errors, which had not to be attacked, and,
+where it is bounded, those of images that another attack had broken within its norm and radius: it *skipped* these. An
+attack for which no image was left has no row.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Attacked:
-    """One attack's rows; `row` is the place in the table of each image's, in order of the images, -1 where none is."""
+    """One attack's rows; `row` is the place in the table of each image's, in order of the images, -1 where none is.
+
+    `wrong` marks natural errors: images that are misclassified unattacked.
+    """
 
     table: "pyarrow.Table"
     record: Record
@@ -55,49 +58,58 @@ class Attacked:
         return self.record.bounded
 
     @cached_property
-    def met(self) -> np.ndarray:
+    def attacked(self) -> np.ndarray:
         return self.row >= 0
 
     @cached_property
-    def spared(self) -> np.ndarray:
-        """Images that are right unattacked and that the attack did not meet."""
-        return ~self.met & ~self.wrong
+    def skipped(self) -> np.ndarray:
+        """Images that are right unattacked and that the attack was not run on."""
+        return ~self.attacked & ~self.wrong
 
     @cached_property
-    def found(self) -> np.ndarray:
-        """Images that the attack met and that are misclassified after it."""
-        return self.met & (self.column("prediction", -1.0) != self.label)
+    def misclassified(self) -> np.ndarray:
+        """Images that were attacked and are misclassified after it."""
+        return self.attacked & (self.column("prediction", -1.0) != self.label)
 
     @cached_property
-    def broke(self) -> np.ndarray:
+    def broken(self) -> np.ndarray:
         """Images that were right unattacked and are misclassified after it."""
-        return self.found & ~self.wrong
+        return self.misclassified & ~self.wrong
 
     @cached_property
     def changed(self) -> np.ndarray:
-        """Images that the attack met and whose prediction it changed."""
-        return self.met & (self.column("prediction", -1.0) != self.column("clean_prediction", -1.0))
+        """Images that were attacked and whose prediction changed."""
+        return self.attacked & (self.column("prediction", -1.0) != self.column("clean_prediction", -1.0))
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Images that are right before the attack and, where they were attacked, after it."""
+        return ~self.wrong & ~self.misclassified
+
+    def within(self, norm: str, eps: float) -> np.ndarray:
+        """Images that are misclassified after the attack, at most `eps` from where they were."""
+        return self.misclassified & (self.size(norm) <= eps * ROUNDING)
 
     def column(self, name: str, missing: float) -> np.ndarray:
         if not len(self.table):
             return np.full(len(self.row), missing)
         values = self.table[name].to_numpy()[self.row]
-        return np.where(self.met, values, np.asarray(missing, values.dtype))
+        return np.where(self.attacked, values, np.asarray(missing, values.dtype))
 
     def size(self, norm: str) -> np.ndarray:
         """The size of each image's perturbation; 0 where there was none."""
         return self.column(norm.lower(), 0.0)
 
     def whole(self) -> "Attacked":
-        """The same, where every image that had to be attacked was.
+        """The same, where no image was skipped.
 
         Raises:
-            Unmeasured: some were spared; the message says how many.
+            Unmeasured: some were; the message says how many.
         """
-        if self.spared.any():
+        if self.skipped.any():
             right = int((~self.wrong).sum())
             raise Unmeasured(
-                f"{self.name} was run on {right - int(self.spared.sum())} of the {right} images that are right "
+                f"{self.name} was run on {right - int(self.skipped.sum())} of the {right} images that are right "
                 "unattacked; it has no numbers of its own: robust_accuracy and worst_case are what such a table gives"
             )
         return self
@@ -124,43 +136,40 @@ class Rows:
         return self.attacks[name]
 
     def chosen(self, names: Sequence[str] | None) -> list[Attacked]:
-        """The attacks of these names, by default all, with the assurance that what they were spared had fallen.
+        """The attacks of these names, by default all, once it is sure that the images that they skipped were broken.
 
         Raises:
             ValueError: there is no such attack.
-            Unmeasured: an image that is right unattacked, and within the attack's norm and radius under all others, has
-                no row of it.
+            Unmeasured: an image that no attack has broken within the attack's norm and radius has no row of it.
         """
-        found = [self[name] for name in (self.attacks if names is None else names)]
-        for attack in found:
-            if attack.spared.any():
+        attacks = [self[name] for name in (self.attacks if names is None else names)]
+        for attack in attacks:
+            if attack.skipped.any():
                 if not attack.bounded or attack.norm is None:
                     attack.whole()
-                left = attack.spared & ~self.fallen(attack.norm or "", attack.eps, self.attacks.values())
+                left = attack.skipped & ~self.wrong_within(attack.norm or "", attack.eps, self.attacks.values())
                 if left.any():
                     raise Unmeasured(
-                        f"{attack.name} was not run on {int(left.sum())} images that nothing else in the table fells "
-                        f"within {attack.norm} {attack.eps:.4g} (image {self.images[left][0]}): run it on these too"
+                        f"{attack.name} was not run on {int(left.sum())} images that no other attack in the table "
+                        f"broke within {attack.norm} {attack.eps:.4g} (image {self.images[left][0]}): run it on "
+                        "these too"
                     )
-        return found
+        return attacks
 
-    def fallen(self, norm: str, eps: float, attacks: Iterable[Attacked]) -> np.ndarray:
-        """Images that are wrong unattacked or after one of the attacks, within `eps` of where they were."""
-        fallen = self.wrong.copy()
-        for attack in attacks:
-            fallen |= attack.found & (attack.size(norm) <= eps * ROUNDING)
-        return fallen
+    def wrong_within(self, norm: str, eps: float, attacks: Iterable[Attacked]) -> np.ndarray:
+        """Images that are wrong unattacked or after one of the attacks, at most `eps` from where they were."""
+        return np.logical_or.reduce([self.wrong, *(attack.within(norm, eps) for attack in attacks)])
 
 
-# An evaluation's rows hold its table and not itself, so that they go when it goes.
-_SEEN: "WeakKeyDictionary[Evaluation, Rows]" = WeakKeyDictionary()
+# An evaluation's rows hold its table and not the evaluation, so that they go when it goes.
+_CACHE: "WeakKeyDictionary[Evaluation, Rows]" = WeakKeyDictionary()
 
 
 def rows(evaluation: Evaluation) -> Rows:
     """The table's rows, sorted once."""
-    if evaluation not in _SEEN:
-        _SEEN[evaluation] = _sorted(evaluation)
-    return _SEEN[evaluation]
+    if evaluation not in _CACHE:
+        _CACHE[evaluation] = _sorted(evaluation)
+    return _CACHE[evaluation]
 
 
 def _sorted(evaluation: Evaluation) -> Rows:
@@ -173,12 +182,11 @@ def _sorted(evaluation: Evaluation) -> Rows:
     of_row = codes.indices.to_numpy()
 
     def attacked(record: Record) -> Attacked:
-        mine = np.flatnonzero(of_row == numbers.get(record.name, -1))
+        own = np.flatnonzero(of_row == numbers.get(record.name, -1))
         row = np.full(len(images), -1)
-        row[place[mine]] = mine
+        row[place[own]] = own
         return Attacked(table, record, row, label, wrong)
 
-    found = {name: attacked(evaluation.record(name)) for name in evaluation.attacks}
-    clean = attacked(Record(CLEAN))
+    attacks = {name: attacked(evaluation.record(name)) for name in evaluation.attacks}
     pixels, x_l2, x_linf = (evaluation[name][first] for name in ("pixels", "x_l2", "x_linf"))
-    return Rows(images, label, wrong, pixels, x_l2, x_linf, clean, found)
+    return Rows(images, label, wrong, pixels, x_l2, x_linf, attacked(Record(CLEAN)), attacks)

@@ -1,4 +1,4 @@
-"""One model among those that a report, a table or a picture shows."""
+"""One model of a report, and the models of a report side by side."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -6,7 +6,8 @@ from functools import cached_property
 from typing import Any
 
 from steelman.checkup.findings import Checkup
-from steelman.measures import Measure, measures, unmeasured
+from steelman.measures import Measure
+from steelman.measures.all_measures import measures_and_gaps
 from steelman.measures.pairwise import same_images
 from steelman.report.gallery import Gallery
 from steelman.table.records import Record, shown
@@ -17,14 +18,14 @@ from steelman.table.table import Evaluation
 class Entry:
     """One model of a report.
 
-    name        how the report calls it
+    name        of the model in the report
     evaluation  its table; in pixels, unless it has no such one
-    log         its training, one mapping per epoch with "epoch" and any of the keys of `plots.LOGGED`, as far as they
-                are known; epoch 0 is before training
+    log         its training, one mapping per epoch with "epoch" and any of the keys of `curves.LOGGED`; epoch 0 is
+                before training
     gallery     a few images attacked
     info        what else a reader should know: data, network, defence, seed, time
-    checkup     what was found of the model before it was attacked
-    recipe      the recipe as TOML, where the model has one, for who wants to do it again
+    checkup     what the check-up before the attacks reported
+    recipe      the recipe as TOML, where the model has one
     preprocessed  its table behind the preprocessing, where it has one beside that in pixels
     again       the command that evaluates it, `steelman evaluate RUN`, where it is a run
     """
@@ -46,12 +47,16 @@ class Entry:
         return {table.space: table for table in tables}
 
     @cached_property
-    def measures(self) -> dict[str, Measure]:
-        return measures(*self.spaces.values())
+    def _measured(self) -> tuple[dict[str, Measure], dict[str, str]]:
+        return measures_and_gaps(*self.spaces.values())
 
-    @cached_property
+    @property
+    def measures(self) -> dict[str, Measure]:
+        return self._measured[0]
+
+    @property
     def unmeasured(self) -> dict[str, str]:
-        return unmeasured(*self.spaces.values())
+        return self._measured[1]
 
     def __repr__(self) -> str:
         return f"Entry({self.name!r}, {self.evaluation!r})"
@@ -63,11 +68,11 @@ class Entry:
         return measures_table([self]).markdown()
 
 
-def comparable(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries as they may stand side by side.
+def comparable(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """The entries as they may be shown side by side.
 
-    Where models met different attacks under one name (FGSM at each one's own eps_ref, say), the name is followed by
-    what differs in the attacks' parameters, so that their numbers stand in different rows.
+    Where models were attacked by different attacks of one name (FGSM at each one's own eps_ref, say), the settings that
+    differ are added to the name, so that their numbers are in different rows.
 
     Raises:
         ValueError: there are none, two of one name, or models that were evaluated on different images.
@@ -79,37 +84,36 @@ def comparable(entries: Sequence[Entry]) -> list[Entry]:
         if names.count(name) > 1:
             raise ValueError(f"two models are called {name}; give them different names")
     for entry in entries[1:]:
-        _refuse_other_images(entries[0], entry)
-    meant: dict[tuple[str, str], dict[str, Record]] = {}
-    for entry in entries:
-        for space, table in entry.spaces.items():
-            for record in table.records:
-                if record.kind:
-                    meant.setdefault((space, record.name), {}).setdefault(record.method, record)
+        _check_same_images(entries[0], entry)
+    tables = [table for entry in entries for table in entry.spaces.values()]
+    records: dict[tuple[str, str], dict[str, Record]] = {}
+    for table in tables:
+        for record in table.records:
+            if record.kind:
+                records.setdefault((table.space, record.name), {}).setdefault(record.method, record)
     new = {
-        (space, name, method): f"{name}: {different}"
-        for (space, name), found in meant.items()
-        if len(found) > 1
-        for method, different in _different(found).items()
+        (space, name, method): f"{name}: {difference}"
+        for (space, name), methods in records.items()
+        if len(methods) > 1
+        for method, difference in _differences(methods).items()
     }
 
-    def told_apart(table: Evaluation) -> Evaluation:
-        keys = {record.name: (table.space, record.name, record.method) for record in table.records}
+    def renamed(table: Evaluation | None) -> Evaluation | None:
+        keys = {} if table is None else {each.name: (table.space, each.name, each.method) for each in table.records}
         names = {name: new[key] for name, key in keys.items() if key in new}
-        return table.renamed(names) if names else table
+        return table.renamed(names) if table is not None and names else table
 
-    return [
-        replace(
-            entry,
-            evaluation=told_apart(entry.evaluation),
-            preprocessed=None if entry.preprocessed is None else told_apart(entry.preprocessed),
-        )
-        for entry in entries
-    ]
+    changed = [(entry, renamed(entry.evaluation), renamed(entry.preprocessed)) for entry in entries]
+    return tuple(
+        entry
+        if (table, behind) == (entry.evaluation, entry.preprocessed)
+        else replace(entry, evaluation=table, preprocessed=behind)
+        for entry, table, behind in changed
+    )
 
 
-def _different(records: Mapping[str, Record]) -> dict[str, str]:
-    """By method, those of an attack's settings that not all have; its call where that does not tell them apart."""
+def _differences(records: Mapping[str, Record]) -> dict[str, str]:
+    """By method, the settings of an attack that not all share; its call where these are not enough."""
     own = {
         method: {name: _short(value) for name, value in (each.settings or {}).items()}
         for method, each in records.items()
@@ -135,8 +139,7 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else shown(value)
 
 
-def _refuse_other_images(first: Entry, other: Entry) -> None:
-    """Raises ValueError where two models were not evaluated on the same images."""
+def _check_same_images(first: Entry, other: Entry) -> None:
     ours, theirs = first.evaluation, other.evaluation
     if ours.space != theirs.space:
         raise ValueError(
@@ -146,7 +149,7 @@ def _refuse_other_images(first: Entry, other: Entry) -> None:
     try:
         same_images(ours, theirs)
     except ValueError as error:
-        raise ValueError(f"{first.name} and {other.name} cannot stand side by side: {error}") from error
+        raise ValueError(f"{first.name} and {other.name} cannot be compared: {error}") from error
 
 
 def measured(entries: Sequence[Entry]) -> list[str]:

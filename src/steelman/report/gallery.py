@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,11 @@ from steelman.norms import L2
 from steelman.table.records import CLEAN, record_of
 from steelman.table.table import Evaluation
 from steelman.types import Batch, Images, Labels, Model, PerImage
+
+PICTURED = 60
+"""Gallery images on the page, over all models, so that the file stays small."""
+SIDE = 96
+"""Pixels to which the sides of larger images are shrunk."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Gallery:
         *,
         count: int = 20,
     ) -> "Gallery | None":
-        """The smallest perturbations in a table, made again; None where no image that was right fell.
+        """The smallest perturbations in a table, made again; None where no image that was right was broken.
 
         The classes take turns, so that all are seen: first the nearest image of each, then the second nearest. An image
         stands with its smallest L2 perturbation over the minimal attacks in L2, or over all attacks where there is none
@@ -96,12 +102,12 @@ def _nearest(evaluation: Evaluation, count: int) -> list[tuple[int, str]]:
     records = {name: evaluation.record(name) for name in evaluation.attacks}
     minimal = np.isin(names, [name for name, each in records.items() if each.norm == repr(L2) and not each.bounded])
     label, size = evaluation["label"], evaluation["l2"]
-    fell = (names != CLEAN) & (evaluation["clean_prediction"] == label) & (evaluation["prediction"] != label)
-    if (fell & minimal).any():
-        fell &= minimal
+    broken = (names != CLEAN) & (evaluation["clean_prediction"] == label) & (evaluation["prediction"] != label)
+    if (broken & minimal).any():
+        broken &= minimal
     nearest: dict[int, tuple[int, str]] = {}
     turns: dict[int, list[tuple[int, float, int]]] = {}
-    for row in np.flatnonzero(fell)[np.argsort(size[fell], kind="stable")]:
+    for row in np.flatnonzero(broken)[np.argsort(size[broken], kind="stable")]:
         image, of = int(evaluation["image"][row]), int(label[row])
         if image not in nearest:
             nearest[image] = (image, str(names[row]))
@@ -144,3 +150,48 @@ def png(image: Tensor) -> bytes:
 def data_uri(image: Tensor) -> str:
     """The image itself as the address of an `<img>`."""
     return "data:image/png;base64," + base64.b64encode(png(image)).decode()
+
+
+def cards(galleries: "Mapping[str, Gallery | None]", classes: Sequence[str]) -> dict[str, Any] | None:
+    """A card per model and image for the page: the image as it is, attacked, and the difference."""
+    shown = {name: each for name, each in galleries.items() if each is not None and each.x.shape[1] in (1, 3)}
+    if not shown:
+        return None
+
+    def named(label: Tensor) -> str:
+        return classes[int(label)] if int(label) < len(classes) else str(int(label))
+
+    most = max(4, PICTURED // len(shown))
+    found = []
+    for name, each in shown.items():
+        for i in range(min(most, len(each.index))):
+            change = each.x_adv[i] - each.x[i]
+            factor = amplification(change)
+            found.append(
+                {
+                    "model": name,
+                    "image": int(each.index[i]),
+                    "x": data_uri(_shrunk(each.x[i])),
+                    "x_adv": data_uri(_shrunk(each.x_adv[i])),
+                    "difference": data_uri(_shrunk(0.5 + factor * change)),
+                    "factor": factor,
+                    "label": named(each.label[i]),
+                    "number": int(each.label[i]),
+                    "prediction": named(each.prediction[i]),
+                    "size": float(each.size[i]),
+                    "attack": each.attack[i],
+                }
+            )
+    return {
+        "cards": sorted(found, key=lambda card: card["size"]),
+        "models": list(shown),
+        "classes": [label for _, label in sorted({(card["number"], card["label"]) for card in found})],
+    }
+
+
+def _shrunk(image: Tensor) -> Tensor:
+    high, wide = image.shape[-2:]
+    scale = SIDE / max(high, wide)
+    if scale >= 1:
+        return image
+    return torch.nn.functional.adaptive_avg_pool2d(image, (max(1, int(high * scale)), max(1, int(wide * scale))))

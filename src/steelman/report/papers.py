@@ -21,14 +21,12 @@ from steelman.measures import (
     rho_inf,
     robust_accuracy,
 )
-from steelman.measures.accuracies import met as attacks_met
 from steelman.measures.accuracies import threats
-from steelman.measures.all_measures import along_radii
+from steelman.measures.all_measures import along_radii, explained
 from steelman.measures.paper_table import Cell, PaperTable, TableColumn
 from steelman.measures.transfer import Transfer
 from steelman.norms import NORMS
 from steelman.report.entry import Entry, comparable, measured
-from steelman.report.explained import explained
 from steelman.table.records import Record
 from steelman.table.table import Evaluation
 
@@ -41,8 +39,8 @@ NEITHER = ("PASS", "LossSensitivity", "TrainingSetDistance", "CLEVER")
 """Probes' labels: of what they measure, more is not known to be better."""
 
 
-class Met(NamedTuple):
-    """An attack that models met, and in which space."""
+class UsedAttack(NamedTuple):
+    """An attack that was run on some of the models, and in which space."""
 
     name: str
     space: str
@@ -53,11 +51,11 @@ class Met(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Seen:
+class Available:
     """What a shape has to choose from: models, attacks, attacks in pixels by norm and radius, transfers."""
 
     entries: Sequence[Entry]
-    met: Sequence[Met]
+    attacks: Sequence[UsedAttack]
     threats: Mapping[tuple[str, float], Sequence[str]]
     transfer: Sequence[Transfer]
 
@@ -70,7 +68,7 @@ class Seen:
 
 
 Filled: TypeAlias = tuple[TableColumn, Callable[[Entry], Cell]]
-"""A column, and what stands in it for a model."""
+"""A column, and what gives a model's cell in it."""
 
 
 def paper_table(entries: Sequence[Entry], shape: Shape = "auto", *, transfer: Sequence[Transfer] = ()) -> PaperTable:
@@ -84,24 +82,32 @@ def paper_table(entries: Sequence[Entry], shape: Shape = "auto", *, transfer: Se
            which is never above it. "pgn": its table 2 (accuracies, or mean and median norms, black-box accuracies where
            there is a transfer of the attack, clean accuracy, seconds per epoch). "mma": its tables (clean accuracy,
            AvgAcc, AvgRobAcc, robust accuracy at each radius). "all": every measure. "auto" (default): the first of
-           deep-defense, mma, pgn (attacks in L2) and l2l-da that finds what it is known for, all of whose columns
-           there are; otherwise "all"
+           deep-defense, mma, pgn (attacks in L2) and l2l-da whose attacks and columns are all there; otherwise "all"
 
     Reference: the papers in the cards of `DeepDefense`, `GaussianAugmentation`, `L2LDA`, `PGN` and `MMA`.
 
     Raises:
         ValueError: no entries, or models that cannot be compared; a shape of which the tables have no number.
     """
-    entries = comparable(entries)
-    met = _met(entries)
+    return shaped(comparable(entries), shape, transfer)
+
+
+def measures_table(entries: Sequence[Entry]) -> PaperTable:
+    """Every measure in a row, and the models in the columns."""
+    return paper_table(entries, "all").transposed("Measure")
+
+
+def shaped(entries: Sequence[Entry], shape: Shape, transfer: Sequence[Transfer] = ()) -> PaperTable:
+    """`paper_table` of entries that are comparable."""
+    attacks = _attacks(entries)
     if chosen := shape == "auto":
-        shape = _fitting(met)
-    seen = Seen(entries, met, _threats(entries), transfer)
-    columns = list(_all(entries) if shape == "all" else SHAPED[shape](seen))
+        shape = _fitting(attacks)
+    available = Available(entries, attacks, _threats(entries), transfer)
+    columns = list(_all(entries) if shape == "all" else SHAPED[shape](available))
     cells = [[_cell(entry, fill) for _, fill in columns] for entry in entries]
     there = [place for place in range(len(columns)) if any(row[place] is not None for row in cells)]
     if chosen and shape != "all" and len(there) < len(columns):
-        return paper_table(entries, "all", transfer=transfer)
+        return shaped(entries, "all", transfer)
     if not there:
         raise ValueError(f"these models were not measured by what a table of {shape} holds; take another shape")
     labels = [label for place in there for column in (columns[place][0],) for label in (column.label, column.group)]
@@ -117,11 +123,6 @@ def paper_table(entries: Sequence[Entry], shape: Shape = "auto", *, transfer: Se
     )
 
 
-def measures_table(entries: Sequence[Entry]) -> PaperTable:
-    """Every measure in a row, and the models in the columns."""
-    return paper_table(entries, "all").transposed("Measure")
-
-
 def _cell(entry: Entry, fill: Callable[[Entry], Cell]) -> Cell:
     try:
         return fill(entry)
@@ -129,18 +130,18 @@ def _cell(entry: Entry, fill: Callable[[Entry], Cell]) -> Cell:
         return None
 
 
-def _met(entries: Sequence[Entry]) -> list[Met]:
-    """The attacks that any of the models met, in the order in which they first come up."""
-    found: dict[tuple[str, str], Met] = {}
+def _attacks(entries: Sequence[Entry]) -> list[UsedAttack]:
+    """The attacks that were run on any of the models, in the order in which they first come up."""
+    found: dict[tuple[str, str], UsedAttack] = {}
     for entry in entries:
         for space, table in entry.spaces.items():
             for name in table.attacks:
-                found.setdefault((name, space), Met(name, space, table.record(name)))
+                found.setdefault((name, space), UsedAttack(name, space, table.record(name)))
     return list(found.values())
 
 
 def _threats(entries: Sequence[Entry]) -> dict[tuple[str, float], list[str]]:
-    """In pixels, the attacks that any of the models met, by norm and radius."""
+    """In pixels, the attacks that were run on any of the models, by norm and radius."""
     found: dict[tuple[str, float], list[str]] = {}
     for entry in entries:
         if "pixels" in entry.spaces:
@@ -150,13 +151,13 @@ def _threats(entries: Sequence[Entry]) -> dict[tuple[str, float], list[str]]:
     return found
 
 
-def _of(met: Met, measure: Callable[[Evaluation, str], Measure]) -> Callable[[Entry], Cell]:
-    """What a measure says of an attack; nothing of a model that did not meet it."""
+def _of(attack: UsedAttack, measure: Callable[[Evaluation, str], Measure]) -> Callable[[Entry], Cell]:
+    """A measure of an attack; nothing for a model on which it was not run."""
 
     def fill(entry: Entry) -> Cell:
-        if met.space not in entry.spaces or met.name not in entry.spaces[met.space].attacks:
+        if attack.space not in entry.spaces or attack.name not in entry.spaces[attack.space].attacks:
             return None
-        return measure(entry.spaces[met.space], met.name)
+        return measure(entry.spaces[attack.space], attack.name)
 
     return fill
 
@@ -165,34 +166,40 @@ def _in(space: str, measure: Callable[[Evaluation], Measure]) -> Callable[[Entry
     return lambda entry: measure(entry.spaces[space]) if space in entry.spaces else None
 
 
-def _fitting(met: Sequence[Met]) -> Shape:
-    bounded = [each for each in met if each.record.bounded]
-    if any(each.record.reference == "prediction" for each in met) and any("eps_ref" in each.name for each in bounded):
+def _fitting(attacks: Sequence[UsedAttack]) -> Shape:
+    """The shape that the attacks are known for."""
+    bounded = [each for each in attacks if each.record.bounded]
+    from_prediction = any(each.record.reference == "prediction" for each in attacks)
+    if from_prediction and any("eps_ref" in each.name for each in bounded):
         return "deep-defense"
     pixels = [each.record for each in bounded if each.space == "pixels"]
     at = {norm: sorted({each.eps for each in pixels if each.eps is not None and each.norm == norm}) for norm in NORMS}
     if any(map(along_radii, at.values())):
         return "mma"
-    if {each.record.norm for each in met if each.record.reference == "label"} == {"L2"} and len(bounded) < len(met):
+    if {each.record.norm for each in attacks if each.record.reference == "label"} == {"L2"} and len(bounded) < len(
+        attacks
+    ):
         return "pgn"
     return "l2l-da" if bounded else "all"
 
 
-def _deep_defense(seen: Seen) -> Iterator[Filled]:
-    own = [each for each in seen.met if each.leaves("prediction", "L2")]
+def _deep_defense(available: Available) -> Iterator[Filled]:
+    own = [each for each in available.attacks if each.leaves("prediction", "L2")]
     space = own[0].space if own else "pixels"
     yield TableColumn("Acc."), _in(space, clean_accuracy)
     for each in own:
         yield TableColumn("rho_2", each.name if len(own) > 1 else ""), _of(each, rho_2)
     shares = [
-        (re.search(r"([\d.]+) eps_ref\)?(.*)", each.name, re.DOTALL), each) for each in seen.met if each.record.bounded
+        (re.search(r"([\d.]+) eps_ref\)?(.*)", each.name, re.DOTALL), each)
+        for each in available.attacks
+        if each.record.bounded
     ]
     for share, each in sorted(((s, each) for s, each in shares if s), key=lambda pair: float(pair[0][1])):
         yield TableColumn(f"{share[1]} eps_ref{share[2]}", "Acc. at"), _of(each, accuracy)
 
 
-def _deep_defense_2(seen: Seen) -> Iterator[Filled]:
-    for each in seen.met:
+def _deep_defense_2(available: Available) -> Iterator[Filled]:
+    for each in available.attacks:
         if each.leaves("prediction", "L2"):
             yield TableColumn("l_2", each.name), _of(each, l_2)
         elif each.leaves("prediction", "Linf"):
@@ -201,26 +208,26 @@ def _deep_defense_2(seen: Seen) -> Iterator[Filled]:
             yield TableColumn("mean L2", each.name), _of(each, mean_norm)
         elif each.record.core == "PGD":
             yield TableColumn("Acc.", each.name), _of(each, accuracy)
-        yield from seen.columns("PASS", each.name)
+        yield from available.columns("PASS", each.name)
 
 
-def _efficient_defenses(seen: Seen) -> Iterator[Filled]:
-    for each in seen.met:
+def _efficient_defenses(available: Available) -> Iterator[Filled]:
+    for each in available.attacks:
         if not each.record.bounded:
             yield TableColumn("Acc.", each.name), _of(each, accuracy)
             yield TableColumn("robustness", each.name), _of(each, empirical_robustness)
-        yield from seen.columns("TrainingSetDistance", each.name)
-    yield from seen.columns("LossSensitivity")
+        yield from available.columns("TrainingSetDistance", each.name)
+    yield from available.columns("LossSensitivity")
 
 
-def _l2lda(seen: Seen) -> Iterator[Filled]:
-    bounded = [each for each in seen.met if each.record.bounded and each.space == "pixels"]
+def _l2lda(available: Available) -> Iterator[Filled]:
+    bounded = [each for each in available.attacks if each.record.bounded and each.space == "pixels"]
     yield TableColumn("Natural"), _in("pixels", clean_accuracy)
     for each in bounded:
         yield TableColumn(each.name), _of(each, accuracy)
-    for (norm, eps), names in seen.threats.items():
+    for (norm, eps), names in available.threats.items():
         if len(names) > 1:
-            where = f"{norm} {eps:.4g}" if len(seen.threats) > 1 else ""
+            where = f"{norm} {eps:.4g}" if len(available.threats) > 1 else ""
             yield TableColumn("Min", where), _all_of(names, minimum)
             robust = partial(robust_accuracy, norm=NORMS[norm], eps=eps)
             yield TableColumn("Robust accuracy", where), _all_of(names, lambda table, _, of=robust: of(table))
@@ -229,41 +236,37 @@ def _l2lda(seen: Seen) -> Iterator[Filled]:
 def _all_of(names: Sequence[str], measure: Callable[[Evaluation, Sequence[str]], Measure]) -> Callable[[Entry], Cell]:
     def fill(entry: Entry) -> Cell:
         table = entry.spaces.get("pixels")
-        return measure(table, names) if table is not None and set(names) <= set(attacks_met(table)) else None
+        return measure(table, names) if table is not None and set(names) <= set(table.attacks) else None
 
     return fill
 
 
-def _pgn(seen: Seen) -> Iterator[Filled]:
-    for each in seen.met:
+def _pgn(available: Available) -> Iterator[Filled]:
+    for each in available.attacks:
         if each.space != "pixels" or each.record.reference != "label":
             continue
         if each.record.bounded:
             yield TableColumn("Acc.", each.name), _of(each, accuracy)
         else:
-            yield TableColumn("mean", each.name), _of(each, _mean)
+            yield TableColumn("mean", each.name), _of(each, rho_cw)
             yield TableColumn("median", each.name), _of(each, lambda table, name: rho_cw(table, name, "median"))
-        for matrix in (matrix for matrix in seen.transfer if matrix.attack == each.name):
+        for matrix in (matrix for matrix in available.transfer if matrix.attack == each.name):
             worst = dict(zip(matrix.targets, matrix.worst, strict=True))
             yield TableColumn("black box", each.name), lambda entry, worst=worst: worst.get(entry.name)
     yield TableColumn("Benign"), _in("pixels", clean_accuracy)
     yield TableColumn("s/epoch", "", "lower"), _seconds
 
 
-def _mean(table: Evaluation, name: str) -> Measure:
-    return rho_cw(table, name)
-
-
 def _seconds(entry: Entry) -> Cell:
-    """The mean over the epochs; without an interval, and of this machine."""
+    """The mean over the epochs; without an interval, and of the machine that trained."""
     seconds = [float(line["seconds"]) for line in entry.log if line.get("epoch") and line.get("seconds")]
     return sum(seconds) / len(seconds) if seconds else None
 
 
-def _mma(seen: Seen) -> Iterator[Filled]:
+def _mma(available: Available) -> Iterator[Filled]:
     yield TableColumn("Cln"), _in("pixels", clean_accuracy)
     radii: dict[str, list[float]] = {}
-    for norm, eps in sorted(seen.threats, key=lambda threat: threat[1]):
+    for norm, eps in sorted(available.threats, key=lambda threat: threat[1]):
         radii.setdefault(norm, []).append(eps)
     for name, chosen in radii.items():
         norm = NORMS[name]
@@ -288,7 +291,7 @@ def _called(name: str) -> Callable[[Entry], Cell]:
     return lambda entry: entry.measures.get(name)
 
 
-SHAPED: dict[str, Callable[[Seen], Iterator[Filled]]] = {
+SHAPED: dict[str, Callable[[Available], Iterator[Filled]]] = {
     "deep-defense": _deep_defense,
     "deep-defense-2": _deep_defense_2,
     "efficient-defenses": _efficient_defenses,

@@ -1,25 +1,17 @@
-"""Pictures on the page: inline SVG that follows its colours, and the data behind the lines for who points at them."""
+"""Pictures on the page: inline SVG in the page's colours, and the numbers behind its lines, to be read off."""
 
 import math
 import re
-from collections.abc import Iterator, Sequence
-from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steelman.measures.curves import curve
-from steelman.norms import NORMS
-from steelman.report.entry import Entry
-from steelman.report.labels import headed
-from steelman.report.plots import INK, PALETTE, RULE, figures, svg
-from steelman.report.verdicts import listed
+from steelman.report.charts import Chart, Series
+from steelman.report.labels import INK
+from steelman.report.plots import PALETTE, RULE, Picture
 
 if TYPE_CHECKING:
-    import matplotlib.axes
-    import matplotlib.axis
     import matplotlib.figure
-    import matplotlib.lines
 
 POINTS = 240
 """Points of a line that can be pointed at: one for about every other pixel."""
@@ -27,95 +19,42 @@ POINT_UNIT = 72
 """Matplotlib writes SVG in points, so many to the inch."""
 
 
-def pictures(entries: Sequence[Entry]) -> dict[str, list[dict[str, Any]]]:
-    """By section, what every picture shows, the picture, what can be read off it, and a few of its numbers."""
-    found: dict[str, list[dict[str, Any]]] = {"curves": [], "training": []}
-    names = listed([entry.name for entry in entries])
-    for stem, figure in figures(entries).items():
-        about = str(figure.get_label()) or stem
-        about = headed(about)
-        drawn = svg(figure, stem, transparent=True)
-        axes = figure.axes[0]
-        lines = _lines(figure, axes)
-        marks = _marks(entries, stem, figure, axes) if stem.startswith("curve-") else []
-        section = "training" if stem.startswith(("convergence-", "time-")) else "curves"
-        found[section].append(
-            {
-                "about": about,
-                "svg": _inline(drawn, f"{about}, for {names}"),
-                "read": {
-                    "box": _box(figure, axes),
-                    "x": axes.get_xlabel(),
-                    "percent": _is_percent(axes.yaxis),
-                    "across": _is_percent(axes.xaxis),
-                    "lines": lines,
-                    "marks": marks,
-                },
-                "x": axes.get_xlabel(),
-                "numbers": _numbers(axes),
-            }
-        )
-    return found
-
-
-def _curves_lines(axes: "matplotlib.axes.Axes") -> "Iterator[matplotlib.lines.Line2D]":
-    """The lines that belong to a model; what else is drawn has a label that begins with an underscore."""
-    return (
-        line for line in axes.get_lines() if not str(line.get_label()).startswith("_") and np.size(line.get_xdata())
-    )
-
-
-def _lines(figure: "matplotlib.figure.Figure", axes: "matplotlib.axes.Axes") -> list[dict[str, Any]]:
-    found = []
-    for line in _curves_lines(axes):
-        values = np.column_stack([np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)])
-        values = values[np.isfinite(values).all(1)]
-        at = _on_page(figure, axes, values)
+def readable(picture: Picture, stem: str, names: str) -> dict[str, Any]:
+    """The picture as the page shows it: its caption, SVG, what can be read off it, and a few of its numbers."""
+    chart, figure = picture.chart, picture.figure
+    lines, marks = [], []
+    for place, series in chart.shown:
+        own = {"name": series.name, "colour": place % len(PALETTE)}
+        values = np.column_stack([series.x, series.y])
+        at = _on_page(figure, values)
         kept = _thinned(at[:, 0])
-        found.append(
-            {
-                "name": str(line.get_label()).lstrip("\u200b").replace(r"\$", "$"),
-                "colour": _colour(line.get_color()),
-                "step": str(line.get_drawstyle()) == "steps-post",
-                **_points(values[kept], at[kept]),
-            }
-        )
-    return found
+        lines.append(own | {"step": series.step} | _points(values[kept], at[kept]))
+        for x, y, name in series.marks:
+            if name:
+                values = np.array([[x, y]])
+                here = {key: each for key, (each,) in _points(values, _on_page(figure, values)).items()}
+                marks.append(own | {"name": name, "of": series.name} | here)
+    read = {"box": _box(figure), "x": chart.across.label, "percent": chart.up.share, "across": chart.across.share}
+    return {
+        "about": chart.about,
+        "training": stem.startswith(("convergence-", "time-")),
+        "svg": _inline(picture.svg, f"{chart.about}, for {names}"),
+        "read": read | {"lines": lines, "marks": marks},
+        "numbers": _numbers(chart, figure),
+    }
 
 
-def _marks(
-    entries: Sequence[Entry], stem: str, figure: "matplotlib.figure.Figure", axes: "matplotlib.axes.Axes"
-) -> list[dict[str, Any]]:
-    """The bounded attacks, by name, which the picture has as markers alone."""
-    _, norm, *space = stem.split("-")
-    found = []
-    for entry, place in zip(entries, cycle(range(len(PALETTE)))):
-        table = entry.spaces.get((space or ["pixels"])[0])
-        if table is None:
-            continue
-        drawn = curve(table, next(each for name, each in NORMS.items() if name.lower() == norm))
-        for name, eps, share in drawn.points:
-            value = np.array([[eps, share]])
-            here = _points(value, _on_page(figure, axes, value))
-            found.append({"name": name, "of": entry.name, "colour": place} | {key: at[0] for key, at in here.items()})
-    return found
-
-
-def _on_page(figure: "matplotlib.figure.Figure", axes: "matplotlib.axes.Axes", values: np.ndarray) -> np.ndarray:
-    """Where values of the axes stand in the SVG, whose y runs downwards."""
-    if not len(values):
-        return values
-    at = axes.transData.transform(values) * POINT_UNIT / figure.dpi
+def _on_page(figure: "matplotlib.figure.Figure", values: np.ndarray) -> np.ndarray:
+    """The places of values in the SVG, whose y runs downwards."""
+    at = figure.axes[0].transData.transform(values) * POINT_UNIT / figure.dpi
     return np.column_stack([at[:, 0], figure.get_figheight() * POINT_UNIT - at[:, 1]])
 
 
-def _box(figure: "matplotlib.figure.Figure", axes: "matplotlib.axes.Axes") -> list[float]:
+def _box(figure: "matplotlib.figure.Figure") -> list[float]:
     """Left, top, right and bottom of the axes in the SVG."""
-    corners = axes.get_window_extent().get_points() * POINT_UNIT / figure.dpi
+    (left, low), (right, high) = figure.axes[0].get_window_extent().get_points() * POINT_UNIT / figure.dpi
     height = figure.get_figheight() * POINT_UNIT
-    return [
-        round(float(each), 1) for each in (corners[0, 0], height - corners[1, 1], corners[1, 0], height - corners[0, 1])
-    ]
+    return [round(float(each), 1) for each in (left, height - high, right, height - low)]
 
 
 def _thinned(across: np.ndarray) -> np.ndarray:
@@ -133,29 +72,27 @@ def _points(values: np.ndarray, at: np.ndarray) -> dict[str, list[float]]:
     return {"x": short[0], "y": short[1], "px": at[:, 0].round(1).tolist(), "py": at[:, 1].round(1).tolist()}
 
 
-def _numbers(axes: "matplotlib.axes.Axes") -> dict[str, Any] | None:
-    """Every line's height at the picture's ticks, for who cannot see or point."""
-    low, high = sorted(axes.get_xlim())
-    ticks = [float(tick) for tick in axes.get_xticks() if low <= tick <= high]
-    rows = []
-    for line in _curves_lines(axes):
-        x, y = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
-        cells = []
-        for tick in ticks:
-            if str(line.get_drawstyle()) == "steps-post":
-                place = int(np.searchsorted(x, tick, side="right")) - 1
-                cells.append(y[place] if place >= 0 else math.nan)
-            else:
-                same = np.flatnonzero(np.isclose(x, tick))
-                cells.append(y[same[0]] if len(same) else math.nan)
-        shown = [_shown(float(cell), _is_percent(axes.yaxis)) for cell in cells]
-        rows.append({"name": str(line.get_label()).lstrip("\u200b").replace(r"\$", "$"), "cells": shown})
-    kept = [place for place in range(len(ticks)) if any(row["cells"][place] for row in rows)]
+def _numbers(chart: Chart, figure: "matplotlib.figure.Figure") -> dict[str, Any] | None:
+    """Every line's height at the picture's ticks, for those who cannot see or point."""
+    low, high = sorted(figure.axes[0].get_xlim())
+    ticks = [float(tick) for tick in figure.axes[0].get_xticks() if low <= tick <= high]
+    rows = {series.name: [_shown(_height(series, tick), chart.up.share) for tick in ticks] for _, series in chart.shown}
+    kept = [place for place in range(len(ticks)) if any(cells[place] for cells in rows.values())]
     if not kept:
         return None
-    for row in rows:
-        row["cells"] = [row["cells"][place] for place in kept]
-    return {"ticks": [_shown(ticks[place], _is_percent(axes.xaxis)) for place in kept], "rows": rows}
+    return {
+        "ticks": [_shown(ticks[place], chart.across.share) for place in kept],
+        "rows": {name: [cells[place] for place in kept] for name, cells in rows.items()},
+    }
+
+
+def _height(series: Series, x: float) -> float:
+    """A step's height; of another line the point's, where it has one."""
+    if series.step:
+        place = int(np.searchsorted(series.x, x, side="right")) - 1
+        return series.y[place] if place >= 0 else math.nan
+    same = np.flatnonzero(np.isclose(series.x, x))
+    return series.y[same[0]] if len(same) else math.nan
 
 
 def _shown(value: float, percent: bool) -> str:
@@ -164,18 +101,8 @@ def _shown(value: float, percent: bool) -> str:
     return f"{100 * value:.1f}\u00a0%" if percent else f"{value:.4g}"
 
 
-def _is_percent(axis: "matplotlib.axis.Axis") -> bool:
-    from matplotlib.ticker import PercentFormatter
-
-    return isinstance(axis.get_major_formatter(), PercentFormatter)
-
-
-def _colour(colour: Any) -> int:
-    return next((place for place, each in enumerate(PALETTE) if each.lower() == str(colour).lower()), -1)
-
-
 def _inline(text: str, label: str) -> str:
-    """Strip what only a file needs, and replace the picture's inks by the page's."""
+    """The SVG without what only a file needs, and with the page's inks and no background."""
     from markupsafe import Markup, escape
 
     text = text[text.index("<svg") :]
@@ -185,10 +112,8 @@ def _inline(text: str, label: str) -> str:
     text = f'<svg viewBox="{view}" role="img" aria-label="{escape(label)}"{text[text.index(">") :]}'
     text = re.sub(r' id="([^"]+)"', lambda found: found[0] if f"#{found[1]}" in text else "", text)
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
-    for ink, page in (
-        (INK, "currentColor"),
-        (RULE, "var(--rule)"),
-        *((c, f"var(--c{i})") for i, c in enumerate(PALETTE)),
-    ):
+    text = text.replace('style="fill: #ffffff"', 'style="fill: none"')
+    colours = {INK: "currentColor", RULE: "var(--rule)"} | {each: f"var(--c{i})" for i, each in enumerate(PALETTE)}
+    for ink, page in colours.items():
         text = text.replace(ink.lower(), page)
     return Markup(text)

@@ -1,30 +1,16 @@
-"""Pictures of curves and of training, with matplotlib's object interface: nothing global is touched."""
+"""Charts drawn with matplotlib's object interface: nothing global is touched."""
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import count
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from steelman.files import replacing, write_text
-from steelman.measures.curves import (
-    LOGGED,
-    Curve,
-    against,
-    attacked_norms,
-    by_time,
-    convergence,
-    curve,
-    success_rates,
-)
-from steelman.measures.line import Line
-from steelman.measures.robustness import default_measure, robustness_curve
-from steelman.report.entry import Entry
-from steelman.report.labels import INK, headed, place_names
-from steelman.table.table import Evaluation
+from steelman.report.charts import Chart
+from steelman.report.labels import INK, place_names
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -38,179 +24,59 @@ MARKERS = "osD^vP"
 RULE = "#9A9B9C"
 
 
-def figures(entries: Sequence[Entry]) -> dict[str, "matplotlib.figure.Figure"]:
-    """Every picture that the models allow, by file name; what it shows is its `get_label()`.
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A chart, drawn once: the figure, and the same as SVG text."""
 
-    robustness              clean accuracy against the worst case, for two models or more
-    curve-<norm>            accuracy versus radius, per norm and space
-    steps-<attack>          accuracy against the number of steps, where an attack was run with several
-    success-<attack>        success rate against the radius, where an attack was run at three or more
-    convergence-<quantity>  what was logged of the training, by epoch
-    time-<quantity>         accuracies by seconds of training
-    """
+    chart: Chart
+    figure: "matplotlib.figure.Figure"
+    svg: str
+
+
+def pictures_of(charts: Mapping[str, Chart]) -> dict[str, Picture]:
+    """Every chart drawn, by file name."""
     found = {}
-    if len(entries) > 1:
-        models = {entry.name: entry.measures for entry in entries}
-        if measure := default_measure(models):
-            lines = {name: robustness_curve({name: each}, measure) for name, each in models.items()}
-            found["robustness"] = draw_robustness(lines)
-    for space in dict.fromkeys(space for entry in entries for space in entry.spaces):
-        tables = {entry.name: entry.spaces[space] for entry in entries if space in entry.spaces}
-        suffix = "" if space == "pixels" else f"-{space}"
-        for norm in dict.fromkeys(norm for table in tables.values() for norm in attacked_norms(table)):
-            curves = {name: curve(table, norm) for name, table in tables.items()}
-            found[f"curve-{norm!r}".lower() + suffix] = draw_curves(curves, space)
-        for stem, of, least in (("steps", lambda table: against(table, "steps"), 2), ("success", success_rates, 4)):
-            for attack, lines in _by_attack(tables, of).items():
-                if max(len(line.knots[0]) for line in lines.values() if line) >= least:
-                    found[f"{stem}-{_slug(attack)}{suffix}"] = draw_lines(lines, of=attack)
-    logs = {entry.name: entry.log for entry in entries}
-    found |= {f"convergence-{_slug(key)}": figure for key, figure in draw_convergence(logs).items()}
-    return found | {f"time-{_slug(key)}": figure for key, figure in draw_convergence(logs, by_time, TIMED).items()}
+    for stem, chart in charts.items():
+        figure = draw(chart)
+        found[stem] = Picture(chart, figure, svg(figure, stem))
+        figure.set_layout_engine("none")  # PNG and page have the layout of the SVG
+    return found
 
 
-TIMED = ("clean", "robust", "test_clean")
-
-
-def _by_attack(
-    tables: Mapping[str, Evaluation], of: Callable[[Evaluation], dict[str, Line]]
-) -> dict[str, dict[str, Line | None]]:
-    """Lines of every model, by the attack that they are of."""
-    found = {name: of(table) for name, table in tables.items()}
-    attacks = dict.fromkeys(attack for lines in found.values() for attack in lines)
-    return {attack: {name: lines.get(attack) for name, lines in found.items()} for attack in attacks}
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^\w.]+", "-", text).strip("-")
-
-
-def draw_curves(curves: Mapping[str, Curve], unit: str = "pixels") -> "matplotlib.figure.Figure":
-    """One line per model, and a marker per bounded attack.
-
-    Raises:
-        ValueError: no curves, or of different norms.
-    """
-    norms = {found.norm for found in curves.values()}
-    if len(norms) != 1:
-        raise ValueError(f"one picture shows one norm; got {sorted(repr(norm) for norm in norms)}")
-    (axes,) = panels()
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    reach = max((_reach(found) for found in curves.values()), default=1.0)
-    for (name, found), look in zip(curves.items(), _looks(), strict=False):
-        points = sorted(((eps, share) for _, eps, share in found.points), key=lambda point: (point[0], -point[1]))
-        if len(found.radius) > 1:
-            line: dict[str, Any] = look | {"marker": "", "label": _named(name)}
-            axes.step([*found.radius, reach], [*found.accuracy, found.accuracy[-1]], where="post", **line)
-        else:  # points only: a line through the strongest attack at each radius leads the eye
-            lowest = dict(points)
-            axes.plot([0, *lowest], [found.accuracy[0], *lowest.values()], markersize=5, **look, label=_named(name))
-        alone: dict[str, Any] = look | {"linestyle": "", "label": f"_{name}"}
-        axes.plot([eps for eps, _ in points], [share for _, share in points], markersize=5, **alone)
-    norm = norms.pop()
-    axes.set(xlim=(0, reach), ylim=(0, 1), xlabel=f"radius, {norm!r} ({unit})", ylabel="accuracy")
-    _percent(axes.yaxis)
-    _legend(axes)
-    figure.set_label(f"Accuracy versus {norm!r} radius" + ("" if unit == "pixels" else f" ({unit} space)"))
-    return figure
-
-
-def draw_lines(
-    lines: Mapping[str, Line | None],
-    *,
-    of: str = "",
-    axes: "matplotlib.axes.Axes | None" = None,
-    legend: bool = True,
-) -> "matplotlib.figure.Figure":
-    """Lines of the same quantities, one per model, with an error bar where a point has an interval.
-
-    lines   by name; a model without a line keeps its colour, so that the others have theirs in every picture
-    of      what the lines are of, for the caption
-    axes    where to draw; default: `panels()`
-    legend  say which line is whose
-
-    Raises:
-        ValueError: no lines, or of different quantities.
-    """
-    from matplotlib.ticker import MaxNLocator
-
-    drawn = [line for line in lines.values() if line]
-    kinds = {(line.across, line.up) for line in drawn}
-    if len(kinds) != 1:
-        told = sorted(f"{up.label} against {across.label}" for across, up in kinds)
-        raise ValueError(f"one picture shows one pair of quantities; got {' and '.join(told) or 'none'}")
-    ((across, up),) = kinds
+def draw(chart: Chart, axes: "matplotlib.axes.Axes | None" = None, legend: bool = True) -> "matplotlib.figure.Figure":
+    """A chart as a figure, or on given axes; of one robustness curve, whose points are named, without a legend."""
     axes = panels()[0] if axes is None else axes
-    for (name, line), look in zip(lines.items(), _looks(), strict=False):
-        if line is None:
-            continue
-        size = 4.5 if len(line.points) < 20 else 2.5
-        axes.plot(*line.knots, **look, markersize=size, label=_named(name))
-        below = [(point.x, point.y) for point in line.points if point.y < line.at(point.x)]
-        if below:  # points of an x at which another one stands higher
-            alone: dict[str, Any] = look | {"linestyle": "", "label": f"_{name}"}
-            axes.plot(*zip(*below, strict=True), markersize=size, **alone)
-        for point in line.points:
-            if point.low is not None and point.high is not None:
-                axes.vlines(point.x, point.low, point.high, color=look["color"], alpha=0.35, linewidth=1.2)
-    axes.set(xlabel=across.label, ylabel=up.label)
-    xs = np.array([point.x for line in drawn for point in line.points])
-    _ticks(axes, xs)
-    if up.share:
-        _percent(axes.yaxis)
-    if across.share:
-        _percent(axes.xaxis)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-    elif all(point.y >= 0 for line in drawn for point in line.points):
-        axes.set_ylim(bottom=0)
-    if legend:
+    for place, series in chart.shown:
+        look, size = _look(place), 4.5 if len(series.x) < 20 else 2.5
+        line = look | {"drawstyle": "steps-post", "marker": ""} if series.step else look
+        axes.plot(series.x, series.y, **line, markersize=size, label=_named(series.name))
+        if series.marks:
+            alone = look | {"linestyle": "", "label": f"_{series.name}"}
+            axes.plot(*zip(*(mark[:2] for mark in series.marks), strict=True), markersize=size, **alone)
+        for x, low, high in series.bars:
+            axes.vlines(x, low, high, color=look["color"], alpha=0.35, linewidth=1.2)
+    axes.set(xlabel=chart.across.label, ylabel=chart.up.label)
+    _scale(axes, chart)
+    if legend and (chart.names is None or len(chart.series) > 1):
         _legend(axes)
+    if chart.names is not None:
+        axes.margins(0.08)
+        place_names(axes, [(x, y, _named(_short(name, 24))) for x, y, name in chart.names])
     figure = axes.get_figure(root=True)
     assert figure is not None
-    figure.set_label(f"{headed(up.label)} by {across.label}{f', {of}' if of else ''}")
+    figure.set_label(chart.about)
     return figure
 
 
-def draw_robustness(
-    curves: Mapping[str, Line], *, axes: "matplotlib.axes.Axes | None" = None
-) -> "matplotlib.figure.Figure":
-    """Robustness curves, every point with its name unless that is the curve's: further up and to the right is better.
-
-    Raises:
-        ValueError: no curves, or of different measures.
-    """
-    figure = draw_lines(curves, axes=axes, legend=len(curves) > 1)
-    axes = figure.axes[0] if axes is None else axes
-    axes.margins(0.08)
-    names = [(point, name) for name, line in curves.items() for point in line.points if point.name != name]
-    place_names(axes, [(point.x, point.y, _named(_short(point.name, 24))) for point, _ in names])
-    return figure
-
-
-def draw_convergence(
-    logs: Mapping[str, Sequence[Mapping[str, Any]]],
-    line: Callable[[Sequence[Mapping[str, Any]], str], Line | None] = convergence,
-    keys: Sequence[str] = tuple(LOGGED),
-) -> dict[str, "matplotlib.figure.Figure"]:
-    """One picture per logged quantity, one line per model; epoch 0 is the network before training.
-
-    logs  one mapping per epoch, with "epoch" and any of the keys of `LOGGED`
-    line  `convergence`, or `by_time` for the seconds of training instead of epochs
-    """
-    found = {key: {name: line(log, key) for name, log in logs.items()} for key in keys}
-    return {key: draw_lines(lines) for key, lines in found.items() if any(lines.values())}
-
-
-def save_figure(figure: "matplotlib.figure.Figure", path: str | Path) -> None:
-    """Write `path` as PNG and as SVG, whatever suffix it has."""
+def save_figure(figure: "matplotlib.figure.Figure", path: str | Path, text: str = "") -> None:
+    """Write `path` as PNG and as SVG, whatever suffix it has; `text` is the SVG, where there is one already."""
     path = Path(path)
     with replacing(path.with_suffix(".png")) as partial, _without_tex(figure):
         figure.savefig(partial, format="png", dpi=160)
-    write_text(path.with_suffix(".svg"), svg(figure, path.stem))
+    write_text(path.with_suffix(".svg"), text or svg(figure, path.stem))
 
 
-def svg(figure: "matplotlib.figure.Figure", salt: str, *, transparent: bool = False) -> str:
+def svg(figure: "matplotlib.figure.Figure", salt: str) -> str:
     """The figure as SVG text, the same text for the same figure; `salt` keeps ids apart on a page."""
     import io
 
@@ -218,7 +84,7 @@ def svg(figure: "matplotlib.figure.Figure", salt: str, *, transparent: bool = Fa
 
     text = io.StringIO()
     with _without_tex(figure), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
-        figure.savefig(text, format="svg", metadata={"Date": None}, transparent=transparent)
+        figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()
 
 
@@ -255,12 +121,11 @@ def _styled(axes: "matplotlib.axes.Axes") -> "matplotlib.axes.Axes":
     return axes
 
 
-def _looks() -> "Iterator[dict[str, Any]]":
+def _look(place: int) -> dict[str, Any]:
     """A colour, a dash and a marker per model; past as many as there are, the same colours with other markers."""
-    for place in count():
-        turn, kind = divmod(place, len(PALETTE))
-        other = (kind + turn) % len(PALETTE)
-        yield {"color": PALETTE[kind], "linestyle": DASHES[other], "marker": MARKERS[other], "linewidth": 1.8}
+    turn, kind = divmod(place, len(PALETTE))
+    other = (kind + turn) % len(PALETTE)
+    return {"color": PALETTE[kind], "linestyle": DASHES[other], "marker": MARKERS[other], "linewidth": 1.8}
 
 
 def _named(name: str) -> str:
@@ -268,10 +133,21 @@ def _named(name: str) -> str:
     return "\u200b" + name.replace("$", r"\$")
 
 
-def _reach(found: Curve) -> float:
-    """How far to draw: past all points and past the radius where the curve has all but ended."""
-    standing = found.radius[found.accuracy > 0.01]
-    return 1.05 * max([*(eps for _, eps, _ in found.points), *standing[-1:], 1e-6])
+def _scale(axes: "matplotlib.axes.Axes", chart: Chart) -> None:
+    """Limits, ticks and percent signs."""
+    from matplotlib.ticker import MaxNLocator
+
+    if chart.up.share:
+        _percent(axes.yaxis)
+    if chart.reach is not None:
+        axes.set(xlim=(0, chart.reach), ylim=(0, 1))
+        return
+    _ticks(axes, np.concatenate([series.x for _, series in chart.shown]))
+    if chart.across.share:
+        _percent(axes.xaxis)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    elif all(y >= 0 for _, series in chart.shown for y in (*series.y, *(mark[1] for mark in series.marks))):
+        axes.set_ylim(bottom=0)
 
 
 def _ticks(axes: "matplotlib.axes.Axes", xs: np.ndarray) -> None:
