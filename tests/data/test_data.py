@@ -13,7 +13,7 @@ from torch import Tensor
 from steelman import NoisyCopies
 from steelman.data import Dataset, Digits, External, InMemory, Streamed, split_off
 from steelman.data.dataset import check_split
-from steelman.data.split import spread
+from steelman.data.sample import spread
 
 TEST_DIGITS = 1195645372
 """CRC-32 of the places of the test digits, worked out by a loop without torch."""

@@ -8,7 +8,7 @@ import torch
 
 from steelman.data.dataset import Source, Split, check_split
 from steelman.data.memory import InMemory
-from steelman.data.split import spread
+from steelman.data.sample import spread
 from steelman.extras import require
 
 

@@ -22,15 +22,15 @@ def read_mat(file: Path, *names: str) -> list[np.ndarray]:
     Raises:
         ValueError: not such a file, damaged, an array is missing or is not of real numbers.
     """
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     with decoding(file, f"a file of MATLAB 5 to 7 with the arrays {' and '.join(names)}"):
         for matrix, order in _matrices(file):
             name, array = _array(matrix, order, names)
             if array is not None:
-                found.setdefault(name, array)
-        if missing := [name for name in names if name not in found]:
+                arrays.setdefault(name, array)
+        if missing := [name for name in names if name not in arrays]:
             raise ValueError(f"it has no {missing[0]}")
-    return [found[name] for name in names]
+    return [arrays[name] for name in names]
 
 
 def _matrices(file: Path) -> Iterator[tuple[memoryview, str]]:

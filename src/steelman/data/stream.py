@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from steelman.data.dataset import Dataset
-from steelman.data.split import spread
+from steelman.data.sample import spread
 from steelman.identity import digest
 from steelman.types import Batch
 

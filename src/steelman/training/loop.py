@@ -16,7 +16,7 @@ from steelman import checkpoint
 from steelman.attacks.core.mode import evaluation_mode
 from steelman.data.dataset import Dataset
 from steelman.data.memory import as_dataset
-from steelman.data.split import split_off
+from steelman.data.sample import split_off
 from steelman.defences.batching import cut, least_batch, least_images, parts_in
 from steelman.defences.game import Game, Player, players_of
 from steelman.files import write_text
