@@ -24,7 +24,7 @@ def nets(adversary: AdvGAN = SMALL) -> nn.ModuleDict:
     torch.manual_seed(0)
     generator, critic = adversary.network(SHAPE, 3), AdvGANCritic(SHAPE, 2)
     with torch.no_grad():
-        generator.layers.get_parameter("19.weight").mul_(2)  # so that some of what it says is cut
+        generator.layers.get_parameter("19.weight").mul_(2)  # so that some of its answer is clamped
     return nn.ModuleDict({"classifier": Net(), "generator": generator, "critic": critic}).double().train()
 
 
@@ -74,7 +74,7 @@ def test_a_batch_is_the_formulas_with_the_critic_first():
     assert not torch.allclose(generator[name], against_the_old[name]), "the order makes no difference here"
 
 
-def test_every_term_is_at_work_in_the_test_above():
+def test_every_term_matters_in_the_test_above():
     part = batch(SHAPE)
     players = nets()
     raw = players["generator"](part.x)
@@ -93,7 +93,7 @@ def test_every_term_is_at_work_in_the_test_above():
     assert all(abs(whole - each) > 1e-3 for each in fewer)
 
 
-def test_a_small_answer_is_free_up_to_the_bound():
+def test_an_answer_costs_nothing_up_to_the_bound():
     lenient = replace(SMALL, adv_weight=0.0, gan_weight=0.0, norm_bound=100.0)
     players = nets(lenient)
     before = copy.deepcopy(players["generator"].state_dict())
@@ -110,7 +110,7 @@ def test_each_update_descends_into_the_network_that_then_moves():
         assert {id(tensor) for tensor in descend.into} == {id(tensor) for tensor in players[name].parameters()}
 
 
-def test_the_classifier_stays_as_it_is_and_nobody_is_asked_twice():
+def test_the_classifier_stays_as_it_is_and_each_network_runs_once_per_term():
     players, part = nets(), batch(SHAPE)
     before = copy.deepcopy(players["classifier"].state_dict())
     asked = {name: [] for name in players}
@@ -135,19 +135,19 @@ def test_as_a_defence_the_classifier_descends_on_clean_and_made_images():
     torch.testing.assert_close(dict(players["classifier"].named_parameters()), classifier)
 
 
-def test_the_critic_begins_afresh_where_the_generator_goes_on():
+def test_the_critic_is_new_where_the_generator_is_given():
     data = InMemory("few", torch.rand(4, *SHAPE), torch.tensor([0, 1, 2, 0]), ("a", "b", "c"))
-    begun = nets()["generator"].float()
-    players = replace(SMALL, generator=begun).players(data)
+    given = nets()["generator"].float()
+    players = replace(SMALL, generator=given).players(data)
     assert players.keys() == {"generator", "critic"}
-    assert players["generator"].network is not begun
-    torch.testing.assert_close(players["generator"].network.state_dict(), begun.state_dict(), rtol=0, atol=0)
+    assert players["generator"].network is not given
+    torch.testing.assert_close(players["generator"].network.state_dict(), given.state_dict(), rtol=0, atol=0)
     for player in players.values():
         assert (player.optimiser, player.schedule) == (SMALL.optimiser, SMALL.schedule)
     assert AttackTraining(SMALL).players(data).keys() == players.keys()
 
 
-def test_as_an_attack_it_adds_what_the_generator_says_within_the_radius():
+def test_as_an_attack_it_adds_the_generators_answer_within_the_radius():
     players, part = nets(), batch(SHAPE)
     generator = players["generator"].float()
     attack = SMALL.with_generator(generator)
@@ -160,7 +160,7 @@ def test_as_an_attack_it_adds_what_the_generator_says_within_the_radius():
     assert result.gradients.tolist() == [0] * 5
 
 
-def test_it_learns_to_fool():
+def test_it_learns_to_break_images():
     net, _ = digits()
     attack = learnt(AdvGAN(eps=0.2, width=4, norm_weight=0.1), epochs=2)
     assert accuracy(net) > 0.95
@@ -218,7 +218,7 @@ def test_small_images_are_extended_by_their_border_on_all_sides():
     torch.testing.assert_close(critic(x), critic(x[:, :, rows][..., columns]))
 
 
-def test_what_the_critic_says_of_an_image_hangs_on_no_other():
+def test_the_critics_answer_for_an_image_depends_on_no_other():
     critic, x = AdvGANCritic((1, 28, 28), 4).double().train(), torch.rand(4, 1, 28, 28, dtype=torch.float64)
     torch.testing.assert_close(critic(x), torch.cat([critic(image[None]) for image in x]))
 

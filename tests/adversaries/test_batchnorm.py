@@ -122,7 +122,7 @@ def _main(folder: Path) -> None:
         found = passed(layer(classes), x[mine], weights[mine], LABELS[mine] if classes else None)
         torch.save(found, folder / f"{classes}-{rank}")
         norm = layer(classes).eval()
-        if rank == 0:  # in evaluation mode nobody waits for the others
+        if rank == 0:  # in evaluation mode no process waits for another
             norm(x, LABELS)
     dist.barrier()
 

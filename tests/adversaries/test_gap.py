@@ -65,7 +65,7 @@ def test_as_a_defence_the_classifier_descends_on_clean_and_made_images():
         torch.testing.assert_close(ours, value - slope)
 
 
-def test_each_update_descends_into_the_network_that_then_moves_and_nobody_is_asked_twice():
+def test_each_update_descends_into_the_network_that_then_moves_and_passes_are_those_of_the_card():
     players, asked = nets(), []
     for name, net in players.items():
         net.register_forward_hook(lambda net, x, _, name=name: asked.append((name, len(x[0]), net.training)))
@@ -106,8 +106,8 @@ def test_as_an_attack_it_is_the_formula_by_running_statistics():
         torch.testing.assert_close(made, (image + 0.2 * raw / raw.abs().max()).clamp(0, 1), rtol=0, atol=1e-5)
 
 
-class Silent(nn.Module):
-    """Says nothing of the first image."""
+class Zeros(nn.Module):
+    """Answers the first image with zeros."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,18 +117,18 @@ class Silent(nn.Module):
         return torch.cat([torch.zeros_like(x[:1]), x[1:]]) * self.weight
 
 
-def test_a_generator_that_says_nothing_changes_nothing_and_moves_by_numbers():
+def test_an_answer_of_zeros_changes_nothing_and_has_finite_gradients():
     part, players = batch(SHAPE), nets()
-    players["generator"] = silent = Silent()
+    players["generator"] = zeros = Zeros()
     moved(AttackTraining(SMALL), players, part)
-    assert bool(silent.weight.isfinite())
-    x_adv = SMALL.with_generator(silent)(players["classifier"].eval(), part.x, part.y)
+    assert bool(zeros.weight.isfinite())
+    x_adv = SMALL.with_generator(zeros)(players["classifier"].eval(), part.x, part.y)
     assert torch.equal(x_adv[0], part.x[0])
     assert not torch.equal(x_adv[1], part.x[1])
 
 
-class Turncoat(nn.Module):
-    """Finds the last class the least likely of grey images, and is sure of it for all others."""
+class Certain(nn.Module):
+    """The last class is the least likely of grey images, and certain for all others."""
 
     def forward(self, x: Tensor) -> Tensor:
         changed = 1e4 * (x - 0.5).abs().flatten(1).sum(1) - 1
@@ -138,7 +138,7 @@ class Turncoat(nn.Module):
 def test_where_the_least_likely_class_is_reached_for_sure_the_loss_is_finite():
     players = nets()
     before = copy.deepcopy(dict(players["generator"].named_parameters()))
-    players["classifier"] = Turncoat()
+    players["classifier"] = Certain()
     grey = Batch(torch.full((4, *SHAPE), 0.5, dtype=torch.float64), torch.tensor([0, 1, 0, 1]))
     losses = moved(AttackTraining(SMALL), players, grey)
     assert losses["generator"] == pytest.approx(math.log(1e-12))
@@ -147,14 +147,14 @@ def test_where_the_least_likely_class_is_reached_for_sure_the_loss_is_finite():
 
 def test_training_goes_on_from_a_generator():
     data = InMemory("few", torch.rand(4, *SHAPE), torch.tensor([0, 1, 2, 0]), ("a", "b", "c"))
-    begun = nets()["generator"].float()
-    (player,) = replace(SMALL, generator=begun).players(data).values()
-    assert player.network is not begun
-    torch.testing.assert_close(player.network.state_dict(), begun.state_dict(), rtol=0, atol=0)
+    given = nets()["generator"].float()
+    (player,) = replace(SMALL, generator=given).players(data).values()
+    assert player.network is not given
+    torch.testing.assert_close(player.network.state_dict(), given.state_dict(), rtol=0, atol=0)
     assert (player.optimiser, player.schedule) == (Adam(lr=2e-4, betas=(0.5, 0.999)), Constant())
 
 
-def test_it_learns_to_fool():
+def test_it_learns_to_break_images():
     net, _ = digits()
     attack = learnt(GAP(eps=0.2, width=4, blocks=1, optimiser=Adam(lr=2e-3, betas=(0.5, 0.999))), epochs=3)
     assert accuracy(net) > 0.95
@@ -189,7 +189,7 @@ def test_any_size_comes_out_as_it_went_in(shape: tuple[int, int, int]):
     assert float(made.detach().abs().max()) <= 1
 
 
-def test_residual_blocks_stand_at_a_quarter_of_the_size():
+def test_residual_blocks_are_at_a_quarter_of_the_size():
     sides = []
     generator = ResNetGenerator((1, 28, 28), 2, 2)
     for layer in generator.layers:

@@ -1,4 +1,4 @@
-"""L2L-DA against its formulas, written out, and the traps on the way."""
+"""L2L-DA against its formulas, written out, and cases that are easily wrong."""
 
 import gc
 import weakref
@@ -62,7 +62,9 @@ def test_loss_gradient_and_images_are_those_of_the_recursion_written_out(adversa
     assert torch.equal(made.y, data.y.repeat(len(z)))
     assert not made.x.requires_grad
     torch.testing.assert_close(ours, torch.autograd.grad(gain, list(network.parameters())), rtol=1e-5, atol=1e-9)
-    assert float((made.x[: len(data)] - data.x).abs().max()) == pytest.approx(0.2), "no pixel met the ball's surface"
+    assert float((made.x[: len(data)] - data.x).abs().max()) == pytest.approx(0.2), (
+        "no pixel reached the ball's surface"
+    )
 
 
 def test_gradients_do_not_cross_the_gradient_image() -> None:
@@ -101,13 +103,13 @@ def test_the_attack_is_the_recursion_too_and_returns_the_best_of_several(adversa
 
 def test_a_generator_in_train_mode_attacks_as_in_evaluation_mode() -> None:
     data, model, network = batch(), classifier(), generator(SMALL)
-    quiet = replace(SMALL, generator=network.eval())(model, data.x, data.y, generator=data.seeds)
-    lively = replace(SMALL, generator=network.train())(model, data.x, data.y, generator=data.seeds)
-    assert torch.equal(quiet, lively)
+    evaluating = replace(SMALL, generator=network.eval())(model, data.x, data.y, generator=data.seeds)
+    training = replace(SMALL, generator=network.train())(model, data.x, data.y, generator=data.seeds)
+    assert torch.equal(evaluating, training)
     assert network.network.training
 
 
-# --- the traps
+# --- easily wrong
 
 
 def test_z_is_drawn_once_per_trajectory_and_anew_for_each_draw_image_and_batch() -> None:
@@ -188,7 +190,7 @@ def test_the_classifier_descends_clean_and_old_images_whatever_the_generator_gai
 
     before, slopes = losses(), torch.autograd.grad(losses(), list(model.parameters()))
     kept, rate = parameters(model), 1e-4
-    # The generator leaps, so that its new images are other ones.
+    # The generator takes a long step, so that its new images are other ones.
     play(adversary, nets, data, optimisers(nets, generator=10.0, classifier=rate))
     torch.testing.assert_close(change(model, kept), [-rate * each for each in slopes], rtol=1e-6, atol=1e-12)
     assert float((before - losses()).detach()) == pytest.approx(rate * length(slopes) ** 2, rel=1e-2)
@@ -234,6 +236,7 @@ def test_no_graph_of_the_classifier_is_kept_until_the_generator_descends() -> No
 
     for module in nets["classifier"].modules():
         module.register_forward_hook(remember)
+    gc.freeze()  # so that the collections below pass over what other tests have made
     descent = next(SMALL.learn(nets, data))
     gc.collect()
     assert len(made) > SMALL.steps
@@ -242,6 +245,7 @@ def test_no_graph_of_the_classifier_is_kept_until_the_generator_descends() -> No
     made.clear()
     kept = nets["classifier"](data.x).sum()
     gc.collect()
+    gc.unfreeze()
     assert kept.requires_grad
     assert any(each() is not None for each in made), "the hooks do not see what a graph keeps"
 

@@ -1,13 +1,14 @@
 """L2L-DA's switches and ablations, what it refuses, and which epoch of a training is kept."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from every_defence import images
 from recursion import (
@@ -28,7 +29,7 @@ from recursion import (
 from steelman import L2LDA, PGD, AttackTraining, Plain, Training, checkpoint, evaluate, fit
 from steelman.adversaries.generators.batchnorm import GlobalBatchNorm
 from steelman.data import Digits
-from steelman.data.split import split_off
+from steelman.data.sample import split_off
 from steelman.measures import accuracy
 from steelman.training import SGD, play, trained_weights
 
@@ -80,7 +81,7 @@ def test_l2l_star_is_one_step_of_eps_by_the_image_and_its_raw_gradient() -> None
         (STAR, 2 * 3, False),
     ],
 )
-def test_an_ablation_takes_away_what_the_generator_sees(adversary: L2LDA, channels: int, conditional: bool) -> None:
+def test_an_ablation_takes_away_an_input_of_the_generator(adversary: L2LDA, channels: int, conditional: bool) -> None:
     network = adversary.network(SHAPE, 10)
     assert network.down0.in_channels == channels
     norms = [module for module in network.modules() if isinstance(module, GlobalBatchNorm)]
@@ -158,15 +159,22 @@ ATTACKED = AttackTraining(
 KEPT = Training(epochs=3, batch_size=20, optimiser=SGD(lr=0.1), validation=30, seed=1)
 
 
-def victim() -> nn.Module:
-    torch.manual_seed(0)
+def classifier_of_digits() -> nn.Module:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    fit(model, images(), Plain(), Training(epochs=8, batch_size=20, seed=0), progress=False)
+    model.load_state_dict(trained())
     return model
 
 
-def test_the_generator_that_fools_most_held_out_images_is_kept_and_handed_out(tmp_path: Path) -> None:
-    model = victim()
+@cache
+def trained() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    fit(model, images(), Plain(), Training(epochs=8, batch_size=20, seed=0), progress=False)
+    return model.state_dict()
+
+
+def test_the_generator_that_fools_most_held_out_images_is_kept(tmp_path: Path) -> None:
+    model = classifier_of_digits()
     before = parameters(model)
     log = fit(model, images(), ATTACKED, KEPT, folder=tmp_path, progress=False).log
     assert length(change(model, before)) == 0
@@ -187,7 +195,9 @@ def test_test_images_are_measured_and_choose_nothing(tmp_path: Path) -> None:
     lines = {}
     for name, tracked in (("with", 10), ("without", 0)):
         training = replace(KEPT, track_test=tracked)
-        lines[name] = fit(victim(), images(), ATTACKED, training, folder=tmp_path / name, test=test, progress=False).log
+        lines[name] = fit(
+            classifier_of_digits(), images(), ATTACKED, training, folder=tmp_path / name, test=test, progress=False
+        ).log
     assert all({"test_clean", "test_rho_2"} <= line.keys() for line in lines["with"])
     kept = ({key: line[key] for key in line if "test" not in key and key != "seconds"} for line in lines["with"])
     assert list(kept) == [{key: line[key] for key in line if key != "seconds"} for line in lines["without"]]
@@ -197,9 +207,9 @@ def test_test_images_are_measured_and_choose_nothing(tmp_path: Path) -> None:
         assert torch.equal(value, other["generator"][key])
 
 
-def test_as_a_defence_the_monitor_chooses_and_the_generator_is_kept_beside() -> None:
+def test_as_a_defence_the_monitor_chooses_the_epoch_of_both_networks() -> None:
     training = replace(KEPT, monitor=PGD(eps=0.1, steps=3), patience=6)
-    model = victim()
+    model = classifier_of_digits()
     game = ATTACKED.adversary
     players = game.players(images())
     log = fit(model, images(), game, training, players=players, progress=False).log

@@ -9,43 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pgn_players import CLASSES, SHAPE, SMALL, batch, moved, nets
 from steelman import PGN, AttackTraining, Batch, Training, fit
 from steelman.adversaries.generators.pgn_generator import PGNGenerator
 from steelman.data import InMemory
 from steelman.defences.game import Descend
 from steelman.networks import ConvPoolCNN
 from steelman.training import play
-
-SHAPE, CLASSES = (2, 4, 8), 3
-SMALL = PGN(norm_weight=0.3, width=2, hidden=3)
-
-
-class Net(nn.Module):
-    """Smooth, so that finite differences are exact; with a mode, so that it matters which one is used."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm, self.fc = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Linear(3 * 2 * 6, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.norm(self.conv(x)).tanh().flatten(1))
-
-
-def nets(pgn: PGN = SMALL, training: bool = True) -> nn.ModuleDict:
-    torch.manual_seed(0)
-    classifier = Net()
-    classifier.norm.get_buffer("running_mean").uniform_(-0.5, 0.5)
-    classifier.norm.get_buffer("running_var").uniform_(0.3, 2)
-    with torch.no_grad():
-        classifier.fc.weight *= 4
-    return nn.ModuleDict({"classifier": classifier, "generator": pgn.network(SHAPE, CLASSES)}).double().train(training)
-
-
-def batch(count: int = 5) -> Batch:
-    chance = torch.Generator().manual_seed(1)
-    x = torch.rand(count, *SHAPE, generator=chance, dtype=torch.float64)
-    x[0, 0, 0, :4] = torch.tensor([0.0, 1.0, 0.0, 1.0])
-    return Batch(x, torch.randint(CLASSES, (count,), generator=chance), seeds=torch.arange(count))
 
 
 def by_hand(pgn: PGN, players: nn.ModuleDict, part: Batch, constant: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,19 +40,6 @@ def by_hand(pgn: PGN, players: nn.ModuleDict, part: Batch, constant: bool) -> tu
     size = sum((((made - image) ** 2).sum() for made, image in zip(x_adv, part.x, strict=True)), torch.zeros(()))
     first = pgn.clean_weight * clean + (1 - pgn.clean_weight) * adversarial
     return first, -adversarial + pgn.norm_weight * size / len(part), x_adv
-
-
-def moved(game: PGN | AttackTraining, players: nn.ModuleDict, part: Batch, share: float = 1.0) -> dict[str, Tensor]:
-    """What the optimisers were given, from steps of length 1."""
-    before = {name: value.detach().clone() for name, value in players.named_parameters()}
-    play(
-        game,
-        players,
-        part,
-        {name: torch.optim.SGD(net.parameters(), 1.0) for name, net in players.items()},
-        share=share,
-    )
-    return {name: before[name] - value.detach() for name, value in players.named_parameters()}
 
 
 def slopes(first: Tensor, second: Tensor, players: nn.ModuleDict, share: float = 1.0) -> dict[str, Tensor]:
@@ -209,7 +166,7 @@ def test_against_a_frozen_classifier_all_is_in_evaluation_mode(training: bool):
 
 
 class Watched(nn.Module):
-    """Keeps what it is shown, and answers with a constant."""
+    """Keeps its inputs, and answers with a constant."""
 
     def __init__(self, shift: float | Tensor = 0.0) -> None:
         super().__init__()

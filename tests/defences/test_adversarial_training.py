@@ -170,7 +170,7 @@ def test_weights_may_be_perturbed_around_it(inner: AdversarialTraining | Bilater
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_it_crafts_in_the_mode_it_is_told(mode: Literal["eval", "train"]) -> None:
+def test_it_crafts_in_the_mode_of_its_setting(mode: Literal["eval", "train"]) -> None:
     batch = first(12, torch.float64)
     x_adv, wrong = (
         fast_gradient_sign(changeable(training), batch.x, batch.y, 0.1)

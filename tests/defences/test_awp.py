@@ -20,7 +20,7 @@ every_objective = pytest.mark.parametrize("name", OBJECTIVES)
 
 
 def moved_by_hand(model: nn.Module, objective: Adversarial, batch: Batch, gamma: float) -> nn.Module:
-    """A copy of the network at the perturbed weights, by the authors' way: a proxy that takes one step up."""
+    """A copy of the network at the perturbed weights, as in the authors' code: a proxy that takes one step up."""
     proxy = copy.deepcopy(model)
     loss = objective.loss(proxy, batch, objective.craft(proxy, batch))
     slopes = torch.autograd.grad(loss, list(proxy.parameters()))
@@ -51,8 +51,8 @@ def test_it_steps_along_the_gradient_at_the_perturbed_weights(name: str):
     assert all(w.grad is None for w in model.parameters())
 
 
-def heard(game: AWP, model: nn.Module, batch: Batch) -> Iterator[tuple[Descend | Average | Step, list[Tensor]]]:
-    """The updates, each carried out, with the weights at which it was said."""
+def played(game: AWP, model: nn.Module, batch: Batch) -> Iterator[tuple[Descend | Average | Step, list[Tensor]]]:
+    """The updates, each carried out, with the weights at that moment."""
     for update in game.updates(nn.ModuleDict({"classifier": model}), batch):
         yield update, [w.detach().clone() for w in model.parameters()]
         if isinstance(update, Descend):
@@ -62,9 +62,9 @@ def heard(game: AWP, model: nn.Module, batch: Batch) -> Iterator[tuple[Descend |
 def test_the_weights_are_back_to_the_bit_before_the_step():
     model, batch = network(), first(12)
     kept = [w.detach().clone() for w in model.parameters()]
-    said = list(heard(AWP(OBJECTIVES["trades"], gamma=0.3), model, batch))
-    assert [type(update) for update, _ in said] == [Descend, Average, Descend, Step]
-    up, average, down, step = (weights for _, weights in said)
+    steps = list(played(AWP(OBJECTIVES["trades"], gamma=0.3), model, batch))
+    assert [type(update) for update, _ in steps] == [Descend, Average, Descend, Step]
+    up, average, down, step = (weights for _, weights in steps)
     for w, at_up, at_average, at_down, at_step in zip(kept, up, average, down, step, strict=True):
         assert torch.equal(at_up, w)
         assert torch.equal(at_average, w)
@@ -115,7 +115,7 @@ def test_without_a_perturbation_it_is_the_objective(name: str, off: dict[str, fl
         assert not torch.equal(plain, start)
 
 
-def test_after_the_warmup_weights_are_moved():
+def test_after_the_warmup_weights_are_perturbed():
     batch = replace(first(12), progress=0.5)
     models = network(), network()
     for game, model in zip((OBJECTIVES["pgd"], AWP(OBJECTIVES["pgd"], warmup=0.5)), models, strict=True):
@@ -167,13 +167,13 @@ def test_tiny_gradients_still_give_a_whole_perturbation():
         def loss(self, model: nn.Module, batch: Batch, made: Batch) -> Tensor:
             return Plain()(model, batch) * 1e-30
 
-    _, _, (_, at_down), _ = heard(AWP(Faint(), gamma=0.1), model, batch)
+    _, _, (_, at_down), _ = played(AWP(Faint(), gamma=0.1), model, batch)
     for w, there in zip(model.parameters(), at_down, strict=True):
         if w.dim() > 1:
             torch.testing.assert_close((there - w).norm(), 0.1 * w.norm())
 
 
-def test_an_objective_that_does_not_craft_apart_is_refused():
+def test_an_objective_that_does_not_craft_before_its_loss_is_refused():
     game = AWP()
     object.__setattr__(game, "objective", Plain())  # past the tests' type checks
     with pytest.raises(ValueError, match=r"Adversarial objective, such as.*got Plain"):

@@ -1,4 +1,4 @@
-"""Batches that a network with batch normalisation cannot learn from: merged, or refused before training."""
+"""Batches that a network with batch normalisation cannot learn from: joined, or refused before training."""
 
 from dataclasses import replace
 from itertools import product
@@ -26,15 +26,15 @@ def network(norm: bool = True) -> nn.Module:
 
 
 class Sizes(Objective):
-    """Plain training that notes how many images it met, and which."""
+    """Plain training that records the sizes and images of its batches."""
 
     def __init__(self) -> None:
-        self.sizes, self.met = list[int](), list[int]()
+        self.sizes, self.images = list[int](), list[int]()
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         assert batch.index is not None
         self.sizes.append(len(batch))
-        self.met.extend(batch.index.tolist())
+        self.images.extend(batch.index.tolist())
         return Plain()(model, batch)
 
 
@@ -48,17 +48,17 @@ class Sizes(Objective):
         (True, 20, [10, 11]),
     ],
 )
-def test_a_last_single_image_is_learnt_with_the_ones_before(norm: bool, micro_batch: int | None, sizes: list[int]):
+def test_a_last_single_image_is_joined_to_the_ones_before(norm: bool, micro_batch: int | None, sizes: list[int]):
     spy = Sizes()
     training = Training(epochs=2, batch_size=10, micro_batch=micro_batch)
     history = fit(network(norm), images(21), spy, training, progress=False)
     assert spy.sizes == 2 * sizes
-    assert len(set(spy.met[:21])) == 21
-    assert sorted(spy.met) == sorted(2 * spy.met[:21])
+    assert len(set(spy.images[:21])) == 21
+    assert sorted(spy.images) == sorted(2 * spy.images[:21])
     assert [line["epoch"] for line in history.log] == [0, 1, 2]
 
 
-def test_an_epoch_has_so_many_batches_as_are_played():
+def test_an_epoch_has_as_many_batches_as_are_played():
     spy = Sizes()
     fit(network(), images(21), spy, Training(iterations=3, batch_size=10), progress=False)
     assert spy.sizes == [10, 11, 10]
@@ -77,7 +77,7 @@ def test_averaged_weights_measure_their_statistics_on_such_batches_too():
         (Training(batch_size=10, micro_batch=1), 20, "micro_batch has to be at least 2; got 1"),
     ],
 )
-def test_what_cannot_be_merged_is_refused_before_training(training: Training, count: int, message: str):
+def test_what_cannot_be_joined_is_refused_before_training(training: Training, count: int, message: str):
     spy, model = Sizes(), network()
     before = [value.clone() for value in model.state_dict().values()]
     with pytest.raises(ValueError, match=message):
@@ -88,7 +88,7 @@ def test_what_cannot_be_merged_is_refused_before_training(training: Training, co
 
 
 @pytest.mark.parametrize("defence", [DeepDefense(), Parseval(DeepDefense())])
-def test_who_keeps_batch_normalisation_still_may_learn_from_one_image(defence: Objective):
+def test_a_defence_that_freezes_batch_normalisation_may_learn_from_one_image(defence: Objective):
     model, batch = network().train(), next(images(3).batches([torch.arange(3)]))
     micro = MicroBatches(DeepDefense(), 1).setup(model, images(3))
     play(micro, model, batch, torch.optim.SGD(model.parameters(), 0.1))
@@ -109,7 +109,7 @@ def test_processes_get_two_images_each():
         least_batch(Plain(), 2, 3, 50, 2)
 
 
-def test_only_networks_that_cannot_run_on_one_image_are_asked_for_two():
+def test_only_networks_that_cannot_run_on_one_image_need_two():
     maps = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10))
     model = network().eval()
     assert [least_images(each, images(5)) for each in (model, network(norm=False), maps)] == [2, 1, 1]

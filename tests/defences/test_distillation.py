@@ -73,16 +73,16 @@ def images() -> tuple[Tensor, Tensor]:
     return batch.x, batch.y
 
 
-def test_the_student_learns_what_the_teacher_says_at_the_temperature(runs: Path):
+def test_the_student_learns_the_teachers_probabilities_at_the_temperature(runs: Path):
     assert sorted(path.name for path in runs.iterdir()) == ["plain", "start", "student", "teacher"]
     rest, _ = split_off(Digits().load("train"), 97, seed=3)
     (batch,) = rest.in_order(2000)
     kept = checkpoint.load(runs / "student" / "prepared" / "0" / "0-1199.safetensors")["values"]
     powers = (network(runs, "teacher")(batch.x).double() / TEMPERATURE).exp()
     torch.testing.assert_close(kept, (powers / powers.sum(1, keepdim=True)).float())
-    says = (network(runs, "student")(batch.x) / TEMPERATURE).log_softmax(1)
+    after = (network(runs, "student")(batch.x) / TEMPERATURE).log_softmax(1)
     before = (network(runs, "start")(batch.x) / TEMPERATURE).log_softmax(1)
-    near, far = (F.kl_div(each, kept, reduction="batchmean") for each in (says, before))
+    near, far = (F.kl_div(each, kept, reduction="batchmean") for each in (after, before))
     assert near < 0.02 * far
     assert (kept.max(1).values < 0.99).double().mean() > 0.1  # the labels are soft
 
@@ -99,14 +99,14 @@ def test_at_temperature_1_its_logits_are_that_many_times_as_large(runs: Path):
     assert (student.argmax(1) == y).double().mean() > 0.93
     ratio = float(margins(student).median() / margins(plain).median())
     assert TEMPERATURE / 3 < ratio < TEMPERATURE * 3
-    # At the temperature it was trained at, it is as sure as the other one at 1.
+    # At the temperature it was trained at, its confidence is that of the other one at 1.
     assert float((student / TEMPERATURE).softmax(1).amax(1).mean()) == pytest.approx(
         float(plain.softmax(1).amax(1).mean()), abs=0.1
     )
 
 
-def test_the_gradient_of_cross_entropy_is_lost_and_that_of_the_soft_margin_is_not(runs: Path):
-    """And our attacks are not deceived: they leave no more images right than on an ordinary network."""
+def test_the_gradient_of_cross_entropy_underflows_and_that_of_the_soft_margin_does_not(runs: Path):
+    """And our attacks are no weaker than on an ordinary network."""
     x, y = images()
     student = network(runs, "student")
     leaf = x.clone().requires_grad_()
@@ -137,7 +137,7 @@ def test_the_softmax_of_the_student_is_saturated(runs: Path):
     assert sure[1] > 0.8
 
 
-def test_teacher_and_student_begin_alike(runs: Path):
+def test_teacher_and_student_start_from_the_same_weights(runs: Path):
     first, second = (rooms.Run.open(runs / name).log[0] for name in ("teacher", "student"))
     assert first == second
     assert first["clean"] == rooms.Run.open(runs / "start").log[-1]["clean"]

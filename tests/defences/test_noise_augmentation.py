@@ -17,7 +17,7 @@ SEEDS = torch.arange(40, 49)
 
 
 class Recording(nn.Module):
-    """Keeps what it is shown."""
+    """Keeps its inputs."""
 
     def __init__(self) -> None:
         super().__init__()

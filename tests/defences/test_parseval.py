@@ -38,7 +38,7 @@ def test_a_pull_is_a_gradient_step_on_a_quarter_of_the_frame_error(shape: tuple[
     assert torch.equal(ours.bias, layer.bias)
 
 
-def test_singular_values_move_as_the_card_says():
+def test_singular_values_move_as_in_the_card():
     layer = linear(4, 9)
     before, after = (torch.linalg.svdvals(each.weight) for each in (layer, pulled(Parseval(beta=0.1, rows=1.0), layer)))
     torch.testing.assert_close(after, before + 0.1 * before * (1 - before**2))
@@ -91,7 +91,7 @@ def test_a_convolution_is_pulled_as_a_matrix_and_with_its_scale_has_gain_one(gro
     assert gain(scaled) <= 1 + 1e-9
 
 
-def test_the_order_of_a_weight_in_memory_plays_no_part():
+def test_the_order_of_a_weight_in_memory_makes_no_difference():
     torch.manual_seed(0)
     layer = nn.Conv2d(3, 4, 3).double()
     last = copy.deepcopy(layer).to(memory_format=torch.channels_last)

@@ -121,7 +121,7 @@ def test_batch_normalisation_sees_the_clean_and_then_the_adversarial_batch():
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("kind", [TRADES, MART])
-def test_it_crafts_in_the_mode_it_is_told(kind: type[TRADES | MART], mode: Literal["eval", "train"]):
+def test_it_crafts_in_the_mode_of_its_setting(kind: type[TRADES | MART], mode: Literal["eval", "train"]):
     model, batch = changeable(), first(12)
     defence = kind(PGD(eps=0.1, steps=3), crafting=mode)
     fixed = changeable().train(mode == "train")

@@ -16,7 +16,7 @@ BATCH = Batch(X, Y, seeds=torch.arange(8))
 
 
 class Recording(nn.Module):
-    """Keeps what it is shown."""
+    """Keeps its inputs."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ def divergence(p: Tensor, logits: Tensor) -> Tensor:
 
 
 def written(model: nn.Module, direction: Tensor, defence: VAT) -> Tensor:
-    """Miyato's algorithm as in the paper, for a batch; batch normalisation as it stands, no dropout."""
+    """Miyato's algorithm as in the paper, for a batch; batch normalisation in its mode, no dropout."""
     logits = model(X)
     p = logits.detach().softmax(1)
     d = direction
@@ -53,7 +53,7 @@ def test_value_and_gradient_are_those_of_another_implementation(defence: VAT, tr
     other = copy.deepcopy(model)
     recording = Recording(model)
     ours = defence(recording, BATCH)
-    start = recording.shown[1] - X  # the first look around
+    start = recording.shown[1] - X  # the first step of the power iteration
     torch.testing.assert_close(start.flatten(1).norm(dim=1), torch.full((8,), defence.xi, dtype=torch.float64))
     theirs = written(other, start, defence)
     torch.testing.assert_close(ours, theirs)
@@ -103,7 +103,7 @@ def test_on_a_linear_softmax_the_direction_is_the_largest_eigenvector_of_the_fis
     assert found == pytest.approx(penalty, rel=1e-2)
 
 
-def test_it_costs_what_its_card_says() -> None:
+def test_its_passes_are_those_of_its_card() -> None:
     model = Recording(small_net())
     VAT(iterations=3)(model, BATCH)
     assert len(model.shown) == 1 + 3 + 1

@@ -121,7 +121,9 @@ DEFENCES: dict[str, Game] = {
         optimiser=FAST,
     ),
     "pgn": PGN(norm_weight=1.0, width=2, hidden=4, optimiser=FAST),
-    "pgn, detached, with clean images": PGN(norm_weight=1.0, clean_weight=0.5, detach_adv=True, width=2, hidden=4, optimiser=FAST),
+    "pgn, detached, with clean images": PGN(
+        norm_weight=1.0, clean_weight=0.5, detach_adv=True, width=2, hidden=4, optimiser=FAST
+    ),
     "advgan": AdvGAN(eps=0.1, width=2, optimiser=SGD(lr=3e-5)),
     "gap": GAP(eps=0.1, width=2, blocks=1, optimiser=FAST),
     "training of l2l-da": AttackTraining(L2LDA(eps=0.1, steps=2, width=2, optimiser=FAST)),
@@ -134,7 +136,7 @@ KILLED = list({type(defence): name for name, defence in reversed(DEFENCES.items(
 
 # 97 images in batches of 20: neither the epoch nor the last batch (17) nor two processes' halves come out even.
 TRAINING = Training(
-    epochs=3,
+    epochs=2,
     batch_size=20,
     optimiser=SGD(lr=0.02, weight_decay=1e-4),
     schedule=Cosine(),

@@ -20,7 +20,7 @@ class Learnt(nn.Module):
     """The generator of an adversary as a value: equal, copied and printed like the attack that holds it.
 
     It is for the images of `affine.py`. Their sides are no multiples of 4, so the network is for 8x8 and sees them with
-    a margin of zeros. A few batches against `small_net` have taught it something.
+    a margin of zeros. A few batches against `small_net` have trained it.
     """
 
     shape = (1, 4, 6)
@@ -59,5 +59,5 @@ def _framed(value: Any) -> Any:
 
 
 def learnt(adversary: Adversary) -> Adversary:
-    """The attack by a generator that has been taught a little."""
+    """The attack by a generator after a few batches of training."""
     return adversary.with_generator(Learnt(adversary))

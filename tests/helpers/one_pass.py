@@ -1,4 +1,4 @@
-"""For testing AdvGAN and GAP: a smooth classifier, a batch, a step of length 1, and digits to be fooled on."""
+"""For testing AdvGAN and GAP: a smooth classifier, a batch, a step of length 1, and a classifier of digits."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -16,7 +16,7 @@ from steelman.training import Adam, play
 
 
 class Net(nn.Module):
-    """Three classes of images of (2, 6, 8). It matters in which mode it is."""
+    """Three classes of images of (2, 6, 8). Its answers depend on its mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ def digits() -> tuple[nn.Module, Batch]:
     """A classifier of 8x8 digits, and 300 test images."""
     torch.manual_seed(0)
     net = MLP(shape=(1, 8, 8), hidden=(32,))
-    training = Training(epochs=15, batch_size=50, optimiser=Adam(lr=0.01))
+    training = Training(epochs=8, batch_size=50, optimiser=Adam(lr=0.01))
     fit(net, Digits().load("train"), Plain(), training, progress=False)
     return net.eval(), next(Digits().load("test").in_order(300))
 

@@ -18,7 +18,7 @@ SHAPE = (3, 8, 8)
 
 
 def classifier(seed: int = 1) -> nn.Sequential:
-    """Smooth, double, and sure of little."""
+    """Smooth, in double precision, with small logits."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Flatten(), nn.Linear(192, 12), nn.Tanh(), nn.Linear(12, 10)).double()
 
@@ -31,7 +31,7 @@ def batch(count: int = 6, seed: int = 2) -> Batch:
 
 
 class Recording(nn.Module):
-    """A network that remembers what it was asked, and in which mode."""
+    """A network that records its inputs and modes."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Recording(nn.Module):
 
 
 class Scripted(nn.Module):
-    """A generator that says the same everywhere, something else at each step."""
+    """A generator whose answer is the same everywhere, and scripted for each step."""
 
     shape, classes = SHAPE, 10
 
