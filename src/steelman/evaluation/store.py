@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from steelman.files import working_in
+from steelman.files import PARTIAL, working_in
 from steelman.table.places import Space, table_path
 from steelman.table.records import CLEAN, Record
 from steelman.table.table import Evaluation, read_spaces
@@ -81,7 +81,7 @@ class EvaluationFolder:
             self._remove(parts)
 
     def _remove(self, parts: Path) -> None:
-        for path in (*self._files(parts), *parts.glob("*.partial")):
+        for path in (*self._files(parts), *parts.glob(f"*{PARTIAL}")):
             path.unlink()
         if parts.is_dir() and not any(parts.iterdir()):
             parts.rmdir()

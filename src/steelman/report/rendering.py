@@ -1,6 +1,5 @@
 """A document as a page, one file that fetches nothing and is whole without its script, and as Markdown."""
 
-import hashlib
 import math
 import platform
 from base64 import b64encode
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from steelman.files import sha256
 from steelman.measures import Measure, clean_accuracy
 from steelman.measures.all_measures import explained
 from steelman.measures.paper_table import SYMBOLS, md
@@ -47,7 +47,7 @@ def report_page(document: Document) -> str:
         palette=list(zip(PALETTE, DARK, strict=True)),
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
-        script_hash=b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_hash=b64encode(bytes.fromhex(sha256(script))).decode(),
     )
 
 

@@ -1,6 +1,5 @@
 """The training loop: order, batches, updates, validation, checkpoints, and going on after a stop."""
 
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from steelman.data.memory import as_dataset
 from steelman.data.sample import split_off
 from steelman.defences.batching import cut, least_batch, least_images, parts_in
 from steelman.defences.game import Game, Player, players_of
-from steelman.files import write_text
+from steelman.files import sha256, write_text
 from steelman.forward import answer_of
 from steelman.progress import ProgressBar
 from steelman.randomness import combine
@@ -243,8 +242,7 @@ class _Run:
 
     def _number(self, purpose: str, *place: int) -> int:
         """A seed for a purpose and a place in the training, from the training's own seed; nothing has to be stored."""
-        digest = hashlib.sha256(" ".join(map(str, (purpose, self.training.seed, *place))).encode()).digest()
-        return int.from_bytes(digest[:7], "big")
+        return int(sha256(" ".join(map(str, (purpose, self.training.seed, *place))))[:14], 16)  # seven bytes
 
     def _check_diverged(self, error: Exception, where: str, x: Tensor) -> None:
         """Raise Diverged where the error comes from a network whose answers are not finite."""
