@@ -219,7 +219,7 @@ def test_each_source_may_have_an_attack_of_its_own():
     other = FGSM(eps=0.1)
     found = transfer({"A": a, "B": b}, {"C": c}, DATA, {"A": ATTACK, "B": other}, name=str(ATTACK))
     records = [found.tables["C"].record(f"{ATTACK} from {source}") for source in "AB"]
-    assert [record.attack["attack"]["kind"] for record in records] == ["PGD", "FGSM"]
+    assert [(record.settings or {})["attack"]["kind"] for record in records] == ["PGD", "FGSM"]
     x_adv = other(b, *DATA)
     fallen = (c(DATA[0]).argmax(1) == Y) & (c(x_adv).argmax(1) == Y)
     assert found.accuracy[1][0].value == float(fallen.double().mean())

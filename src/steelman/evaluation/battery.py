@@ -1,7 +1,7 @@
 """Batteries: the attacks of an evaluation, ordered from cheap to strong, and what else is measured."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -102,20 +102,14 @@ class Battery(Checked):
         Raises:
             ValueError: no attack can.
         """
-        kept, skipped = {}, []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an attack that leaves a part of it out warns when it runs
-            for name, attack in self.attacks.items():
-                try:
-                    attack.check_input(torch.zeros(1, *shape), False, None)
-                    kept[name] = attack
-                except ValueError as error:
-                    skipped.append(f"{name} ({error})")
-        if skipped and not kept:
-            raise ValueError(f"no attack of this battery can be run on these images: {'; '.join(skipped)}")
-        if skipped:
-            warnings.warn(f"left out, since they cannot be run on these images: {'; '.join(skipped)}", stacklevel=3)
-        return replace(self, attacks=kept) if skipped else self
+        skipped = unsupported(self.attacks, shape)
+        if not skipped:
+            return self
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in skipped.items())
+        if len(skipped) == len(self.attacks):
+            raise ValueError(f"no attack of this battery can be run on these images: {reasons}")
+        warnings.warn(f"left out, since they cannot be run on these images: {reasons}", stacklevel=3)
+        return replace(self, attacks={name: each for name, each in self.attacks.items() if name not in skipped})
 
     def with_generators(self, find: Callable[[Adversary], nn.Module] | None = None) -> "Battery":
         """The battery with a generator for each learned adversary that has none; a warning names those left out.
@@ -142,6 +136,19 @@ class Battery(Checked):
         if missing:
             warnings.warn(f"left out: {', '.join(missing)}, since {reasons}", stacklevel=2)
         return replace(self, attacks=attacks)
+
+
+def unsupported(attacks: Mapping[str, Attack], shape: Sequence[int]) -> dict[str, str]:
+    """The names of the attacks that cannot be run on images of this shape, with the reasons."""
+    reasons = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an attack that leaves a part of it out warns when it runs
+        for name, attack in attacks.items():
+            try:
+                attack.check_input(torch.zeros(1, *shape), False, None)
+            except ValueError as error:
+                reasons[name] = str(error)
+    return reasons
 
 
 def named_battery(name: str, *, norm: Norm | None = None, eps: float | None = None, data: str | None = None) -> Battery:

@@ -1,6 +1,5 @@
 """Attack every image with every attack, and write the results into a table."""
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from steelman.attacks.core import Attack, AttackWrapper, check_images, check_labels, check_radii
 from steelman.data.dataset import Data, Dataset
 from steelman.data.sample import Sample
+from steelman.evaluation.battery import unsupported
 from steelman.evaluation.probes.probe import Probe
 from steelman.evaluation.store import EvaluationFolder, merged
 from steelman.evaluation.task import Task, space_of
@@ -91,12 +91,7 @@ def evaluate(
         raise ValueError("threads would change the model's mode under each other; give an executor of processes")
     if known is not None and folder is not None:
         raise ValueError("give known or folder, not both: the folder's own table is what is extended")
-    named = _named(attacks)
-    if space == "preprocessed":
-        named = {name: _unboxed(name, attack) for name, attack in named.items()}
-    _check_inputs(named, dataset)
-    for name, attack in named.items() if space == "pixels" else ():
-        check_radii(attack, name)
+    named = _named(attacks, dataset, space)
     with space_of(model, space):
         pass  # refuses a model without such a space before anything is read
     if folder is not None:
@@ -165,18 +160,6 @@ def _highest_label(dataset: Data) -> int:
     return int(labels.max()) if len(labels) else -1
 
 
-def _check_inputs(attacks: Mapping[str, Attack], dataset: Data) -> None:
-    """Raises ValueError, before the first attack is run, for one that cannot take such images."""
-    shape = dataset.shape if isinstance(dataset, Dataset) else dataset[0].shape[1:]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an attack that leaves a part of it out warns when it runs
-        for name, attack in attacks.items():
-            try:
-                attack.check_input(torch.zeros(1, *shape), False, None)
-            except ValueError as error:
-                raise ValueError(f"{name} cannot be run on these images: {error}") from error
-
-
 def _device(model: Model, dataset: Data) -> torch.device:
     """Where the model's parameters are, or else the images."""
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
@@ -185,8 +168,13 @@ def _device(model: Model, dataset: Data) -> torch.device:
     return dataset[0].device if isinstance(dataset, tuple) else dataset.index.device
 
 
-def _named(attacks: Sequence[Attack] | Mapping[str, Attack]) -> dict[str, Attack]:
-    """The attacks by name. Raises ValueError where a name occurs twice or is "clean", and for a radius per image."""
+def _named(attacks: Sequence[Attack] | Mapping[str, Attack], dataset: Data, space: Space) -> dict[str, Attack]:
+    """The attacks by name, as they are run in a space; all of them are checked before the first is run.
+
+    Raises:
+        ValueError: a name that occurs twice or is "clean", a radius per image or wider than the box, an attack that
+            cannot be run on such images or in this space.
+    """
     pairs = list(attacks.items()) if isinstance(attacks, Mapping) else [(str(attack), attack) for attack in attacks]
     named = dict(pairs)
     if len(named) < len(pairs):
@@ -195,8 +183,15 @@ def _named(attacks: Sequence[Attack] | Mapping[str, Attack]) -> dict[str, Attack
     if CLEAN in named:
         raise ValueError('"clean" is the name of the unattacked images; give the attack another one')
     for name, attack in named.items():
-        if attack.budget and isinstance(attack.budget[1], Tensor) and attack.budget[1].ndim:
+        if attack.budget is not None and isinstance(eps := attack.budget[1], Tensor) and eps.ndim:
             raise ValueError(f"{name} has a radius per image, which a whole data set cannot share; give it one number")
+    if space == "preprocessed":
+        named = {name: _unboxed(name, attack) for name, attack in named.items()}
+    shape = dataset.shape if isinstance(dataset, Dataset) else dataset[0].shape[1:]
+    for name, reason in unsupported(named, shape).items():
+        raise ValueError(f"{name} cannot be run on these images: {reason}")
+    for name, attack in named.items() if space == "pixels" else ():
+        check_radii(attack, name)
     return named
 
 
