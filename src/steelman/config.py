@@ -17,6 +17,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 from torch import Tensor
 
 from steelman.classes import Unresolved, class_of, concrete, spelt, unresolved
+from steelman.extras import require
 from steelman.files import one_line, parse_toml
 from steelman.naming import nearest
 from steelman.norms import NORMS, Norm
@@ -203,6 +204,7 @@ def _make(kind: type, settings: dict[str, Any], path: str) -> Any:
 
 
 def _read_leaf(kind: Any, value: Any, path: str, infinite: bool) -> Any:
+    require("a recipe", "pydantic")
     from pydantic import TypeAdapter, ValidationError
 
     check_finite(value, path, infinite)

@@ -42,10 +42,10 @@ class ProgressBar:
         if self._bar:
             self._bar.stop()
 
-    def advance(self, steps: int = 1, note: str | None = None) -> None:
+    def advance(self, steps: int = 1, note: str = "") -> None:
         """So many more steps are done."""
         if self._bar:
-            self._bar.update(self._task, advance=steps, **({} if note is None else {"note": note}))
+            self._bar.update(self._task, advance=steps, note=note)
 
     def set(self, steps: int | None = None, title: str | None = None) -> None:
         """How many steps are done, and what is done now."""

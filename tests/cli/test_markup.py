@@ -9,7 +9,7 @@ from rich.console import Console
 
 from steelman.checkup import Checkup, Finding
 from steelman.experiments.sweep_results import EvaluationOptions, SweepResults, SweptNetwork
-from steelman.measures import Measure
+from steelman.measures import Comparison, Measure
 from steelman.networks import MLP
 from steelman.progress import ProgressBar
 
@@ -69,11 +69,14 @@ def test_what_is_printed_shows_names_as_they_are(name: str, tmp_path: Path) -> N
 
 
 def test_another_sweep_is_compared_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sweeps = [SweepResults(tmp_path / f"{at}[_b]", "tiny", EvaluationOptions(), "[/b]", (SweptNetwork("a", {"c": "1"}),)) for at in range(2)]
-    monkeypatch.setattr(SweepResults, "against", lambda *_: {"[/a]": "[/why]", "[/b]": "not"})
-    text = shown(*map(Text, map(str, sweeps[0].comparison_tables(sweeps[1]))))
-    for name in ("0[_b]", "1[_b]", "[/a]", "[/why]", "[/b] at equal"):
-        assert name in text
+    networks = (SweptNetwork("a", {"c": "1"}),)
+    sweeps = [SweepResults(tmp_path / f"{at}[_b]", "tiny", EvaluationOptions(), "[/b]", networks) for at in range(2)]
+    found = {"[/a]": Comparison((0.5,), (0.4,), (0.3,)), "[/c]": "[/why]"}
+    monkeypatch.setattr(SweepResults, "against", lambda *_: found)
+    table, text = sweeps[0].comparison_tables(sweeps[1])
+    assert text == "[/c]: [/why]"
+    for name in ("0[_b]", "1[_b]", "[/a]", "[/b] at equal"):
+        assert name in shown(table)
 
 
 def test_bars_show_names_as_they_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

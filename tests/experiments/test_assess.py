@@ -69,7 +69,7 @@ def test_attacks_ask_no_more_than_the_check_up_found(subject: Subject, network: 
     entry = assess(seen, BATTERY, found, progress=False)
     assert entry.evaluation.attacks == ("HopSkipJump",)
     assert found.access == "decisions"
-    assert found.findings[-1].found == "attacks see decisions alone, as was asked for"
+    assert found.findings[-1].found == "attacks see decisions alone, as requested"
     x = next(subject.test.in_order(9)).x
     assert torch.equal(seen.model(x), network(x).argmax(1))
     seen, _ = look(subject, "scores")

@@ -279,7 +279,7 @@ def test_a_run_without_a_generator_says_so(root: Path, tmp_path: Path, call):
     code, _, err = call("evaluate", tmp_path / "plain")
     assert code == 2
     assert re.search(
-        r"plain has no generator of L2LDA, for its defence is Plain\(\): .*attack-train .*plain L2LDA", err
+        r"plain has no generator of L2LDA, since its defence is Plain\(\): .*attack-train .*plain L2LDA", err
     )
 
 
@@ -314,7 +314,7 @@ def test_an_interrupt_changes_no_bit(root: Path, tmp_path: Path, call, monkeypat
     command = ["attack-train", root / "runs" / "plain", "L2LDA", "--runs", tmp_path, "--name", "stopped", *sets]
     monkeypatch.setattr(loop, "play", interrupted)
     code, _, err = call(*command)
-    assert (code, err) == (130, "steelman: training was interrupted; the same call goes on from its checkpoint\n")
+    assert (code, err) == (130, "steelman: training was interrupted; the same call resumes it from its checkpoint\n")
     assert state(tmp_path / "stopped")["position"][:2] == [1, 5]
     assert call(*command)[0] == 0
     assert len(batches) == 2 * 15

@@ -141,7 +141,9 @@ def test_a_base_that_is_not_there(text: str, message: str, tmp_path: Path):
 
 def test_changes_are_of_the_merged_recipe(tmp_path: Path):
     path = derived(tmp_path, "training.epochs = 2")
-    assert load_recipe(path, ["defence.attack.steps=5"]).defence.attack == PGD(eps=0.1, steps=5)
+    assert load_recipe(path, ["defence.attack.steps=5"]).defence == AdversarialTraining(
+        PGD(eps=0.1, steps=5), clean_weight=0.5
+    )
     for change in ("training.images=many", "training.images=0"):
         with pytest.raises(ValueError, match=r"own\.toml: training"):
             load_recipe(path, [change])

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steelman import measures
 from steelman.experiments.recipe import load_recipe
 from steelman.experiments.sweep import sweep
-from steelman.experiments.swept import Judging, Outcome, Swept
+from steelman.experiments.sweep_results import EvaluationOptions, SweepResults, SweptNetwork
+from steelman.measures import Measure, measures
 from steelman.table import Evaluation
 from steelman.training import trained_weights
 
@@ -37,10 +37,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a recipe, and its sweep over two rates, and one with which training diverges."""
     root = tmp_path_factory.mktemp("root")
     (root / "tiny.toml").write_text(RECIPE)
-    said = []
-    found = sweep(str(root / "tiny.toml"), [f"{VARY}=0.02,1e30,0.005"], root / "runs", say=said.append)
-    assert found == Swept.load(root / "runs" / "tiny-sweep")
-    assert len(said) == 3
+    lines = []
+    found = sweep(str(root / "tiny.toml"), [f"{VARY}=0.02,1e30,0.005"], root / "runs", say=lines.append)
+    assert found == SweepResults.load(root / "runs" / "tiny-sweep")
+    assert len(lines) == 3
     return root
 
 
@@ -53,28 +53,28 @@ def folder(root: Path, tmp_path: Path) -> Path:
 
 
 def test_each_value_has_its_run_and_its_measures(root: Path):
-    swept = Swept.load(root / "runs" / "tiny-sweep")
-    assert [each.values for each in swept.outcomes] == [{VARY: "0.005"}, {VARY: "0.02"}, {VARY: repr(1e30)}]
+    swept = SweepResults.load(root / "runs" / "tiny-sweep")
+    assert [each.values for each in swept.networks] == [{VARY: "0.005"}, {VARY: "0.02"}, {VARY: repr(1e30)}]
     assert swept.measure == "robust accuracy, Linf 0.05"
-    for each in swept.outcomes[:2]:
+    for each in swept.networks[:2]:
         run = swept.folder / each.run
         assert load_recipe(run / "recipe.toml").training.optimiser.lr == float(each.values[VARY])
         assert each.measures == measures(Evaluation.load(run / "evaluation" / "table.parquet"))
         assert each.measures["clean accuracy"].count == 40
         log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
         assert each.seconds == sum(line.get("seconds", 0) for line in log) > 0
-    slow, fast = (trained_weights(swept.folder / each.run) for each in swept.outcomes[:2])
+    slow, fast = (trained_weights(swept.folder / each.run) for each in swept.networks[:2])
     assert any((slow[key] != fast[key]).any() for key in slow)
 
 
-def test_what_diverges_is_told_and_costs_no_other(root: Path):
-    failed = Swept.load(root / "runs" / "tiny-sweep").outcomes[2]
+def test_a_training_that_diverges_is_reported_and_the_others_continue(root: Path):
+    failed = SweepResults.load(root / "runs" / "tiny-sweep").networks[2]
     assert "epoch 1" in failed.failed
     assert failed.measures == {}
 
 
 def test_the_curve_the_spreadsheet_and_the_picture_say_the_same(root: Path):
-    swept = Swept.load(root / "runs" / "tiny-sweep")
+    swept = SweepResults.load(root / "runs" / "tiny-sweep")
     (line,) = swept.curves().values()
     rows = list(csv.DictReader((swept.folder / "sweep.csv").read_text().splitlines()))
     assert [row[VARY] for row in rows] == ["0.005", "0.02", repr(1e30)]
@@ -98,15 +98,17 @@ def test_another_call_trains_only_what_is_new_and_compares(folder: Path, call):
     assert (code, err) == (1, ""), "one still diverges"
     for path, when in (logs | weights | tables).items():
         assert path.stat().st_mtime_ns == when, path
-    swept = Swept.load(folder)
-    assert [each.values[VARY] for each in swept.outcomes] == ["0.005", "0.01", "0.02", repr(1e30)]
+    swept = SweepResults.load(folder)
+    assert [each.values[VARY] for each in swept.networks] == ["0.005", "0.01", "0.02", repr(1e30)]
     assert swept.measure == "accuracy, FGSM .1"
     assert re.search(r"lr=0.01: clean accuracy \d+\.\d+ % ", out)
     assert re.search(r"lr=1e\+30 failed: ", out)
     assert "at equal clean accuracy" in out
-    (found,) = swept.against(Swept.load(runs / "other")).values()
+    (found,) = swept.against(SweepResults.load(runs / "other")).values()
     assert not isinstance(found, str)
-    ours, theirs = (next(iter(each.curves(swept.measure).values())) for each in (swept, Swept.load(runs / "other")))
+    ours, theirs = (
+        next(iter(each.curves(swept.measure).values())) for each in (swept, SweepResults.load(runs / "other"))
+    )
     assert found.ours == tuple(map(ours.at, found.x))
     assert found.theirs == tuple(map(theirs.at, found.x))
     assert (folder / "robustness-against-other.png").is_file()
@@ -115,28 +117,32 @@ def test_another_call_trains_only_what_is_new_and_compares(folder: Path, call):
 RHO = "rho_cw, C&W"
 
 
-def outcomes(**rates: tuple[float, float]) -> tuple[Outcome, ...]:
-    from test_curves import told
-
+def trained(**rates: tuple[float, float]) -> tuple[SweptNetwork, ...]:
+    """Networks by seed and c, with a clean accuracy and a rho_cw."""
     return tuple(
-        Outcome(name, {"c": name[1:], "seed": name[0]}, told(clean, rho_cw=rho)) for name, (clean, rho) in rates.items()
+        SweptNetwork(
+            name,
+            {"c": name[1:], "seed": name[0]},
+            {"clean accuracy": Measure(clean, clean, clean, 100), RHO: Measure(rho, rho, rho, 100, "length")},
+        )
+        for name, (clean, rho) in rates.items()
     )
 
 
 def test_along_the_first_setting_goes_a_curve_for_each_combination_of_the_others(tmp_path: Path):
-    trained = outcomes(a5=(0.9, 1.0), b5=(0.8, 2.0), a20=(0.7, 3.0), b20=(0.6, 1.0))
-    found = Swept(tmp_path, "r", Judging(), RHO, trained)
+    made = trained(a5=(0.9, 1.0), b5=(0.8, 2.0), a20=(0.7, 3.0), b20=(0.6, 1.0))
+    found = SweepResults(tmp_path, "r", EvaluationOptions(), RHO, made)
     assert {name: [(p.name, p.x, p.y) for p in line.points] for name, line in found.curves().items()} == {
         "seed=a": [("20", 0.7, 3.0), ("5", 0.9, 1.0)],
         "seed=b": [("20", 0.6, 1.0), ("5", 0.8, 2.0)],
     }
-    far = {**trained[0].measures, RHO: replace(trained[0].measures[RHO], value=math.inf)}
-    endless = replace(trained[0], run="x", measures=far)
-    more = replace(found, outcomes=(*found.outcomes, endless))
+    far = {**made[0].measures, RHO: replace(made[0].measures[RHO], value=math.inf)}
+    endless = replace(made[0], run="x", measures=far)
+    more = replace(found, networks=(*found.networks, endless))
     assert more.curves() == found.curves(), "what is not finite cannot be drawn"
     more.save()
-    assert Swept.load(tmp_path) == more
-    apart = replace(found, folder=tmp_path / "b", outcomes=outcomes(a1=(0.99, 1.0), a2=(0.95, 2.0)))
+    assert SweepResults.load(tmp_path) == more
+    apart = replace(found, folder=tmp_path / "b", networks=trained(a1=(0.99, 1.0), a2=(0.95, 2.0)))
     (first, second) = found.against(apart).values()
     assert "no clean accuracy in common" in first
     assert "no clean accuracy in common" in second
@@ -169,7 +175,7 @@ def test_along_the_first_setting_goes_a_curve_for_each_combination_of_the_others
         ),
     ],
 )
-def test_what_is_wrong_is_named_before_any_training(root: Path, call, words: list[str], message: str):
+def test_errors_are_raised_before_any_training(root: Path, call, words: list[str], message: str):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     name = [] if "--name" in words else ["--name", "new"]
     code, out, err = call("sweep", root / "tiny.toml", "--runs", root / "runs", *words, *name)
@@ -198,7 +204,7 @@ def test_a_named_battery_takes_the_radius_of_the_data(root: Path, tmp_path: Path
     words = ("--vary", f"{VARY}=0.02,0.01", "--set", "training.epochs=0", "--battery", "quick", "--images", 10)
     code, out, err = call("sweep", root / "tiny.toml", "--runs", tmp_path, *words)
     assert (code, err) == (0, "")
-    assert Swept.load(tmp_path / "tiny-sweep").measure == "robust accuracy, Linf 0.15"
+    assert SweepResults.load(tmp_path / "tiny-sweep").measure == "robust accuracy, Linf 0.15"
     assert out.count("robust accuracy, Linf 0.15") > 1
 
 
@@ -215,7 +221,7 @@ def test_the_battery_is_checked_for_each_of_several_data_sets(root: Path, tmp_pa
     assert (code, err) == (0, "")
 
 
-def test_a_bug_in_one_network_is_logged_and_costs_no_other(
+def test_a_bug_in_one_network_is_logged_and_the_others_continue(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     import steelman.experiments.sweep
@@ -229,7 +235,7 @@ def test_a_bug_in_one_network_is_logged_and_costs_no_other(
     monkeypatch.setattr(steelman.experiments.sweep, "train_recipe", train)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     swept = sweep(str(folder.parents[1] / "tiny.toml"), [f"{VARY}=0.03,0.04"], folder.parent, say=lambda text: None)
-    found = {each.values[VARY]: each for each in swept.outcomes}
+    found = {each.values[VARY]: each for each in swept.networks}
     (log,) = (tmp_path / "state").rglob("*.log")
     assert found["0.03"].failed == f"KeyError: 'a bug'; details are in {log}"
     assert found["0.04"].measures
@@ -238,13 +244,13 @@ def test_a_bug_in_one_network_is_logged_and_costs_no_other(
 def test_a_damaged_sweep_is_refused_by_name(tmp_path: Path):
     (tmp_path / "sweep.json").write_text("{}")
     with pytest.raises(ValueError, match=r"sweep\.json is not what a sweep writes"):
-        Swept.load(tmp_path)
+        SweepResults.load(tmp_path)
 
 
 def test_the_picture_of_a_sweep_names_every_value(root: Path):
-    from steelman.report import draw_robustness
+    from steelman.report import draw, robustness_chart
 
-    swept = Swept.load(root / "runs" / "tiny-sweep")
-    (axes,) = draw_robustness(swept.curves()).axes
+    swept = SweepResults.load(root / "runs" / "tiny-sweep")
+    (axes,) = draw(robustness_chart(swept.curves())).axes
     assert {text.get_text().lstrip("\u200b") for text in axes.texts} == {"0.005", "0.02"}
     assert np.isfinite(axes.get_xlim()).all()

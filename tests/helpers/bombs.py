@@ -28,7 +28,7 @@ from steelman.data import CIFAR10, MNIST, SVHN, Arrays, ImageFolder
 from steelman.data.memory import as_dataset
 from steelman.experiments.compare import _left
 from steelman.experiments.recipe import load_recipe
-from steelman.experiments.swept import Swept
+from steelman.experiments.sweep_results import SweepResults
 from steelman.files import UNSEALED, sealed
 from steelman.loading.images import table
 from steelman.loading.onnx import Onnx
@@ -286,8 +286,8 @@ BOMBS: dict[str, tuple[Callable[[Path], object], Callable[[Path], Any]]] = {
     "results without models": (lambda at: results(at, "{}"), _left),
     "results without what a model has": (lambda at: results(at, '{"models": {"a": {}}}'), _left),
     "results that are no JSON": (lambda at: results(at, '{"models": {"a": {"checkup"'), _left),
-    "sweep that is nested deep": (to("sweep.json", deep().encode()), Swept.load),
-    "sweep without networks": (to("sweep.json", b"{}"), Swept.load),
+    "sweep that is nested deep": (to("sweep.json", deep().encode()), SweepResults.load),
+    "sweep without networks": (to("sweep.json", b"{}"), SweepResults.load),
     "transfer that is nested deep": (to("transfer.json", deep().encode()), Transfer.load),
     "transfer without tables": (to("transfer.json", b'{"attack": "a"}'), Transfer.load),
     "transfer that names a table elsewhere": (

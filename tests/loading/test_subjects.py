@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typer import BadParameter
 
 from steelman import FGSM, Surrogate, checkpoint
-from steelman.cli.options import fraction
+from steelman.cli.options import radius
 from steelman.data import Arrays, Digits, External, ImageFolder
 from steelman.experiments.opening import open_subject
 from steelman.identity import digest, model_parts
@@ -192,7 +192,7 @@ def test_a_function_of_images_is_a_black_box(module: str, images: Tensor):
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("number", r"number is a int: neither a model nor a function that returns one"),
+        ("number", r"number is a int, neither a model nor a function that returns one"),
         ("nothing", r"nothing made a int, neither a model nor a function of images"),
         ("needs", r"needs needs width, depth: give a function without such arguments"),
         ("Needs", r"Needs needs width: "),
@@ -253,10 +253,10 @@ def test_images_by_what_they_are_called(tmp_path: Path):
 
 
 def test_radii_are_told_as_numbers_or_as_fractions():
-    assert (fraction("8/255"), fraction(".3")) == (8 / 255, 0.3)
+    assert (radius("8/255"), radius(".3")) == (8 / 255, 0.3)
     for wrong in ("8/x", "1/0", "much"):
         with pytest.raises(BadParameter, match=r"is not a number such as \.3 or 8/255"):
-            fraction(wrong)
+            radius(wrong)
 
 
 def test_logs_of_probabilities_are_their_logits(images: Tensor, network: MLP):

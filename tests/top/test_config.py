@@ -150,6 +150,9 @@ def test_differences_are_paths():
 ALLOWED = {
     ("DeepDefense", "p"): (math.inf,),
     ("DeepFool", "p"): (math.inf,),
+    ("DeepFool", "slack"): (math.inf,),  # every rival class is considered
+    ("FAB", "slack"): (math.inf,),
+    ("L2LDA", "clip_norm"): (math.inf,),  # gradients are not clipped
     ("Margin", "confidence"): (math.inf,),  # never switches the gradient off, the default
     ("JSMA", "theta"): (-1,),  # darkens instead of brightening
     ("Sum", "weights"): (-1,),  # ascends an objective

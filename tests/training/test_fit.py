@@ -421,7 +421,7 @@ def test_what_cannot_be_trained_is_refused_before_work():
         ("track_test measures test images", network(), Plain(), replace(TRAINING, track_test=5)),
         ("tensorboard writes into the run's folder", network(), Plain(), replace(TRAINING, tensorboard=True)),
         (
-            "micro_batch cuts the batches of an objective",
+            "micro_batch divides the batches of an Objective",
             network(),
             MicroBatches(Plain(), 3),
             replace(TRAINING, micro_batch=2),
@@ -479,8 +479,8 @@ def test_tensorboard_gets_every_number_once(tmp_path: Path):
 
 
 def test_without_tensorboard_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ImportError, match=r"pip install steelman\[tensorboard\]"):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(ImportError, match=r"pip install 'steelman\[tensorboard\]'"):
         fit(network(), images(), Plain(), replace(TRAINING, tensorboard=True), folder=tmp_path)
 
 

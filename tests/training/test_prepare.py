@@ -325,7 +325,7 @@ def test_parts_of_an_older_version_are_taken(reference: MLP, small_parts: list[i
     ("make", "message"),
     [
         (lambda: NoisyCopies(sigma=-1.0), r"NoisyCopies needs sigma >= 0; got -1\.0"),
-        (lambda: NoisyCopies(sigma=float("nan")), r"sigma >= 0"),
+        (lambda: NoisyCopies(sigma=float("nan")), r"sigma finite and >= 0"),
         (lambda: NoisyCopies(copies=0), "needs copies >= 1; got 0"),
         (lambda: SoftLabels(0.0), r"SoftLabels needs temperature > 0; got 0\.0"),
         (lambda: Crafted(UniversalPerturbation()), r"UniversalPerturbation finds one perturbation for all images"),
@@ -484,8 +484,8 @@ def stored(folder: Path) -> Tensor:
     ("text", "kind", "message"),
     [
         ('prepare = [{ kind = "Crafted", attack = "FGSM" }]', ValueError, r"Crafted needs a trained network: name its"),
-        ('prepare = [{ kind = "Crafted", attack = "FGSM", on = "me.toml" }]', ValueError, r"me\.toml waits for .*me"),
-        ('start = "other.toml"', ValueError, r"other\.toml waits for .*me\.toml, which waits for other\.toml itself"),
+        ('prepare = [{ kind = "Crafted", attack = "FGSM", on = "me.toml" }]', ValueError, r"me\.toml needs .*me"),
+        ('start = "other.toml"', ValueError, r"other\.toml needs .*me\.toml first, which needs other\.toml itself"),
         ('prepare = [{ kind = "SoftLabels", on = "bse" }]', FileNotFoundError, r"there is no recipe bse"),
         ('prepare = [{ kind = "SoftLabels", on = "larger" }]', ValueError, r"is not for Digits, so it cannot guide"),
         (

@@ -55,6 +55,7 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> dict[str, SimpleNamespace]:
     entities = ModuleType("mlflow.entities")
     entities.Metric = lambda key, value, timestamp, step: SimpleNamespace(key=key, value=value, step=step)  # pyright: ignore[reportAttributeAccessIssue]
     module = ModuleType("mlflow")
+    module.__spec__ = ModuleSpec("mlflow", None)
     module.MlflowClient = Client  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "mlflow", module)
     monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
@@ -106,10 +107,10 @@ def test_tensorboard_has_the_measures_too(tmp_path: Path):
     assert event.value == 0.25
 
 
-@pytest.mark.parametrize(("kind", "module"), [(TensorBoard, "torch.utils.tensorboard"), (MLflow, "mlflow")])
+@pytest.mark.parametrize(("kind", "module"), [(TensorBoard, "tensorboard"), (MLflow, "mlflow")])
 def test_without_them_the_remedy_is_named(kind: type, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf"pip install steelman\[{kind.__name__.lower()}\]"):
+    with pytest.raises(ImportError, match=rf"pip install 'steelman\[{kind.__name__.lower()}\]'"):
         kind(tmp_path)
 
 
@@ -128,5 +129,5 @@ def test_a_table_is_handed_over_to_frames(monkeypatch: pytest.MonkeyPatch):
     assert table.to_polars() is True
     for name in ("polars", "pandas"):
         monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(ImportError, match=rf"pip install steelman\[{name}\]"):
+        with pytest.raises(ImportError, match=rf"pip install 'steelman\[{name}\]'"):
             getattr(table, f"to_{name}")()

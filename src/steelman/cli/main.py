@@ -1,7 +1,7 @@
 """The command. Each verb is a few lines over the library, which is imported only once a verb begins."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,8 @@ from steelman.cli.options import (
     Mean,
     NetworkName,
     NormName,
+    PaperShape,
+    Recipe,
     Results,
     Runs,
     Std,
@@ -30,6 +32,7 @@ from steelman.failures import guarded, plainly
 
 if TYPE_CHECKING:
     from steelman.experiments.run import Run
+    from steelman.report.document import Document
 
 
 app = typer.Typer(
@@ -53,7 +56,7 @@ def demo(runs: Runs = Path("runs")) -> None:
 
 @app.command(cls=Train, epilog="Example: steelman train reference_mnist_lenet --set training.epochs=5 --name short")
 def train(
-    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe.")],
+    recipe: Recipe,
     data_dir: DataDir = None,
     runs: Runs = Path("runs"),
     name: Annotated[str | None, typer.Option(help="The run's folder in RUNS; default: the recipe's name.")] = None,
@@ -63,9 +66,9 @@ def train(
     ] = False,
     trust: Trust = None,
 ) -> None:
-    """Train a recipe. Called again after any stop, it goes on where it was.
+    """Train a recipe. The same call resumes a training that was stopped.
 
-    A run's folder holds recipe.toml with every setting, last.safetensors to go on from, best.safetensors to evaluate,
+    A run's folder holds recipe.toml with every setting, last.safetensors to resume from, best.safetensors to evaluate,
     and log.jsonl with a line per epoch. Ctrl-C writes a checkpoint first.
 
     Under torchrun, every process calls this: torchrun --nproc-per-node 2 -m steelman train RECIPE
@@ -94,13 +97,13 @@ def attack_train(
     set_: Changes = None,
     trust: Trust = None,
 ) -> None:
-    """Train a learned adversary against a run's classifier, which stays as it is.
+    """Train a learned adversary against a run's classifier, which is not changed.
 
-    Called again after any stop, it goes on where it was. The new run's folder is that of any run. Its checkpoint is
-    chosen by the training images that are held out: the one under which fewest of them are still classified rightly.
+    The same call resumes a training that was stopped. The best checkpoint is the one under which the fewest held-out
+    training images are still classified correctly.
 
-    `steelman evaluate` attacks the classifier by it. Another run is attacked by it where an adversary among the attacks
-    of its recipe's evaluation has generator = "FOLDER".
+    `steelman evaluate` attacks the classifier with it. To attack another run with it, give an adversary among the
+    attacks of that run's recipe generator = "FOLDER".
     """
     from steelman.experiments.attack_train import attack_train
 
@@ -124,51 +127,42 @@ def evaluate(
     std: Std = None,
     access: AccessName = None,
     eps_ref_of: EpsRefOf = None,
-    seed: Annotated[int, typer.Option(help="Of the attacks' noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the attacks' noise.")] = 0,
     workers: Workers = 1,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images that are attacked at once.")] = 250,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of images that are attacked at once.")] = 250,
     folder: Results = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin a new table; the old one stays until it is whole.")
+        bool, typer.Option("--fresh", help="Begin a new table; the old one is kept until the new one is complete.")
     ] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write measures for TensorBoard.")] = False,
     mlflow: Annotated[bool, typer.Option("--mlflow", help="Also log measures and report to MLflow.")] = False,
     trust: Trust = None,
 ) -> None:
-    """Attack any model with a battery: a table, measures with intervals, curves and report.html.
+    """Attack any model with a battery of attacks: a table, measures with intervals, curves and report.html.
 
-    First a check-up says what was found of the model. A table that is there is extended: what has been attacked is not
-    attacked again, and an evaluation that was stopped goes on.
+    A check-up of the model comes first. An existing table is extended, and nothing is attacked twice. The same call
+    resumes an evaluation that was stopped.
     """
     from contextlib import nullcontext
 
     from rich.console import Console
 
-    from steelman.cli.values import access_of, norm_of, numbers
     from steelman.experiments.assess import assess, battery_of, look, reference_of
     from steelman.experiments.opening import open_subject
     from steelman.experiments.run import Run
     from steelman.files import REPORT, working_in, writable
-    from steelman.report.export import write
-    from steelman.training.trackers import Sinks
+    from steelman.report.document import Document
+    from steelman.report.export import write_document
+    from steelman.training.trackers import Trackers
     from steelman.workers import workers as several
 
-    threat = norm_of(norm)
-    opened = open_subject(
-        subject,
-        data=data,
-        data_dir=data_dir,
-        network=network,
-        mean=numbers("--mean", mean),
-        std=numbers("--std", std),
-        norm=threat,
-    )
-    chosen = battery_of(opened, battery, threat, eps, survivors_only)
+    opened = open_subject(subject, data=data, data_dir=data_dir, network=network, mean=mean, std=std, norm=norm)
+    chosen = battery_of(opened, battery, norm, eps, survivors_only)
     results = folder or opened.results
     names = [name for name, wanted in (("tensorboard", tensorboard), ("mlflow", mlflow)) if wanted]
     writable(results, REPORT)
-    with working_in(results), Sinks(opened.home or results, names) as sinks:
-        opened, found = look(opened, access_of(access))
+    with working_in(results), Trackers(opened.home or results, names) as trackers:
+        opened, found = look(opened, access)
         Console().print(found)
         eps_ref = None if eps_ref_of is None else reference_of(Run.open(eps_ref_of).subject(data_dir), images)
         how = {"folder": results, "images": images, "eps_ref": eps_ref, "seed": seed, "batch_size": batch_size}
@@ -176,23 +170,24 @@ def evaluate(
             with several(workers) or nullcontext() as executor:
                 entry = assess(opened, chosen, found, executor=executor, fresh=fresh, **how)
         except KeyboardInterrupt as error:
-            again = "--fresh begins again" if fresh else "the same call goes on with what is left"
+            again = "--fresh begins again" if fresh else "the same call resumes it"
             raise KeyboardInterrupt(f"evaluation was interrupted; {again}") from error
-        written = write(results, [entry], classes=opened.test.classes)
-        for sink in sinks:
-            sink.results({name: each.value for name, each in entry.measures.items()}, written)
-    _show([entry], written)
+        document = Document([entry], classes=opened.test.classes)
+        written = write_document(results, document)
+        for tracker in trackers:
+            tracker.results({name: each.value for name, each in entry.measures.items()}, written)
+    _show(document, written)
 
 
 @app.command(cls=Verb, epilog="Example: steelman sweep pgd_digits_mlp --vary defence.attack.eps=0.05,0.1,0.15,0.2,0.3")
 def sweep(
-    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe.")],
+    recipe: Recipe,
     vary: Annotated[
         list[str],
         typer.Option(
             metavar="PATH=VALUE,VALUE",
-            help="A setting and its values: defence.c=5,10,20, or TOML: network.hidden=[32],[64, 64]. Of several, all "
-            "combinations are trained; curves go along the first.",
+            help="A setting and its values: defence.c=5,10,20, or TOML: network.hidden=[32],[64, 64]. Repeated, it "
+            "trains all combinations; curves go along the first setting.",
         ),
     ],
     battery: BatteryName = None,
@@ -203,37 +198,37 @@ def sweep(
     measure: Annotated[
         str,
         typer.Option(
-            help="Of robustness, by its name in results.json or the beginning of it; default: robust accuracy within "
-            "the first radius."
+            help="The measure of robustness, by its name in results.json or the beginning of it; default: robust "
+            "accuracy within the first radius."
         ),
     ] = "",
     against: Annotated[
-        Path | None, typer.Option(help="Another sweep's folder, to be compared with at equal clean accuracy.")
+        Path | None, typer.Option(help="Compare with this sweep (its folder) at equal clean accuracy.")
     ] = None,
     data_dir: DataDir = None,
     runs: Runs = Path("runs"),
     name: Annotated[str | None, typer.Option(help="The sweep's folder in RUNS; default: RECIPE-sweep.")] = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Networks at once; each has a GPU of its own where there are.")
+        int,
+        typer.Option(min=1, help="Number of networks at once; each has a GPU of its own where there are GPUs."),
     ] = 1,
     set_: Changes = None,
     trust: Trust = None,
 ) -> None:
     """Train a recipe for each value of a setting, attack each network, and draw the robustness curve.
 
-    Called again, it goes on where it was, adds other values, or compares with another sweep. Its folder has a run for
-    each network, sweep.json, sweep.csv and the picture robustness.png; `steelman compare` takes the runs.
+    The same call resumes a sweep; other calls add values, or compare with another sweep. The folder has a run for each
+    network, sweep.json, sweep.csv and the picture robustness.png; `steelman compare` takes the runs.
 
-    Exit code 1: a training diverged; the others are there.
+    Exit code 1: a training diverged; the other networks are complete.
     """
     from rich.console import Console
 
-    from steelman.cli.values import norm_of
     from steelman.experiments.sweep import sweep
-    from steelman.experiments.swept import Judging, Swept
+    from steelman.experiments.sweep_results import EvaluationOptions, SweepResults
 
-    other = None if against is None else Swept.load(against)
-    asked = Judging(battery, norm_of(norm), eps, survivors_only, images)
+    other = None if against is None else SweepResults.load(against)
+    options = EvaluationOptions(battery, norm, eps, survivors_only, images)
     found = sweep(
         recipe,
         vary,
@@ -241,18 +236,18 @@ def sweep(
         data_dir,
         changes=set_ or [],
         called=name,
-        judging=None if asked == Judging() else asked,
+        options=None if options == EvaluationOptions() else options,
         measure=measure,
         count=workers,
         say=_say,
     )
     console = Console()
-    console.print(found.terminal_table())
-    if other is not None:
-        console.print(found.comparison_table(other))
+    for table in (found.table(), *([] if other is None else found.comparison_tables(other))):
+        console.print(table, markup=False, highlight=False)
+        console.print()
     for path in (found.picture, *([] if other is None else [found.draw_against(other)])):
         console.print(f"picture: {path}", markup=False, soft_wrap=True, highlight=False)
-    if any(each.failed for each in found.outcomes):
+    if any(each.failed for each in found.networks):
         raise typer.Exit(1)
 
 
@@ -262,47 +257,40 @@ def sweep(
 )
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of evaluated runs or evaluations, of the same data.")],
-    paper: Annotated[
-        str,
-        typer.Option(
-            metavar="SHAPE",
-            help="Whose table: deep-defense, deep-defense-2, efficient-defenses, l2l-da, pgn, mma, all; default: the "
-            "one that fits.",
-        ),
-    ] = "auto",
+    paper: PaperShape = "auto",
     transfer: Annotated[
         list[str] | None,
         typer.Option(
             metavar="ATTACK",
-            help="Also test each model on images made on the others, by an attack of the runs' recipes, a kind such as "
-            "PGD, or a TOML table; as often as you like.",
+            help="Also attack each model with images made on the others (transfer), by an attack of the runs' recipes, "
+            "a kind such as PGD, or a TOML table; may be repeated.",
         ),
     ] = None,
     surrogate: Annotated[
-        list[Path] | None, typer.Option(help="Make them on this run instead, as often as you like.")
+        list[Path] | None, typer.Option(help="Make the images on this run instead (a surrogate); may be repeated.")
     ] = None,
     ensemble: Annotated[
-        bool, typer.Option("--ensemble", help="Make them on the mean of all these models' logits too.")
+        bool, typer.Option("--ensemble", help="Also make images on the mean of these models' logits.")
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that make them.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes that make the images.")] = 1,
     data_dir: DataDir = None,
-    folder: Annotated[Path, typer.Option(help="Where the common report goes.")] = Path("runs/comparison"),
+    folder: Annotated[Path, typer.Option(help="The folder of the common report.")] = Path("runs/comparison"),
     trust: Trust = None,
 ) -> None:
-    """One table in the shape of a paper's, and one report, over several evaluated models.
+    """One table in the shape of a paper's, and one report, of several evaluated models.
 
-    The tables are also written as Markdown, LaTeX and CSV. The first model is compared with each other one image by
-    image. Called again with more runs, it makes only the images that are not there.
+    The tables are also written as Markdown, LaTeX and CSV. The first model is compared with each of the others, image
+    by image. Called again with more runs, it makes only the images that are missing.
     """
     from rich.console import Console
 
-    from steelman.experiments.compare import compare, shape_of
+    from steelman.experiments.compare import compare
 
     found = compare(
         runs,
         data_dir,
         folder,
-        shape=shape_of(paper),
+        shape=paper,
         attacks=transfer or (),
         surrogates=surrogate or (),
         ensemble=ensemble,
@@ -324,7 +312,7 @@ def cite(methods: Annotated[list[str], typer.Argument(help="Names of attacks and
 
 
 def _trained(run: "Run") -> None:
-    """Say what came of a training and what comes next."""
+    """Print the last numbers of a training, and the next command."""
     from steelman.training.distributed import processes
 
     if processes().first:
@@ -338,22 +326,19 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _show(entries: list[Any], written: list[Path]) -> None:
+def _show(document: "Document", written: list[Path]) -> None:
     from rich.console import Console
 
-    from steelman.report.papers import measures_table
-    from steelman.report.verdicts import verdict
-
     console = Console()
-    console.print(verdict(entries).text(console.width), markup=False, highlight=False, soft_wrap=True)
-    console.print(measures_table(entries))
+    console.print(document.verdict.text(console.width), markup=False, highlight=False, soft_wrap=True)
+    console.print(document.measures)
     console.print(f"report: {written[-1]}", markup=False, soft_wrap=True, highlight=False)
 
 
 def main() -> None:
-    """Exit codes: 0 done, 1 training diverged or an error that was not foreseen, 2 the user's error, 130 interrupted.
+    """Exit codes: 0 done, 1 training diverged or an unforeseen error, 2 an error of the user's input, 130 interrupted.
 
-    Errors are one line; of one that was not foreseen the line names a log with the details. STEELMAN_TRACEBACK=1 shows
+    Errors are one line; for an unforeseen error it names a log file with the details. STEELMAN_TRACEBACK=1 shows
     tracebacks.
     """
     with plainly(), guarded():

@@ -1,4 +1,4 @@
-"""One way from a subject to an entry of a report, whatever the subject is."""
+"""From a model, wherever it comes from, to its entry in a report: check-up, attacks, tables, gallery."""
 
 import warnings
 from collections.abc import Mapping
@@ -14,8 +14,7 @@ from steelman.attacks.core.attack import Access, Attack
 from steelman.attacks.core.mode import evaluation_mode, in_training
 from steelman.attacks.minimal.deepfool import DeepFool
 from steelman.attacks.minimal.minimal_fgsm import MinimalFGSM
-from steelman.checkup.finding import Finding
-from steelman.checkup.findings import Checkup, checkup
+from steelman.checkup import Checkup, Finding, checkup
 from steelman.checkup.labels import Known
 from steelman.classes import Unresolved
 from steelman.data.dataset import Dataset
@@ -38,27 +37,27 @@ RANK: tuple[Access, ...] = ("decisions", "scores", "gradients")
 
 
 def look(subject: Subject, access: Access | None = None) -> tuple[Subject, Checkup]:
-    """The check-up, and the subject as attacks are to see it.
+    """The subject as attacks see it, and the check-up of its model.
 
-    access  the most that they may ask; default: what the check-up found. A model that answers with probabilities p is
-            attacked through log p, which are logits of the same p
+    access  what attacks may see; default: all that the model gives. A model that returns probabilities p is attacked
+            through log p, which are logits of the same p
 
     Raises:
-        ValueError: the model cannot be asked, does not give so much, or has no class for a label of the data.
+        ValueError: the model fails, does not give that access, or has no class for a label of the data.
     """
     found = checkup(subject.model, subject.test)
-    said, more = _answer(subject), []
-    Known.of(subject.test, torch.arange(len(subject.test.classes))).refuse(subject.name, said)
+    answer, more = _answer(subject), []
+    Known.of(subject.test, torch.arange(len(subject.test.classes))).refuse(subject.name, answer)
     if access is not None and RANK.index(access) > RANK.index(found.access):
         raise ValueError(
             f"--access {access}: the check-up found that {subject.name} gives {found.access} and no more; leave it out"
         )
     model, wanted, training = subject.model, access or found.access, in_training(subject.model)
     if wanted == "decisions":
-        model = BlackBox(model, "decisions") if said.is_floating_point() else model
-    elif said.ndim == 2 and are_probabilities(said):
+        model = BlackBox(model, "decisions") if answer.is_floating_point() else model
+    elif answer.ndim == 2 and are_probabilities(answer):
         more.append(Finding("logits", "log p of its probabilities p is what attacks see", "note"))
-        # Inside the preprocessing, so that the preprocessed space is still there.
+        # Inside the preprocessing, so that there still is a preprocessed space.
         if isinstance(model, Preprocessed):
             model = Preprocessed(model.preprocess, LogOfProbabilities(model.network))
         else:
@@ -66,33 +65,33 @@ def look(subject: Subject, access: Access | None = None) -> tuple[Subject, Check
     if wanted == "scores" and found.access == "gradients":
         model = BlackBox(model)
     if wanted != found.access:
-        more.append(Finding("access", f"attacks see {wanted} alone, as was asked for", "note"))
+        more.append(Finding("access", f"attacks see {wanted} alone, as requested", "note"))
     return replace(subject, model=model.train(training)), Checkup((*found.findings, *more), wanted)
 
 
 def _answer(subject: Subject) -> Tensor:
-    """What the model says of a few images."""
+    """The model's outputs for a few images."""
     few = sampled(subject.test, 100)
     some = next(few.batches([torch.arange(len(few))]))
     with evaluation_mode(subject.model), torch.no_grad():
         try:
             return answer_of(subject.model, some.x)
-        except Exception as error:  # whatever a model of somebody else's may raise
+        except Exception as error:  # a model of another library may raise anything
             raise ValueError(
                 f"{subject.name} fails on images of shape {tuple(some.x.shape)}: {type(error).__name__}: {error}"
             ) from error
 
 
 def assess(subject: Subject, battery: Battery, found: Checkup | None = None, **how: Any) -> Entry:
-    """Everything that a report says of one model: the battery run, the table extended, the gallery drawn.
+    """Run a battery, extend the table, draw the gallery: all that a report says of one model.
 
-    subject  as `look` gives it
-    battery  what of it the model's access allows is run
+    subject  as `look` returns it
+    battery  of which everything is run that the model's access allows
     found    the check-up
     how      as for `attacked`
 
     Raises:
-        ValueError: the battery has nothing that the model's access allows; as for `attacked`.
+        ValueError: the model's access allows nothing of the battery; as for `attacked`.
     """
     if found is not None:
         battery = battery.within(found.access)
@@ -115,23 +114,23 @@ def attacked(
 ) -> dict[str, Evaluation]:
     """The tables of a model under a battery, by space.
 
-    folder    where the tables lie or will lie, which are extended; default: they are kept nowhere
-    images    so many test images, a sample by class that is the same for every model; default: the battery's number
-    eps_ref   that of the model with which Deep Defense's measures are compared; default: the model's own
-    seed      of the attacks' noise
-    batch_size  images in a block, which are attacked at once; a block that is done is kept
-    executor  where blocks of images are attacked
-    fresh     begin new tables, which replace those that are there when they are whole
+    folder      of the tables, which are extended; default: tables are not saved
+    images      number of test images, a sample by class that is the same for every model; default: the battery's
+    eps_ref     that of the model with which Deep Defense's measures are compared; default: the model's own
+    seed        of the attacks' noise
+    batch_size  images that are attacked at once; each finished batch is saved
+    executor    whose processes attack the batches
+    fresh       begin new tables, which replace the existing ones when they are complete
 
     Raises:
-        ValueError: the table that is there is of more images, of another model, or cut off.
+        ValueError: the existing table is of more images, of another model, or damaged.
     """
     test = subject.sample(images or battery.images)
     if folder is not None and not fresh:
         _refuse_more(folder, test)
     common: dict[str, Any] = {"folder": folder, "fresh": fresh, "executor": executor, "progress": progress}
     common |= {"seed": seed, "batch_size": batch_size}
-    probes = [probe.begin(subject.training) for probe in battery.probes]
+    probes = [probe.setup(subject.training) for probe in battery.probes]
     table = evaluate(
         subject.model, test, battery.attacks, survivors_only=battery.survivors_only, probes=probes, **common
     )
@@ -147,10 +146,7 @@ def attacked(
 def entry_of(
     subject: Subject, tables: Mapping[str, Evaluation], attacks: Mapping[str, Attack], found: Checkup | None = None
 ) -> Entry:
-    """What reports show of a subject whose tables are there; the gallery is of those attacks.
-
-    Cost: that of the gallery's few images.
-    """
+    """What reports show of a subject with these tables; the gallery shows these attacks, on a few images."""
     table = tables["pixels"]
     gallery = Gallery.of(subject.model, subject.test, table, attacks)
     behind = tables.get("preprocessed")
@@ -165,7 +161,7 @@ def battery_of(
     eps: float | None = None,
     survivors_only: bool | None = None,
 ) -> Battery:
-    """What a subject is evaluated with; learned adversaries attack with the generator that its run trained.
+    """The battery of a subject; learned adversaries attack with the generator that its run trained.
 
     named      a TOML file, or a name as for `named_battery`; default: the subject's own battery, "quick" where it has
                none
@@ -211,7 +207,7 @@ def _of_deep_defense(subject: Subject, test: Dataset, eps_ref: float | None) -> 
 
 
 def _refuse_more(folder: Path, test: Dataset) -> None:
-    """A table, or the blocks of an unfinished one, is extended to more images, never cut to fewer."""
+    """Raises ValueError where a table, or a part of an unfinished one, has more or other images than are evaluated."""
     path, wanted = folder / TABLE, set(test.index.tolist())
     if path.is_file():
         try:
@@ -227,7 +223,7 @@ def _refuse_more(folder: Path, test: Dataset) -> None:
     for part in sorted((folder / PARTS).glob("*.parquet")):
         try:
             there = Evaluation.load(part)
-        except ValueError:  # what is damaged is made anew
+        except ValueError:  # a damaged part is made anew
             continue
         _refuse_others(part, there, wanted)
 
@@ -237,6 +233,6 @@ def _refuse_others(path: Path, there: Evaluation, wanted: set[int]) -> None:
     if more := set(there["image"].tolist()) - wanted:
         raise ValueError(
             f"{path} has {len(more)} images (the first is image {min(more)}) that the sample of {len(wanted)} does not "
-            "have: older versions took the first images of the data set, which may be of few classes. Begin a new "
-            "table with --fresh, or give another --folder"
+            "have, as older versions took the first images of the data set. Begin a new table with --fresh, or give "
+            "another --folder"
         )

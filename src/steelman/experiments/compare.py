@@ -1,4 +1,4 @@
-"""Evaluated models side by side, and what images made on one do to the others."""
+"""Evaluated models side by side, and transfer attacks between them."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -17,21 +17,18 @@ from steelman.checkup.findings import Checkup
 from steelman.classes import concrete
 from steelman.data.dataset import Dataset
 from steelman.evaluation.transferability import Source, transfer
-from steelman.experiments.run import Run, entries
+from steelman.experiments.run import Run, check_same_data, entries
 from steelman.files import REPORT, decoding, parse_json, writable
 from steelman.identity import model_parts
 from steelman.loading.images import table
-from steelman.measures.black_box import black_box_table, transfer_table
 from steelman.measures.paper_table import PaperTable
 from steelman.measures.transfer import Transfer
 from steelman.naming import nearest
 from steelman.networks.building import device
-from steelman.report import write
-from steelman.report.compared import chosen, compared
+from steelman.report.document import Document
 from steelman.report.entry import Entry, comparable
-from steelman.report.export import slug
-from steelman.report.papers import SHAPES, Shape, paper_table
-from steelman.report.verdicts import verdict
+from steelman.report.export import slug, write_document
+from steelman.report.papers import Shape
 from steelman.table.places import TABLE, tables_in
 from steelman.table.table import Evaluation
 from steelman.trust import written
@@ -43,22 +40,17 @@ RESULTS = "results.json"
 
 @dataclass(frozen=True)
 class Compared:
-    """Models, the transfers between them, and the files in which all of it stands; the last is report.html."""
+    """What a report on several models says, and the files that were written; the last is report.html."""
 
-    entries: list[Entry]
-    transfers: list[Transfer]
+    document: Document
     written: list[Path]
-    shape: Shape
 
     @property
     def shown(self) -> list[PaperTable | str]:
         """What a terminal shows: tables, and the first model against the others in sentences."""
-        said = verdict(self.entries)
-        found: list[PaperTable | str] = [*said.cautions]
-        found += [paper_table(self.entries, self.shape, transfer=self.transfers)]
-        found += map(str, chosen(compared(self.entries), said.attack))
-        found += map(transfer_table, self.transfers)
-        return [*found, *([black_box_table(self.transfers)] if self.transfers else [])]
+        about = self.document
+        found = [*about.verdict.cautions, about.table, *map(str, about.main_pairs), *about.transfer_tables]
+        return [*found, about.black_box] if about.black_box else found
 
 
 def compare(
@@ -74,51 +66,40 @@ def compare(
 ) -> Compared:
     """One report over several evaluated models.
 
-    folders     of runs, or of what `steelman evaluate` left of other models
-    data        where data sets lie
-    into        where the report goes. Transfers are kept there with their images, and extended when it is called again
+    folders     of evaluated runs, or of evaluations of other models
+    data        the folder of the data sets
+    into        the folder of the report. Transfers are kept there with their images, and extended by the next call
     shape       of the table: see `paper_table`
     attacks     of transfers: the name of an attack of one of the runs' batteries, a kind, or a TOML table
-    surrogates  runs on which images are crafted, instead of on those that are compared
-    ensemble    craft on the mean of all sources' logits too
-    count       processes that craft
+    surrogates  runs on which images are crafted, instead of the runs that are compared
+    ensemble    also craft on the mean of all sources' logits
+    count       number of processes that craft
 
-    Tables and logs are read; networks are built, and images loaded, for transfers alone. What of them a recipe names by
-    'module:function' is imported only if it is trusted (`steelman.trust`).
+    Only transfers need networks and images. A 'module:function' in a recipe is imported only if it is trusted
+    (`steelman.trust`).
 
     Raises:
-        FileNotFoundError: one has not been evaluated.
-        ValueError: one is given twice; other data, images, or names; a transfer of what is no run, or of a network that
-            is not trusted.
+        FileNotFoundError: a model has not been evaluated.
+        ValueError: a folder is given twice; models of different data, images or names; a transfer where a folder is no
+            run, or its network is not trusted.
     """
     for folder in folders:
         if folders.count(folder) > 1:
             raise ValueError(f"{folder} is given twice")
     runs = {folder: Run.open(folder) for folder in folders if _is_run(folder)}
-    there = dict(zip(runs, entries(list(runs.values())), strict=True)) if runs else {}
-    shown = comparable([_with_checkup(there[each], runs[each]) if each in runs else _left(each) for each in folders])
+    of_runs = dict(zip(runs, entries(list(runs.values())), strict=True)) if runs else {}
+    shown = comparable([_with_checkup(of_runs[each], runs[each]) if each in runs else _left(each) for each in folders])
     writable(into, REPORT)
-    found: list[Transfer] = []
+    transfers: list[Transfer] = []
     if attacks:
         if len(runs) < len(folders):
             other = next(folder for folder in folders if folder not in runs)
-            raise ValueError(f"{other} is no run, so its model is not at hand: only runs have transfers")
-        found = _transfers(list(runs.values()), shown, data, into, attacks, surrogates, ensemble, count)
+            raise ValueError(f"{other} is no run, so it has no model for a transfer: leave it or --transfer out")
+        transfers = _transfers(list(runs.values()), shown, data, into, attacks, surrogates, ensemble, count)
     elif surrogates or ensemble:
         raise ValueError("surrogates are for a transfer: name its attack too, such as --transfer PGD")
-    return Compared(shown, found, write(into, shown, transfer=found, shape=shape), shape)
-
-
-def shape_of(text: str) -> Shape:
-    """A table's shape by its name.
-
-    Raises:
-        ValueError: there is no such shape; names the nearest.
-    """
-    for shape in SHAPES:
-        if text == shape:
-            return shape
-    raise ValueError(f"--paper {text}: there is no such shape; {nearest(text, SHAPES)}")
+    document = Document(shown, transfers, shape=shape)
+    return Compared(document, write_document(into, document))
 
 
 def _is_run(folder: Path) -> bool:
@@ -126,28 +107,28 @@ def _is_run(folder: Path) -> bool:
 
 
 def _left(folder: Path) -> Entry:
-    """What `write` left of one model in a folder."""
+    """One model, from the files of its evaluation."""
     tables = tables_in(folder)
     path = folder / RESULTS
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has a table and no {RESULTS}: `steelman evaluate` writes both")
     with decoding(path, "what `steelman evaluate` writes", "Evaluate the model again"):
         models = parse_json(path.read_bytes())["models"]
-        told = {name: _from_json(name, said, tables) for name, said in models.items()}
-    if len(told) != 1:
-        raise ValueError(f"{folder} is of {len(told)} models: give the folder of each one")
-    return next(iter(told.values()))
+        found = [_from_json(name, each, tables) for name, each in models.items()]
+    if len(found) != 1:
+        raise ValueError(f"{folder} is of {len(found)} models: give the folder of each one")
+    return found[0]
 
 
-def _from_json(name: str, said: Mapping[str, Any], tables: Mapping[str, Evaluation]) -> Entry:
-    checkup, recipe = said["checkup"], said["recipe"] or ""
-    if not isinstance(recipe, str) or not all(isinstance(each, str) for each in (name, *said["info"].values())):
+def _from_json(name: str, model: Mapping[str, Any], tables: Mapping[str, Evaluation]) -> Entry:
+    checkup, recipe = model["checkup"], model["recipe"] or ""
+    if not isinstance(recipe, str) or not all(isinstance(each, str) for each in (name, *model["info"].values())):
         raise TypeError("names, recipe and info are texts")
     return Entry(
         name=name,
         evaluation=tables["pixels"],
-        log=[dict(line) for line in said["training"]],
-        info=said["info"],
+        log=[dict(line) for line in model["training"]],
+        info=model["info"],
         checkup=None if checkup is None else Checkup.of(checkup),
         recipe=recipe,
         preprocessed=tables.get("preprocessed"),
@@ -155,13 +136,13 @@ def _from_json(name: str, said: Mapping[str, Any], tables: Mapping[str, Evaluati
 
 
 def _with_checkup(entry: Entry, run: Run) -> Entry:
-    """With what was found of the model when it was evaluated."""
+    """With the check-up of the evaluation."""
     return replace(entry, checkup=_left(run.results).checkup) if (run.results / RESULTS).is_file() else entry
 
 
 def _transfers(
     runs: list[Run],
-    shown: list[Entry],
+    shown: Sequence[Entry],
     data: Path | None,
     into: Path,
     attacks: Sequence[str],
@@ -197,29 +178,21 @@ def _transfers(
 
 
 def _sources(named: Mapping[str, Run], surrogates: Sequence[Path]) -> dict[str, Run]:
-    """The runs on which images are crafted; one that is compared too has one name."""
+    """The runs on which images are crafted; a run that is also compared keeps its name."""
     if not surrogates:
         return dict(named)
     found: dict[str, Run] = {}
     first = next(iter(named.values()))
     for run in map(Run.open, surrogates):
-        if run.recipe.data != first.recipe.data:
-            raise ValueError(
-                f"{run.folder} is of {run.recipe.data} and {first.folder} of {first.recipe.data}: only runs of the "
-                "same data can be compared"
-            )
-        same = [name for name, other in named.items() if _place(other) == _place(run)]
+        check_same_data(run, first)
+        same = [name for name, other in named.items() if other.checkpoint.resolve() == run.checkpoint.resolve()]
         name = same[0] if same else run.name if run.name not in {**named, **found} else str(run.checkpoint)
         found[name] = run
     return found
 
 
-def _place(run: Run) -> Path:
-    return run.checkpoint.resolve()
-
-
 def _attack(asked: str, runs: Mapping[str, Run]) -> tuple[str, Attack]:
-    """What `--transfer` names: an attack of the first battery that has one of this name, a kind, or a table."""
+    """What `--transfer` names: an attack of the first battery with this name, a kind, or a table."""
     for run in runs.values():
         if asked in run.recipe.evaluation.attacks:
             return asked, run.recipe.evaluation.attacks[asked]
@@ -248,7 +221,7 @@ def _of_each(
 
 
 def _refuse_newer(entry: Entry, model: Model) -> None:
-    """Raises ValueError where a model is not the one that was evaluated."""
+    """Raises ValueError where a model has changed since it was evaluated."""
     try:
         entry.evaluation.refuse_other_model(model_parts(model))
     except ValueError as error:

@@ -7,8 +7,8 @@ from pathlib import Path
 from steelman.experiments.assess import assess, battery_of, look
 from steelman.experiments.run import train
 from steelman.files import REPORT, writable
-from steelman.report.entry import Entry
-from steelman.report.export import write
+from steelman.report.document import Document
+from steelman.report.export import write_document
 
 MODELS = {
     "plain": "plain_digits_mlp",
@@ -17,12 +17,12 @@ MODELS = {
 }
 
 
-def run(runs: Path, say: Callable[[str], None]) -> tuple[list[Entry], list[Path]]:
+def run(runs: Path, say: Callable[[str], None]) -> tuple[Document, list[Path]]:
     """Train three networks, attack each with the same battery, and write one report over them into `runs`/demo."""
     import torch
 
     writable(runs / "demo", REPORT)
-    torch.set_num_threads(1)  # so small are these networks that a second thread only waits
+    torch.set_num_threads(1)  # a second thread is of no use to networks this small
     entries = []
     for name, recipe in MODELS.items():
         say(f"training {recipe}")
@@ -30,4 +30,5 @@ def run(runs: Path, say: Callable[[str], None]) -> tuple[list[Entry], list[Path]
         say(f"attacking {recipe}")
         subject, checkup = look(found.subject(None))
         entries.append(replace(assess(subject, battery_of(subject), checkup), name=name))
-    return entries, write(runs / "demo", entries, title="Three ways to train on handwritten digits")
+    document = Document(entries, title="Three ways to train on handwritten digits")
+    return document, write_document(runs / "demo", document)

@@ -1,4 +1,4 @@
-"""From what a user names to a `Subject`."""
+"""Any model by what the user names, as a `Subject`."""
 
 import inspect
 import re
@@ -36,21 +36,21 @@ def open_subject(
     std: Sequence[float] | None = None,
     norm: Norm | None = None,
 ) -> Subject:
-    """A model from anywhere, with the images on which it is evaluated.
+    """A model of any kind, with the images on which it is evaluated.
 
     what      a run's folder or a checkpoint in it; 'module:function', which is a module, a function that returns one,
               or a function of images itself; a state dict (.safetensors, .pt, .pth); an .onnx file; 'robustbench:NAME'
     data      as for `source`; a run has its own
-    data_dir  where data sets lie
-    network   of a state dict: a network's name, 'module:function', or a TOML table as [network] of a recipe
-    mean, std of a normalising layer that is put before the model, one number per channel; default none
-    norm      of the threat model, which tells RobustBench's models apart
+    data_dir  the folder of the data sets
+    network   of a state dict: a network's name, 'module:function', or a TOML table like [network] of a recipe
+    mean, std of a normalising layer before the model, one number per channel; default none
+    norm      of the threat model, by which RobustBench's models are chosen
 
-    A 'module:function' given here is imported. One that a run's own files name has to be trusted: `steelman.trust`.
+    A 'module:function' given here is imported. One in a run's own files has to be trusted: `steelman.trust`.
 
     Raises:
-        FileNotFoundError, ImportError, ValueError: what is named is not there, not readable, not a model, does not fit
-            the network or the images, or an option is missing or idle.
+        FileNotFoundError, ImportError, ValueError: the model is missing, unreadable, no model, does not fit the network
+            or the images; or an option is missing or has no effect.
     """
     path = Path(what)
     ours = path.is_dir() or (path.suffix == ".safetensors" and (path.parent / "recipe.toml").is_file())
@@ -111,12 +111,12 @@ def _filled(path: Path, network: str | None, like: Dataset) -> nn.Module:
 
 
 def _found(path: str, like: Dataset) -> nn.Module:
-    """A module as it is found; what makes one is called; what takes images is a black box."""
+    """A module as it is; a function that returns one is called; a function of images is a black box."""
     found: Any = imported(path, from_file=False)
     if isinstance(found, nn.Module):
         return found
     if not callable(found):
-        raise ValueError(f"{path} is a {type(found).__name__}: neither a model nor a function that returns one")
+        raise ValueError(f"{path} is a {type(found).__name__}, neither a model nor a function that returns one")
     known = {"shape": like.shape, "classes": len(like.classes)}
     parameters = _parameters(found)
     needed = [name for name, default in parameters.items() if default is inspect.Parameter.empty and name not in known]
@@ -125,7 +125,7 @@ def _found(path: str, like: Dataset) -> nn.Module:
     if needed:
         raise ValueError(
             f"{path} needs {', '.join(needed)}: give a function without such arguments that returns the model, or one "
-            "of images alone that answers"
+            "of images alone"
         )
     made = found(**{name: value for name, value in known.items() if name in parameters})
     if isinstance(made, nn.Module):
@@ -136,7 +136,7 @@ def _found(path: str, like: Dataset) -> nn.Module:
 
 
 def _parameters(function: Any) -> dict[str, object]:
-    """Names and defaults of a function's arguments; of one that does not tell, images alone."""
+    """Names and defaults of a function's arguments; of one without a signature, images alone."""
     try:
         arguments = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):

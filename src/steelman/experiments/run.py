@@ -32,7 +32,7 @@ from steelman.trust import named_in, written
 class Run:
     """A folder with `recipe.toml`, checkpoints and `log.jsonl`; once evaluated also `evaluation/`.
 
-    `which` is the checkpoint it stands for: "best" by validation (the last epoch where there is none), or "last".
+    `which` is the checkpoint that is used: "best" by validation (the last epoch where there is none), or "last".
     """
 
     folder: Path
@@ -56,7 +56,7 @@ class Run:
             raise ValueError(f"a run's checkpoints are best.safetensors and last.safetensors; got {path}")
         run = Run(folder, load_recipe(folder / "recipe.toml", resolve=False), which)
         if not run.checkpoint.is_file():
-            raise FileNotFoundError(f"{folder} has no {which}.safetensors yet; `steelman train` goes on with it")
+            raise FileNotFoundError(f"{folder} has no {which}.safetensors yet: `steelman train` resumes it")
         return run
 
     @property
@@ -97,16 +97,16 @@ class Run:
         return player.to(device()).eval()
 
     def generator(self, adversary: Adversary, like: Dataset) -> nn.Module:
-        """The network with which such an adversary attacks, which the run trained.
+        """The generator that the run trained for such an adversary.
 
         Raises:
-            ValueError: it trained none, that of another kind, or one that saw something else.
+            ValueError: the run trained none, one of another adversary, or one with other inputs.
         """
         game, kind = self.recipe.defence, type(adversary).__name__
         theirs = game.adversary if isinstance(game, AttackTraining) else game
         if not isinstance(theirs, type(adversary)):
             raise ValueError(
-                f"{self.folder} has no generator of {kind}, for its defence is {game}: train one (steelman "
+                f"{self.folder} has no generator of {kind}, since its defence is {game}: train one (steelman "
                 f"attack-train {self.folder} {kind}) and give its run's folder as generator"
             )
         generator = self.player(GENERATOR, like)
@@ -114,7 +114,7 @@ class Run:
         return generator
 
     def subject(self, data: Path | None) -> Subject:
-        """The run as what is evaluated."""
+        """The run as a model to evaluate."""
         test, battery, log = self.data("test", data).to(device()), self.recipe.evaluation, self.log
         return Subject(
             name=self.name,
@@ -132,7 +132,7 @@ class Run:
         )
 
     def entry(self) -> Entry:
-        """What reports show of the run, as far as its files tell it: neither its network nor its images are needed.
+        """What reports show of the run, from its files alone: neither its network nor its images are needed.
 
         Raises:
             FileNotFoundError: it has not been evaluated.
@@ -150,7 +150,7 @@ class Run:
         )
 
     def _info(self, log: list[dict[str, Any]]) -> dict[str, str]:
-        """What a reader should know of the run."""
+        """Facts of the run, for reports."""
         return {
             "data": str(self.recipe.data),
             "network": " ".join(str(value) for value in self.recipe.network.values()),
@@ -165,8 +165,8 @@ class Run:
 def train(name: str, runs: Path, data: Path | None, changes: list[str] | None = None, called: str | None = None) -> Run:
     """Train a recipe into `runs`/`called` (default: the recipe's name); first the recipes that it names.
 
-    A run that is there already goes on where it stopped; a finished one is returned as it is. A 'module:function' in
-    `changes` is imported; one in the recipe's file only if it is trusted (`steelman.trust`).
+    A stopped run is resumed; a finished one is returned as it is. A 'module:name' in `changes` is imported; one in the
+    recipe's file only if it is trusted (`steelman.trust`).
     """
     with written(*changes or ()):
         path, recipe = asked_for(name, changes)
@@ -181,10 +181,10 @@ def asked_for(name: str, changes: list[str] | None = None) -> tuple[Path, Recipe
 
 
 def train_recipe(recipe: Recipe, path: Path, runs: Path, called: str, data: Path | None, progress: bool = True) -> Run:
-    """Train a recipe, the recipes of which lie beside `path`.
+    """Train a recipe; the recipes that it names are found beside `path`.
 
     Raises:
-        ValueError: `called` leads out of `runs`, and whatever of the recipe cannot be.
+        ValueError: `called` leads out of `runs`, or a setting of the recipe is invalid.
     """
     folder = folder_in(runs, called)
     trained = train_named(recipe, path, runs, data)
@@ -205,12 +205,12 @@ def train_recipe(recipe: Recipe, path: Path, runs: Path, called: str, data: Path
             refuse_other(recipe, folder)
             write_text(folder / "recipe.toml", to_toml(recipe))
         fit(model.to(device()), images, recipe.defence, recipe.training, **how)
-        processes().any(False)  # the others wait until the first has written, for they may read it next
+        processes().any(False)  # the others wait until the first has written what they may read next
     return Run(folder, recipe)
 
 
 def folder_in(runs: Path, name: str) -> Path:
-    """The folder of a run or sweep in `runs`, where all that is written stays.
+    """The folder of a run or sweep in `runs`; nothing is written outside of it.
 
     Raises:
         ValueError: the name leads out of `runs`, or to `runs` itself.
@@ -222,7 +222,7 @@ def folder_in(runs: Path, name: str) -> Path:
 
 
 def train_named(recipe: Recipe, path: Path, runs: Path, data: Path | None) -> dict[str, Run]:
-    """The recipes that a recipe at `path` names, trained; first it is seen that all of them are there and right."""
+    """The recipes that a recipe at `path` names, trained, after all of them have been checked."""
     _check_chain(path, recipe)
     return {name: _trained(beside(path, name), runs, data) for name in _named(recipe)}
 
@@ -232,12 +232,12 @@ def _trained(name: str, runs: Path, data: Path | None) -> Run:
 
 
 def _is_checkpoint(name: str) -> bool:
-    """Whether a run is meant, and not a recipe."""
+    """Whether a name is that of a run, not of a recipe."""
     return name.endswith(".safetensors")
 
 
 def _guide(recipe: Recipe, preparation: Preparation) -> str | None:
-    """The recipe whose network a preparation asks."""
+    """The recipe whose network a preparation uses."""
     if not isinstance(preparation, Guided):
         return None
     if preparation.on is None and len(recipe.starts) != 1:
@@ -254,7 +254,7 @@ def _named(recipe: Recipe) -> list[str]:
 
 
 def _check_chain(path: Path, recipe: Recipe, above: tuple[Path, ...] = ()) -> None:
-    """Raises an error, before any training, where a recipe in the chain is not there, not right or waits for itself."""
+    """Raises an error, before any training, where a recipe in the chain is missing, invalid or names itself."""
     above = (*above, path.resolve())
     for name in _named(recipe):
         if _is_checkpoint(name):
@@ -263,7 +263,7 @@ def _check_chain(path: Path, recipe: Recipe, above: tuple[Path, ...] = ()) -> No
         other = find_recipe(beside(path, name))
         if other.resolve() in above:
             raise ValueError(
-                f"{path} waits for {other}, which waits for {path.name} itself: give it another start or on"
+                f"{path} needs {other} first, which needs {path.name} itself first: give it another start or on"
             )
         _check_chain(other, load_recipe(other), above)
 
@@ -279,7 +279,7 @@ def _reference(run: Run, images: Dataset) -> nn.Module:
 
 @dataclass(frozen=True)
 class Stages:
-    """A recipe's preparations one after the other, each with its reference; what they make is kept in `folder`."""
+    """A recipe's preparations in sequence, each with its reference; what they make is kept in `folder`."""
 
     preparations: tuple[Preparation, ...]
     references: tuple[nn.Module | None, ...] = field(repr=False)
@@ -288,7 +288,7 @@ class Stages:
 
     def __call__(self, data: Dataset) -> Dataset:
         for place, (prepare, reference) in enumerate(zip(self.preparations, self.references, strict=True)):
-            # A seed for each: two of one kind are not to draw the same noise.
+            # A seed for each, so that two of one kind do not draw the same noise.
             data = prepare(data, reference, seed=self.seed + place, folder=self.folder / str(place))
         return data
 
@@ -306,18 +306,15 @@ def _begin(model: nn.Module, recipe: Recipe, starts: list[Run]) -> None:
 
 
 def refuse_other(recipe: Recipe, folder: Path) -> None:
-    """How a run is evaluated may change between two calls; what was trained may not.
+    """Raises ValueError where the folder holds a run that was trained with other settings; names them.
 
-    A recipe that cannot be read, as earlier versions left when they were killed, matters only where there is a
-    checkpoint.
-
-    Raises:
-        ValueError: the folder holds a run that was trained otherwise; names the settings.
+    How a run is evaluated may change between two calls. A recipe that cannot be read (earlier versions left such ones
+    when they were killed) is an error only beside a checkpoint.
     """
     if not (folder / "recipe.toml").exists():
         return
     try:
-        found = load_recipe(folder / "recipe.toml")
+        found = load_recipe(folder / "recipe.toml", resolve=False)
     except ValueError:
         if any(folder.glob("*.safetensors")):
             raise
@@ -327,26 +324,22 @@ def refuse_other(recipe: Recipe, folder: Path) -> None:
     changed = [path for path in config.differences(before, now) if not path.startswith(free)]
     if changed:
         raise ValueError(
-            f"{folder} holds a run with another {' and '.join(changed)}: "
-            "give this one another --name, or delete that one"
+            f"{folder} holds a run with another {' and '.join(changed)}: give this one another --name, or delete "
+            "that one"
         )
 
 
 def entries(runs: list[Run]) -> list[Entry]:
-    """Evaluated runs as one report shows them, under names that tell them apart.
+    """Evaluated runs for one report, under names that are all different.
 
     Raises:
-        FileNotFoundError: one has not been evaluated.
-        ValueError: a run is given twice, or they are not of the same data and the same images.
+        FileNotFoundError: a run has not been evaluated.
+        ValueError: a run is given twice, or the runs are not of the same data and the same images.
     """
     first = runs[0]
-    for run in runs[1:]:
-        if run.recipe.data != first.recipe.data:
-            raise ValueError(
-                f"{run.folder} is of {run.recipe.data} and {first.folder} of {first.recipe.data}: "
-                "only runs of the same data can be compared"
-            )
-    found = [replace(run.entry(), name=name) for run, name in zip(runs, _told_apart(runs), strict=True)]
+    for run in runs:
+        check_same_data(run, first)
+    found = [replace(run.entry(), name=name) for run, name in zip(runs, _distinct_names(runs), strict=True)]
     for run, entry in zip(runs, found, strict=True):
         if _images(entry.evaluation) != _images(found[0].evaluation):
             raise ValueError(
@@ -356,12 +349,21 @@ def entries(runs: list[Run]) -> list[Entry]:
     return found
 
 
+def check_same_data(run: Run, first: Run) -> None:
+    """Raises ValueError for runs of different data."""
+    if run.recipe.data != first.recipe.data:
+        raise ValueError(
+            f"{run.folder} is of {run.recipe.data} and {first.folder} of {first.recipe.data}: only runs of the same "
+            "data can be compared"
+        )
+
+
 def _images(evaluation: Evaluation) -> set[tuple[int, int]]:
     return set(zip(evaluation["image"].tolist(), evaluation["label"].tolist(), strict=True))
 
 
-def _told_apart(runs: list[Run]) -> list[str]:
-    """The runs' names, with as many of their parent folders as it takes to make them different."""
+def _distinct_names(runs: list[Run]) -> list[str]:
+    """The runs' names, with as many of their parent folders as make them different."""
     parents = [run.folder.resolve().parent.parts for run in runs]
     for depth in range(1 + max(map(len, parents))):
         above = [parts[max(len(parts) - depth, 0) :] for parts in parents]

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, final
 
+from steelman.extras import require
 from steelman.files import write_text
 
 
@@ -38,10 +39,9 @@ class TensorBoard(Tracker):
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ImportError("TensorBoard is not installed: pip install steelman[tensorboard]") from error
+        require("TensorBoard", "tensorboard", extra="tensorboard")
+        from torch.utils.tensorboard import SummaryWriter
+
         self._open, self._folder, self._writer = SummaryWriter, str(folder / "tensorboard"), None
 
     def line(self, line: Mapping[str, Any]) -> None:
@@ -76,11 +76,10 @@ class MLflow(Tracker):
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
-            from mlflow.entities import Metric  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise ImportError("MLflow is not installed: pip install steelman[mlflow]") from error
+        require("MLflow", "mlflow", extra="mlflow")
+        from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
+        from mlflow.entities import Metric  # pyright: ignore[reportMissingImports]
+
         self._client, self._metric, self._folder, self._run = MlflowClient(), Metric, folder, ""
 
     def line(self, line: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """What is measured after every epoch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -63,7 +64,7 @@ class Validation:
         return line
 
     def _attacked(
-        self, model: nn.Module, images: Dataset, attacks: dict[str, Attack], space: Space = "pixels"
+        self, model: nn.Module, images: Dataset, attacks: Mapping[str, Attack], space: Space = "pixels"
     ) -> tuple[Tensor, dict[str, _Result], Tensor]:
         """Whether images are correct without an attack, what each attack found, and the images' lengths in L2.
 
