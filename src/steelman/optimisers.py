@@ -1,4 +1,4 @@
-"""Optimisers as data: what a recipe's `[training.optimiser]` says."""
+"""Optimisers as data: the table `[training.optimiser]` of a recipe."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Factors that change as training goes on: what a recipe's `[training.schedule]` and a defence's schedule say."""
+"""Factors that change during training: `[training.schedule]` of a recipe, or a defence's or adversary's schedule."""
 
 import math
 from abc import ABC, abstractmethod
@@ -46,7 +46,7 @@ class Steps(Schedule):
     factor: Factor = 0.1
 
     def __call__(self, progress: float) -> float:
-        # A hair early: 4 of 5 epochs may come out just below .8.
+        # Slightly early: 4 of 5 epochs may be just below .8 by rounding.
         return self.factor ** sum(progress >= fraction - 1e-9 for fraction in self.at)
 
 

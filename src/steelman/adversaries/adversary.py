@@ -57,7 +57,7 @@ class Adversary(Attack, Game):
 
     @abstractmethod
     def network(self, shape: Sequence[int], classes: int) -> nn.Module:
-        """A fresh generator; its `shape` and `classes` say what it is for."""
+        """A fresh generator, with its images' `shape` and its `classes` (None for any)."""
 
     @abstractmethod
     def perturb(self, generator: nn.Module, oracle: Oracle, x: Images, y: Labels, draws: Draws) -> Images:

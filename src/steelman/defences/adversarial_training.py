@@ -24,16 +24,14 @@ class AdversarialTraining(Adversarial):
     attack        default PGD() (Madry: 8/255, 10 steps of 2/255, random start; MNIST: PGD(.3, steps=40, step_size=.01))
     clean_weight  default 0, adversarial images only (Madry); .5 with FGSM is Goodfellow's mixture, "Adv. Train II" in
                   Deep Defense
-    crafting      mode of batch normalisation and dropout while crafting: "eval" (default) or "train" (Madry's code);
-                  running statistics are put back afterwards, so that crafting never moves them
-    schedule      factor on the attack's eps, and on its step_size where that is given, as training goes on; default
-                  Constant(). Linear() is PGDLS, a baseline of MMA training: eps grows in a straight line from 0
+    crafting      mode of batch normalisation and dropout while crafting: "eval" (default) or "train" (Madry's code)
+    schedule      factor on the attack's eps, and on its step_size where that is given; default Constant(). Linear() is
+                  PGDLS, a baseline of MMA training: eps grows in a straight line from 0
 
     Fast adversarial training (RS-FGSM) is one step from a random start, PGD(eps, steps=1, step_size=1.25 * eps) with
     crafting="train". It may overfit catastrophically: within an epoch robust accuracy under PGD falls to 0 while that
     under one step rises, so monitor it with PGD, and stop. A minimal-norm attack, such as DeepFool, trains on images
-    that just cross the boundary. Images that the attack returns unchanged are trained on unchanged.
-
+    that just cross the boundary.
     Paper and code differ: Madry's paper has 7 steps for CIFAR-10, the code 10. Wong's code crafts in half precision.
 
     Cost: the attack's, and 1 forward and 1 backward pass, 2 each when clean images take part.

@@ -42,7 +42,6 @@ class Bilateral(Adversarial):
     Soft labels make cross-entropy a poor attack, so evaluate with the margin as well: under PGD at eps .15, an MLP on
     Digits trained by R-FGSM had a robust accuracy of 58 % with cross-entropy and 60 % with the margin, but one trained
     by R-MC-LA 60 and 53 %.
-
     Paper and code differ from this: they do not clip the random start to the box, ours is. The code adds 1e-8 to p.
 
     Cost: the attack's (1 forward and 1 gradient pass), 1 forward and 1 backward pass, and 1 forward pass for p(x),

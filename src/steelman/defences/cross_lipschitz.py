@@ -20,8 +20,7 @@ class CrossLipschitz(GradientPenalty):
 
     Only differences count, so that the sums need K - 1 gradients: with g_k = grad_x (Z_k - Z_K), they are
     2 K sum_k |g_k|^2 - 2 |sum_k g_k|^2. The code takes K gradients and all pairs; for one hidden layer a closed form.
-    Derivatives are with respect to pixels, through a model's own preprocessing. In train mode batch normalisation ties
-    images together, as in `JacobianRegularisation`.
+    Derivatives are as in `JacobianRegularisation`.
 
     Cost: 1 forward pass, K - 1 gradient passes with a graph, and the double back-propagation through them.
     Reference: Matthias Hein and Maksym Andriushchenko, "Formal guarantees on the robustness of a classifier against

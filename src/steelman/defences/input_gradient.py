@@ -20,8 +20,7 @@ class InputGradientRegularisation(GradientPenalty):
     Paper and code differ: the paper, as we do, takes the gradient of each image's loss. The code takes half the squared
     gradient of the batch's mean loss, so that its weight is ours times twice the batch size: of its 10^2 to 10^5 at
     batches of 256, .2 to 195 here, it picks by validation 56,234 for MNIST.
-    Derivatives are with respect to pixels, through a model's own preprocessing. In train mode batch normalisation ties
-    images together, and the gradient for x_i then is that of the sum of losses.
+    Derivatives are as in `JacobianRegularisation`.
 
     Cost: 1 forward and 1 gradient pass with a graph, and the double back-propagation through them.
     Reference: Andrew Slavin Ross and Finale Doshi-Velez, "Improving the adversarial robustness and interpretability of

@@ -35,8 +35,8 @@ class JacobianRegularisation(GradientPenalty):
     it) takes the Jacobian of the first image of each batch of 500 only, so that its weight of .1 is one for the norm of
     a single image, as in "image". We repeat neither. Under "batch", each micro-batch has a root of its own, and several
     processes are refused.
-    Derivatives are with respect to pixels, through a model's own preprocessing. In train mode batch normalisation ties
-    images together, and J_i then holds what x_i does to the sum of each logit over the batch.
+    Derivatives are with respect to pixels, through a model's own preprocessing. In train mode batch normalisation makes
+    an image's logits depend on others; J_i is then the derivative of each logit's sum over the batch.
 
     Cost: 1 forward pass, K (or n) gradient passes with a graph, and the double back-propagation through them: 8 to 11
     times plain training for K = 10, measured on LeNet and a convolutional network. Rows are taken one by one: a batched

@@ -24,9 +24,8 @@ class LabelSmoothing(Objective):
                0 is plain training
 
     This is not the convention of Szegedy et al. and of `torch.nn.functional.cross_entropy`, which distribute their
-    value over all K classes, the label too: smoothing s here is label_smoothing = s K / (K - 1) there.
-
-    Smoothing shrinks gradients, so one-step attacks look weaker than they are: attack with PGD, on the margin too.
+    value over all K classes, the label too: smoothing s here is label_smoothing = s K / (K - 1) there. Smoothing
+    shrinks gradients, so one-step attacks look weaker than they are: attack with PGD, on the margin too.
 
     Cost: 1 forward and 1 backward pass.
     Reference: David Warde-Farley and Ian Goodfellow, "Adversarial perturbations of deep neural networks",

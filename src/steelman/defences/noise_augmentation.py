@@ -49,11 +49,9 @@ class GaussianAugmentation(_OnNoisyCopies):
 
     Paper and code differ: the code draws the copies once, before training, which here is the preparation `NoisyCopies`
     and `Plain`. With a bounded ReLU (`bounded_relu = 1.0` in a recipe's network) it is the paper's whole defence.
-    For small sigma it adds the penalty (sigma^2 / 2) tr(Hessian of CE at x). That smooths the network on average over
-    directions, not in the worst direction, which an attack uses.
-
-    Each copy is a pass of its own: on a CPU one pass over all copies takes 1.3 times as long on a convolutional
-    network, and .8 times on a perceptron; memory is the same, and `micro_batch` saves it.
+    For small sigma it adds the penalty (sigma^2 / 2) tr(Hessian of CE at x), which smooths the network on average over
+    directions, not in the worst one. Each copy is a pass of its own: on a CPU one pass over all copies takes 1.3 times
+    as long on a convolutional network, and .8 times on a perceptron; `micro_batch` saves memory.
 
     Cost: `copies` forward and backward passes, one more with `keep_clean`.
     Reference: Valentina Zantedeschi, Maria-Irina Nicolae and Ambrish Rawat, "Efficient defenses against adversarial

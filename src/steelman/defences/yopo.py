@@ -57,7 +57,7 @@ class YOPO(Game):
 
     Raises:
         ValueError: a first_layer_grad that the variant does not have; a network whose first layer cannot be cut off
-            (`split_stem` says why), before training.
+            (`split_stem` has the reasons).
     """
 
     m: Count = 5
