@@ -116,8 +116,8 @@ def test_a_comparison_is_one_sentence():
     assert found.sentence("PGD", "Plain") == (
         f"Under weak, PGD keeps {100 * found.ours.value:.1f} % of 41 images right and Plain "
         f"{100 * found.theirs.value:.1f} %, a difference of {100 * found.difference.value:+.1f} points (95 % interval "
-        f"{100 * found.difference.low:+.1f} to {100 * found.difference.high:+.1f}): {found.better} images stand only "
-        f"with PGD, {found.worse} only with Plain (exact McNemar p = {found.p_value:.2g})."
+        f"{100 * found.difference.low:+.1f} to {100 * found.difference.high:+.1f}): {found.better} images are right "
+        f"only with PGD, {found.worse} only with Plain (exact McNemar p = {found.p_value:.2g})."
     )
     assert str(found) == found.sentence("ours", "theirs")
     assert "p < 0.0001" in str(two_by_two(10, 40, 0, 10))

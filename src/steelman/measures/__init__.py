@@ -1,6 +1,6 @@
-"""Numbers with 95 % intervals, every one a pure function of the table.
+"""Numbers with 95 % intervals, each a pure function of the table.
 
-A number that the table cannot give raises `Unmeasured`, a ValueError that says why.
+A number that the table cannot give raises `Unmeasured`, a ValueError with the reason.
 """
 
 from steelman.measures.accuracies import (

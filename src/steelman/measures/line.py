@@ -1,4 +1,4 @@
-"""Points that are joined by straight lines: what every curve over settings, epochs, seconds or models is."""
+"""Points joined by straight lines: the curves over settings, epochs, seconds or models."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Axis:
-    """What a line is drawn against: a label, and whether it is a share between 0 and 1."""
+    """One of a line's two quantities: its label, and whether it is a share between 0 and 1."""
 
     label: str
     share: bool = False
@@ -15,7 +15,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a line; `low` and `high` are the ends of y's interval where there is one, `name` is what it is of."""
+    """A point of a line, with the ends of y's interval where there is one, and the name of its attack or model."""
 
     x: float
     y: float
@@ -28,7 +28,7 @@ class Point:
 class Line:
     """Points in order of x, joined by straight lines.
 
-    Of several points at one x the highest stands for all of them.
+    Of several points at one x the line goes through the highest.
 
     Raises:
         ValueError: no points, or one that is not finite.
@@ -49,7 +49,7 @@ class Line:
 
     @property
     def knots(self) -> tuple[np.ndarray, np.ndarray]:
-        """The x and y through which the line goes; every x stands once."""
+        """The x and y through which the line goes, each x once."""
         x, first = np.unique([point.x for point in self.points], return_index=True)
         return x, np.array([self.points[place].y for place in first])
 
@@ -57,7 +57,7 @@ class Line:
         """y on the straight line between the two nearest points.
 
         Raises:
-            ValueError: x is not between the first and the last point; nothing is known there.
+            ValueError: x is not between the first and the last point.
         """
         xs, ys = self.knots
         if not xs[0] <= x <= xs[-1]:
@@ -94,7 +94,7 @@ def at_equal(ours: Line, theirs: Line) -> Comparison:
 
     At every x at which either has a point, and at the ends of what both have; between two of these both are straight,
     and so is their difference. It has no interval: a line between two trained models is an estimate of a third one that
-    nobody has trained.
+    was not trained.
 
     Raises:
         ValueError: they are not of the same quantities, or have no x in common.

@@ -1,4 +1,4 @@
-"""A number with its interval, and the two ways to come by one."""
+"""A number with its interval, and two ways to compute one."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +14,7 @@ Kind: TypeAlias = Literal["share", "length", "ratio"]
 
 
 class Unmeasured(ValueError):
-    """A number that a table cannot give; the message says why."""
+    """A number that a table cannot give; the message has the reason."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Measure:
     failures: int = 0
 
     def over(self, failed: np.ndarray) -> "Measure":
-        """The same number over those that it is of and the ones that `failed` to have one."""
+        """The same number, where the images that `failed` are counted too."""
         return replace(self, count=len(failed), failures=int(failed.sum()))
 
     def __str__(self) -> str:
@@ -67,46 +67,45 @@ def bootstrap(
     """The mean or median of per-image values, with the percentile bootstrap interval: images drawn with replacement.
 
     The draws are seeded, so the same table gives the same interval. Ends are values that resamples took, never
-    interpolated, so that infinite distances may stand among the values.
+    interpolated, so that values may be infinite.
 
     Raises:
         Unmeasured: no images.
     """
     _some(values)
     if statistic == "mean":
-        found = np.concatenate([values[drawn].mean(axis=1) for drawn in _drawn(len(values), resamples)])
+        resampled = np.concatenate([values[drawn].mean(axis=1) for drawn in _drawn(len(values), resamples)])
         value = values.mean()
     else:
         ordered = np.sort(values)
-        found = ordered[_median_ranks(len(values), resamples)].mean(axis=1)
+        resampled = ordered[_median_ranks(len(values), resamples)].mean(axis=1)
         value = np.median(values)
-    low, high = np.quantile(found, [0.025, 0.975], method="inverted_cdf")
+    low, high = np.quantile(resampled, [0.025, 0.975], method="inverted_cdf")
     return Measure(float(value), float(low), float(high), len(values), kind, failures)
 
 
 @lru_cache(maxsize=16)
 def _median_ranks(count: int, resamples: int) -> np.ndarray:
-    """For each resample, the two ranks between which its median lies: they depend on how many values there are, not on
-    which."""
+    """For each resample, the two ranks between which its median lies; they depend on the number of values alone."""
     middle = [(count - 1) // 2, count // 2]
     return np.concatenate([np.partition(drawn, middle, axis=1)[:, middle] for drawn in _drawn(count, resamples)])
 
 
 def _drawn(count: int, resamples: int) -> Iterator[np.ndarray]:
-    """Which values each resample takes: always the same, several resamples at a time where they are small."""
+    """The places of each resample's values, always the same; several resamples at a time where they are small."""
     draws, several = np.random.default_rng(0), max(1, DRAWN_AT_ONCE // count)
     for start in range(0, resamples, several):
         yield draws.integers(count, size=(min(several, resamples - start), count))
 
 
-def plain(found: dict[str, Measure]) -> dict[str, dict[str, Any]]:
-    """Measures as plain values for JSON, where None stands for an infinite number."""
+def plain(measures: dict[str, Measure]) -> dict[str, dict[str, Any]]:
+    """Measures as plain values for JSON, in which None is an infinite number."""
     return {
         name: {key: None if value in (np.inf, -np.inf) else value for key, value in asdict(measure).items()}
-        for name, measure in found.items()
+        for name, measure in measures.items()
     }
 
 
 def _some(values: np.ndarray) -> None:
     if len(values) == 0:
-        raise Unmeasured("a measure needs at least one image; there is none that it speaks of")
+        raise Unmeasured("a measure needs at least one image; the table has none for it")

@@ -1,4 +1,4 @@
-"""A table as papers print it: models by columns, each number with its interval, as text for several readers."""
+"""A table as papers print it, each number with its interval: as Markdown, CSV, LaTeX and in a terminal."""
 
 import csv
 import io
@@ -24,17 +24,17 @@ SYMBOLS = {
     "l_2": ("ℓ₂", r"$\ell_2$"),
     "eps_ref": ("ε_ref", r"$\epsilon_{ref}$"),
 }
-"""Names that a reader knows as symbols: in plain text, in LaTeX."""
+"""Names that are printed as symbols: in plain text, in LaTeX."""
 
 NARROWEST = 9
 """Characters of a column in a terminal, at least."""
 
-BOLD = "Bold: the best of a column, with all that its 95 % interval does not tell from it; none where that is all."
+BOLD = "Bold: the best of a column, and all whose 95 % intervals overlap its interval; none where all do."
 
 
 @dataclass(frozen=True)
 class TableColumn:
-    """What a column is called, the `group` that it stands in with its neighbours, and which end of it is better."""
+    """A column's label, the `group` that it shares with its neighbours, and which end of it is better."""
 
     label: str
     group: str = ""
@@ -46,10 +46,10 @@ class TableColumn:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """Rows of numbers under named columns; `corner` says what the rows are, `notes` what the columns are, a line each.
+    """Rows of numbers under named columns; `corner` names the rows, `notes` explain the columns, a line each.
 
-    In a column, the best number is bold, and with it every other whose 95 % interval overlaps the best one's: ties, and
-    what so many images do not tell apart. Where that is the whole column, nothing is.
+    In a column, the best number is bold, and with it every other whose 95 % interval overlaps the best one's. Where
+    that is the whole column, nothing is.
     """
 
     caption: str
@@ -60,7 +60,7 @@ class PaperTable:
     notes: tuple[str, ...] = ()
 
     def bold(self) -> tuple[tuple[bool, ...], ...]:
-        """Which cells are the best of their columns, or not told from it."""
+        """The cells that are the best of their columns, or whose intervals overlap the best one's."""
         columns = [
             _best(values, column.better)
             for column, values in zip(self.columns, zip(*self.cells, strict=True), strict=True)
@@ -192,7 +192,7 @@ class PaperTable:
 
     @property
     def _mixed(self) -> bool:
-        """Whether a column holds shares and other numbers, so that each share has to say what it is."""
+        """Whether a column holds shares and other numbers, so that each share needs a percent sign."""
         columns = zip(*self.cells, strict=True)
         return any(len({cell.kind == "share" for cell in each if isinstance(cell, Measure)}) > 1 for each in columns)
 
@@ -205,11 +205,11 @@ class PaperTable:
 
     def _caption(self, intervals: bool = True) -> str:
         measures = [cell for row in self.cells for cell in row if isinstance(cell, Measure)]
-        said = [self.caption] if self.caption else []
-        said += ["Shares of images in %."] if not self._mixed and any(m.kind == "share" for m in measures) else []
-        said += ["In brackets, 95 % intervals."] if measures and intervals else []
-        said += [BOLD] if any(map(any, self.bold())) else []
-        return " ".join(said)
+        parts = [self.caption] if self.caption else []
+        parts += ["Shares of images in %."] if not self._mixed and any(m.kind == "share" for m in measures) else []
+        parts += ["In brackets, 95 % intervals."] if measures and intervals else []
+        parts += [BOLD] if any(map(any, self.bold())) else []
+        return " ".join(parts)
 
 
 def _best(cells: Sequence[Cell], better: Literal["higher", "lower"] | None) -> list[bool]:
@@ -221,8 +221,8 @@ def _best(cells: Sequence[Cell], better: Literal["higher", "lower"] | None) -> l
     values = [None if cell is None else sign * float(_numbers(cell)[0] or 0.0) for cell in cells]
     top = max(value for value in values if value is not None)
     lowest = min(numbers[0] for numbers, value in zip(three, values, strict=True) if value == top)
-    found = [bool(numbers) and numbers[-1] >= lowest for numbers in three]
-    return [False] * len(cells) if sum(found) == len(some) else found
+    best = [bool(numbers) and numbers[-1] >= lowest for numbers in three]
+    return [False] * len(cells) if sum(best) == len(some) else best
 
 
 def _numbers(cell: Cell) -> tuple[float | None, float | None, float | None]:

@@ -1,4 +1,4 @@
-"""Means of what probes measured beside the attacks."""
+"""Means of the columns that probes added to the table."""
 
 import numpy as np
 
@@ -12,12 +12,12 @@ from steelman.table.table import Evaluation
 def probed(evaluation: Evaluation, probe: str, attack: str = CLEAN) -> Measure:
     """The mean of a probe's column over the images that it measured.
 
-    probe   the column, which is the call that makes the probe, such as "LossSensitivity()"; "()" may be left out
-    attack  whose images: an attack's name, or "clean" (default) for probes of unattacked images
+    probe   the column, named by the call that makes the probe, such as "LossSensitivity()"; "()" may be left out
+    attack  an attack's name, or "clean" (default) for the unattacked images
 
     Raises:
         ValueError: there is no such column or attack.
-        Unmeasured: the probe measured none of these images, or not finite numbers; the attack was spared some.
+        Unmeasured: the probe measured none of these images, or not finite numbers; the attack skipped some.
     """
     column = _column(evaluation, probe)
     values = rows(evaluation)[attack].whole().column(column, np.nan)
@@ -57,7 +57,7 @@ def training_set_distance(
 def clever(evaluation: Evaluation, probe: str | None = None) -> Measure:
     """The mean CLEVER score over the images that are right, from the column of `CLEVER`.
 
-    A wrong image's score is its distance to another prediction, which says nothing of its distance to an error.
+    A wrong image's score is its distance to another prediction, not to an error, so it does not count.
 
     probe  the column; by default the table's only one of `CLEVER`
 
@@ -75,8 +75,8 @@ def clever(evaluation: Evaluation, probe: str | None = None) -> Measure:
 
 def measured_by(evaluation: Evaluation, probe: str) -> list[str]:
     """The attacks, "clean" among them, on whose images a probe's column holds numbers."""
-    found = rows(evaluation)
-    each = (found.clean, *found.attacks.values())
+    table = rows(evaluation)
+    each = (table.clean, *table.attacks.values())
     return [attack.name for attack in each if not np.isnan(attack.column(probe, np.nan)).all()]
 
 

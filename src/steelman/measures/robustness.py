@@ -8,13 +8,13 @@ from steelman.measures.measure import Measure
 
 CLEAN_ACCURACY = "clean accuracy"
 DEFAULTS = (("robust accuracy, ", 0), ("accuracy, ", -1), ("rho_cw", 0), ("mean ", 0), ("rho_2", 0))
-"""How the measures begin that a robustness curve shows by default, and which of those that do."""
+"""The beginnings of the measures that a robustness curve shows by default, and which of several to take."""
 
 
 def robustness_curve(models: Mapping[str, Mapping[str, Measure]], measure: str) -> Line:
     """One point for each trained hyper-parameter: clean accuracy, and how robust the model is.
 
-    models   per model its measures, `measures(evaluation)`, under what its point is called
+    models   by the name of the point, a model's measures, `measures(evaluation)`
     measure  one of them, by name: a robust accuracy (the worst case), an accuracy under one attack, rho_cw
 
     Models are compared at equal clean accuracy only: `line.at(accuracy)` is on the straight line between the two

@@ -26,10 +26,10 @@ SIDE = 96
 
 @dataclass(frozen=True)
 class Gallery:
-    """A few images and the nearest that a model takes for something else, the smallest perturbation first.
+    """A few images and the nearest adversarial ones, the smallest perturbation first.
 
     index       the image's place in its data set
-    prediction  the class that the model gives to `x_adv`; `x` it classified right
+    prediction  of `x_adv`; `x` is classified right
     size        the perturbation's L2 norm
     attack      by image, the name of the attack that found it
     """
@@ -53,12 +53,12 @@ class Gallery:
     ) -> "Gallery | None":
         """The smallest perturbations in a table, made again; None where no image that was right was broken.
 
-        The classes take turns, so that all are seen: first the nearest image of each, then the second nearest. An image
-        stands with its smallest L2 perturbation over the minimal attacks in L2, or over all attacks where there is none
-        of these. It meets that attack again, with the noise that it met in the evaluation, so that what is shown is
-        what the table's row measured, but for rounding.
+        Images are chosen in turn from each class: first the nearest of each, then the second nearest. An image is shown
+        with its smallest L2 perturbation over the minimal attacks in L2, or over all attacks where there is none of
+        these. That attack is run again with the noise of the evaluation, so that the images are those of the table's
+        rows, but for rounding.
 
-        model, dataset, attacks   as they were given to `evaluate` in pixels; attacks that were others in the table are
+        model, dataset, attacks   as they were given to `evaluate` in pixels; attacks that differ from the table's are
                                   left out
         count                     at most so many images; default 20
 
@@ -85,7 +85,7 @@ class Gallery:
 
 
 def _shared(evaluation: Evaluation, attacks: Mapping[str, Attack]) -> Evaluation:
-    """The rows of the attacks that are as they were."""
+    """The rows of the attacks that do not differ from these."""
     there = [
         name
         for name in evaluation.attacks
@@ -97,7 +97,7 @@ def _shared(evaluation: Evaluation, attacks: Mapping[str, Attack]) -> Evaluation
 
 
 def _nearest(evaluation: Evaluation, count: int) -> list[tuple[int, str]]:
-    """Images, each with the attack that came nearest; the classes take turns."""
+    """Images, each with the attack that came nearest, in turn from each class."""
     names = np.array(evaluation.table["attack"].to_pylist(), object)
     records = {name: evaluation.record(name) for name in evaluation.attacks}
     minimal = np.isin(names, [name for name, each in records.items() if each.norm == repr(L2) and not each.bounded])
@@ -125,7 +125,7 @@ def _batch(dataset: Data, images: Sequence[int]) -> Batch:
     place = {image: place for place, image in enumerate(dataset.index.tolist())}
     missing = [image for image in images if image not in place]
     if missing:
-        raise ValueError(f"the table has an image {missing[0]}, which {dataset.name} has not: give the same data")
+        raise ValueError(f"the table has an image {missing[0]}, which {dataset.name} lacks: give the same data")
     return next(dataset.batches([torch.tensor([place[image] for image in images])]))
 
 

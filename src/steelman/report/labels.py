@@ -1,4 +1,4 @@
-"""What stands in a picture: names beside points, which hide neither each other nor a line, and captions."""
+"""Texts in a picture: names beside points, which hide neither each other nor a line, and captions."""
 
 import math
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ DIRECTIONS = 16
 def place_names(axes: "matplotlib.axes.Axes", names: Sequence[tuple[float, float, str]]) -> None:
     """Write each name (x, y, text) near its point, where it covers least; matplotlib alone does not move text.
 
-    One after the other, each takes of some places round its point the one with the fewest names, markers and pieces of
-    line under it, the nearest of equals.
+    In sequence, each is put where the fewest names, markers and pieces of line are under it, of some places around its
+    point; the nearest of equals.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
-    figure.draw_without_rendering()  # where things are is known once they are laid out
+    figure.draw_without_rendering()  # positions are known once the layout is done
     bars = [path.vertices for each in axes.collections for path in each.get_paths()]
     shown = [np.asarray(points, float) for points in (*(line.get_xydata() for line in axes.get_lines()), *bars)]
     taken = np.concatenate([_along(axes.transData.transform(points)) for points in shown])

@@ -179,7 +179,7 @@
       const scale = picture.viewBox.baseVal.width / frame.width;
       const [x, y] = [(event.clientX - frame.left) * scale, (event.clientY - frame.top) * scale];
       if (x < data.box[0] - 8 || x > data.box[2] + 8) return hide();
-      // The radius counts for more than the height, and a marker is preferred to the line that it stands on.
+      // The radius counts for more than the height, and a marker is preferred to its line.
       const far = (each) => (each.px - x) ** 2 + ((each.py - y) / 4) ** 2 - (each.mark ? 4 : 0);
       return show(points.reduce((best, each) => (far(each) < far(best) ? each : best)));
     };
