@@ -76,7 +76,7 @@ def test_it_finds_the_optimum_within_the_box(norm: Norm, dtype: torch.dtype) -> 
 
 
 def test_without_the_look_it_still_succeeds() -> None:
-    model = affine(1, edge=True)
+    model = affine(1, images=12, edge=True)
     result = ALMA(steps=100, classes=0).run(model, model.x, model.y)
     assert bool(result.success.all())
     assert float((result.l2 / model.nearest_in_box(L2)).median()) <= 1.02

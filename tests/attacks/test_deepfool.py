@@ -15,7 +15,7 @@ from steelman.attacks import DeepFool
 from steelman.norms import L0, L1, L2, Linf, Norm
 
 MODEL = small_net()
-X = images(6)
+X = images(4)
 Y = MODEL(X).argmax(1)
 
 
@@ -55,25 +55,31 @@ def reference(
         took += 1
         logits, slopes = jacobian(x + r)
         own = label if target is None else max((k for k in range(10) if k != target), key=lambda k: logits[k])
-        found, shortest = None, np.inf
+        nearest, shortest = None, np.inf
         for k in order if target is None else [target]:
             f, w = logits[k] - logits[own], slopes[k] - slopes[own]
             q = p / (p - 1) if p < math.inf else 1.0
             size = (np.abs(w) ** q).sum() ** (1 / q)
             if abs(f) / size < shortest:
                 shortest = abs(f) / size
-                found = abs(f) / size**q * np.abs(w) ** (q - 1) * np.sign(w)
-        assert found is not None
-        r = bounded(x + r + found) - x
+                nearest = abs(f) / size**q * np.abs(w) ** (q - 1) * np.sign(w)
+        assert nearest is not None
+        r = bounded(x + r + nearest) - x
         shot = bounded(x + (1 + overshoot) * r)
         if done(shot):
             break
     return shot, took
 
 
-@pytest.mark.parametrize("p", [2.0, math.inf, 3.0])
 @pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("settings", [{}, {"box": None, "overshoot": 0.3}, {"classes": 3}, {"steps": 2}], ids=repr)
+@pytest.mark.parametrize(
+    ("p", "settings"),
+    [
+        *((p, settings) for p in (2.0, math.inf) for settings in ({}, {"box": None, "overshoot": 0.3})),
+        *((3.0, {}), (2.0, {"classes": 3}), (math.inf, {"steps": 2})),
+    ],
+    ids=repr,
+)
 def test_it_is_the_algorithm(p: float, targeted: bool, settings: dict) -> None:
     target = (Y + 2) % 10 if targeted else None
     y = Y.clone()
@@ -133,10 +139,10 @@ def test_impossible_settings_are_refused(settings: dict) -> None:
         DeepFool(**settings)
 
 
-@pytest.mark.parametrize("p", [1.05, 1.2, 1.5, 4.0, 50.0])
+@pytest.mark.parametrize("p", [1.05, 1.4, 4.0, 50.0])
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_any_exponent_finds_the_optimum_of_affine_models(p: float, scale: float) -> None:
-    model = affine(1, scale=scale)
+    model = affine(1, images=12, scale=scale)
     q = p / (p - 1)
     nearest = []
     for row in range(len(model.x)):
@@ -145,8 +151,8 @@ def test_any_exponent_finds_the_optimum_of_affine_models(p: float, scale: float)
         nearest.append(min(-gap / (t * float((w / t).norm(p=q))) for (w, gap), t in zip(slopes, top, strict=True)))
     result = DeepFool(p=p).run(model, model.x, model.y)
     assert bool(result.success.all())
-    found = torch.linalg.vector_norm((result.x_adv - model.x).flatten(1), p, dim=1)
-    torch.testing.assert_close(found, 1.02 * torch.tensor(nearest, dtype=torch.float64), rtol=1e-9, atol=0)
+    moved = torch.linalg.vector_norm((result.x_adv - model.x).flatten(1), p, dim=1)
+    torch.testing.assert_close(moved, 1.02 * torch.tensor(nearest, dtype=torch.float64), rtol=1e-9, atol=0)
 
 
 def test_the_norms_are_their_exponents() -> None:
@@ -164,13 +170,13 @@ def test_l1_moves_few_entries_and_always_arrives() -> None:
 
 
 @pytest.mark.parametrize("norm", [L2, Linf, L1], ids=repr)
-def test_doubt_spares_gradients_and_changes_nothing_that_matters(norm: Norm) -> None:
-    x = images(40)
+def test_slack_saves_gradients_and_hardly_changes_perturbations(norm: Norm) -> None:
+    x = images(24)
     y = MODEL(x).argmax(1)
-    spared, whole = (DeepFool(norm=norm, slack=doubt).run(MODEL, x, y) for doubt in (1.5, math.inf))
-    assert bool(spared.success.all())
-    assert int(spared.gradients.sum()) < 0.7 * int(whole.gradients.sum())
-    sizes = [norm.size(result.x_adv - x) for result in (spared, whole)]
+    fewer, whole = (DeepFool(norm=norm, slack=slack).run(MODEL, x, y) for slack in (1.5, math.inf))
+    assert bool(fewer.success.all())
+    assert int(fewer.gradients.sum()) < 0.7 * int(whole.gradients.sum())
+    sizes = [norm.size(result.x_adv - x) for result in (fewer, whole)]
     assert float((sizes[0] / sizes[1]).mean()) < 1.01
     once = DeepFool(norm=norm, steps=1)
     assert torch.equal(once(MODEL, x, y), DeepFool(norm=norm, steps=1, slack=math.inf)(MODEL, x, y))
@@ -186,7 +192,7 @@ torch.manual_seed(0)
 parts = nn.Conv2d(3, 32, 7, 4), nn.ReLU(), nn.Conv2d(32, 64, 3, 2), nn.AdaptiveAvgPool2d(4), nn.Flatten()
 model = nn.Sequential(*parts, nn.Linear(1024, 1000)).requires_grad_(False)
 model[-1].weight *= 30
-x = torch.rand(4, 3, 224, 224)
+x = torch.rand(2, 3, 224, 224)
 y = model(x).argmax(1)
 DeepFool(steps=1)(model, x[:1], y[:1])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -198,7 +204,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
 def test_memory_and_work_are_bounded_at_a_thousand_classes() -> None:
-    """A graph of 20 MB and a few copies of the 2.3 MB of images; one gradient per class would be 2.3 GB."""
+    """A graph of 10 MB and a few copies of the 1.2 MB of images; one gradient per class would be 1.2 GB."""
     run = subprocess.run(
         [sys.executable, "-c", MEASURED],
         capture_output=True,

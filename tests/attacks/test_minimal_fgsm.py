@@ -32,7 +32,7 @@ def along_the_gradient(model: Affine, norm: Norm) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("norm", [Linf, L2, L1], ids=repr)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_it_finds_the_smallest_step_along_its_direction(norm: Norm, seed: int) -> None:
     model = affine(seed)
     expected = along_the_gradient(model, norm)
@@ -56,14 +56,13 @@ def test_of_two_classes_it_finds_the_optimum_within_the_box(norm: Norm) -> None:
 
 
 def test_the_papers_grid_takes_the_first_of_its_steps() -> None:
-    found = MinimalFGSM(grid=0.05)(MODEL, X, Y)
-    size = (found - X).abs().flatten(1).amax(1)
+    x_adv = MinimalFGSM(grid=0.05)(MODEL, X, Y)
+    size = (x_adv - X).abs().flatten(1).amax(1)
+    steps = [FGSM(eps=0.05 * step)(MODEL, X, Y) for step in range(1, 21)]
     for row in range(8):
-        one = slice(row, row + 1)
-        steps = [FGSM(eps=0.05 * step)(MODEL, X[one], Y[one]) for step in range(1, 21)]
-        won = [bool((MODEL(x).argmax(1) != Y[one]).item()) for x in steps]
-        expected = steps[won.index(True)] if any(won) else X[one]
-        torch.testing.assert_close(found[one], expected, rtol=0, atol=1e-12)
+        won = [bool(MODEL(x[row : row + 1]).argmax() != Y[row]) for x in steps]
+        expected = steps[won.index(True)][row] if any(won) else X[row]
+        torch.testing.assert_close(x_adv[row], expected, rtol=0, atol=1e-12)
     assert len(size.mul(20).round().unique()) > 1, "all leave at the same step, so nothing was tested"
 
 
