@@ -102,10 +102,10 @@ def logits_of(model: Model, x: Images) -> Logits:
     """
     if len(x) == 0:
         raise ValueError("a batch to train on needs at least one image")
-    found = Forward(model)(x, "caller")
-    if not found.is_floating_point():
-        raise ValueError(f"training needs logits; the model answers with {_short(found.dtype)}")
-    return found
+    logits = Forward(model)(x, "caller")
+    if not logits.is_floating_point():
+        raise ValueError(f"training needs logits; the model answers with {_short(logits.dtype)}")
+    return logits
 
 
 def unwrapped(answer: Any) -> Tensor:
@@ -116,15 +116,15 @@ def unwrapped(answer: Any) -> Tensor:
     """
     if isinstance(answer, Tensor):
         return answer
-    found = answer
+    logits = answer
     if isinstance(answer, Mapping):
-        found = answer.get("logits", getattr(answer, "logits", answer))
+        logits = answer.get("logits", getattr(answer, "logits", answer))
     elif hasattr(answer, "logits"):
-        found = answer.logits
+        logits = answer.logits
     elif isinstance(answer, tuple | list) and answer:
-        found = answer[0]
-    if isinstance(found, Tensor):
-        return found
+        logits = answer[0]
+    if isinstance(logits, Tensor):
+        return logits
     what = f"a {type(answer).__name__}"
     if isinstance(answer, Mapping):
         what += f" with {', '.join(repr(key) for key in list(answer)[:5]) or 'nothing in it'}"

@@ -86,8 +86,10 @@ def _declared(kind: type) -> dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]]:
     hints: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
         hints |= get_annotations(base)
-    found = {item.name: (tuple(_limits(hints[item.name])), tuple(_options(hints[item.name]))) for item in fields(kind)}
-    return {name: each for name, each in found.items() if any(each)}
+    declared = {
+        item.name: (tuple(_limits(hints[item.name])), tuple(_options(hints[item.name]))) for item in fields(kind)
+    }
+    return {name: each for name, each in declared.items() if any(each)}
 
 
 def _limits(hint: Any) -> Iterator[Any]:
@@ -135,8 +137,8 @@ def _within(value: Any, limits: tuple[Any, ...], infinite: bool) -> bool:
 
 
 def _bounds(limits: tuple[Any, ...]) -> list[tuple[str, int | float]]:
-    found = [(name, getattr(each, name, None)) for each in limits for name in _SIGNS]
-    return list(dict.fromkeys((name, bound) for name, bound in found if bound is not None))  # a tuple repeats its own
+    bounds = [(name, getattr(each, name, None)) for each in limits for name in _SIGNS]
+    return list(dict.fromkeys((name, bound) for name, bound in bounds if bound is not None))  # a tuple repeats its own
 
 
 def _words(limits: tuple[Any, ...]) -> str:

@@ -86,7 +86,7 @@ def naive(norm: Norm, model: Any, x: Tensor, start: Tensor, goal: Goal, eps: flo
 def test_the_iterates_are_those_of_algorithm_1(norm: Norm, box: tuple[float, float] | None, steps: int) -> None:
     net, x, eps = small_net(), images(6), 0.08 if norm is Linf else 0.4
     y = net(x).argmax(1).detach()
-    for row in range(0, 6, 2):
+    for row in (0,) if steps == 100 else (2, 4):
         model = Recording(net)
         one, goal = x[row : row + 1], Goal(y[row : row + 1])
         APGD(eps=eps, norm=norm, steps=steps, box=box)(model, one, goal.labels, generator=torch.tensor([row]))
@@ -152,10 +152,10 @@ def test_the_iterates_in_l1_are_those_of_mind_the_box() -> None:
 @pytest.mark.parametrize(("norm", "eps"), [(Linf, 0.05), (L2, 0.3), (L1, 1.0)], ids=repr)
 def test_targets_succeed_exactly_where_the_worst_margin_is_positive(norm: Norm, eps: float) -> None:
     """On affine models the targeted DLR has the sign of the target's margin, which climbs to the closed form."""
-    model = affine(3, images=6, edge=True)
+    model = affine(3, images=4, edge=True)
     nearest = model.nearest_in_box(norm)
     for share, wanted in ((1.001, True), (0.999, False)):
-        attack = APGD(eps=share * nearest, norm=norm, steps=50, loss=DLR(), targets=9, stop_early=True)
+        attack = APGD(eps=share * nearest, norm=norm, steps=30, loss=DLR(), targets=9, stop_early=True)
         result = attack.run(model, model.x, model.y, generator=generator())
         assert bool((result.success == wanted).all())
     some = APGD(eps=eps, norm=norm, loss=LogitDifference(), targets=2, steps=20).run(model, model.x, model.y)
@@ -164,7 +164,7 @@ def test_targets_succeed_exactly_where_the_worst_margin_is_positive(norm: Norm, 
 
 
 @pytest.mark.parametrize("more", [{}, {"restarts": 2}, {"loss": DLR(), "targets": 3}, {"norm": L1, "multi_eps": True}])
-def test_early_leave_changes_no_success_and_saves_passes(more: dict[str, Any]) -> None:
+def test_stop_early_changes_no_success_and_saves_passes(more: dict[str, Any]) -> None:
     model, x = small_net(), images(40)
     y = model(x).argmax(1).detach()
     eps = 1.0 if "norm" in more else 0.08
@@ -243,8 +243,8 @@ def test_wrong_settings_are_refused() -> None:
 
 
 @pytest.mark.parametrize("more", [{"restarts": 4}, {"loss": DLR(), "targets": 9}, {"norm": L1, "restarts": 3}])
-def test_turns_side_by_side_find_what_one_after_another_find(more: dict[str, Any]) -> None:
-    """Alone, an image has its turns one after another; the few that are left of many have them side by side."""
+def test_turns_side_by_side_give_the_answer_of_turns_in_sequence(more: dict[str, Any]) -> None:
+    """Alone, an image takes its turns in sequence; the few that remain of many take them side by side."""
     model, x = small_net(), images(40)
     y = model(x).argmax(1).detach()
     attack = APGD(eps=1.5 if "norm" in more else 0.12, steps=3, **more, stop_early=True)
@@ -252,7 +252,7 @@ def test_turns_side_by_side_find_what_one_after_another_find(more: dict[str, Any
     stands = torch.where(~together.success)[0]
     assert 0 < len(stands) < 20
     assert int((together.success & (together.gradients > 3)).sum()) > 0  # won in a later turn
-    for row in range(40):
+    for row in [*stands[:4].tolist(), *torch.where(together.success & (together.gradients > 3))[0][:4].tolist()]:
         part = slice(row, row + 1)
         alone = attack.run(model, x[part], y[part], generator=torch.arange(40)[part])
         torch.testing.assert_close(alone.x_adv, together.x_adv[part], rtol=0, atol=1e-9)

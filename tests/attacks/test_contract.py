@@ -210,7 +210,7 @@ UNTARGETED = "leave target out|no targeted form|only leaves the clean prediction
 
 
 def also(case: Case, message: str, earlier: str) -> str:
-    """A learned adversary knows what its generator is for, and says so before it looks at the model."""
+    """The message, or that of a learned adversary, whose generator refuses input before the model is called."""
     loss = getattr(case.attack, "loss", None)
     first = isinstance(case.attack, Adversary | VirtualAdversarial) or (loss is not None and loss.needs_reference)
     return f"{message}|{earlier}" if first else message
@@ -261,10 +261,10 @@ def test_wrong_models_are_refused_by_their_cause(case: Case, name: str) -> None:
 def test_wrong_radii_are_refused(case: Case) -> None:
     x, y = images(4), torch.arange(4)
     radii = {
-        -0.1: "eps must be finite and at least 0",
-        float("nan"): "eps must be finite",
+        -0.1: r"needs eps >= 0; got -0\.1",
+        float("nan"): "needs eps finite and >= 0; got nan",
         torch.full((3,), 0.1): r"one per image, of shape \(4,\)",
-        torch.tensor([0.1, 0.1, -1.0, 0.1]): "eps must be finite and at least 0",
+        torch.tensor([0.1, 0.1, -1.0, 0.1]): r"needs eps >= 0; got tensor",
     }
     for eps, message in radii.items():
         with pytest.raises(ValueError, match=message):

@@ -57,13 +57,13 @@ def test_one_perturbation_for_all_and_for_images_not_seen(norm: Norm, eps: float
     torch.testing.assert_close(x_adv, (others + v).clamp(0, 1), rtol=0, atol=1e-9)
 
 
-def test_it_fools_digits_that_it_has_not_seen() -> None:
+def test_it_fools_other_digits() -> None:
     """By far more than a random direction of the same length."""
     torch.manual_seed(0)
     data = Digits()
-    train, test = (next(iter(data.load(part).batches([torch.arange(0, 500, 2)]))) for part in ("train", "test"))
+    train, test = (next(iter(data.load(part).batches([torch.arange(0, 500, 3)]))) for part in ("train", "test"))
     model = MLP(shape=train.x.shape[1:], classes=10)
-    fit(model, data.load("train"), Plain(), Training(epochs=10))
+    fit(model, data.load("train"), Plain(), Training(epochs=6))
     model.eval()
 
     def error(x: Tensor) -> float:

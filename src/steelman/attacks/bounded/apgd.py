@@ -45,7 +45,7 @@ class APGD(Attack):
                  failure; use it to measure accuracy
 
     Where paper and code differ: a checkpoint compares with < as the paper, not <=; the code counts the loss before the
-    first step as 0. Ours: P is exact for L2, where both project onto the ball and then clip; entries that stand at the
+    first step as 0. Ours: P is exact for L2, where both project onto the ball and then clip; entries that are at the
     box and would leave it are left out of the direction; the last step goes to the best point of ball and box for the
     gradient at the best image so far, without which L2 at the box and L1 stop short of the optimum of affine models.
 
@@ -89,12 +89,12 @@ class APGD(Attack):
             aim = torch.cat([rivals[which, turn] for turn, _ in now])
             towards = replace(goal[rows], target=None if goal.target is None and self.targets == 0 else aim)
             seeds = torch.cat([draws[which].split(turn).split(restart).seeds for turn, restart in now])
-            image, found = self._start(balls[0][rows], Draws(seeds)), best
+            image, result = self._start(balls[0][rows], Draws(seeds)), best
             for ball, (_, steps) in zip(balls, self._stages(), strict=True):
                 climb = _Climb.start(ball[rows], goal[rows], towards, image, random=ball is balls[0])
-                found = self._run(oracle, rows, climb, steps, leave=ball is balls[-1] and self.stop_early)
+                result = self._run(oracle, rows, climb, steps, stop=ball is balls[-1] and self.stop_early)
                 image = climb.best
-            best.take_turns(rows, found, len(which), self.stop_early)
+            best.take_turns(rows, result, len(which), self.stop_early)
         return self.norm.contain(x, best.x, self.eps, self.box)
 
     def _stages(self) -> list[tuple[float, int]]:
@@ -113,9 +113,9 @@ class APGD(Attack):
             return ball.sample(draws)
         return ball.nearest(ball.x + self.box_width * draws.normal(ball.x.shape[1:], ball.x.dtype))
 
-    def _run(self, oracle: Oracle, which: Indices, now: "_Climb", steps: int, *, leave: bool) -> Best:
+    def _run(self, oracle: Oracle, which: Indices, now: "_Climb", steps: int, *, stop: bool) -> Best:
         """One climb of the images `which`, each as often as it has turns side by side."""
-        found = Best.nothing(now.x)
+        result = Best.nothing(now.x)
         checkpoints = [0, *now.pace.checkpoints(steps)]
         for step in range(steps + 1):
             if step < steps:
@@ -123,12 +123,12 @@ class APGD(Attack):
             else:
                 logits = oracle.logits(now.x, which[now.place])
                 loss, slope = self.loss(logits, now.towards), now.slope
-            if oracle.samples == 1 and self.loss.order is not self.loss:  # a loss is asked for its order alone
+            if oracle.samples == 1 and self.loss.order is not self.loss:  # only the order of losses matters
                 loss = self.loss.order(logits, now.towards)
             success = now.goal.reached(logits)
-            found.take(now.place, Best(now.x, success, Margin()(logits, now.goal) if self.targets else loss))
-            if leave and bool(success.any()):
-                first = _first_success(which, found.success)
+            result.take(now.place, Best(now.x, success, Margin()(logits, now.goal) if self.targets else loss))
+            if stop and bool(success.any()):
+                first = _first_success(which, result.success)
                 stay = torch.where(now.place < first[which[now.place]])[0]
                 now, loss, slope = now[stay], loss[stay], slope[stay]
             if len(now.place) == 0:
@@ -140,7 +140,7 @@ class APGD(Attack):
                 now.x = self.norm.furthest(now.ball.x, now.slope, now.ball.eps, self.box)
             elif step < steps:
                 now.step(slope)
-        return found
+        return result
 
 
 def _first_success(which: Indices, success: Flags) -> Tensor:

@@ -50,7 +50,7 @@ class Ascent:
     def climb(self, oracle: Oracle, rows: AscentState, x: Images) -> Best:
         """From `x` on. A last iterate that is not judged is returned without success and score."""
         best, velocity = Best.nothing(x), x
-        place = torch.arange(len(x), device=x.device)  # of the rows that have not left
+        place = torch.arange(len(x), device=x.device)  # of the rows still in the batch
         broken = torch.full((int((rows.turn == rows.turn[0]).sum()),), torch.iinfo(torch.int64).max, device=x.device)
         whole = len(broken) == len(x) == len(oracle.goal.labels)
         for step in range(self.steps + self.judge):

@@ -56,7 +56,7 @@ class FGSM(Attack):
 
 @dataclass(frozen=True)
 class RandomFGSM(Attack):
-    """Random + FGSM: a random corner of a small ball first, then FGSM with what is left of eps.
+    """Random + FGSM: a random corner of a small ball first, then FGSM with the rest of eps.
 
     x_1 = clip(x + alpha sign(N(0, I))), x' = clip(x_1 + (eps - alpha) sign(grad L(x_1))). Where eps <= alpha, only
     noise is left: clip(x + eps sign(N(0, I))).

@@ -94,10 +94,10 @@ class PGD(Attack):
             if rivals is not None:
                 some = replace(some, aim=replace(some.goal, target=rivals[which, turn % rivals.shape[1]]))
             seeds = Draws(combine(draws.seeds[which], turn))
-            found = ascent.climb(oracle, some, self._start(some.ball, seeds))
+            result = ascent.climb(oracle, some, self._start(some.ball, seeds))
             if not judge:
-                return rows.ball.contain(found.x)
-            best.take_turns(which, found, int((turn == turn[0]).sum()), self.stop_early)
+                return rows.ball.contain(result.x)
+            best.take_turns(which, result, int((turn == turn[0]).sum()), self.stop_early)
         return rows.ball.contain(best.x)
 
     def _start(self, ball: Ball, draws: Draws) -> Images:

@@ -83,7 +83,7 @@ class Square(Attack):
         return self.norm.contain(x, best.x, self.eps, self.box)
 
     def _run(self, oracle: Oracle, x: Images, eps: PerImage, goal: Goal, draws: Draws, which: Indices) -> Best:
-        found = Best.nothing(x)
+        best = Best.nothing(x)
         grid = x.reshape(len(x), -1, *x.shape[-2:])
         place = torch.arange(len(x), device=x.device)  # of the images still in the batch
         moves = (_Signs if self.norm is Linf else _Windows).around(grid, eps, self.box)
@@ -99,14 +99,14 @@ class Square(Attack):
                 image = moves.propose(chance[:, turn], self._share(query))
             logits = oracle.logits(image.reshape(-1, *x.shape[1:]), which[place])
             here = Best(image.reshape(-1, *x.shape[1:]), goal.reached(logits), self._loss(logits, goal))
-            better = found.take(place, here)
+            better = best.take(place, here)
             moves.now[better] = image[better]
             if self.stop_early and bool(here.success.any()):
                 stay = torch.where(~here.success)[0]
                 place, goal, moves, chance = place[stay], goal[stay], moves[stay], chance[stay]
                 if len(stay) == 0:
                     break
-        return found
+        return best
 
     def _loss(self, logits: Logits, goal: Goal) -> PerImage:
         return (Margin() if goal.target is None else CrossEntropy())(logits, goal)

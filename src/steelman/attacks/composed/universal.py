@@ -98,13 +98,14 @@ class UniversalPerturbation(Attack):
             for which in torch.arange(len(x), device=x.device).split(self.minibatch):
                 fit = replace(self, eps=self.eps[which]) if isinstance(self.eps, Tensor) and self.eps.ndim else self
                 image = fit.apply(x[which], v)
-                left = torch.where(~goal[which].met(oracle.decisions(image, which)))[0]
-                if len(left) == 0:
+                correct = ~goal[which].met(oracle.decisions(image, which))
+                which, image = which[correct], image[correct]
+                if len(which) == 0:
                     continue
-                with oracle.part(which[left], goal[which[left]]) as part:
-                    attack = replace(self.attack[which[left]], box=self.box)
-                    near = attack.search(part, image[left], goal[which[left]], draws.split(epoch)[which[left]])
-                v = self.norm.project(v + (near - image[left]).sum(0, keepdim=True), widest)
+                with oracle.part(which, goal[which]) as part:
+                    attack = replace(self.attack[which], box=self.box)
+                    near = attack.search(part, image, part.goal, draws.split(epoch)[which])
+                v = self.norm.project(v + (near - image).sum(0, keepdim=True), widest)
             fooled = int(goal.met(oracle.decisions(self.apply(x, v))).sum())
             if fooled > most:
                 best, most = v, fooled

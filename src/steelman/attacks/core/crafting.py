@@ -66,14 +66,14 @@ def craft(
             half=attack.precision == "bf16",
             compiled=how.compiled,
             deadline=deadline,
-            asked=_counted(bar, len(x)) if how.progress else None,
+            on_query=_counted(bar, len(x)) if how.progress else None,
             given=given,
             check_classes=lambda classes: attack.check_input(x, target is not None, classes),
         )
         if len(x) == 0:
             return x.to(given), oracle
         if deadline is not None:
-            oracle.found = NearestSuccess.nothing(x, attack.measured_in or L2)
+            oracle.nearest = NearestSuccess.nothing(x, attack.measured_in or L2)
         with oracle:
             draws = Draws.start(generator, len(x), x.device)
             x_adv = _in_parts(attack, oracle, x, goal, draws, how, bar)
@@ -126,12 +126,12 @@ def _counted(bar: ProgressBar, images: int) -> Callable[[int], None]:
     """Shows on the bar how many forward passes there were for each image."""
     passes = 0
 
-    def asked(more: int) -> None:
+    def on_query(more: int) -> None:
         nonlocal passes
         passes += more
         bar.advance(0, f"{passes / max(images, 1):.1f} forward passes per image")
 
-    return asked
+    return on_query
 
 
 def _one_part(attack: "Attack", oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> tuple[Images, bool]:
@@ -142,11 +142,11 @@ def _one_part(attack: "Attack", oracle: Oracle, x: Images, goal: Goal, draws: Dr
             goal.labels[:] = oracle.decisions(x)
         x_adv, in_time = attack.search(oracle, x, goal, draws), True
     except OutOfTime:
-        assert oracle.found is not None
-        x_adv, in_time = oracle.found.image, False
+        assert oracle.nearest is not None
+        x_adv, in_time = oracle.nearest.image, False
         if ball is not None:
             x_adv = ball[0].contain(x, x_adv, ball[1], attack.box)
-    oracle.deadline = oracle.found = None
+    oracle.deadline = oracle.nearest = None
     if oracle.half:
         oracle.half = False
         lost = torch.where(~goal.met(oracle.decisions(x_adv)))[0]

@@ -80,24 +80,24 @@ def onto_type(
     low, high = torch.minimum(x, x_adv).amin(), torch.maximum(x, x_adv).amax()  # within the box, where there is one
     lengths = (*(_SHORTENED if shorten else ()), 1.0, *_LENGTHENED)
     way = ((x + length * (x_adv - x)).clamp(low, high) for length in lengths)
-    found, met = _first(oracle, (each.to(kind).to(x.dtype) for each in way), goal)
-    return torch.where(column(met, x), found, near.to(x.dtype))
+    image, met = _first(oracle, (each.to(kind).to(x.dtype) for each in way), goal)
+    return torch.where(column(met, x), image, near.to(x.dtype))
 
 
 def _first(oracle: Oracle, tries: Iterator[Images], goal: Goal) -> tuple[Images, Flags]:
     """Image by image the first try that is adversarial, or else the first of all, and whether it is adversarial."""
-    found = next(tries)
-    which = torch.where(~goal.met(oracle.decisions(found)))[0]
+    x_adv = next(tries)
+    which = torch.where(~goal.met(oracle.decisions(x_adv)))[0]
     while len(which):
         each = next(tries, None)
         if each is None:
             break
         met = goal[which].met(oracle.decisions(each[which], which))
-        found[which[met]] = each[which[met]]
+        x_adv[which[met]] = each[which[met]]
         which = which[~met]
-    adversarial = torch.ones(len(found), dtype=torch.bool, device=found.device)
+    adversarial = torch.ones(len(x_adv), dtype=torch.bool, device=x_adv.device)
     adversarial[which] = False
-    return found, adversarial
+    return x_adv, adversarial
 
 
 def _into_ball(clean: Images, far: Images, image: Images, ball: tuple[Norm, Radius], step: float) -> Images:

@@ -26,7 +26,7 @@ class Oracle:
 
     `which` names the images of the whole batch that are queried; None means all, in order. An image named twice is
     counted twice. With `samples`, the model is random: an answer is the mean of as many, and costs as many passes. The
-    first query after a `deadline` (of `time.monotonic`) raises `OutOfTime`; `found`, if given, keeps the nearest
+    first query after a `deadline` (of `time.monotonic`) raises `OutOfTime`; `nearest`, if given, keeps the nearest
     successes until then.
     """
 
@@ -39,12 +39,12 @@ class Oracle:
         half: bool = False,
         compiled: bool = False,
         deadline: float | None = None,
-        asked: Callable[[int], None] | None = None,
+        on_query: Callable[[int], None] | None = None,
         given: torch.dtype | None = None,
         check_classes: Callable[[int], None] | None = None,
     ) -> None:
         self.model, self.goal, self.samples, self.half = model, goal, samples, half
-        self.deadline, self.asked, self.given, self.check_classes = deadline, asked, given, check_classes
+        self.deadline, self.on_query, self.given, self.check_classes = deadline, on_query, given, check_classes
         self._forward = Forward(model, given=given)
         self._fast = Forward(model, torch.compile(model, dynamic=True), given=given) if compiled else self._forward
         classes = (goal.labels,) if goal.target is None else (goal.labels, goal.target)
@@ -57,7 +57,7 @@ class Oracle:
         """Gradient passes that gave 0 everywhere."""
         self.seconds = 0.0
         """Time that earlier calls spent on images that were read from files."""
-        self.found: NearestSuccess | None = None
+        self.nearest: NearestSuccess | None = None
         self.fits = len(goal.labels)
         """Images that go through the model at once."""
 
@@ -79,18 +79,18 @@ class Oracle:
         inner.samples, inner.given = self.samples if samples is None else samples, self.given
         inner.check_classes, inner._checked, inner.fits = self.check_classes, self._checked, self.fits
         inner._forward, inner._fast = self._forward, self._fast
-        inner.found = None if self.found is None else self.found[which]
+        inner.nearest = None if self.nearest is None else self.nearest[which]
         try:
             yield inner
         finally:
             self._checked = inner._checked
             self.add(inner, which)
-            if self.found is not None and inner.found is not None:
-                self.found.put(which, inner.found)
+            if self.nearest is not None and inner.nearest is not None:
+                self.nearest.put(which, inner.nearest)
 
     def another(self, model: Model, goal: Goal) -> "Oracle":
         """An oracle for another model or goal, with the precision, deadline and progress bar of this one."""
-        return Oracle(model, goal, half=self.half, deadline=self.deadline, asked=self.asked)
+        return Oracle(model, goal, half=self.half, deadline=self.deadline, on_query=self.on_query)
 
     def add(self, other: "Oracle", which: Indices) -> None:
         """Count the passes of another oracle, whose images are those at `which`."""
@@ -206,12 +206,12 @@ class Oracle:
         answer = answers[0]
         if self.samples > 1:
             answer = torch.stack(answers).mean(0) if answer.is_floating_point() else torch.stack(answers).mode(0).values
-        if self.found is not None:
+        if self.nearest is not None:
             goal = self.goal if which is None else self.goal[which]
             met = goal.met((answer.argmax(1) if answer.is_floating_point() else answer).detach())
-            self.found.update(x.detach(), met, which)
-        if self.asked is not None:
-            self.asked(len(x) * self.samples)
+            self.nearest.update(x.detach(), met, which)
+        if self.on_query is not None:
+            self.on_query(len(x) * self.samples)
         return answer
 
     def _answer(self, x: Images) -> Tensor:

@@ -50,27 +50,27 @@ class Starts:
         clean = x.flatten(1)
         side = Side(oracle, goal, torch.arange(len(x), device=x.device), x.shape[1:])
         black, white = self._range(clean)
-        start, found = clean.clone(), torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        start, hits = clean.clone(), torch.zeros(len(x), dtype=torch.int64, device=x.device)
         nearest = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
-        looking = torch.where(~side(clean))[0]
+        searching = torch.where(~side(clean))[0]
         for turn in range(self.tries):
-            if len(looking) == 0:
+            if len(searching) == 0:
                 break
             shade = (
                 clean.new_full((1, clean.shape[1]), (0.0, 1.0, 0.5)[turn])
                 if turn < 3
-                else _noise(turn - 3, draws[looking].split(turn), side.shape, x.dtype)
+                else _noise(turn - 3, draws[searching].split(turn), side.shape, x.dtype)
             )
-            candidate = torch.lerp(black[looking], white[looking], shade)
-            reached = side[looking](candidate)
-            here, candidate = looking[reached], candidate[reached]
+            candidate = torch.lerp(black[searching], white[searching], shade)
+            reached = side[searching](candidate)
+            here, candidate = searching[reached], candidate[reached]
             candidate = to_boundary(side[here], clean[here], candidate, self.norm, 1 / 16)
             distance = self.norm.size(candidate - clean[here])
             nearer = distance < nearest[here]
             start[here[nearer]], nearest[here[nearer]] = candidate[nearer], distance[nearer]
-            found[here] += 1
-            looking = looking[found[looking] < (self.count if turn + 1 < 10 * self.count else 1)]
-        rows = torch.where(found > 0)[0]
+            hits[here] += 1
+            searching = searching[hits[searching] < (self.count if turn + 1 < 10 * self.count else 1)]
+        rows = torch.where(hits > 0)[0]
         return side[rows], clean[rows], start[rows]
 
     def _range(self, clean: Flat) -> tuple[Tensor, Tensor]:
