@@ -4,8 +4,9 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -71,14 +72,8 @@ class PaperTable:
         """A pipe table, and the caption and notes above it."""
         head = [self.corner, *map(str, self.columns)]
         lines = [[md(_symbols(name)) for name in head], ["---", *("---:" for _ in self.columns)]]
-        for name, cells, bold in zip(self.rows, self.cells, self.bold(), strict=True):
-            marked = (
-                text if not best else f"**{text}**"
-                for text, best in zip((self._value(cell) for cell in cells), bold, strict=True)
-            )
-            shown = (
-                f"{text} {_interval(cell)}{_failed(cell)}".strip() for text, cell in zip(marked, cells, strict=True)
-            )
+        for name, cells in self._texts("**{}**"):
+            shown = (f"{text} {_interval(cell)}{_failed(cell)}".strip() for text, cell in cells)
             lines.append([md(_symbols(name)), *shown])
         notes = "".join(f"- {md(note)}\n" for note in self.notes)
         above = f"{md(self._caption())}\n\n" + (f"{notes}\n" if notes else "")
@@ -108,13 +103,11 @@ class PaperTable:
             head = [rf" & {' & '.join(spans)} \\", " ".join(rules)]
         head.append(rf"{' & '.join(_tex(each) for each in (self.corner, *(c.label for c in self.columns)))} \\")
         body = []
-        for name, cells, bold in zip(self.rows, self.cells, self.bold(), strict=True):
-            shown = []
-            for cell, best in zip(cells, bold, strict=True):
-                text = _tex(self._value(cell))
-                text = rf"\textbf{{{text}}}" if best else text
-                ends = _interval(cell) if intervals else ""
-                shown.append(rf"{text} {{\scriptsize {_tex(ends)}}}" if ends else text)
+        for name, cells in self._texts(r"\textbf{{{}}}", _tex):
+            ends = [_tex(_interval(cell)) if intervals else "" for _, cell in cells]
+            shown = (
+                rf"{text} {{\scriptsize {end}}}" if end else text for (text, _), end in zip(cells, ends, strict=True)
+            )
             body.append(rf"{' & '.join([_tex(name), *shown])} \\")
         lines = [
             "% needs \\usepackage{booktabs}",
@@ -141,19 +134,18 @@ class PaperTable:
         width = options.max_width
         rows = max(len(name) for name in (self.corner, *self.rows))
         first = min(rows, max(width // 3, width - 2 * (NARROWEST + 2)))
-        each = [
-            max(self._words(place), *(len(self._ends(row[place])) for row in self.cells)) for place in self._places()
-        ]
-        blocks: list[list[int]] = [[]]
-        for place in self._places():
-            if blocks[-1] and sum(each[other] + 2 for other in (*blocks[-1], place)) > width - first:
+        blocks: list[list[tuple[int, int]]] = [[]]
+        for place, column in enumerate(self.columns):
+            words = min(max(NARROWEST, *map(len, str(column).split())), 2 * NARROWEST)  # it breaks between words only
+            each = max(words, *(len(_ends(row[place])) for row in self.cells))
+            if blocks[-1] and sum(other + 2 for _, other in (*blocks[-1], (place, each))) > width - first:
                 blocks.append([])
-            blocks[-1].append(place)
+            blocks[-1].append((place, each))
         yield Text(self._caption(), style="italic")
         yield from (Text(note, style="dim") for note in self.notes)
         for block in blocks:
             yield Text()
-            yield self._block(first, [(place, each[place]) for place in block])
+            yield self._block(first, block)
 
     def _repr_markdown_(self) -> str:
         return self.markdown()
@@ -163,13 +155,6 @@ class PaperTable:
         columns = tuple(TableColumn(name, better=None) for name in self.rows)
         rows = tuple(f"{each.group}, {each.label}" if each.group else each.label for each in self.columns)
         return PaperTable(self.caption, corner, columns, rows, tuple(zip(*self.cells, strict=True)), self.notes)
-
-    def _words(self, place: int) -> int:
-        """The width at which a column's name breaks between words only, within reason."""
-        return min(max(NARROWEST, *map(len, str(self.columns[place]).split())), 2 * NARROWEST)
-
-    def _places(self) -> range:
-        return range(len(self.columns))
 
     def _block(self, first: int, places: Sequence[tuple[int, int]]) -> "rich.console.RenderableType":
         from rich.box import SIMPLE_HEAD
@@ -181,27 +166,29 @@ class PaperTable:
         for place, width in places:
             name = Text(_symbols(str(self.columns[place])))
             table.add_column(name, justify="right", width=width, overflow="fold")
-        for name, cells, bold in zip(self.rows, self.cells, self.bold(), strict=True):
+        for (name, cells), bold in zip(self._texts(), self.bold(), strict=True):
             shown = []
             for place, _ in places:
-                text = Text(self._value(cells[place]), style="bold" if bold[place] else "")
-                ends = self._ends(cells[place])
-                shown.append(text.append(f"\n{ends}" if ends else "", style="not bold dim"))
+                text, cell = cells[place]
+                ends = f"\n{_ends(cell)}" if _ends(cell) else ""
+                shown.append(Text(text, style="bold" if bold[place] else "").append(ends, style="not bold dim"))
             table.add_row(Text(_symbols(name)), *shown)
         return table
 
-    @property
+    def _texts(
+        self, bold: str = "{}", escaped: Callable[[str], str] = str
+    ) -> Iterator[tuple[str, list[tuple[str, Cell]]]]:
+        """By row, its name and its cells, each with the number as text; the best in the form `bold`."""
+        for name, cells, best in zip(self.rows, self.cells, self.bold(), strict=True):
+            texts = (escaped(_value(cell) + (" %" if self._mixed and _is_share(cell) else "")) for cell in cells)
+            marked = (bold.format(text) if each else text for text, each in zip(texts, best, strict=True))
+            yield name, list(zip(marked, cells, strict=True))
+
+    @cached_property
     def _mixed(self) -> bool:
         """Whether a column holds shares and other numbers, so that each share needs a percent sign."""
         columns = zip(*self.cells, strict=True)
-        return any(len({cell.kind == "share" for cell in each if isinstance(cell, Measure)}) > 1 for each in columns)
-
-    def _value(self, cell: Cell) -> str:
-        share = isinstance(cell, Measure) and cell.kind == "share"
-        return _value(cell) + (" %" if share and self._mixed else "")
-
-    def _ends(self, cell: Cell) -> str:
-        return _interval(cell).strip("[]").replace(", ", "–")
+        return any(len({_is_share(cell) for cell in each if isinstance(cell, Measure)}) > 1 for each in columns)
 
     def _caption(self, intervals: bool = True) -> str:
         measures = [cell for row in self.cells for cell in row if isinstance(cell, Measure)]
@@ -232,6 +219,10 @@ def _numbers(cell: Cell) -> tuple[float | None, float | None, float | None]:
     return cell, None, None
 
 
+def _is_share(cell: Cell) -> bool:
+    return isinstance(cell, Measure) and cell.kind == "share"
+
+
 def _value(cell: Cell) -> str:
     if cell is None:
         return "–"
@@ -246,6 +237,10 @@ def _interval(cell: Cell) -> str:
     if cell.kind == "share":
         return f"[{100 * cell.low:.1f}, {100 * cell.high:.1f}]"
     return f"[{_short(cell.low, 3)}, {_short(cell.high, 3)}]"
+
+
+def _ends(cell: Cell) -> str:
+    return _interval(cell).strip("[]").replace(", ", "–")
 
 
 def _short(number: float, digits: int) -> str:
