@@ -97,7 +97,7 @@ def test_a_file_has_the_permissions_of_any_other(mask: int, mode: int, tmp_path:
     assert (tmp_path / "a").stat().st_mode & 0o777 == mode
 
 
-@pytest.mark.parametrize("change", [0x01, 0x2A, 0x80, 0xFF])
+@pytest.mark.parametrize("change", [0x01, 0xFF])
 def test_every_byte_that_is_not_as_it_was_written_is_refused_by_name(change: int, tmp_path: Path):
     """Of the header, its padding, the digest and the tensors."""
     path = tmp_path / "flipped.safetensors"

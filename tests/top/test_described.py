@@ -79,8 +79,8 @@ def test_a_network_is_built_again_from_its_checkpoint_alone(settings: dict[str, 
 
 
 def test_every_network_that_a_recipe_can_name_is_among_them():
-    told = {name for name, kind in _KINDS.items() if repr(name) in repr(TABLES)}
-    assert told == set(_KINDS)
+    listed = {name for name, kind in _KINDS.items() if repr(name) in repr(TABLES)}
+    assert listed == set(_KINDS)
 
 
 def test_a_description_decides_nothing(tmp_path: Path):
@@ -213,7 +213,9 @@ def test_a_checkpoint_that_was_written_anew_is_read_anew(which: str, root: Path,
 
 def test_a_checkpoint_without_a_description_names_the_remedy(tmp_path: Path):
     old = Path(__file__).parents[1] / "data" / "old-run"
-    with pytest.raises(ValueError, match=r"old-run.* older version.*: open it with steelman\.experiments\.run\.Run\.open"):
+    with pytest.raises(
+        ValueError, match=r"old-run.* older version.*: open it with steelman\.experiments\.run\.Run\.open"
+    ):
         checkpoint.network(old)
     with pytest.raises(ValueError, match=r"older version"):
         Surrogate(FGSM(), str(old))(MLP(shape=(1, 8, 8)), torch.rand(2, 1, 8, 8), torch.arange(2))
