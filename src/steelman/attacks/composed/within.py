@@ -27,7 +27,7 @@ class Within(AttackWrapper):
     """
 
     attack: Attack
-    eps: Radius = Share(8 / 255)  # pyright: ignore[reportIncompatibleVariableOverride, reportAssignmentType]
+    eps: Radius = Share(8 / 255)  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __post_init__(self) -> None:
         check_parts("Within", (self.attack,))

@@ -238,7 +238,8 @@ def check_parts(name: str, attacks: tuple[Attack, ...]) -> None:
 
 def strongest(attacks: tuple[Attack, ...]) -> Access:
     """The most that any of the attacks needs of a model."""
-    return min((attack.access for attack in attacks), key=get_args(Access).index)
+    needed = {attack.access for attack in attacks}
+    return next(access for access in get_args(Access) if access in needed)
 
 
 def _cut(value: Any, which: Indices) -> Any:

@@ -33,7 +33,8 @@ def check_radii(method: object, where: str = "") -> None:
     """`check_radius` of an attack and of every attack in it, or in the settings of a defence."""
     for path, attack in _attacks(method, where):
         if attack.budget:
-            check_radius(*attack.budget, attack.box, path)
+            norm, eps = attack.budget
+            check_radius(norm, eps, attack.box, path)
 
 
 def _attacks(value: Any, path: str) -> Iterator[tuple[str, Any]]:
