@@ -18,6 +18,8 @@ INFINITE = "may be infinite"
 """Metadata of a number that may be infinite, such as the p of a norm. Others have to be finite."""
 
 Fraction: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
+FractionAbove0: TypeAlias = Annotated[float, Interval(gt=0, le=1)]
+FractionBelow1: TypeAlias = Annotated[float, Interval(ge=0, lt=1)]
 Factor: TypeAlias = Annotated[float, Ge(0)]
 Positive: TypeAlias = Annotated[float, Gt(0)]
 Count: TypeAlias = Annotated[int, Ge(1)]

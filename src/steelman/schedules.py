@@ -3,11 +3,8 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated
 
-from annotated_types import Interval
-
-from steelman.ranges import Checked, Factor, Fraction
+from steelman.ranges import Checked, Factor, Fraction, FractionAbove0, FractionBelow1
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Linear(Schedule):
 
     start: Factor = 0.0
     end: Factor = 1.0
-    by: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    by: FractionAbove0 = 1.0
 
     def __call__(self, progress: float) -> float:
         return self.start + (self.end - self.start) * min(progress / self.by, 1.0)
@@ -54,7 +51,7 @@ class Steps(Schedule):
 class Cosine(Schedule):
     """Half a cosine from 1 down to 0, after a linear rise over the fraction `warmup`."""
 
-    warmup: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    warmup: FractionBelow1 = 0.0
 
     def __call__(self, progress: float) -> float:
         if progress < self.warmup:

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from annotated_types import Interval
 from torch import Tensor, nn
 
 from steelman.adversaries.adversary import GENERATOR, Adversary, Learning, answer, with_gradient
@@ -18,7 +17,7 @@ from steelman.networks.surgery import borrowed_buffers, no_recomputation
 from steelman.norms import L2, Norm
 from steelman.optimisers import Adam, Optimiser
 from steelman.randomness import Draws
-from steelman.ranges import Count, Factor, Positive
+from steelman.ranges import Count, Factor, FractionBelow1, Positive
 from steelman.types import CLASSIFIER, Batch, Images, Labels, Logits, PerImage
 
 INSIDE = 0.999999
@@ -75,7 +74,7 @@ class PGN(Adversary):
     sees: ClassVar[tuple[str, ...]] = ("gradient", "image", "label")
 
     norm_weight: Factor = 50.0
-    clean_weight: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    clean_weight: FractionBelow1 = 0.0
     detach_adv: bool = False
     norm_term_to_classifier: bool = False
     grad_scale: Positive = 1 / 128

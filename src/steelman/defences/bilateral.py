@@ -1,10 +1,9 @@
 """Adversarial training in which the labels are perturbed too."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from annotated_types import Interval
 from torch import Tensor, nn
 
 from steelman.attacks.bounded.pgd import PGD
@@ -14,7 +13,7 @@ from steelman.defences.adversarial import Adversarial, check_attack, crafted
 from steelman.defences.objective import refuse_one_class
 from steelman.forward import logits_of
 from steelman.losses import cross_entropy, other_logits
-from steelman.ranges import Positive
+from steelman.ranges import FractionBelow1, Positive
 from steelman.types import Batch, Labels, Logits
 
 
@@ -56,7 +55,7 @@ class Bilateral(Adversarial):
     attack: Attack = PGD(steps=1, step_size=8 / 255)
     target: Literal["most confusing"] | None = "most confusing"
     labels: Literal["adversarial", "smooth", "hard"] = "adversarial"
-    eps_y: Annotated[float, Interval(ge=0, lt=1)] | None = None
+    eps_y: FractionBelow1 | None = None
     beta: Positive = 9.0
     gamma: Positive = 0.01
 

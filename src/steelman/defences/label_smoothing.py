@@ -1,16 +1,15 @@
 """Training on softened labels."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from annotated_types import Interval
 from torch import Tensor, nn
 
 from steelman.data.dataset import Dataset
 from steelman.defences.objective import Objective, refuse_one_class
 from steelman.forward import logits_of
 from steelman.losses import cross_entropy
+from steelman.ranges import FractionBelow1
 from steelman.types import Batch, Labels
 
 
@@ -38,7 +37,7 @@ class LabelSmoothing(Objective):
         ValueError: fewer than two classes.
     """
 
-    smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.1
+    smoothing: FractionBelow1 = 0.1
 
     def setup(self, model: nn.Module, data: Dataset) -> "LabelSmoothing":
         refuse_one_class("LabelSmoothing", len(data.classes))

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import torch
-from annotated_types import Interval
 from torch import Tensor, nn
 
 from steelman.attacks.core import check_radius
@@ -16,7 +15,7 @@ from steelman.defences.objective import Objective
 from steelman.forward import logits_of
 from steelman.losses import CrossEntropy, Goal, Loss, SoftMargin, cross_entropy
 from steelman.norms import L1, L2, Linf, Norm
-from steelman.ranges import Count, OneOf, Positive
+from steelman.ranges import Count, FractionBelow1, OneOf, Positive
 from steelman.types import Batch, PerImage
 
 BEYOND = 1.05
@@ -86,7 +85,7 @@ class MMA(Objective):
     norm: Annotated[Norm, OneOf((Linf, L2, L1))] = Linf
     steps: Count = 10
     bisections: Count = 10
-    clean_weight: Annotated[float, Interval(ge=0, lt=1)] = 1 / 3
+    clean_weight: FractionBelow1 = 1 / 3
     loss: Loss = field(default_factory=SoftMargin)
     crafting: Crafting = "eval"
     _margins: Margins | None = field(default=None, init=False, repr=False, compare=False)

@@ -1,16 +1,14 @@
 """Weights kept near Parseval tight frames."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated
 
 import torch
-from annotated_types import Interval
 from torch import nn
 
 from steelman.data.dataset import Dataset
 from steelman.defences.game import Game, GameWrapper, Step, Updates
 from steelman.defences.plain import Plain
-from steelman.ranges import Factor
+from steelman.ranges import Factor, FractionAbove0
 from steelman.types import CLASSIFIER, Batch
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -50,7 +48,7 @@ class Parseval(GameWrapper[Game]):
 
     objective: Game = Plain()
     beta: Factor = 1e-4
-    rows: Annotated[float, Interval(gt=0, le=1)] = 0.3
+    rows: FractionAbove0 = 0.3
     conv_scale: bool = False
 
     def setup(self, model: nn.Module, data: Dataset) -> "Parseval":
