@@ -123,11 +123,13 @@ images = 20
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory, with a module of the user's own and a recipe that names it."""
     (tmp_path / "mine.py").write_text(MODULE)
     (tmp_path / "own.toml").write_text(RECIPE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr("steelman.report.document.charts_of", lambda *_: {})  # they take most of a report's time
     yield tmp_path
     forget()
 

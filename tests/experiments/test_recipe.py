@@ -3,10 +3,12 @@
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from steelman import FGSM, L2LDA, PGD, AttackTraining, Plain
 from steelman.adversaries import Adversary
@@ -36,24 +38,39 @@ def tiny(tmp_path: Path) -> Path:
     return path
 
 
+@cache
+def made_up(data: type) -> InMemory:
+    """Images of the shape that a data set has."""
+    shape = {Digits: (1, 8, 8), CIFAR10: (3, 32, 32), CIFAR100: (3, 32, 32)}.get(data, (1, 28, 28))
+    chance = torch.Generator().manual_seed(0)
+    return InMemory("made", torch.rand(20, *shape, generator=chance), torch.arange(20) % 10, tuple("0123456789"))
+
+
+NETWORKS: dict[str, nn.Module] = {}
+
+
+def network_of(recipe: Recipe) -> nn.Module:
+    """The network of a recipe, which many recipes share; it answers images of its data."""
+    key, images = f"{type(recipe.data)} {recipe.network}", made_up(type(recipe.data))
+    if key not in NETWORKS:
+        # Of large networks the shapes are enough, which this device alone works out.
+        with torch.device("meta" if recipe.network["kind"] == "WideResNet" else "cpu") as device:
+            NETWORKS[key] = build(recipe, images)
+        assert NETWORKS[key](next(images.in_order(2)).x.to(device)).shape == (2, 10)
+    return NETWORKS[key]
+
+
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 def test_every_shipped_recipe_reads_writes_and_builds(path: Path, tmp_path: Path):
     recipe = load_recipe(path)
     (tmp_path / "again.toml").write_text(to_toml(recipe))
     assert load_recipe(tmp_path / "again.toml") == recipe
-    shape = {Digits: (1, 8, 8), CIFAR10: (3, 32, 32), CIFAR100: (3, 32, 32)}.get(type(recipe.data), (1, 28, 28))
-    chance = torch.Generator().manual_seed(0)
-    images = InMemory("made", torch.rand(20, *shape, generator=chance), torch.arange(20) % 10, tuple("0123456789"))
-    # Of large networks the shapes are enough, which this device alone works out.
-    large = torch.device("meta") if recipe.network["kind"] == "WideResNet" else torch.device("cpu")
-    with large:
-        network = build(recipe, images)
-    assert network(next(images.in_order(2)).x.to(large)).shape == (2, 10)
+    images, network = made_up(type(recipe.data)), network_of(recipe)
     parts = network.members if isinstance(network, Ensemble) else [network] if recipe.starts else []
     for name, part in zip(recipe.starts, parts, strict=True):
         start = load_recipe(path.parent / name)
         assert start.data == recipe.data
-        part.load_state_dict(build(start, images).state_dict())
+        part.load_state_dict(network_of(start).state_dict())
     players = recipe.defence.players(images)
     assert isinstance(recipe.defence, Adversary | AttackTraining) == bool(players)
     game = recipe.defence.adversary if isinstance(recipe.defence, AttackTraining) else recipe.defence
