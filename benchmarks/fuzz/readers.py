@@ -302,7 +302,7 @@ def _sweep(folder: Path) -> Path:
 def _swept(path: Path) -> Any:
     found = SweepResults.load(path.parent)
     found.csv()
-    return found.recipe, found.judging, found.measure, [dict(vars(each)) for each in found.outcomes]
+    return found.recipe, found.options, found.measure, [dict(vars(each)) for each in found.networks]
 
 
 def _transfer(folder: Path) -> Path:

@@ -56,14 +56,7 @@ class Copies(Dataset):
         place, copy = self._origin(self._rows)
         span = int(data.index.max()) + 1 if len(data) else 0
         self.index = data.index[place] + span * copy
-
-    @property
-    def labels(self) -> Tensor | None:
-        labels = self._data.labels
-        return None if labels is None else labels[self._origin(self._rows)[0]]
-
-    def __len__(self) -> int:
-        return len(self._rows)
+        self.labels = None if data.labels is None else data.labels[place]
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:
         wanted, again = tee(each.to(self._rows.device) for each in indices)

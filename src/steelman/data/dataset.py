@@ -32,14 +32,11 @@ class Dataset(ABC):
     """Of one image: (channels, height, width)."""
     index: Tensor
     """Each image's place in the set that was loaded."""
+    labels: Tensor | None = None
+    """All labels where they are known without reading the images, otherwise None."""
 
-    @property
-    @abstractmethod
-    def labels(self) -> Tensor | None:
-        """All labels where they are known without reading the images, otherwise None."""
-
-    @abstractmethod
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.index)
 
     @abstractmethod
     def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:

@@ -26,6 +26,8 @@ class InMemory(Dataset):
         ValueError: shapes, types or values are not as above.
     """
 
+    labels: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]  # they are always known
+
     def __init__(
         self,
         name: str,
@@ -56,33 +58,26 @@ class InMemory(Dataset):
                 )
         self.name, self.classes, self.levels = name, classes, levels
         self.images = images.to(torch.float32) if images.is_floating_point() else images
-        self._labels = labels
+        self.labels = labels
         self.shape = tuple(images.shape[1:])
         self.index = torch.arange(len(images), device=images.device) if index is None else index
-
-    @property
-    def labels(self) -> Tensor:
-        return self._labels
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:
         for places in indices:
             which = places.to(self.images.device)
             pixels = self.images[which]
             x = pixels.to(torch.float32) / self.levels if pixels.dtype == torch.uint8 else pixels
-            yield Batch(x, self._labels[which], self.index[which])
+            yield Batch(x, self.labels[which], self.index[which])
 
     def subset(self, index: Tensor) -> "InMemory":
         which = index.to(self.images.device)
-        return self._like(self.images[which], self._labels[which], self.index[which])
+        return self._like(self.images[which], self.labels[which], self.index[which])
 
     def to(self, device: torch.device | str) -> "InMemory":
-        return self._like(self.images.to(device), self._labels.to(device), self.index.to(device))
+        return self._like(self.images.to(device), self.labels.to(device), self.index.to(device))
 
     def digest(self) -> str:
-        return digest((self.images, self.levels, self._labels, self.index))
+        return digest((self.images, self.levels, self.labels, self.index))
 
     def _like(self, images: Tensor, labels: Tensor, index: Tensor) -> "InMemory":
         return InMemory(self.name, images, labels, self.classes, levels=self.levels, index=index)

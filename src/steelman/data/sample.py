@@ -87,14 +87,8 @@ class Sample(Dataset):
 
     def __init__(self, images: Dataset, drawn: Sampled) -> None:
         self.images, self.drawn = images, drawn
-        self.name, self.classes, self.shape, self.index = images.name, images.classes, images.shape, images.index
-
-    @property
-    def labels(self) -> Tensor | None:
-        return self.images.labels
-
-    def __len__(self) -> int:
-        return len(self.images)
+        self.name, self.classes, self.shape = images.name, images.classes, images.shape
+        self.index, self.labels = images.index, images.labels
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:
         return self.images.batches(indices)

@@ -67,14 +67,7 @@ class Streamed(Dataset):
         self.shape = tuple(shape)
         self.device = torch.device(device)
         self.index = torch.arange(len(items)) if index is None else index
-        self._labels = labels
-
-    @property
-    def labels(self) -> Tensor | None:
-        return self._labels
-
-    def __len__(self) -> int:
-        return len(self.index)
+        self.labels = labels
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:
         plan: Any = (self.index[places.cpu()].tolist() for places in indices)
@@ -92,28 +85,20 @@ class Streamed(Dataset):
 
     def subset(self, index: Tensor) -> "Streamed":
         places = index.cpu()
-        return self._like(self.index[places], None if self._labels is None else self._labels[places], self.device)
+        return self._like(self.index[places], None if self.labels is None else self.labels[places], self.device)
 
     def to(self, device: torch.device | str) -> "Streamed":
-        return self._like(self.index, self._labels, device)
+        return self._like(self.index, self.labels, device)
 
     def digest(self) -> str:
         """A hash of the labels, where they are known, and of some images (at most READ, evenly spread): all of them
         would take too long to read."""
         places = torch.arange(len(self))
-        return digest((self._labels, self.index, self._hashes(spread(places, min(READ, len(places)))[1])))
+        return digest((self.labels, self.index, self._hashes(spread(places, min(READ, len(places)))[1])))
 
     def _like(self, index: Tensor, labels: Tensor | None, device: torch.device | str) -> "Streamed":
-        return Streamed(
-            self.name,
-            self.items,
-            self.shape,
-            self.classes,
-            labels=labels,
-            workers=self.workers,
-            index=index,
-            device=device,
-        )
+        own = (self.name, self.items, self.shape, self.classes)
+        return Streamed(*own, labels=labels, workers=self.workers, index=index, device=device)
 
 
 def _together(items: list[tuple[Tensor, int, int]]) -> list[Tensor]:

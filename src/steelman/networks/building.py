@@ -160,4 +160,5 @@ def _part(settings: str | dict[str, Any], shape: Sequence[int]) -> nn.Module:
     options = {"kind": settings} if isinstance(settings, str) else settings
     if not isinstance(options, dict) or not isinstance(options.get("kind"), str):
         raise ValueError(f"a preprocessing or filter needs a kind, such as Normalise; got {settings!r}")
-    return _build(options["kind"], True, shape=shape, **{key: options[key] for key in options if key != "kind"})
+    others: dict[str, Any] = {key: value for key, value in options.items() if key != "kind"}
+    return _build(options["kind"], True, shape=shape, **others)

@@ -56,7 +56,7 @@ class NIN(nn.Sequential):
 
     def __init__(self, *, shape: Sequence[int] = (3, 32, 32), classes: int = 10, dropout: float = 0.5) -> None:
         channels, _, _ = check_shape("NIN", shape, 4)
-        layers = OrderedDict(
+        layers = OrderedDict[str, nn.Module](
             block1=_block(channels, 5, 192, 160, 96),
             relu1=nn.ReLU(),
             pool1=nn.MaxPool2d(2),
