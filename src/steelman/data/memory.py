@@ -26,8 +26,6 @@ class InMemory(Dataset):
         ValueError: shapes, types or values are not as above.
     """
 
-    labels: Tensor  # pyright: ignore[reportIncompatibleVariableOverride]  # they are always known
-
     def __init__(
         self,
         name: str,
@@ -58,7 +56,7 @@ class InMemory(Dataset):
                 )
         self.name, self.classes, self.levels = name, classes, levels
         self.images = images.to(torch.float32) if images.is_floating_point() else images
-        self.labels = labels
+        self.labels: Tensor = labels  # pyright: ignore[reportIncompatibleVariableOverride]  # always known
         self.shape = tuple(images.shape[1:])
         self.index = torch.arange(len(images), device=images.device) if index is None else index
 
