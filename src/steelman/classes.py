@@ -14,7 +14,7 @@ _kept: ContextVar[bool] = ContextVar("kept", default=False)
 
 
 class NotImported(ValueError, AttributeError):
-    """Something is asked of an object whose class was not imported."""
+    """An object is used whose class was not imported."""
 
 
 class Unresolved:
@@ -83,7 +83,7 @@ def class_of(base: type, name: object, path: str) -> type:
     if name in loaded:  # which this program has imported by itself
         return loaded[name]
     try:
-        with named_in(""):  # the caller says where it stands
+        with named_in(""):  # the caller names the file
             found = imported(name, from_file=True)
     except Untrusted as error:
         raise Untrusted(f"{path} names {error}") from error

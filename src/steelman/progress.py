@@ -2,7 +2,6 @@
 
 import sys
 from importlib.util import find_spec
-from types import TracebackType
 
 
 class ProgressBar:
@@ -36,9 +35,7 @@ class ProgressBar:
             self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         if self._bar:
             self._bar.stop()
 

@@ -169,8 +169,8 @@ def _transfers(
     found = []
     writable(into, REPORT + 4 * prod(images.shape) * len(images) * len(sources) * len(attacks))
     with workers(count) or nullcontext() as executor:
-        for asked in attacks:
-            name, attack = _attack(asked, {**named, **crafted_on})
+        for text in attacks:
+            name, attack = _attack(text, {**named, **crafted_on})
             of_each = _of_each(attack, sources, crafted_on, whole)
             place = into / f"transfer-{slug(name)}"
             found.append(transfer(sources, targets, images, of_each, name=name, executor=executor, folder=place))
@@ -191,20 +191,20 @@ def _sources(named: Mapping[str, Run], surrogates: Sequence[Path]) -> dict[str, 
     return found
 
 
-def _attack(asked: str, runs: Mapping[str, Run]) -> tuple[str, Attack]:
+def _attack(text: str, runs: Mapping[str, Run]) -> tuple[str, Attack]:
     """What `--transfer` names: an attack of the first battery with this name, a kind, or a table."""
     for run in runs.values():
-        if asked in run.recipe.evaluation.attacks:
-            return asked, run.recipe.evaluation.attacks[asked]
+        if text in run.recipe.evaluation.attacks:
+            return text, run.recipe.evaluation.attacks[text]
     known = {name for run in runs.values() for name in run.recipe.evaluation.attacks}
-    if asked.startswith("{") or ":" in asked or asked in concrete(Attack):
-        with written(asked):
-            settings = table(asked, "--transfer") if asked.startswith("{") else asked
+    if text.startswith("{") or ":" in text or text in concrete(Attack):
+        with written(text):
+            settings = table(text, "--transfer") if text.startswith("{") else text
             attack = config.read(Attack, settings, "--transfer")
     else:
         raise ValueError(
-            f"--transfer {asked}: no run has an attack of this name, and there is no such kind; "
-            f"{nearest(asked, {*known, *concrete(Attack)})}"
+            f"--transfer {text}: no run has an attack of this name, and there is no such kind; "
+            f"{nearest(text, {*known, *concrete(Attack)})}"
         )
     return str(attack), attack
 

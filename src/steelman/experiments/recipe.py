@@ -22,12 +22,12 @@ from steelman.training.settings import Training
 
 @dataclass(frozen=True)
 class Recipe:
-    """One result: everything that decides it.
+    """One result: everything that decides it. Its file may begin from another recipe (`read_tables`).
 
     data        where images come from
     network     `kind` and its settings; `bounded_relu = 1.0` bounds its ReLUs; `preprocess` names a layer, or gives its
                 `kind` and settings, that is fitted on the training set where it needs that, and put before it;
-                `filter` likewise names one of `steelman.filters` that stands before both. An `Ensemble` has `members`,
+                `filter` likewise names one of `steelman.filters` that is put before both. An `Ensemble` has `members`,
                 each such a table
     defence     what is descended
     training    how
@@ -72,7 +72,7 @@ def load_recipe(path: Path, changes: list[str] | None = None, *, resolve: bool =
 
     Raises:
         FileNotFoundError, ValueError: no such file, not TOML, an unknown key or name (and the nearest right one). The
-            message names the file in which the key stands: this one, or one that it begins from.
+            message names the file that has the key: this one, or one that it begins from.
         Untrusted: a class that is not trusted.
     """
     tables = read_tables(path)

@@ -14,7 +14,7 @@ from steelman.files import parse_toml
 from steelman.naming import nearest
 
 SHIPPED = (Path(__file__).parents[1] / "recipes", Path(__file__).parents[3] / "recipes")
-"""Where shipped recipes lie: in an installed package, and in a checkout."""
+"""The folders of the shipped recipes: in an installed package, and in a checkout."""
 
 
 def find_recipe(name: str) -> Path:
@@ -32,7 +32,7 @@ def find_recipe(name: str) -> Path:
 
 
 def beside(path: Path, name: str) -> str:
-    """The recipe that one at `path` names: it lies beside it, or is a shipped one, or in the working directory."""
+    """The recipe that one at `path` names: a file beside it, in the working directory, or a shipped one."""
     there = (path.parent / each for each in (name, f"{name}.toml"))
     return str(next((each for each in there if each.is_file()), name))
 
@@ -41,7 +41,7 @@ def beside(path: Path, name: str) -> str:
 class Tables:
     """The settings of a recipe, with those of the recipes that it begins from.
 
-    files  the file in which each setting stands, by the setting's path
+    files  the file that has each setting, by the setting's path
     """
 
     path: Path
@@ -49,7 +49,7 @@ class Tables:
     files: dict[str, Path]
 
     def located(self, error: ValueError) -> ValueError:
-        """The same error, with the name of the file before it in which the wrong setting stands."""
+        """The same error, with the name of the file before it that has the wrong setting."""
         text = str(error)
         path, _, message = text.partition(": ")
         here = [each for each in self.files if re.match(rf"{re.escape(each)}(?![\w-])", text)]

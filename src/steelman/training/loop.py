@@ -119,24 +119,18 @@ class _Run:
         with self._own_chance():
             torch.manual_seed(self._number("players"))
             players = players_of(self.game, self.data, players)
-        self.nets = nn.ModuleDict({CLASSIFIER: model, **{name: each.network for name, each in players.items()}})
-        self.nets.to(self.device)
-        builders = {CLASSIFIER: training.optimiser, **{name: each.optimiser for name, each in players.items()}}
-        self.optimisers = {name: builders[name].build(self.nets[name].parameters()) for name in self.nets}
-        self.schedules = {CLASSIFIER: training.schedule, **{name: each.schedule for name, each in players.items()}}
+        everyone = {CLASSIFIER: Player(model, training.optimiser, training.schedule), **players}
+        self.nets = nn.ModuleDict({name: each.network for name, each in everyone.items()}).to(self.device)
+        self.optimisers = {name: each.optimiser.build(each.network.parameters()) for name, each in everyone.items()}
+        self.schedules = {name: each.schedule for name, each in everyone.items()}
         self.rates = {name: [part["lr"] for part in each.param_groups] for name, each in self.optimisers.items()}
         self.averaging = Averaging(model, training)
         if training.trackers and self.folder is None:
             raise ValueError(f"training.{training.trackers[0]} writes into the run's folder: give it to fit as folder=")
         self.trackers = Trackers(self.folder if group.first else None, training.trackers)
-        self.fingerprint = fingerprint(
-            training,
-            defence,
-            self.nets,
-            whole,
-            **{name: (each.optimiser, each.schedule) for name, each in players.items()},
-            **({} if prepare is None else {"prepare": prepare}),
-        )
+        more: dict[str, Any] = {name: (each.optimiser, each.schedule) for name, each in players.items()}
+        more |= {} if prepare is None else {"prepare": prepare}
+        self.fingerprint = fingerprint(training, defence, self.nets, whole, **more)
         self.epoch, self.batch, self.seen, self.seconds = 0, 0, 0, 0.0
         self.losses: dict[str, float] = {}
         self.best, self.log = float("-inf"), list[dict[str, Any]]()

@@ -96,18 +96,16 @@ class Crafted(Guided):
 
     {(x_i, y_i)} and {(attack(reference, x_i, y_i), y_i)}, one of the second for each of the first.
 
-    attack           any that answers image by image. FGSM .3, CIFAR-10 .05, or VirtualAdversarial(2.1, iterations=5),
-                     on the undefended network ("Efficient defenses": its AT and VAT); DeepFool ("Adv. Train I" in Deep
-                     Defense)
-    keep_clean       whether the clean images stay; default True (code of "Efficient defenses"). False is Adv. Train I
-    from_prediction  attack the reference's prediction instead of the label, as the code of "Efficient defenses" does;
-                     default False
-    on               the reference's recipe; default: what this one starts from
+    attack      any that answers image by image, on the undefended network. FGSM .3, CIFAR-10 .05, or
+                VirtualAdversarial(2.1, iterations=5) ("Efficient defenses": its AT and VAT, whose code has
+                `reference="prediction"`); DeepFool ("Adv. Train I" in Deep Defense)
+    keep_clean  whether the clean images stay; default True (code of "Efficient defenses"). False is Adv. Train I
+    on          the reference's recipe; default: what this one starts from
 
     Paper and code differ: in "Efficient defenses" the paper's AT is alpha J(x) + (1 - alpha) J(x_adv) on the network
     that learns, its code this with the undefended network; its VAT is a regulariser in the paper, and this in the code.
 
-    Cost: the attack's, once for each image; training then meets twice the images (keep_clean).
+    Cost: the attack's, once for each image; training then has twice the images (keep_clean).
     Reference: Valentina Zantedeschi, Maria-Irina Nicolae and Ambrish Rawat, "Efficient defenses against adversarial
     attacks", AISec 2017, section 5.1; Seyed-Mohsen Moosavi-Dezfooli, Alhussein Fawzi and Pascal Frossard, "DeepFool: a
     simple and accurate method to fool deep neural networks", CVPR 2016, section 4.2.
@@ -118,7 +116,6 @@ class Crafted(Guided):
 
     attack: Attack
     keep_clean: bool = True
-    from_prediction: bool = False
 
     def __post_init__(self) -> None:
         if self.attack.shared:
@@ -133,9 +130,8 @@ class Crafted(Guided):
         def made(batch: Batch) -> Tensor:
             assert batch.index is not None
             seeds = combine(torch.full_like(batch.index, work.seed), _CRAFT, batch.index)
-            with evaluation_mode(network):
-                y = _logits(network, batch, data).argmax(1) if self.from_prediction else batch.y
-                return self.attack(network, batch.x, y, generator=seeds)
+            with evaluation_mode(network):  # without a warning where it is in train mode
+                return self.attack(network, batch.x, batch.y, generator=seeds)
 
         images = in_parts(data, made, data.shape, _origin(self, data, network, work.seed), work.folder, work.progress)
         return Copies(data, Stored(images.to(data.index.device)), (0, 1) if self.keep_clean else (1,))

@@ -21,12 +21,12 @@ class Training(Checked):
     epochs, batch_size  default 10 and 128; the batch is the global one, shared out over the processes. A last batch of
                         one image goes into the one before where batch normalisation cannot learn from one
     iterations          batches in all, in place of `epochs`; the last epoch ends where they do. Default none
-    optimiser, schedule default SGD(lr=.1, momentum=.9), Constant(); the schedule is asked before every batch
+    optimiser, schedule default SGD(lr=.1, momentum=.9), Constant(); the schedule is applied before every batch
     augment             default none; applied to whole batches, in order
     ema                 decay of an exponential moving average of the weights, such as .998; it begins with the weights
-                        after the first batch, and is validated and handed out in place of the raw ones. Default none
+                        after the first batch, and is validated and returned in place of the raw ones. Default none
     swa                 stochastic weight averaging: from this fraction of the training on, the equal average of the
-                        weights after every epoch is validated and handed out, with batch normalisation's statistics
+                        weights after every epoch is validated and returned, with batch normalisation's statistics
                         measured anew on the clean training images. Default none
     seed                decides order, noise, dropout and validation split; the network's first weights are the caller's
     micro_batch         images per descent, to save memory; the update is that of the whole batch. Default the whole
@@ -35,7 +35,7 @@ class Training(Checked):
                         that of the highest accuracy there: under `monitor` if given, otherwise clean
     monitor             attack on the held-out images after every epoch; by ANPGD, the largest mean margin is the best
     patience            stop after so many epochs without a new best on the held-out images (accuracy under `monitor` if
-                        given, otherwise clean), and hand out the best weights. Default none: train to the end
+                        given, otherwise clean), and return the best weights. Default none: train to the end
     track_test          so many test images are measured after every epoch (accuracy, rho_2) for convergence curves;
                         they never choose anything. Default 0
     checkpoint_seconds  a checkpoint is written after every epoch and at least this often; default 300

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
-from types import TracebackType
 from typing import Any, final
 
 from steelman.extras import require
@@ -134,9 +133,7 @@ class Trackers:
     def __enter__(self) -> "Trackers":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, error: type[BaseException] | None, *details: object) -> None:
         for tracker in self._trackers:
             tracker.close("FINISHED" if error is None else "FAILED")
 
