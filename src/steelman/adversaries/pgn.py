@@ -95,16 +95,8 @@ class PGN(Adversary):
             raise ValueError("PGN writes images by tanh, which needs a box, such as (0.0, 1.0); got None")
 
     def network(self, shape: Sequence[int], classes: int) -> PGNGenerator:
-        return PGNGenerator(
-            shape,
-            classes,
-            width=self.width,
-            hidden=self.hidden,
-            gradient=self.gradient,
-            image=self.image,
-            label=self.label,
-            grad_scale=self.grad_scale,
-        )
+        inputs = {"gradient": self.gradient, "image": self.image, "label": self.label}
+        return PGNGenerator(shape, classes, width=self.width, hidden=self.hidden, grad_scale=self.grad_scale, **inputs)
 
     def updates(self, nets: nn.ModuleDict, batch: Batch) -> Updates:
         classifier, generator, adv_weight = nets[CLASSIFIER], nets[GENERATOR], 1 - self.clean_weight
