@@ -15,6 +15,7 @@ from steelman.classes import Unresolved, concrete
 from steelman.data import Augmentation
 from steelman.defences import Game
 from steelman.evaluation import Probe
+from steelman.evaluation.battery import load_battery
 from steelman.experiments.assess import assess, battery_of, look
 from steelman.experiments.attack_train import attack_train
 from steelman.experiments.compare import compare
@@ -273,6 +274,22 @@ def test_an_attack_that_is_gone_is_refused_when_it_is_to_attack(run: Path, place
     ):
         battery_of(subject)
     assert battery_of(subject, "quick").attacks
+
+
+HOSTILE = {
+    "attack": '[attacks]\nA = { kind = "mine:Weak" }',
+    "attack in an attack": '[attacks]\nA = { kind = "EOT", attack = { kind = "mine:Weak" } }',
+    "loss": '[attacks]\nA = { kind = "PGD", loss = "mine:Scaled" }',
+    "probe": 'probes = ["mine:Steep"]\n[attacks]\nA = "FGSM"',
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_a_battery_from_somebody_else_runs_no_code(text: str, place: Path):
+    (place / "theirs.toml").write_text(text)
+    with pytest.raises(Untrusted, match=r"theirs\.toml: .*kind names 'mine:\w+', which would import .*--trust mine"):
+        load_battery(place / "theirs.toml")
+    assert not (place / "RAN").exists()
 
 
 def test_use_of_what_is_not_imported_says_what_is_missing(run: Path):
