@@ -7,8 +7,8 @@ import os
 import platform
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ SMALL, RATIO = 2**26, 200
 """A compressed file may unpack to 64 MiB, or to so many times its own size; images do not shrink further."""
 
 _LONGEST = 300
-_DEEP = f"it is nested more than {DEEPEST} deep"
 
 
 @contextmanager
@@ -197,40 +196,30 @@ def one_line(error: BaseException) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        ValueError: not JSON, or nested too deep.
-    """
-    try:
-        return _shallow(json.loads(text))
-    except RecursionError as error:
-        raise ValueError(_DEEP) from error
+    """The value of a JSON text; ValueError where it is not JSON, or nested too deep."""
+    return _parsed(json.loads, text)
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The tables of a TOML text.
-
-    Raises:
-        ValueError: not TOML, or nested too deep.
-    """
+    """The tables of a TOML text; ValueError where it is not TOML, or nested too deep."""
     import tomllib
 
-    try:
-        return _shallow(tomllib.loads(text))
-    except RecursionError as error:
-        raise ValueError(_DEEP) from error
+    return _parsed(tomllib.loads, text)
 
 
-def _shallow(value: Any) -> Any:
-    """The value, unless it is nested too deep for functions that walk through it by recursion."""
-    level = [value]
-    for _ in range(DEEPEST):
-        inner = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
-        level = [item for items in inner for item in items]
-        if not level:
-            return value
-    raise ValueError(_DEEP)
+def _parsed(parse: Callable[[Any], Any], text: str | bytes) -> Any:
+    """A value that is not nested too deep for functions that walk through it by recursion."""
+    with suppress(RecursionError):
+        value = parse(text)
+        level = [value]
+        for _ in range(DEEPEST):
+            inner = (
+                each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)
+            )
+            level = [item for items in inner for item in items]
+            if not level:
+                return value
+    raise ValueError(f"it is nested more than {DEEPEST} deep")
 
 
 def refuse_bomb(size: int, stored: int) -> None:

@@ -55,9 +55,10 @@ def locate(wanted: Sequence[Remote], inside: Sequence[str], folder: Path | None)
         for sub in map(Path, inside):
             named = base.absolute().parts[-len(sub.parts) :] == sub.parts if sub.parts else False
             for home in (base / sub, base) if named else (base / sub,):
-                paths = [_first(home, (*file.also, file.name)) for file in wanted]
-                if all(path is not None for path in paths):
-                    return [path for path in paths if path is not None]
+                names = [(*file.also, file.name) for file in wanted]
+                paths = [[home / name for name in each if (home / name).exists()] for each in names]
+                if all(paths):
+                    return [first for first, *_ in paths]
     home = bases[0] / inside[0]
     return [_download(file, home, wanted, bases) for file in wanted]
 
@@ -114,10 +115,6 @@ class Bounded:
         if self.seen > self.most:
             raise ValueError(f"it unpacks to more than {self.most:,} bytes")
         return piece
-
-
-def _first(home: Path, names: Sequence[str]) -> Path | None:
-    return next((home / name for name in names if (home / name).exists()), None)
 
 
 def _download(file: Remote, home: Path, wanted: Sequence[Remote], bases: Sequence[Path]) -> Path:

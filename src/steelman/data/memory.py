@@ -86,15 +86,9 @@ MOST_CLASSES = 100_000
 
 
 def numbered(where: str, highest: int) -> tuple[str, ...]:
-    """Names of the classes 0 .. `highest`.
-
-    Raises:
-        ValueError: there would be too many.
-    """
+    """Names of the classes 0 .. `highest`; ValueError where there would be too many."""
     if highest >= MOST_CLASSES:
-        raise ValueError(
-            f"{where}: the label {highest} cannot be right; without names of classes labels are below {MOST_CLASSES}"
-        )
+        raise ValueError(f"{where}: without names of classes, labels must be below {MOST_CLASSES}; got {highest}")
     return tuple(map(str, range(highest + 1)))
 
 
