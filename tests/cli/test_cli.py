@@ -154,7 +154,7 @@ def test_what_an_evaluation_left_is_compared_without_its_model(root: Path, tmp_p
     assert results(tmp_path / "both")["tiny"]["checkup"] == results(run / "evaluation")["tiny"]["checkup"]
     code, _, err = call(*words, "--transfer", "FGSM .1")
     assert code == 2
-    assert "left is no run, so its model is not at hand: only runs have transfers" in err
+    assert "left is no run, so it has no model for a transfer" in err
 
 
 def test_what_cannot_be_compared_is_refused(root: Path, tmp_path: Path, call):

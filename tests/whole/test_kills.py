@@ -25,7 +25,7 @@ PGD = { kind = "PGD", eps = 0.1, steps = 10 }
 
 
 def undisturbed(folder: Path, *commands: tuple[str, ...]) -> Path:
-    """Commands one after the other in one process. Not in this one: what is wrapped in checks has other digests."""
+    """Commands in sequence in one new process: in this one, type checks change the digests of code."""
     folder.mkdir()
     (folder / "battery.toml").write_text(BATTERY)
     program = f"""

@@ -61,6 +61,11 @@ class Recipe:
             )
 
     @property
+    def battery(self) -> Battery | None:
+        """The attacks of the recipe's own; None where it has none."""
+        return self.evaluation if self.evaluation.attacks or self.evaluation.deep_defense else None
+
+    @property
     def starts(self) -> tuple[str, ...]:
         return () if self.start is None else (self.start,) if isinstance(self.start, str) else self.start
 

@@ -115,7 +115,7 @@ class Run:
 
     def subject(self, data: Path | None) -> Subject:
         """The run as a model to evaluate."""
-        test, battery, log = self.data("test", data).to(device()), self.recipe.evaluation, self.log
+        test, log = self.data("test", data).to(device()), self.log
         return Subject(
             name=self.name,
             model=self.network(test),
@@ -123,7 +123,7 @@ class Run:
             training=lambda: self.data("train", data),
             results=self.results,
             home=self.folder,
-            battery=battery if battery.attacks or battery.deep_defense else None,
+            battery=self.recipe.battery,
             generator=lambda adversary: self.generator(adversary, test),
             data=type(self.recipe.data).__name__,
             info=self._info(log),

@@ -298,16 +298,9 @@ def _check(variants: list[Variant], folder: Path, data: Path | None, options: Ev
 
 def _untrained(variant: Variant, like: Dataset, folder: Path) -> Subject:
     """What decides a variant's battery, as far as it is known before it is trained."""
-    evaluation = variant.recipe.evaluation
+    about: dict[str, Any] = {"battery": variant.recipe.battery, "data": type(variant.recipe.data).__name__}
     return Subject(
-        variant.folder,
-        nn.Identity(),
-        like,
-        lambda: like,
-        folder,
-        battery=evaluation if evaluation.attacks or evaluation.deep_defense else None,
-        generator=lambda adversary: nn.Identity(),
-        data=type(variant.recipe.data).__name__,
+        variant.folder, nn.Identity(), like, lambda: like, folder, generator=lambda adversary: nn.Identity(), **about
     )
 
 
