@@ -172,12 +172,12 @@ def test_unbounded_images_stay_where_the_attack_puts_them(reference: MLP):
     assert torch.equal(made.x[~right], clean.x[~right])
 
 
-def test_from_prediction_asks_the_reference(reference: MLP):
+def test_an_attack_leaves_the_prediction_of_the_reference(reference: MLP):
     data = digits()
     clean = everything(data)
     y = reference(clean.x).argmax(1)
     assert not torch.equal(y, clean.y)
-    made = everything(Crafted(FGSM(eps=0.1), keep_clean=False, from_prediction=True)(data, reference))
+    made = everything(Crafted(FGSM(eps=0.1, reference="prediction"), keep_clean=False)(data, reference))
     torch.testing.assert_close(made.x, FGSM(eps=0.1)(reference.eval(), clean.x, y))
     assert torch.equal(made.y, clean.y)
 
