@@ -100,7 +100,7 @@ def image_by_image(runs: Path, images: int) -> str:
     if not all(table.exists() for table in tables):
         return ""
     ours, theirs = map(Evaluation.load, tables)
-    return paired(ours, theirs, (Linf, 0.3)).said("L2L-DA", "PGD-10 training")
+    return paired(ours, theirs, (Linf, 0.3)).sentence("L2L-DA", "PGD-10 training")
 
 
 def write_page(found: dict[str, Any], told: str) -> None:

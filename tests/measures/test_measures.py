@@ -27,12 +27,11 @@ from steelman.measures import (
     robust_accuracy,
     smallest_norms,
     success_rate,
-    summary,
     unmeasured,
     worst_case,
 )
 from steelman.measures.accuracies import still_correct, threats
-from steelman.measures.measure import bootstrap, share
+from steelman.measures.measure import bootstrap, plain, share
 from steelman.norms import L2, Linf
 from steelman.table import Evaluation
 
@@ -272,8 +271,8 @@ def test_the_order_of_the_rows_does_not_matter():
     assert measures(table_of(ROWS[::-1])) == measures(TABLE)
 
 
-def test_a_summary_is_json_with_every_measure():
-    found = summary(TABLE)
+def test_measures_as_plain_values_are_json():
+    found = plain(measures(TABLE))
     assert set(found) == {
         "clean accuracy",
         *(f"accuracy, {name}" for name in BOUNDED),
@@ -294,11 +293,11 @@ def test_a_summary_is_json_with_every_measure():
 
 def test_two_spaces_are_summed_up_apart_and_not_mixed():
     behind = table_of(made_up(seed=1, attacks=("clean", "away")), space="preprocessed")
-    found = summary(TABLE, behind)
+    found = measures(TABLE, behind)
     assert {"rho_2, away", "rho_2, away (preprocessed)", "clean accuracy (preprocessed)"} <= set(found)
-    assert found == summary(TABLE) | summary(behind)
-    assert found["rho_2, away"]["value"] == rho_2(TABLE).value
-    assert found["rho_2, away (preprocessed)"]["value"] == rho_2(behind).value != rho_2(TABLE).value
+    assert found == measures(TABLE) | measures(behind)
+    assert found["rho_2, away"].value == rho_2(TABLE).value
+    assert found["rho_2, away (preprocessed)"].value == rho_2(behind).value != rho_2(TABLE).value
     with pytest.raises(ValueError, match="one table is in pixels and the other in preprocessed; a table has one space"):
         TABLE + behind
     spared = table_of(cascade(made_up(), ORDER), space="preprocessed")

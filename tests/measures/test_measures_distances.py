@@ -22,10 +22,10 @@ from steelman.measures import (
     rho_cw,
     rho_inf,
     smallest_norms,
-    summary,
     training_set_distance,
     unmeasured,
 )
+from steelman.measures.measure import plain
 from steelman.norms import L2, Linf
 
 ROWS = made_up()
@@ -147,7 +147,7 @@ def test_the_median_is_infinite_when_most_attacks_fail():
     rows = changed(ROWS, "nearest", success=lambda row: row["success"] and row["image"] % 4 == 0)
     median = median_norm(table_of(rows), "nearest")
     assert (median.value, median.high) == (math.inf, math.inf)
-    assert summary(table_of(rows))["median L2, nearest"]["value"] is None
+    assert plain(measures(table_of(rows)))["median L2, nearest"]["value"] is None
 
 
 def test_the_mean_margin_counts_what_is_further_and_what_failed_as_the_most():

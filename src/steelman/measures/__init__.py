@@ -12,7 +12,7 @@ from steelman.measures.accuracies import (
     success_rate,
     worst_case,
 )
-from steelman.measures.all_measures import measures, summary, unmeasured
+from steelman.measures.all_measures import measures, unmeasured
 from steelman.measures.curves import Curve, against, by_time, convergence, curve, success_rates
 from steelman.measures.distances import (
     empirical_robustness,
@@ -76,7 +76,6 @@ __all__ = [
     "smallest_norms",
     "success_rate",
     "success_rates",
-    "summary",
     "training_set_distance",
     "unmeasured",
     "waterfall",

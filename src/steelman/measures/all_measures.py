@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from steelman.measures import accuracies, distances, probes
-from steelman.measures.measure import Measure, Unmeasured, plain
+from steelman.measures.measure import Measure, Unmeasured
 from steelman.measures.rows import Attacked, rows
 from steelman.norms import NORMS
 from steelman.table.records import CLEAN
@@ -37,11 +36,6 @@ def measures(*tables: Evaluation) -> dict[str, Measure]:
 def unmeasured(*tables: Evaluation) -> dict[str, str]:
     """What `measures` leaves out, and why: an attack skipped some images, or broke none, or overflowed."""
     return measures_and_gaps(*tables)[1]
-
-
-def summary(*tables: Evaluation) -> dict[str, dict[str, Any]]:
-    """`measures` as plain values for JSON, in which None is an infinite number."""
-    return plain(measures(*tables))
 
 
 def measures_and_gaps(*tables: Evaluation) -> tuple[dict[str, Measure], dict[str, str]]:

@@ -253,9 +253,11 @@ def _attacks(entry: Entry) -> list[AttackRun]:
         columns = {name: table[name] for name in ("forwards", "gradients", "seconds")}
         for name, attack in rows(table).attacks.items():
             own = np.sort(attack.row[attack.attacked])
-            means = (float(columns[key][own].mean()) if len(own) else None for key in ("forwards", "gradients"))
+            forwards, gradients = (
+                float(columns[key][own].mean()) if len(own) else None for key in ("forwards", "gradients")
+            )
             seconds = float(columns["seconds"][own].sum())
-            found.append(AttackRun(name, space, attack.record, len(own), *means, seconds))
+            found.append(AttackRun(name, space, attack.record, len(own), forwards, gradients, seconds))
     return found
 
 

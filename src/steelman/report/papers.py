@@ -1,10 +1,10 @@
 """Results in the shape of the papers' tables."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from steelman.measures import (
     Measure,
@@ -21,14 +21,12 @@ from steelman.measures import (
     rho_inf,
     robust_accuracy,
 )
-from steelman.measures.accuracies import threats
 from steelman.measures.all_measures import along_radii, explained
 from steelman.measures.paper_table import Cell, PaperTable, TableColumn
 from steelman.measures.transfer import Transfer
 from steelman.norms import NORMS
 from steelman.report.entry import Entry, comparable, measured
 from steelman.table.records import Record
-from steelman.table.table import Evaluation
 
 Shape: TypeAlias = Literal[
     "auto", "all", "deep-defense", "deep-defense-2", "efficient-defenses", "l2l-da", "pgn", "mma"
@@ -49,25 +47,46 @@ class UsedAttack(NamedTuple):
     def leaves(self, reference: str, norm: str) -> bool:
         return self.record.reference == reference and self.record.norm == norm
 
+    def by(self, measure: Callable[..., Measure], *values: Any) -> "Fill":
+        """A measure of this attack."""
+        return _measure(measure, self.name, *values, space=self.space, of=[self.name])
+
 
 @dataclass(frozen=True)
 class Available:
-    """What a shape has to choose from: models, attacks, attacks in pixels by norm and radius, transfers."""
+    """The models, attacks and transfers of which a shape takes its columns."""
 
     entries: Sequence[Entry]
     attacks: Sequence[UsedAttack]
-    threats: Mapping[tuple[str, float], Sequence[str]]
     transfer: Sequence[Transfer]
+
+    @cached_property
+    def threats(self) -> dict[tuple[str, float], list[str]]:
+        """In pixels, the bounded attacks by norm and radius."""
+        found: dict[tuple[str, float], list[str]] = {}
+        for name, space, record in self.attacks:
+            if space == "pixels" and record.norm is not None and record.eps is not None:
+                found.setdefault((record.norm, record.eps), []).append(name)
+        return found
+
+    @property
+    def radii(self) -> dict[str, list[float]]:
+        """The radii by norm, rising."""
+        found: dict[str, list[float]] = {}
+        for norm, eps in sorted(self.threats, key=lambda threat: threat[1]):
+            found.setdefault(norm, []).append(eps)
+        return found
 
     def columns(self, label: str, of: str = "") -> "Iterator[Filled]":
         """Columns of measures of this label, of one attack or of all images; of none is more known to be better."""
         for name in measured(self.entries):
             own, _, attack = name.partition(", ")
             if re.match(rf"{label}\b", own) and attack == of:
-                yield TableColumn(own, of, None), _called(name)
+                yield TableColumn(own, of, None), _named(name)
 
 
-Filled: TypeAlias = tuple[TableColumn, Callable[[Entry], Cell]]
+Fill: TypeAlias = Callable[[Entry], Cell]
+Filled: TypeAlias = tuple[TableColumn, Fill]
 """A column, and what gives a model's cell in it."""
 
 
@@ -99,10 +118,9 @@ def measures_table(entries: Sequence[Entry]) -> PaperTable:
 
 def shaped(entries: Sequence[Entry], shape: Shape, transfer: Sequence[Transfer] = ()) -> PaperTable:
     """`paper_table` of entries that are comparable."""
-    attacks = _attacks(entries)
+    available = Available(entries, _attacks(entries), transfer)
     if chosen := shape == "auto":
-        shape = _fitting(attacks)
-    available = Available(entries, attacks, _threats(entries), transfer)
+        shape = _fitting(available)
     columns = list(_all(entries) if shape == "all" else SHAPED[shape](available))
     cells = [[_cell(entry, fill) for _, fill in columns] for entry in entries]
     there = [place for place in range(len(columns)) if any(row[place] is not None for row in cells)]
@@ -123,7 +141,7 @@ def shaped(entries: Sequence[Entry], shape: Shape, transfer: Sequence[Transfer] 
     )
 
 
-def _cell(entry: Entry, fill: Callable[[Entry], Cell]) -> Cell:
+def _cell(entry: Entry, fill: Fill) -> Cell:
     try:
         return fill(entry)
     except Unmeasured:
@@ -140,45 +158,29 @@ def _attacks(entries: Sequence[Entry]) -> list[UsedAttack]:
     return list(found.values())
 
 
-def _threats(entries: Sequence[Entry]) -> dict[tuple[str, float], list[str]]:
-    """In pixels, the attacks that were run on any of the models, by norm and radius."""
-    found: dict[tuple[str, float], list[str]] = {}
-    for entry in entries:
-        if "pixels" in entry.spaces:
-            for threat, names in threats(entry.spaces["pixels"]).items():
-                there = found.setdefault(threat, [])
-                there += [name for name in names if name not in there]
-    return found
-
-
-def _of(attack: UsedAttack, measure: Callable[[Evaluation, str], Measure]) -> Callable[[Entry], Cell]:
-    """A measure of an attack; nothing for a model on which it was not run."""
+def _measure(
+    measure: Callable[..., Measure], *values: Any, space: str = "pixels", of: Sequence[str] = (), **more: Any
+) -> Fill:
+    """A measure of a model's table; None where it has no table in this space, or one of the attacks was not run."""
 
     def fill(entry: Entry) -> Cell:
-        if attack.space not in entry.spaces or attack.name not in entry.spaces[attack.space].attacks:
-            return None
-        return measure(entry.spaces[attack.space], attack.name)
+        table = entry.spaces.get(space)
+        return measure(table, *values, **more) if table is not None and set(of) <= set(table.attacks) else None
 
     return fill
 
 
-def _in(space: str, measure: Callable[[Evaluation], Measure]) -> Callable[[Entry], Cell]:
-    return lambda entry: measure(entry.spaces[space]) if space in entry.spaces else None
-
-
-def _fitting(attacks: Sequence[UsedAttack]) -> Shape:
+def _fitting(available: Available) -> Shape:
     """The shape that the attacks are known for."""
+    attacks = available.attacks
     bounded = [each for each in attacks if each.record.bounded]
     from_prediction = any(each.record.reference == "prediction" for each in attacks)
     if from_prediction and any("eps_ref" in each.name for each in bounded):
         return "deep-defense"
-    pixels = [each.record for each in bounded if each.space == "pixels"]
-    at = {norm: sorted({each.eps for each in pixels if each.eps is not None and each.norm == norm}) for norm in NORMS}
-    if any(map(along_radii, at.values())):
+    if any(map(along_radii, available.radii.values())):
         return "mma"
-    if {each.record.norm for each in attacks if each.record.reference == "label"} == {"L2"} and len(bounded) < len(
-        attacks
-    ):
+    from_label = {each.record.norm for each in attacks if each.record.reference == "label"}
+    if from_label == {"L2"} and len(bounded) < len(attacks):
         return "pgn"
     return "l2l-da" if bounded else "all"
 
@@ -186,59 +188,50 @@ def _fitting(attacks: Sequence[UsedAttack]) -> Shape:
 def _deep_defense(available: Available) -> Iterator[Filled]:
     own = [each for each in available.attacks if each.leaves("prediction", "L2")]
     space = own[0].space if own else "pixels"
-    yield TableColumn("Acc."), _in(space, clean_accuracy)
+    yield TableColumn("Acc."), _measure(clean_accuracy, space=space)
     for each in own:
-        yield TableColumn("rho_2", each.name if len(own) > 1 else ""), _of(each, rho_2)
+        yield TableColumn("rho_2", each.name if len(own) > 1 else ""), each.by(rho_2)
     shares = [
         (re.search(r"([\d.]+) eps_ref\)?(.*)", each.name, re.DOTALL), each)
         for each in available.attacks
         if each.record.bounded
     ]
     for share, each in sorted(((s, each) for s, each in shares if s), key=lambda pair: float(pair[0][1])):
-        yield TableColumn(f"{share[1]} eps_ref{share[2]}", "Acc. at"), _of(each, accuracy)
+        yield TableColumn(f"{share[1]} eps_ref{share[2]}", "Acc. at"), each.by(accuracy)
 
 
 def _deep_defense_2(available: Available) -> Iterator[Filled]:
     for each in available.attacks:
         if each.leaves("prediction", "L2"):
-            yield TableColumn("l_2", each.name), _of(each, l_2)
+            yield TableColumn("l_2", each.name), each.by(l_2)
         elif each.leaves("prediction", "Linf"):
-            yield TableColumn("rho_inf", each.name), _of(each, rho_inf)
+            yield TableColumn("rho_inf", each.name), each.by(rho_inf)
         elif each.record.core == "CarliniWagner" and each.leaves("label", "L2"):
-            yield TableColumn("mean L2", each.name), _of(each, mean_norm)
+            yield TableColumn("mean L2", each.name), each.by(mean_norm)
         elif each.record.core == "PGD":
-            yield TableColumn("Acc.", each.name), _of(each, accuracy)
+            yield TableColumn("Acc.", each.name), each.by(accuracy)
         yield from available.columns("PASS", each.name)
 
 
 def _efficient_defenses(available: Available) -> Iterator[Filled]:
     for each in available.attacks:
         if not each.record.bounded:
-            yield TableColumn("Acc.", each.name), _of(each, accuracy)
-            yield TableColumn("robustness", each.name), _of(each, empirical_robustness)
+            yield TableColumn("Acc.", each.name), each.by(accuracy)
+            yield TableColumn("robustness", each.name), each.by(empirical_robustness)
         yield from available.columns("TrainingSetDistance", each.name)
     yield from available.columns("LossSensitivity")
 
 
 def _l2lda(available: Available) -> Iterator[Filled]:
     bounded = [each for each in available.attacks if each.record.bounded and each.space == "pixels"]
-    yield TableColumn("Natural"), _in("pixels", clean_accuracy)
+    yield TableColumn("Natural"), _measure(clean_accuracy)
     for each in bounded:
-        yield TableColumn(each.name), _of(each, accuracy)
+        yield TableColumn(each.name), each.by(accuracy)
     for (norm, eps), names in available.threats.items():
         if len(names) > 1:
             where = f"{norm} {eps:.4g}" if len(available.threats) > 1 else ""
-            yield TableColumn("Min", where), _all_of(names, minimum)
-            robust = partial(robust_accuracy, norm=NORMS[norm], eps=eps)
-            yield TableColumn("Robust accuracy", where), _all_of(names, lambda table, _, of=robust: of(table))
-
-
-def _all_of(names: Sequence[str], measure: Callable[[Evaluation, Sequence[str]], Measure]) -> Callable[[Entry], Cell]:
-    def fill(entry: Entry) -> Cell:
-        table = entry.spaces.get("pixels")
-        return measure(table, names) if table is not None and set(names) <= set(table.attacks) else None
-
-    return fill
+            yield TableColumn("Min", where), _measure(minimum, names, of=names)
+            yield TableColumn("Robust accuracy", where), _measure(robust_accuracy, NORMS[norm], eps, of=names)
 
 
 def _pgn(available: Available) -> Iterator[Filled]:
@@ -246,14 +239,14 @@ def _pgn(available: Available) -> Iterator[Filled]:
         if each.space != "pixels" or each.record.reference != "label":
             continue
         if each.record.bounded:
-            yield TableColumn("Acc.", each.name), _of(each, accuracy)
+            yield TableColumn("Acc.", each.name), each.by(accuracy)
         else:
-            yield TableColumn("mean", each.name), _of(each, rho_cw)
-            yield TableColumn("median", each.name), _of(each, lambda table, name: rho_cw(table, name, "median"))
+            yield TableColumn("mean", each.name), each.by(rho_cw)
+            yield TableColumn("median", each.name), each.by(rho_cw, "median")
         for matrix in (matrix for matrix in available.transfer if matrix.attack == each.name):
             worst = dict(zip(matrix.targets, matrix.worst, strict=True))
             yield TableColumn("black box", each.name), lambda entry, worst=worst: worst.get(entry.name)
-    yield TableColumn("Benign"), _in("pixels", clean_accuracy)
+    yield TableColumn("Benign"), _measure(clean_accuracy)
     yield TableColumn("s/epoch", "", "lower"), _seconds
 
 
@@ -264,30 +257,24 @@ def _seconds(entry: Entry) -> Cell:
 
 
 def _mma(available: Available) -> Iterator[Filled]:
-    yield TableColumn("Cln"), _in("pixels", clean_accuracy)
-    radii: dict[str, list[float]] = {}
-    for norm, eps in sorted(available.threats, key=lambda threat: threat[1]):
-        radii.setdefault(norm, []).append(eps)
-    for name, chosen in radii.items():
+    yield TableColumn("Cln"), _measure(clean_accuracy)
+    for name, chosen in available.radii.items():
         norm = NORMS[name]
         if len(chosen) > 1:
-            yield TableColumn("AvgAcc", name), _in("pixels", lambda t, n=norm, r=chosen: average_accuracy(t, n, r))
-            yield (
-                TableColumn("AvgRobAcc", name),
-                _in("pixels", lambda t, n=norm, r=chosen: average_accuracy(t, n, r, clean=False)),
-            )
+            yield TableColumn("AvgAcc", name), _measure(average_accuracy, norm, chosen)
+            yield TableColumn("AvgRobAcc", name), _measure(average_accuracy, norm, chosen, clean=False)
         for eps in chosen:
-            yield TableColumn(f"{eps:.4g}", name), _in("pixels", lambda t, n=norm, e=eps: robust_accuracy(t, n, e))
+            yield TableColumn(f"{eps:.4g}", name), _measure(robust_accuracy, norm, eps)
 
 
 def _all(entries: Sequence[Entry]) -> Iterator[Filled]:
     for name in measured(entries):
         label, _, of = name.partition(", ")
         better = None if label.startswith(NEITHER) else "higher"
-        yield TableColumn(of or label, label if of else "", better), _called(name)
+        yield TableColumn(of or label, label if of else "", better), _named(name)
 
 
-def _called(name: str) -> Callable[[Entry], Cell]:
+def _named(name: str) -> Fill:
     return lambda entry: entry.measures.get(name)
 
 

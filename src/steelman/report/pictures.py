@@ -90,9 +90,9 @@ def _height(series: Series, x: float) -> float:
     """A step's height; of another line the point's, where it has one."""
     if series.step:
         place = int(np.searchsorted(series.x, x, side="right")) - 1
-        return series.y[place] if place >= 0 else math.nan
+        return float(series.y[place]) if place >= 0 else math.nan
     same = np.flatnonzero(np.isclose(series.x, x))
-    return series.y[same[0]] if len(same) else math.nan
+    return float(series.y[same[0]]) if len(same) else math.nan
 
 
 def _shown(value: float, percent: bool) -> str:

@@ -48,10 +48,10 @@ def draw(chart: Chart, axes: "matplotlib.axes.Axes | None" = None, legend: bool 
     axes = panels()[0] if axes is None else axes
     for place, series in chart.shown:
         look, size = _look(place), 4.5 if len(series.x) < 20 else 2.5
-        line = look | {"drawstyle": "steps-post", "marker": ""} if series.step else look
+        line: dict[str, Any] = look | {"drawstyle": "steps-post", "marker": ""} if series.step else look
         axes.plot(series.x, series.y, **line, markersize=size, label=_named(series.name))
         if series.marks:
-            alone = look | {"linestyle": "", "label": f"_{series.name}"}
+            alone: dict[str, Any] = look | {"linestyle": "", "label": f"_{series.name}"}
             axes.plot(*zip(*(mark[:2] for mark in series.marks), strict=True), markersize=size, **alone)
         for x, low, high in series.bars:
             axes.vlines(x, low, high, color=look["color"], alpha=0.35, linewidth=1.2)
