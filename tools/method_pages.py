@@ -75,7 +75,7 @@ def _section(item: Card, recipes: Sequence[str] = ()) -> str:
 
 
 def signature(method: type) -> str:
-    """The fields with their defaults, as one would write them; a default that is made anew is shown as it is made."""
+    """The call with all fields and their defaults."""
     shown = []
     for item in own_fields(method):
         if item.default_factory is not dataclasses.MISSING:

@@ -27,7 +27,7 @@ FORMAT = "steelman 2"
 BEFORE = "steelman 1"
 """The format without digest and descriptions, which is still read."""
 TRAINING = ("fingerprint", "nets", "optimisers", "average", "memory", "position", "log")
-"""What the state of a training has, from which it goes on."""
+"""The keys of a training's state, from which it is resumed."""
 
 _START = json.dumps({"__metadata__": {FORMAT: '{"digest":"'}}, separators=(",", ":"))[:-3].encode()
 """The beginning of the header; the file's digest follows, computed with zeros in its place."""
@@ -209,13 +209,13 @@ def _undescribed(path: Path, name: str) -> str:
     folder = f"Path({str(path.parent)!r})"
     if FORMAT not in _header(path):
         return (
-            f"{path} was written by an older version, which did not say how its {name} is built: open it with "
-            f"steelman.experiments.run.Run.open({folder}), and hand over what its network(data) is, or for a generator "
+            f"{path} was written by an older version, without a description of its {name}: open it with "
+            f"steelman.experiments.run.Run.open({folder}), and use its network(data), or for a generator its "
             "player('generator', data)"
         )
     return (
-        f"{path} does not say how its {name} is built, which was handed to fit as a module: build it as it was, load "
-        f"trained_weights({folder}, {path.stem!r}, {name!r}) into it, and hand over the module"
+        f"{path} has no description of its {name}, which was given to fit as a module: build the same module, load "
+        f"trained_weights({folder}, {path.stem!r}, {name!r}) into it, and use that"
     )
 
 

@@ -132,7 +132,7 @@ def _message(error: BaseException) -> str:
 
 
 def _is_explained(error: Exception) -> bool:
-    """Whether a message is one of ours, or names a file: then it says all that the user needs."""
+    """Whether a message is Steelman's own, or names a file: then the user needs no details."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.filename is not None
     import dis

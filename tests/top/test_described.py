@@ -221,7 +221,7 @@ def test_a_checkpoint_without_a_description_names_the_remedy(tmp_path: Path):
         Surrogate(FGSM(), str(old))(MLP(shape=(1, 8, 8)), torch.rand(2, 1, 8, 8), torch.arange(2))
     model = MLP(shape=(1, 8, 8), hidden=(4,))
     fit(model, Digits().load("train"), Plain(), Training(epochs=1), folder=tmp_path, progress=False)
-    with pytest.raises(ValueError, match=r"does not say how its classifier is built.*trained_weights\(.*'best'"):
+    with pytest.raises(ValueError, match=r"has no description of its classifier.*trained_weights\(.*'best'"):
         checkpoint.network(tmp_path)
     again = MLP(shape=(1, 8, 8), hidden=(4,))
     again.load_state_dict(checkpoint.trained_weights(tmp_path))

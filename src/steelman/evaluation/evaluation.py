@@ -52,8 +52,8 @@ def evaluate(
 
     model       an `nn.Module` or any callable from images to logits, or to classes alone where attacks ask for no more.
                 A module is evaluated in evaluation mode with its parameters frozen, and found as it was
-    dataset     a `Dataset`, or images and labels as a pair of tensors; of `sampled(dataset, 1000)` the table says how
-                it was drawn
+    dataset     a `Dataset`, or images and labels as a pair of tensors; of `sampled(dataset, 1000)` the table records
+                how it was drawn
     attacks     attacks, named by the call that makes them, or a mapping from names to attacks; they are run in this
                 order. One with `reference="prediction"` leaves the model's prediction, not the label
     batch_size  images at once; it does not change the table, but for rounding inside the model

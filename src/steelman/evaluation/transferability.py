@@ -60,7 +60,7 @@ class CraftedOnSource(AttackWrapper):
     model   the source
     source  its name
     called  the attack's name, which seeds its noise, so that the source itself is given the images of `evaluate`
-    knows   whether the model under attack is the source, or one of its members: a white box
+    white_box  whether the model under attack is the source, or one of its members
     folder  where the images of this attack and source are kept, a file for each call
 
     Cost: the attack's on the source, once for each image; it counts for every target.
@@ -70,7 +70,7 @@ class CraftedOnSource(AttackWrapper):
     model: Any
     source: str
     called: str
-    knows: bool
+    white_box: bool
     folder: Path = field(compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ class CraftedOnSource(AttackWrapper):
 
     @property
     def access(self) -> Access:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.attack.access if self.knows else "decisions"
+        return self.attack.access if self.white_box else "decisions"
 
     @property
     def noise(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -190,7 +190,7 @@ def transfer(
         for target, model in targets.items():
             named = {
                 from_source(name, source): CraftedOnSource(
-                    attacks[source], sent[source], source, name, _knows(one, model), crafted / digests[source]
+                    attacks[source], sent[source], source, name, _is_white_box(one, model), crafted / digests[source]
                 )
                 for source, one in models.items()
             }
@@ -227,7 +227,7 @@ def _on_cpu(models: Mapping[str, Model]) -> dict[str, Model]:
     return {name: deepcopy(one).cpu() if isinstance(one, nn.Module) else one for name, one in models.items()}
 
 
-def _knows(source: Model, target: Model) -> bool:
+def _is_white_box(source: Model, target: Model) -> bool:
     return any(_same(part, target) for part in (source.models if isinstance(source, MeanLogits) else (source,)))
 
 

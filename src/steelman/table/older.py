@@ -86,9 +86,9 @@ def transfer(path: Path) -> tuple[str, dict[str, Evaluation]]:
         return attack, found
 
 
-def _crafted(attack: str, source: str, knows: bool) -> dict[str, Any]:
-    settings = {"kind": "CraftedOnSource", "source": source, "called": attack, "knows": knows}
-    return {"settings": settings, "knowledge": "white" if knows else "black", "access": ""}
+def _crafted(attack: str, source: str, white_box: bool) -> dict[str, Any]:
+    settings = {"kind": "CraftedOnSource", "source": source, "called": attack, "white_box": white_box}
+    return {"settings": settings, "knowledge": "white" if white_box else "black", "access": ""}
 
 
 def _record(row: Mapping[str, Any]) -> Record:

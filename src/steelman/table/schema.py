@@ -19,7 +19,7 @@ VERSION = 2
 """Of the table; a reader takes older ones (`older.py`), and of newer ones what it knows."""
 
 ROUNDING = 1 + 1e-5
-"""Distances are differences of float32 images: one of exactly eps may read so much longer, 1/255 say."""
+"""Distances are differences of float32 images: one of exactly eps, such as 1/255, may be measured so much longer."""
 
 
 @dataclass(frozen=True)
