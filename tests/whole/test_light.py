@@ -74,7 +74,7 @@ print(sorted(history.log[-1]))
         "evaluate(network, (x, y), [PGD(eps=.1)])",
         "from steelman.data import Digits; Digits().load('train')",
         "from steelman import config; config.read(type(PGD()).__mro__[1], {'kind': 'PGD', 'eps': .1})",
-        "from steelman.report import write; write('.', [])",
+        "from steelman.report.plots import panels; panels()",
         "from steelman.__main__ import main; sys.argv = ['steelman', '--help']; main()",
     ],
 )
