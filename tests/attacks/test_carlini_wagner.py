@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from affine import affine, images, small_net
-from steelman.attacks import CarliniWagner
+from steelman.attacks import CarliniWagner, DeepFool
 from steelman.attacks.composed.over_targets import over_targets
+from steelman.losses import margin
 from steelman.norms import L2, Linf
 
 MODEL = small_net()
@@ -123,11 +124,28 @@ def test_it_is_the_slow_version(targeted: bool, settings: dict, monkeypatch: pyt
 
 
 def test_the_last_bisection_only_shortens_and_keeps_success() -> None:
-    attack = CarliniWagner(steps=30, search_steps=3, c=1.0, step_size=0.1)
+    attack = CarliniWagner(steps=20, search_steps=2, c=1.0, step_size=0.1, warm_start=False, polish=0)
     result = attack.run(MODEL, X, Y)
     shorter = X + 0.995 * (result.x_adv - X)
     assert bool(result.success.all())
     assert torch.equal(MODEL(shorter).argmax(1), Y), "a success half a per cent nearer was missed"
+
+
+def test_a_warm_search_begins_at_twice_the_stationary_constant(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Tensor] = []
+    descend = CarliniWagner._descend
+
+    def spy(self: CarliniWagner, rest: Any, start: Tensor, c: Tensor, *others: Any) -> Any:
+        tried.append(c.clone())
+        return descend(self, rest, start, c, *others)
+
+    monkeypatch.setattr(CarliniWagner, "_descend", spy)
+    CarliniWagner(steps=2, search_steps=1, polish=0)(MODEL, X, Y)
+    start = DeepFool()(MODEL, X, Y).requires_grad_()
+    (slope,) = torch.autograd.grad(margin(MODEL(start), Y).sum(), start)
+    owed = 2 * ((start.detach() - X) * slope).flatten(1).sum(1) / slope.flatten(1).square().sum(1)
+    assert bool((owed > 0).all())
+    torch.testing.assert_close(tried[0], 2 * owed)
 
 
 @pytest.mark.parametrize("encoding", ["tanh", "clipped", "projected"])

@@ -58,7 +58,7 @@ def test_l0_freezes_the_pixels_of_least_effect(edge: bool) -> None:
 
 
 def test_l0_keeps_the_fewer_pixels_of_search_and_start() -> None:
-    attack = CarliniWagnerL0(steps=10, c=0.1, c_factor=10.0, c_max=100.0, step_size=0.05, polish=1)
+    attack = CarliniWagnerL0(steps=3, c=0.1, c_factor=10.0, c_max=10.0, step_size=0.05, polish=1)
     model, x = small_net(), images(16, seed=3)
     goal, which = Goal(model(x).argmax(1)), torch.arange(16)
     with Oracle(model, goal) as oracle:
@@ -69,7 +69,8 @@ def test_l0_keeps_the_fewer_pixels_of_search_and_start() -> None:
         both = [polish(oracle, x, image, goal, L0, attack.box, 1, which) for image in both]
     counts = torch.stack([L0.size(each - x) for each in both])
     counts = counts.where(counts > 0, torch.inf)  # 0: no success
-    assert bool(((counts[0] != counts[1]) & counts.isfinite().all(0)).any())
+    assert bool((counts[0] < counts[1]).any())
+    assert bool((counts[1] < counts[0]).any())
     assert torch.equal(attack.run(model, x, goal.labels).l0, counts.amin(0))
 
 
