@@ -55,7 +55,9 @@ class Transfer:
     def white(self) -> frozenset[tuple[str, str]]:
         """White boxes: pairs of source and target that are one model, or where the source is an ensemble with the
         target in it. No black-box summary counts them."""
-        return frozenset(pair for pair, record in self._records.items() if (record.settings or {})["white_box"])
+        settings = {pair: record.settings or {} for pair, record in self._records.items()}
+        # Tables of an older version call it "knows".
+        return frozenset(pair for pair, each in settings.items() if each.get("white_box", each.get("knows")))
 
     def from_source(self, source: str) -> str:
         """The name in the tables of the images that were crafted on `source`."""

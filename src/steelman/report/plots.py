@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steelman.extras import require
 from steelman.files import replacing, write_text
 from steelman.report.charts import Chart
 from steelman.report.labels import INK, place_names
@@ -103,6 +104,7 @@ def _without_tex(figure: "matplotlib.figure.Figure") -> Iterator[None]:
 
 def panels(count: int = 1) -> "list[matplotlib.axes.Axes]":
     """Empty axes side by side in one figure."""
+    require("a picture", "matplotlib")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2 * count, 3.6), layout="constrained")

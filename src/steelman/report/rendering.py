@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from steelman.extras import require
 from steelman.files import sha256
 from steelman.measures import Measure, clean_accuracy
 from steelman.measures.all_measures import explained
@@ -66,6 +67,7 @@ def _rendered(template: str, document: Document, **values: Any) -> str:
 
 @cache
 def _environment() -> "jinja2.Environment":
+    require("a report", "jinja2", "PIL")
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
