@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -87,11 +87,11 @@ class Task:
         new = torch.where(torch.from_numpy(~rows.done[CLEAN]))[0].to(x.device)
         if len(new):
             batch, x, loss, found = batch[new], x[new], loss[new], prediction[new]
-            sizes, passes = [torch.zeros_like(loss)] * len(NORMS), torch.ones_like(found)
-            cost = passes, 0 * passes, seconds * len(new) / len(prediction)
-            self._write(
-                rows, CLEAN, network, batch, x, found, AttackResult(x, found != batch.y, found, loss, *sizes, *cost)
-            )
+            sizes, passes = dict.fromkeys(NORMS, torch.zeros_like(loss)), torch.ones_like(found)
+            seconds *= len(new) / len(prediction)
+            cost: dict[str, Any] = {"forwards": passes, "gradients": 0 * passes, "seconds": seconds}
+            result = AttackResult(x, found != batch.y, found, loss, **sizes, **cost)
+            self._write(rows, CLEAN, network, batch, x, found, result)
         return prediction
 
     def _answers(self, network: Model, batch: Batch, x: Images, again: int) -> tuple[Labels, PerImage]:

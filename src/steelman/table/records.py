@@ -223,7 +223,7 @@ def knowledge_of(attack: Attack) -> Knowledge:
     """What guides an attack and its parts."""
     if attack.access != "gradients":
         return "chance" if _unwrapped(attack).chance else "black"
-    found = {knowledge_of(part) for part in attack.parts}
+    found: set[Knowledge] = {knowledge_of(part) for part in attack.parts}
     return "white" if not found else found.pop() if len(found) == 1 else "mixed"
 
 
