@@ -15,9 +15,9 @@ from steelman.norms import L0, L1, L2, Linf, Norm
 
 
 @minimal
-@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("scale", [0.1, 10.0])
 def test_minimal_attacks_never_beat_the_optimum_and_always_succeed(case: Case, scale: float) -> None:
-    model = affine(3, scale=scale)
+    model = affine(3, images=8, scale=scale)
     target = case.target(model.y)
     attack = replace(case.attack, confidence=0.0) if isinstance(case.attack, CarliniWagner) else case.attack
     result = attack.run(model, model.x, model.y, target=target, generator=generator())
@@ -38,20 +38,27 @@ def test_deepfool_finds_the_optimum_of_affine_models(seed: int, norm: Norm, dtyp
     assert (size(norm, result.x_adv, x) <= 1.02 * model.nearest(norm) + rounding).all()
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_carlini_wagner_finds_the_optimum_of_affine_models(seed: int) -> None:
-    """Towards the nearest rival, and untargeted by the second look; without it mostly, since f6 follows the highest."""
-    model = affine(seed, images=12)
+def test_carlini_wagner_finds_the_optimum_of_affine_models() -> None:
+    """Towards the nearest rival, and untargeted from DeepFool's image."""
+    model = affine(0, images=8)
     limit = 1.02 * model.nearest(L2) + 2e-5
-    attack = CarliniWagner(steps=300, search_steps=6, c=1e-2, step_size=2e-3)
+    attack = CarliniWagner(steps=150, search_steps=5, c=1e-2, step_size=4e-3)
     towards = attack.run(model, model.x, model.y, target=model.nearest_rival(L2))
     assert bool(towards.success.all())
     assert (towards.l2 <= limit).all()
     untargeted = attack.run(model, model.x, model.y)
     assert bool(untargeted.success.all())
     assert (untargeted.l2 <= limit).all()
-    once = replace(attack, retry_target=False).run(model, model.x, model.y)
-    assert float((once.l2 <= limit).double().mean()) >= 0.8
+
+
+def test_a_cold_search_is_tried_again_towards_deepfools_class() -> None:
+    """f6 follows the highest rival, which need not be the nearest."""
+    model = affine(0, images=24)
+    limit = 1.02 * model.nearest(L2) + 2e-5
+    attack = CarliniWagner(steps=60, search_steps=4, c=0.1, step_size=0.01, warm_start=False)
+    once, again = (replace(attack, retry_target=retry).run(model, model.x, model.y) for retry in (False, True))
+    assert bool((again.l2 <= limit).all())
+    assert 0.5 <= float((once.l2 <= limit).double().mean()) < 1
 
 
 @pytest.mark.parametrize("norm", [L2, Linf], ids=repr)
@@ -65,8 +72,8 @@ def test_deepfool_comes_near_the_optimum_within_the_box(norm: Norm) -> None:
 
 
 def test_carlini_wagner_comes_near_the_optimum_within_the_box() -> None:
-    model = affine(0, images=12, edge=True)
-    result = CarliniWagner(steps=1000, search_steps=5, c=0.1, step_size=0.05).run(model, model.x, model.y)
+    model = affine(0, images=8, edge=True)
+    result = CarliniWagner(steps=200, search_steps=5, c=0.1, step_size=0.05).run(model, model.x, model.y)
     assert bool(result.success.all())
     ratio = result.l2 / model.nearest_in_box(L2)
     assert float(ratio.median()) <= 1.02
@@ -79,7 +86,7 @@ WITHIN = {L2: 1.02, Linf: 1.02, L1: 1.05, L0: 1.05}
 @cache
 def grey(seed: int, norm: Norm) -> tuple[Affine, Tensor, Tensor]:
     """A model, its images' smallest perturbations in the box, and the classes that these lead to."""
-    model = affine(seed, images=12)
+    model = affine(seed, images=8)
     return model, model.nearest_in_box(norm), model.nearest_rival_in_box(norm)
 
 
@@ -111,16 +118,15 @@ def test_bounded_attacks_reach_the_worst_margin_in_ball_and_box(case: Case, seed
 
 
 @cache
-def on_edge(seed: int, norm: Norm) -> tuple[Affine, Tensor]:
-    model = affine(seed, images=12, edge=True)
+def on_edge(norm: Norm) -> tuple[Affine, Tensor]:
+    model = affine(0, images=16, edge=True)
     return model, model.nearest_in_box(norm)
 
 
 @pytest.mark.parametrize("case", [case for case in ATTACKS if case.bounded], ids=repr)
-@pytest.mark.parametrize("seed", range(2))
-def test_bounded_attacks_never_claim_what_is_ruled_out(case: Case, seed: int) -> None:
+def test_bounded_attacks_never_claim_what_is_ruled_out(case: Case) -> None:
     norm = case.attack.norm
-    model, nearest = on_edge(seed, norm)
+    model, nearest = on_edge(norm)
     for eps in (0.01, 0.05, 0.2) if norm is not L0 else (0.0, 1.0, 2.0):
         allowed = nearest <= eps
         attack = replace(case.attack, eps=eps)
