@@ -195,7 +195,7 @@ def test_what_a_killed_evaluation_left_is_repaired_or_refused_by_name(subject: S
         attacked(subject, battery, folder=folder, progress=False)
     (folder / "parts").mkdir()
     (folder / "table.parquet").rename(folder / "parts" / "000001.parquet")
-    with pytest.warns(UserWarning, match=r"000001\.parquet is not a whole evaluation table.*attacked anew"):
+    with pytest.warns(UserWarning, match=r"000001\.parquet is not a whole evaluation table.*attacked again"):
         again = attacked(subject, battery, folder=folder, progress=False)["pixels"]
     assert (again["prediction"] == whole["prediction"]).all()
     assert not (folder / "parts").exists()

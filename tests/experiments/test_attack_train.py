@@ -243,12 +243,12 @@ def test_a_classifier_that_was_trained_anew_is_another_one(root: Path, tmp_path:
         (["RUN", "L2LDA", "--set", "training.ema=0.9"], r"training\.ema does nothing here"),
         (["RUN", "L2LDA", "--set", "training.optimiser=Adam"], r"training\.optimiser does nothing here"),
         (["RUN", "L2LDA", "--set", "training.monitor=PGD"], r"training\.monitor does nothing here"),
-        (["RUN", "L2LDA", "--set", "training.micro_batch=5"], r"AttackTraining is another game"),
+        (["RUN", "L2LDA", "--set", "training.micro_batch=5"], r"AttackTraining is none: leave it out"),
         (["RUN", "L2LDA", "--set", "defence.adversary.generator=RUN"], r"plain.* has no generator, only classifier"),
         (["RUN", "L2LDA", "--set", "defence.adversary.generator=NONE"], r"NONE is no run"),
     ],
 )
-def test_a_users_error_is_told(words: list[str], message: str, root: Path, tmp_path: Path, call):
+def test_a_user_s_error_is_one_line(words: list[str], message: str, root: Path, tmp_path: Path, call):
     places = {"RUN": str(root / "runs" / "plain"), "NONE": str(root / "NONE")}
     for name, place in places.items():
         words = [word.replace(name, place) for word in words]
@@ -292,7 +292,7 @@ def test_a_generator_for_other_images_or_classes_is_refused(root: Path):
         attack(MLP(shape=(1, 8, 8), hidden=(8,), classes=12), x[..., :8, :8], y + 9)
     with pytest.raises(ValueError, match=r"trained with normalise='image', delta=True: L2LDA needs that too"):
         replace(attack, normalise="rms", delta=False)(MLP(shape=(1, 8, 8), hidden=(8,)), x[..., :8, :8], y)
-    with pytest.raises(ValueError, match="reach a target"):
+    with pytest.raises(ValueError, match="L2LDA has no targeted form"):
         attack(MLP(shape=(1, 8, 8), hidden=(8,)), x[..., :8, :8], y, target=y + 1)
     with pytest.raises(ValueError, match=r"has no generator yet: train one \(steelman attack-train RUN L2LDA\)"):
         L2LDA()(MLP(shape=(1, 8, 8), hidden=(8,)), x[..., :8, :8], y)
