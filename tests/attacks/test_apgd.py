@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 from affine import affine, images, small_net
 from every_attack import generator, size
 from steelman.attacks import APGD
-from steelman.losses import DLR, KL, CrossEntropy, Goal, LogitDifference, Loss, Margin
+from steelman.losses import DLR, KL, CrossEntropy, Goal, LogitDifference, Loss, Margin, top_rivals
 from steelman.norms import L0, L1, L2, Linf, Norm
 
 
@@ -210,6 +211,15 @@ def test_more_targets_than_classes_are_as_many_as_there_are() -> None:
     result = APGD(eps=0.1, loss=DLR(or_margin=True), targets=9, steps=5).run(model, model.x, model.y)
     assert (result.gradients == 10).all()
     assert (result.forwards == 13).all()
+
+
+def test_targets_are_the_highest_rivals() -> None:
+    model = affine(0)
+    highest = top_rivals(model(model.x), model.y, 1)[:, 0]
+    attack = APGD(eps=0.01, steps=5, loss=LogitDifference())
+    expected = attack(model, model.x, model.y, target=highest, generator=generator())
+    found = replace(attack, targets=1)(model, model.x, model.y, generator=generator())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
 def test_a_given_target_is_the_only_one() -> None:

@@ -20,6 +20,7 @@ from steelman.losses import (
     cross_entropy,
     kl_divergence,
     margin,
+    top_rivals,
 )
 
 CLASSES = 6
@@ -120,6 +121,16 @@ def test_cross_entropy_takes_classes_and_probabilities() -> None:
     hard = cross_entropy(logits, labels)
     assert hard.shape == (5,)
     torch.testing.assert_close(hard, cross_entropy(logits, torch.eye(CLASSES, dtype=torch.float64)[labels]))
+
+
+@pytest.mark.parametrize("count", [1, 3, CLASSES])
+def test_top_rivals_are_the_highest_of_the_other_classes(count: int) -> None:
+    logits, labels, _ = case(7)
+    for row, y, rivals in zip(
+        logits.tolist(), labels.tolist(), top_rivals(logits, labels, count).tolist(), strict=True
+    ):
+        others = sorted((k for k in range(CLASSES) if k != y), key=lambda k: -row[k])
+        assert rivals == others[:count]
 
 
 @pytest.mark.parametrize(("classes", "targeted"), [(2, False), (3, True)])
