@@ -15,6 +15,41 @@ from steelman.attacks.minimal.searching import Remaining, Successes, linearised_
 from steelman.losses import Goal
 from steelman.norms import L0, L2, Linf
 
+MODEL = small_net()
+
+
+def one_round(attack: CarliniWagnerLinf, x: Tensor, y: int, tau: float, c: float) -> tuple[Tensor, bool]:
+    """A Linf round for one image, with torch's own Adam."""
+    w = x.clone().requires_grad_()
+    adam = torch.optim.Adam([w], lr=attack.step_size)
+    for _ in range(attack.steps):
+        image = w.detach().clone()
+        logits = MODEL(w)[0]
+        gap = logits[y] - logits[[k for k in range(10) if k != y]].max()
+        excess = ((w - x).abs() - tau).clamp(min=0).sum()
+        if gap.item() < 0 and excess.item() < 1e-4 * c:
+            return image, True
+        adam.zero_grad()
+        (excess + c * gap.clamp(min=0)).backward()
+        adam.step()
+        w.data.clamp_(0, 1)
+    return image, False
+
+
+def test_a_linf_round_is_the_slow_version() -> None:
+    attack = CarliniWagnerLinf(steps=25, step_size=0.02, abort_early=False)
+    x = images(6, seed=3)
+    y = MODEL(x).argmax(1)
+    tau, c = torch.full((6,), 0.08).double(), torch.tensor([0.02, 0.2, 1.0, 2.0, 5.0, 10.0]).double()
+    with Oracle(MODEL, Goal(y)) as oracle:
+        rest = Remaining(oracle, x, Goal(y), torch.arange(6), x, 0, Successes.none(x))
+        image, done = attack._round(rest, x, tau, c)
+    for row in range(6):
+        expected, ended = one_round(attack, x[row : row + 1], int(y[row]), 0.08, float(c[row]))
+        torch.testing.assert_close(image[row : row + 1], expected, rtol=0, atol=1e-9)
+        assert bool(done[row]) == ended
+    assert len(done.unique()) == 2
+
 
 def test_linf_rounds_shrink_the_ball_and_the_polish_mends_what_they_leave() -> None:
     """Without start and polish most images end a tenth above the optimum, some higher; with the polish none does."""
@@ -59,9 +94,9 @@ def test_l0_freezes_the_pixels_of_least_effect(edge: bool) -> None:
 
 def test_l0_keeps_the_fewer_pixels_of_search_and_start() -> None:
     attack = CarliniWagnerL0(steps=3, c=0.1, c_factor=10.0, c_max=10.0, step_size=0.05, polish=1)
-    model, x = small_net(), images(16, seed=3)
-    goal, which = Goal(model(x).argmax(1)), torch.arange(16)
-    with Oracle(model, goal) as oracle:
+    x = images(16, seed=3)
+    goal, which = Goal(MODEL(x).argmax(1)), torch.arange(16)
+    with Oracle(MODEL, goal) as oracle:
         start, _, spent = linearised_start(oracle, x, goal, L0, attack.box, 10)
         rest = Remaining(oracle, x, goal, which, start, spent, Successes.none(x))
         reached = goal.reached(oracle.logits(start)).reshape(-1, 1, 1, 1)
@@ -71,7 +106,7 @@ def test_l0_keeps_the_fewer_pixels_of_search_and_start() -> None:
     counts = counts.where(counts > 0, torch.inf)  # 0: no success
     assert bool((counts[0] < counts[1]).any())
     assert bool((counts[1] < counts[0]).any())
-    assert torch.equal(attack.run(model, x, goal.labels).l0, counts.amin(0))
+    assert torch.equal(attack.run(MODEL, x, goal.labels).l0, counts.amin(0))
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ ATTACKS = [
 
 OPTIMA: list[Case] = [
     Case(CarliniWagner(steps=200, search_steps=5)),
-    Case(CarliniWagner(steps=300, search_steps=6, c=1e-2, step_size=2e-3), targeted=True),
+    Case(CarliniWagner(steps=100, search_steps=5, c=1e-1, step_size=5e-3), targeted=True),
     Case(CarliniWagnerLinf(steps=50, c=0.01, c_factor=10.0)),
     Case(CarliniWagnerLinf(steps=50, c=0.01, c_factor=10.0), targeted=True),
     Case(CarliniWagnerL0(steps=50, c=0.1, c_factor=10.0, c_max=1e3, step_size=0.05)),
