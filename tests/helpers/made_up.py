@@ -140,15 +140,15 @@ def changed(rows: list[Row], attack: str | None = None, **columns: Any) -> list[
 
 def cascade(rows: list[Row], order: list[str]) -> list[Row]:
     """What is left of the rows where a natural error is not attacked by what leaves the label, and a bounded attack
-    meets only what nothing before it in `order` has felled within its norm and radius."""
+    is run only on what nothing before it in `order` has broken within its norm and radius."""
     kept = of(rows, "clean")
     for name in order:
         for row in of(rows, name):
             before = [other for other in kept if other["image"] == row["image"]]
             size = str(row["norm"]).lower()
-            fallen = not math.isnan(row["eps"]) and any(
+            broken = not math.isnan(row["eps"]) and any(
                 other["prediction"] != other["label"] and other[size] <= row["eps"] * (1 + 1e-5) for other in before
             )
-            if row["reference"] == "prediction" or not (fallen or row["clean_prediction"] != row["label"]):
+            if row["reference"] == "prediction" or not (broken or row["clean_prediction"] != row["label"]):
                 kept.append(row)
     return kept

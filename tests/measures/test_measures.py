@@ -41,7 +41,7 @@ BOUNDED = ["weak", "strong", "small"]
 ORDER = ["nearest", "weak", "small", "away", "grid", "strong"]
 
 
-def stands(rows: list[dict], norm: str, eps: float, names: list[str]) -> list[bool]:
+def is_robust(rows: list[dict], norm: str, eps: float, names: list[str]) -> list[bool]:
     """By image, whether nothing that is misclassified lies within `eps`."""
     return [
         right(clean)
@@ -78,7 +78,7 @@ def test_worst_case_is_by_image_and_min_by_column():
 def test_robust_accuracy_counts_everything_that_came_within_the_radius(names):
     for norm in (L2, Linf):
         for eps in (0.0, 0.04, 0.1, 0.3, 2.0):
-            expected = stands(ROWS, repr(norm).lower(), eps, ORDER if names is None else names)
+            expected = is_robust(ROWS, repr(norm).lower(), eps, ORDER if names is None else names)
             assert robust_accuracy(TABLE, norm, eps, names).value == sum(expected) / 41
             assert still_correct(TABLE, norm, eps, names).tolist() == expected
 
@@ -95,7 +95,7 @@ def test_averages_over_radii_are_mmas():
     rows = ROWS + [row | {"attack": f"at {eps}", "eps": eps} for eps in (0.025, 0.075) for row in of(ROWS, "small")]
     table = table_of(rows)
     names = sorted({row["attack"] for row in rows} - {"clean"})
-    at = {eps: sum(stands(rows, "linf", eps, names)) / 41 for eps in (0.025, 0.05, 0.075, 0.1)}
+    at = {eps: sum(is_robust(rows, "linf", eps, names)) / 41 for eps in (0.025, 0.05, 0.075, 0.1)}
     clean = clean_accuracy(table).value
     assert average_accuracy(table, Linf, clean=False).value == pytest.approx(sum(at.values()) / 4)
     assert average_accuracy(table, Linf).value == pytest.approx((clean + sum(at.values())) / 5)
@@ -117,16 +117,16 @@ def test_the_worst_case_is_at_most_min_is_at_most_every_accuracy(seed, count):
     for (_, eps), names in threats(table).items():
         robust, worst = robust_accuracy(table, Linf, eps).value, worst_case(table, names).value
         assert robust <= worst <= minimum(table, names).value <= min(accuracy(table, name).value for name in names)
-        spared = robust_accuracy(left, Linf, eps).value  # rows of a larger radius might have come as near by chance
-        assert robust <= spared if eps < 0.1 else robust == spared
+        skipped = robust_accuracy(left, Linf, eps).value  # rows of a larger radius might have come as near by chance
+        assert robust <= skipped if eps < 0.1 else robust == skipped
 
 
-def test_a_table_without_the_rows_of_the_fallen_gives_the_same_worst_case():
+def test_a_table_without_the_rows_of_broken_images_gives_the_same_worst_case():
     rows = cascade(ROWS, ORDER)
     table = table_of(rows)
     assert len(rows) < len(ROWS)
     assert robust_accuracy(table, Linf, 0.1) == robust_accuracy(TABLE, Linf, 0.1)
-    assert worst_case(table, ["weak", "strong"]).value == sum(stands(rows, "linf", 0.1, ORDER)) / 41
+    assert worst_case(table, ["weak", "strong"]).value == sum(is_robust(rows, "linf", 0.1, ORDER)) / 41
     assert accuracy(table, "nearest") == accuracy(TABLE, "nearest")  # natural errors need no row
     met, could = len(of(rows, "strong")), sum(right(row) for row in of(ROWS, "clean"))
     with pytest.raises(ValueError, match=rf"strong was run on {met} of the {could} images that are right unattacked"):
@@ -143,27 +143,27 @@ def test_a_table_without_the_rows_of_the_fallen_gives_the_same_worst_case():
     assert rho_2(table) == rho_2(TABLE)
 
 
-def test_what_an_attack_was_spared_counts_with_what_felled_it():
+def test_images_that_an_attack_skipped_count_as_another_attack_left_them():
     rows = cascade(ROWS, ORDER)
-    table, met_and_right = table_of(rows), sum(right(row) for row in of(rows, "strong")) / 41
-    assert worst_case(table, ["strong"]).value == robust_accuracy(table, Linf, 0.1, ["strong"]).value == met_and_right
-    met_by_strong = {row["image"]: row for row in of(rows, "strong")}
+    table, remaining = table_of(rows), sum(right(row) for row in of(rows, "strong")) / 41
+    assert worst_case(table, ["strong"]).value == robust_accuracy(table, Linf, 0.1, ["strong"]).value == remaining
+    strong_attacked = {row["image"]: row for row in of(rows, "strong")}
     expected = []
     for clean in of(rows, "clean"):
         mine = [row for row in rows if row["image"] == clean["image"] and row["attack"] != "clean"]
-        if right(clean) and clean["image"] in met_by_strong:
-            mine = [met_by_strong[clean["image"]]]
+        if right(clean) and clean["image"] in strong_attacked:
+            mine = [strong_attacked[clean["image"]]]
         found = [row["linf"] for row in mine if row["prediction"] != row["label"]]
         expected.append(min(found, default=math.inf) if right(clean) else 0.0)
     np.testing.assert_array_equal(smallest_norms(table, Linf, ["strong"]), expected)
 
 
 def test_attacks_that_found_no_image_left_are_counted_with_those_that_did():
-    """Of a model that fell to the first attack, the later ones have no row at all: it stands at 0, not nowhere."""
+    """Where the first attack broke every image, the later ones have no row at all: the accuracy is 0."""
     rows = cascade(changed(ROWS, "nearest", prediction=lambda row: (row["label"] + 1) % 3, linf=0.01), ORDER)
     assert {row["attack"] for row in rows} == {"clean", "nearest", "away", "grid"}
-    spared = [record(of(ROWS, name)[0], asked="survivors") for name in ("weak", "strong")]
-    table = table_of(rows, records=spared)
+    skipped = [record(of(ROWS, name)[0], asked="survivors") for name in ("weak", "strong")]
+    table = table_of(rows, records=skipped)
     assert table.without_rows == ("weak", "strong")
     assert [(each.norm, each.eps) for each in map(table.record, table.without_rows)] == [("Linf", 0.1)] * 2
     assert threats(table) == {("Linf", 0.1): ["weak", "strong"]}
@@ -176,7 +176,7 @@ def test_attacks_that_found_no_image_left_are_counted_with_those_that_did():
     both = table + table_of(of(ROWS, "clean") + of(ROWS, "weak"))
     assert (both.without_rows, accuracy(both, "weak")) == (("strong",), accuracy(TABLE, "weak"))
     with pytest.raises(ValueError, match="strong was not run on"):
-        robust_accuracy(table_of(cascade(ROWS, ["nearest"]), records=spared), Linf, 0.1, ["strong"])
+        robust_accuracy(table_of(cascade(ROWS, ["nearest"]), records=skipped), Linf, 0.1, ["strong"])
 
 
 def test_a_table_says_which_attacks_found_no_image_left(tmp_path):
@@ -214,7 +214,7 @@ def test_an_image_without_a_row_must_have_fallen():
         with pytest.raises(ValueError, match=message):
             ask()
     lost = next(row for row in of(rows, "nearest") if right(row))
-    with pytest.raises(ValueError, match="nearest was run on"):  # a minimal attack may be spared natural errors alone
+    with pytest.raises(ValueError, match="nearest was run on"):  # a minimal attack may skip natural errors alone
         robust_accuracy(table_of([row for row in rows if row is not lost]), L2, 0.5)
     assert worst_case(table_of(rows), ["strong"]).value <= worst_case(TABLE, ["strong"]).value
 
@@ -300,9 +300,9 @@ def test_two_spaces_are_summed_up_apart_and_not_mixed():
     assert found["rho_2, away (preprocessed)"].value == rho_2(behind).value != rho_2(TABLE).value
     with pytest.raises(ValueError, match="one table is in pixels and the other in preprocessed; a table has one space"):
         TABLE + behind
-    spared = table_of(cascade(made_up(), ORDER), space="preprocessed")
-    assert "accuracy, strong (preprocessed)" in unmeasured(TABLE, spared)
-    assert "accuracy, strong" not in unmeasured(TABLE, spared)
+    skipped = table_of(cascade(made_up(), ORDER), space="preprocessed")
+    assert "accuracy, strong (preprocessed)" in unmeasured(TABLE, skipped)
+    assert "accuracy, strong" not in unmeasured(TABLE, skipped)
 
 
 def test_measures_refuse_what_they_cannot_mean():
