@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from affine import images, small_net
 from steelman.attacks.core.mode import evaluation_mode, warn_if_mode_matters
-from steelman.attacks.core.oracle import Oracle
+from steelman.attacks.core.oracle import NearestSuccess, Oracle
 from steelman.losses import CrossEntropy, Goal
+from steelman.norms import L2
 
 X = images(4)
 Y = torch.arange(4)
@@ -82,3 +83,13 @@ def test_looking_at_the_mode_leaves_statistics_and_random_state() -> None:
     assert torch.equal(random, torch.get_rng_state())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(module.training for module in model.modules())
+
+
+def test_the_nearest_success_is_kept() -> None:
+    x = torch.zeros(3, 4)
+    kept = NearestSuccess.nothing(x, L2)
+    kept.update(x + 0.5, torch.tensor([True, True, False]), None)
+    kept.update(torch.stack([x[0] + 0.1, x[1] + 0.9]), torch.tensor([True, True]), torch.tensor([0, 1]))
+    kept.update(torch.stack([x[0] + 0.3, x[0] + 0.05]), torch.tensor([True, True]), torch.tensor([0, 0]))
+    torch.testing.assert_close(kept.image[:, 0], torch.tensor([0.05, 0.5, 0.0]))
+    assert kept.size[2] == torch.inf
