@@ -232,7 +232,7 @@ def _main(root: Path) -> None:
         _diverge(root)
         _normalise(root)
         return
-    images()
+    train("training of gap", training=replace(TRAINING, epochs=1))  # imports once what each child needs
     for turn, name in enumerate(KILLED):
         child = os.fork()
         if child == 0:
