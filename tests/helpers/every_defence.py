@@ -236,7 +236,7 @@ def _main(root: Path) -> None:
     for turn, name in enumerate(KILLED):
         child = os.fork()
         if child == 0:
-            _die_in_write((3, 4, 5, 6, 8, 9)[turn % 6])
+            _die_in_write((3, 4, 5, 6, 7, 9)[turn % 6])
             train(name, root / name, replace(TRAINING, checkpoint_seconds=0.0))
             os._exit(1)  # not reached
         _, status = os.waitpid(child, 0)
