@@ -86,7 +86,7 @@ WITHIN = {L2: 1.02, Linf: 1.02, L1: 1.05, L0: 1.05}
 @cache
 def grey(seed: int, norm: Norm) -> tuple[Affine, Tensor, Tensor]:
     """A model, its images' smallest perturbations in the box, and the classes that these lead to."""
-    model = affine(seed, images=8)
+    model = affine(seed, images=12)
     return model, model.nearest_in_box(norm), model.nearest_rival_in_box(norm)
 
 

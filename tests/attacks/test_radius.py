@@ -111,12 +111,12 @@ def test_recipes_and_their_changes(recipe: str, change: str):
 
 
 def test_sweeps_before_any_training(tmp_path: Path):
-    for vary, judging in (
+    for vary, options in (
         ("defence.attack.eps=0.1,8", None),
         ("defence.attack.eps=0.1,0.2", EvaluationOptions("quick", eps=8.0)),
     ):
         with pytest.raises(ValueError, match=r"did you mean 8/255\?"):
-            sweep("pgd_digits_mlp", [vary], tmp_path, None, judging=judging)
+            sweep("pgd_digits_mlp", [vary], tmp_path, None, options=options)
     assert not list(tmp_path.rglob("*.safetensors"))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from preparations import digits, everything
+from preparations import Whole, digits, everything
 from steelman import (
     FGSM,
     PGD,
