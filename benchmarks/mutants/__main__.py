@@ -18,7 +18,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -34,18 +33,22 @@ ROOT = Path(__file__).parents[2]
 class Results:
     """What was found, by fault and by selection of tests, in a file that is written anew after each."""
 
-    def __init__(self, path: Path, tree: str) -> None:
-        self.path, self.tree = path, tree
+    def __init__(self, path: Path, root: Path) -> None:
+        self.path, self.tests = path, root / "tests"
         self.found: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
         self.rows, self.plain = self.found.setdefault("faults", {}), self.found.setdefault("without a fault", {})
+        helpers = [path for path in self.tests.rglob("*.py") if not path.name.startswith("test_")]
+        self.shared = _digest([*(root / "src").rglob("*.py"), *helpers])
 
-    def key(self, what: object) -> str:
-        return hashlib.sha256(f"{self.tree} {what}".encode()).hexdigest()[:16]
+    def key(self, what: Fault | tuple[str, str]) -> str:
+        """Of all that decides: the package, the tests and what they import, and the fault."""
+        own = _digest(files_of(what.tests if isinstance(what, Fault) else what[0], self.tests))
+        return hashlib.sha256(f"{self.shared} {own} {what}".encode()).hexdigest()[:16]
 
-    def known(self, rows: dict[str, Any], name: str, what: object) -> bool:
+    def known(self, rows: dict[str, Any], name: str, what: Fault | tuple[str, str]) -> bool:
         return rows.get(name, {}).get("key") == self.key(what)
 
-    def keep(self, rows: dict[str, Any], name: str, what: object, **row: object) -> None:
+    def keep(self, rows: dict[str, Any], name: str, what: Fault | tuple[str, str], **row: object) -> None:
         rows[name] = {**row, "key": self.key(what)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".json.partial")
@@ -53,12 +56,9 @@ class Results:
         partial.replace(self.path)
 
 
-def tree_digest(root: Path) -> str:
-    """Of the package and of the tests."""
-    found = hashlib.sha256()
-    for path in sorted([*root.glob("src/**/*.py"), *root.glob("tests/**/*.py")]):
-        found.update(f"{path.relative_to(root)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return found.hexdigest()
+def _digest(paths: list[Path]) -> str:
+    parts = sorted(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def measure(faults: list[Fault], results: Results, root: Path, jobs: int) -> None:
@@ -70,7 +70,7 @@ def measure(faults: list[Fault], results: Results, root: Path, jobs: int) -> Non
     for fault in faults:
         place(fault, root / "src")
         files_of(fault.tests, root / "tests")
-    left = [fault for fault in faults if not results.known(results.rows, fault.name, asdict(fault))]
+    left = [fault for fault in faults if not results.known(results.rows, fault.name, fault)]
     with copied(root / "src", root / "recipes") as pristine, ThreadPoolExecutor(jobs) as pool:
         plain = {_called(fault): fault.selection for fault in left}
         plain = {name: each for name, each in plain.items() if not results.known(results.plain, name, each)}
@@ -91,7 +91,7 @@ def measure(faults: list[Fault], results: Results, root: Path, jobs: int) -> Non
         for done, (name, outcome) in enumerate(_each(pool, with_one, by_name), 1):
             fault = by_name[name]
             row = {"kind": fault.kind, "killed_by": outcome.failed, "seconds": round(outcome.seconds, 1)}
-            results.keep(results.rows, name, asdict(fault), **row)
+            results.keep(results.rows, name, fault, **row)
             _say(f"{done}/{len(left)} {name}: {outcome.failed or 'SURVIVED'} ({outcome.seconds:.0f} s)")
 
 
@@ -139,7 +139,7 @@ def main() -> int:
         for fault in FAULTS
         if (not options.only or fault.name in options.only) and options.kind in (None, fault.kind)
     ]
-    results = Results(options.out / "mutants.json", tree_digest(ROOT))
+    results = Results(options.out / "mutants.json", ROOT)
     try:
         measure(faults, results, ROOT, options.jobs)
     except (ValueError, RuntimeError) as error:

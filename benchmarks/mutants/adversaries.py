@@ -51,13 +51,13 @@ FAULTS = (
         "adversary: slope of a model",
         "value.detach() + (pull - pull.detach())",
         "value.detach() + pull",
-        "l2lda gap pgn",
+        "gap",
     ),
     Fault(
         "defended-clean-weight",
         "adversary: as a defence",
         "losses[: len(batch)].mean(), losses[len(batch) :].mean()",
         "losses[len(batch) :].mean(), losses[len(batch) :].mean()",
-        "gap advgan",
+        "gap",
     ),
 )

@@ -68,7 +68,13 @@ FAULTS = (
         "losses",
     ),
     Fault("kl-direction", "loss: KL", "(log_p.exp() * (log_p - log_q))", "(log_q.exp() * (log_q - log_p))", "losses"),
-    Fault("scale-free-slope", "loss: cross-entropy", "unsure.clamp_(min=1e-12)", "unsure", "losses crafting"),
+    Fault(
+        "scale-free-slope",
+        "loss: cross-entropy",
+        "unsure.clamp_(min=1e-12)",
+        "unsure",
+        "losses",
+    ),
     # --- masks
     Fault("done-in-its-place", "mask: done samples leave", "best.take(place[done], ", "best.take(done, ", "pgd"),
     Fault("done-later-turns", "mask: done samples leave", 'rows.turn[done], "amin"', 'rows.turn[done], "amax"', "pgd"),
@@ -92,23 +98,21 @@ FAULTS = (
         "mask: targeted",
         "else prediction == self.target",
         "else prediction != self.labels",
-        "losses every_attack",
-        "signs_agree or results_are",
+        "losses",
     ),
     Fault(
         "targeted-starts",
         "mask: targeted",
         "if goal.target is not None:\n        return goal.target\n",
         "if goal.target is None:\n        return goal.labels\n",
-        "jsma every_attack",
-        "algorithm or results_are",
+        "jsma",
     ),
     Fault(
         "success-before-score",
         "mask: successes first",
         "torch.where(other.success == self.success[place], higher, other.success)",
         "torch.where(other.success == self.success[place], higher, higher)",
-        "pgd apgd",
+        "pgd",
     ),
     Fault(
         "time-limit-nearest",
@@ -136,7 +140,7 @@ FAULTS = (
         "mask: passes",
         "self.gradients, which, self.samples)",
         "self.gradients, None, self.samples)",
-        "oracle pgd",
+        "oracle",
     ),
     # --- seeds
     Fault(

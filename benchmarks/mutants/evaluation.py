@@ -33,7 +33,7 @@ FAULTS = (
         "measure: norms",
         "np.where(found.wrong, 0.0, np.inf)",
         "np.where(found.wrong, np.inf, np.inf)",
-        "measures measures_distances",
+        "measures",
     ),
     Fault(
         "empirical-robustness-norm",
@@ -98,13 +98,19 @@ FAULTS = (
     Fault("sign-radii", "sign: radii", "end <= TAU", "end <= 1", "signs"),
     Fault("sign-lost-slope", "sign: slopes", "lost=sure | silent", "lost=silent", "checkup", "rounding"),
     # --- tables
-    Fault("cells-replaced", "store: rows", "known.table.filter(kept)", "known.table", "store evaluation"),
+    Fault(
+        "cells-replaced",
+        "store: rows",
+        "known.table.filter(kept)",
+        "known.table",
+        "store",
+    ),
     Fault(
         "blocks-taken-in",
         "store: blocks",
         "part if known is None else over(known, part)",
         "part",
-        "store shared_folder assess",
+        "store",
     ),
     Fault(
         "of-the-standing", "store: survivors", "return missing & standing", "return missing", "battery", "quick_finds"
@@ -118,6 +124,6 @@ FAULTS = (
         "store: records",
         "[one for one in records if one.id in used] or records[:1]",
         "records[:1]",
-        "store table",
+        "store",
     ),
 )

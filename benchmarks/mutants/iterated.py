@@ -23,14 +23,21 @@ FAULTS = (
         "pgd",
     ),
     Fault("pgd-step-size", "attack: PGD step", "2.5 * reach", "2.0 * reach", "pgd"),
-    Fault("pgd-l2-step", "attack: PGD step", "gradient / top * (step /", "gradient / top * (2 * step /", "pgd affine"),
+    Fault(
+        "pgd-l2-step",
+        "attack: PGD step",
+        "gradient / top * (step /",
+        "gradient / top * (2 * step /",
+        "affine",
+        "pgd_on",
+    ),
     Fault("pgd-projection", "attack: PGD projection", "torch.clamp(x, *self.bounds)", "x", "pgd"),
     Fault(
         "pgd-l2-projection",
         "attack: PGD projection",
         "self.size(inside - x) > bound[:, 0]",
         "self.size(inside - x) > 2 * bound[:, 0]",
-        "pgd norms",
+        "norms",
     ),
     Fault(
         "pgd-random-start",
@@ -164,7 +171,7 @@ FAULTS = (
         "attack: noise",
         "(2 * draws.uniform(like.shape[1:], like.dtype) - 1)",
         "draws.uniform(like.shape[1:], like.dtype)",
-        "noise norms",
+        "norms",
     ),
     Fault(
         "salt-and-pepper-share",

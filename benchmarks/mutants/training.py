@@ -36,8 +36,8 @@ FAULTS = (
         "resume: memory",
         'self.memory.load_state_dict(state["memory"])',
         'state["memory"]',
-        "mma every_defence",
-        "checkpoints or killed_and_resumed",
+        "mma",
+        "checkpoints",
     ),
     Fault(
         "resume-best",
@@ -198,14 +198,23 @@ FAULTS = (
         "data: MATLAB",
         'reshape(dimensions, order="F")',
         'reshape(dimensions, order="C")',
-        "decoding data_files",
-        "matlab or svhn",
+        "decoding",
+        "matlab",
     ),
     Fault(
-        "mat-padding", "data: MATLAB", "8 + length + -length % 8", "8 + length", "decoding data_files", "matlab or svhn"
+        "mat-padding",
+        "data: MATLAB",
+        "8 + length + -length % 8",
+        "8 + length",
+        "decoding",
+        "matlab",
     ),
     Fault(
-        "bomb", "data: bombs", "size > max(SMALL, RATIO * stored)", "size > 2**62", "decoding bombs", "zeros or bomb"
+        "bomb",
+        "data: bombs",
+        "size > max(SMALL, RATIO * stored)",
+        "size > 2**62",
+        "bombs",
     ),
     Fault("crop", "data: augmentation", "(2 * size + 1)).long()", "(2 * size)).long()", "data_augment"),
     Fault("flip", "data: augmentation", "batch.x.flip(-1)", "batch.x.flip(-2)", "data_augment"),
