@@ -1,12 +1,13 @@
 """Running tests on a private copy of the package."""
 
+import multiprocessing
 import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,11 @@ from benchmarks.mutants.fault import Fault, files_of, plant
 
 PLUGIN = Path(__file__).parents[2]
 """The folder from which `benchmarks.mutants.plugin` is imported."""
+
+PRELOADED = ["torch", "numpy", "scipy.stats", "scipy.optimize", "pyarrow.parquet", "pydantic", "safetensors.torch"]
+"""What most runs import; nothing of the package, and no plugin of pytest."""
+
+_starting = threading.Lock()
 
 LEAST = 240.0
 """Seconds that every run may take, however short its tests are without a fault."""
@@ -55,16 +61,12 @@ def run_tests(selection: tuple[str, str], source: Path, root: Path, limit: float
     """
     tests, only = selection
     files = [str(path.relative_to(root)) for path in files_of(tests, root / "tests")]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider"]
-    command += ["-p", "benchmarks.mutants.plugin", *(["-k", only] if only else []), *files]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(source), str(PLUGIN)]),
-        "MUTANT_SOURCE": str(source),
-        "OMP_NUM_THREADS": "1",
-    }
+    arguments = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-p", "benchmarks.mutants.plugin"]
+    arguments += [*(["-k", only] if only else []), *files]
     start = time.perf_counter()
-    said, code = _run(command, root, environment, limit)
+    with tempfile.NamedTemporaryFile(prefix="mutant-", suffix=".txt") as file:
+        code = _forked((arguments, source, root, file.name), limit)
+        said = Path(file.name).read_text(encoding="utf-8", errors="replace")
     seconds = time.perf_counter() - start
     if code is None:
         return Outcome(False, "timeout", seconds)
@@ -79,21 +81,41 @@ def first_failure(said: str) -> str:
     return "unknown" if found is None else "::".join(part for part in found.groups() if part)
 
 
-def _run(command: list[str], folder: Path, environment: dict[str, str], limit: float) -> tuple[str, int | None]:
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+def _forked(arguments: tuple[list[str], Path, Path, str], limit: float) -> int | None:
+    """pytest's exit code in a process that begins with PyTorch imported; None where it took too long."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=_pytest, args=arguments)
+    with _starting:  # forkserver's start is not for several threads
+        process.start()
+    assert process.pid
     try:
-        return process.communicate(timeout=limit)[0], process.returncode
-    except subprocess.TimeoutExpired:
-        return "", None
+        process.join(limit)
+        return process.exitcode
     finally:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)  # also what a test has started
-        process.wait()
+        process.join()
+
+
+def _pytest(arguments: list[str], source: Path, root: Path, said: str) -> None:
+    os.setsid()
+    with open(said, "wb") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False  # copies of the copy need not be compiled again
+    os.environ |= {
+        "PYTHONPATH": os.pathsep.join([str(source), str(PLUGIN)]),
+        "MUTANT_SOURCE": str(source),
+        "OMP_NUM_THREADS": "1",
+    }
+    sys.path[:0] = [str(source), str(root), str(PLUGIN)]
+    sys.argv = ["pytest"]
+    os.chdir(root)
+    import pytest
+
+    code = int(pytest.main(arguments))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
