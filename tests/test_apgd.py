@@ -177,6 +177,20 @@ def test_early_leave_changes_no_success_and_saves_passes(more: dict[str, Any]) -
     assert torch.equal(early.x_adv[~early.success], whole.x_adv[~early.success])
 
 
+def test_of_failed_targets_the_highest_margin_comes_back() -> None:
+    """Each target's own loss is on another scale, so that losses of different targets are not compared."""
+    net, x = small_net(), images(12)
+    y = net(x).argmax(1).detach()
+    for row in range(0, 12, 2):
+        model = Recording(net)
+        one, label = x[row : row + 1], y[row : row + 1]
+        x_adv = APGD(eps=0.01, steps=8, loss=DLR(), targets=4)(model, one, label, generator=torch.tensor([row]))
+        asked = torch.cat(model.asked[1:])  # the first is the clean image, for the targets
+        margins = Margin()(net(asked).detach(), Goal(label.expand(len(asked))))
+        assert float(margins.max()) < 0
+        torch.testing.assert_close(Margin()(net(x_adv).detach(), Goal(label))[0], margins.max())
+
+
 def test_of_the_iterates_a_success_comes_back_and_else_the_highest_loss() -> None:
     net, x = small_net(), images(40)
     y = net(x).argmax(1).detach()
