@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -228,6 +229,51 @@ def test_linf_rounds_shrink_the_ball_and_the_polish_mends_what_they_leave() -> N
     assert float((result.linf / optimum).median()) <= 1 / 0.9
     polished = replace(rounds, polish=2).run(model, model.x, model.y, target=rival)
     assert float((polished.linf / optimum).max()) <= 1.02
+
+
+def test_a_second_look_keeps_the_nearer_of_two_rivals() -> None:
+    model = affine(0, images=16)
+    attack = CarliniWagner(steps=60, search_steps=4, c=0.1, warm_start=False)
+    both = attack.run(model, model.x, model.y)
+    once = replace(attack, second_look=False).run(model, model.x, model.y)
+    assert bool(once.success.all())
+    assert bool((both.l2 <= once.l2).all())
+    assert float((both.l2 / once.l2).min()) < 0.98
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_linf_rounds_are_those_of_the_card(targeted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a round that is done, the ball and the image go on; after one that fails, the constant grows."""
+    attack = CarliniWagnerLinf(steps=40, c=0.001, c_factor=10.0, step_size=0.02, warm_start=False, polish=0)
+    rounds: list[tuple[Tensor, ...]] = []
+    one_round = CarliniWagnerLinf._round
+
+    def spy(self: Any, oracle: Any, x: Tensor, start: Tensor, tau: Tensor, goal: Any, c: Tensor, which: Tensor) -> Any:
+        image, done = one_round(self, oracle, x, start, tau, goal, c, which)
+        rounds.append((start.clone(), tau, c, image, done))
+        return image, done
+
+    monkeypatch.setattr(CarliniWagnerLinf, "_round", spy)
+    model = affine(2, images=8)
+    row = int(model.nearest(Linf).argmax())
+    x, y = model.x[row : row + 1], model.y[row : row + 1]
+    target = (y + 1) % 10 if targeted else None
+    assert bool(attack.run(model, x, y, target=target).success)
+    assert {bool(done) for *_, done in rounds} == {False, True}
+    far = 0
+    for (_, tau, c, image, done), (next_start, next_tau, next_c, _, _) in pairwise(rounds):
+        reach = float((image - x).abs().max())
+        if bool(done):
+            prediction = model(image).argmax(1)
+            assert bool(prediction == target if target is not None else prediction != y)
+            assert float(((image - x).abs() - tau).clamp(min=0).sum()) < 1e-4 * float(c)
+            assert float(next_tau) == pytest.approx(0.9 * min(float(tau), reach))
+            assert torch.equal(next_start, image)
+            far += reach < float(tau)
+        else:
+            assert torch.equal(next_tau, tau)
+        assert float(next_c) == pytest.approx(float(c) if bool(done) else 10 * float(c))
+    assert far > 0
 
 
 def test_l0_freezes_whole_pixels() -> None:

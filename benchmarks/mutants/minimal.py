@@ -129,10 +129,10 @@ FAULTS = (
         "minimal_fgsm",
     ),
     Fault(
-        "minimal-fgsm-halving",
+        "minimal-fgsm-tolerance",
         "attack: MinimalFGSM",
-        "torch.where(hit, low[going], middle)",
-        "torch.where(hit, low[going], low[going])",
+        "> RELATIVE * high[going]",
+        "> 100 * RELATIVE * high[going]",
         "minimal_fgsm",
     ),
     # --- Carlini and Wagner, L2
@@ -181,8 +181,8 @@ FAULTS = (
         "attack: C&W L2",
         "(size > 0) & ((before == 0) | (size < before))",
         "(size > 0) & (before == 0)",
-        "affine",
-        "carlini_wagner_finds",
+        "carlini_wagner",
+        "nearer_of_two",
     ),
     # --- Carlini and Wagner, L0
     Fault(
