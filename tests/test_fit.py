@@ -273,6 +273,21 @@ def test_augmentation_varies_each_image_in_each_epoch():
     assert 200 < changed <= 270  # all but one in 18 of 270
 
 
+def test_every_epoch_and_every_seed_has_an_order_and_a_chance_of_its_own():
+    orders, chances = [], []
+    for seed in (0, 1, 0):
+        drawn: list[float] = []
+        spy = Spy(lambda batch, model, drawn=drawn: drawn.append(float(torch.rand(1))))
+        fit(network(), images(), spy, replace(TRAINING, epochs=2, seed=seed))
+        order = torch.cat([batch.index for batch in spy.seen if batch.index is not None]).tolist()
+        orders += [order[:90], order[90:]]
+        chances += [drawn[:5], drawn[5:]]
+    assert all(sorted(order) == sorted(orders[0]) for order in orders)
+    for found in (orders, chances):
+        assert len({tuple(each) for each in found}) == 4
+        assert found[:2] == found[4:]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("average", [{"ema": 0.9}, {"swa": 0.3}])
 @pytest.mark.parametrize("at", [1, 8, 15])

@@ -205,6 +205,7 @@ FAULTS = (
         'self._number("chance", self.epoch, self.batch, self.group.rank)',
         'self._number("chance", self.batch, self.group.rank)',
         "fit",
+        "every_seed_has",
     ),
     Fault(
         "epoch-place",
@@ -214,5 +215,12 @@ FAULTS = (
         "fit",
         "augmentation or plain_loop",
     ),
-    Fault("epoch-seed", "seed: epoch hash", "(purpose, self.training.seed, *place)", "(purpose, *place)", "fit"),
+    Fault(
+        "epoch-seed",
+        "seed: epoch hash",
+        "(purpose, self.training.seed, *place)",
+        "(purpose, *place)",
+        "fit",
+        "every_seed_has",
+    ),
 )
