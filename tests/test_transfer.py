@@ -15,6 +15,7 @@ from steelman.attacks import FGSM, PGD, Surrogate, WorstOf
 from steelman.data.memory import InMemory
 from steelman.evaluation import Transfer, evaluate, transfer, worst_case
 from steelman.evaluation.block import seeds_of
+from steelman.evaluation.transfer.transfer import MeanLogits
 from steelman.norms import Linf
 
 VICTIM = small_net()
@@ -74,6 +75,11 @@ def test_every_pair_is_what_a_loop_over_models_finds(matrix: Transfer):
             assert matrix.accuracy[i][j].value == right[source, target].mean()
     for j, target in enumerate("ABC"):
         assert matrix.clean[j].value == float((NETS[target](DATA[0]).argmax(1) == Y).double().mean())
+
+
+def test_several_models_answer_with_the_mean_of_their_logits():
+    a, b, *_ = NETS.values()
+    torch.testing.assert_close(MeanLogits([a, b])(DATA[0]), Mean(a, b)(DATA[0]))
 
 
 def test_white_boxes_are_told_apart_and_equal_evaluate(matrix: Transfer):

@@ -129,10 +129,10 @@ FAULTS = (
         "from_prediction",
     ),
     Fault(
-        "verdict-in-full-precision",
+        "verdict-by-the-model",
         "mask: verified success",
         "self._fast, self.half = self._forward, False",
-        "self._fast, self.half = self._forward, self.half",
+        "self._fast, self.half = self._fast, False",
         "crafting",
     ),
     Fault(
