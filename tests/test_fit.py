@@ -227,6 +227,18 @@ def test_held_out_images_are_never_trained_on_and_choose_the_best(tmp_path: Path
     assert log[best]["clean"] == (model(whole.x).argmax(1) == whole.y).double().mean().item()
 
 
+def test_a_training_that_was_stopped_remembers_what_its_best_epoch_reached(tmp_path: Path):
+    training = replace(TRAINING, epochs=8, optimiser=SGD(lr=0.3), validation=0.2, monitor=FGSM(eps=0.05), seed=2)
+    fit(network(), images(), Spy(), training, folder=tmp_path / "whole")
+    best = checkpoint.load(tmp_path / "whole" / "best.safetensors")["epoch"]
+    assert 0 < best < 8, "nothing follows the best epoch, so nothing is tested"
+    stop = Spy(lambda batch, model: os.kill(os.getpid(), signal.SIGINT) if batch == 4 * best + 1 else None)
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), images(), stop, training, folder=tmp_path / "stopped")
+    fit(network(), images(), Spy(), training, folder=tmp_path / "stopped")
+    assert checkpoint.load(tmp_path / "stopped" / "best.safetensors")["epoch"] == best
+
+
 def test_few_images_are_trained_on_where_few_are_asked_for():
     spy = Spy()
     fit(network(), images(), spy, replace(TRAINING, images=30, validation=20, seed=2))

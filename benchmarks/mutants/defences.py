@@ -185,6 +185,7 @@ FAULTS = (
         "for model in self.models]).mean(0)",
         "for model in self.models]).sum(0)",
         "transfer",
+        "mean_of_their_logits",
     ),
     Fault(
         "micro-batches",

@@ -37,7 +37,7 @@ FAULTS = (
         'self.memory.load_state_dict(state["memory"])',
         'state["memory"]',
         "mma",
-        "checkpoints",
+        "goes_on_with",
     ),
     Fault(
         "resume-best",
@@ -45,7 +45,7 @@ FAULTS = (
         "self.seconds, self.best = state",
         "self.seconds, _ = state",
         "fit",
-        "same_bits or best",
+        "its_best_epoch",
     ),
     Fault(
         "resume-prepared",
