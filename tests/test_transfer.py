@@ -2,6 +2,7 @@
 
 import pickle
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +113,12 @@ def test_white_boxes_are_told_apart_and_equal_evaluate(matrix: Transfer):
             ("Linf", 0.1, "white", "label")
         ] * 2
         np.testing.assert_allclose(ours["loss"], white["loss"], rtol=1e-5)
+
+
+def test_a_copy_of_the_target_is_a_white_box():
+    a, b, *_ = NETS.values()
+    found = transfer({"copy": deepcopy(a), "A and B": [deepcopy(a), b]}, {"A": a}, DATA, FGSM(eps=0.1))
+    assert found.white == {("copy", "A"), ("A and B", "A")}
 
 
 def test_a_targets_own_table_takes_the_transfer_in(matrix: Transfer):

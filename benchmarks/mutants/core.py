@@ -112,7 +112,7 @@ FAULTS = (
         "mask: successes first",
         "torch.where(other.success == self.success[place], higher, other.success)",
         "torch.where(other.success == self.success[place], higher, higher)",
-        "pgd",
+        "apgd",
     ),
     Fault(
         "time-limit-nearest",

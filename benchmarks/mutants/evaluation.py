@@ -103,7 +103,8 @@ FAULTS = (
         "store: rows",
         "known.table.filter(kept)",
         "known.table",
-        "store",
+        "extending",
+        "probes",
     ),
     Fault(
         "blocks-taken-in",
@@ -111,19 +112,29 @@ FAULTS = (
         "part if known is None else over(known, part)",
         "part",
         "store",
+        "attacks_no_image_twice",
     ),
     Fault(
         "of-the-standing", "store: survivors", "return missing & standing", "return missing", "battery", "quick_finds"
     ),
-    Fault("other-images", "store: images", "known.refuse_other_images(new)", "new", "store"),
+    Fault(
+        "other-images",
+        "identity: pixels",
+        "hashed & (first.pixels != second.pixels)",
+        "hashed & (first.pixels != first.pixels)",
+        "measures_paired",
+    ),
     Fault("other-model", "store: model", "part.refuse_other_model(model)", "model", "store"),
-    Fault("clean-answers", "store: model", "now[at] = before", "now[at] = now[at]", "store"),
-    Fault("transfer-white", "transfer", "part is target or _same(part, target)", "part is target", "transfer"),
+    Fault("clean-answers", "store: model", "now[at] = before", "now[at] = now[at]", "store", "random_model"),
+    Fault(
+        "transfer-white", "transfer", "part is target or _same(part, target)", "part is target", "transfer", "white_box"
+    ),
     Fault(
         "newest-record",
         "store: records",
         "[one for one in records if one.id in used] or records[:1]",
         "records[:1]",
         "store",
+        "two_records",
     ),
 )

@@ -28,8 +28,7 @@ FAULTS = (
         "attack: PGD step",
         "gradient / top * (step /",
         "gradient / top * (2 * step /",
-        "affine",
-        "pgd_on",
+        "pgd",
     ),
     Fault("pgd-projection", "attack: PGD projection", "torch.clamp(x, *self.bounds)", "x", "pgd"),
     Fault(
