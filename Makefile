@@ -85,7 +85,7 @@ endef
 	$(python_is_new_enough)
 	@echo "Setting up .venv (once, a few minutes: PyTorch is large)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev,tensorboard,perceptual,onnx]'
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[full,dev,tensorboard,perceptual,onnx]'
 	@touch $@
 
 # Constraints as variables reach the builds of source packages too: a dependency of adv-lib needs an older setuptools.
@@ -94,5 +94,5 @@ endef
 	@echo "Setting up .venv-bench (once, a few minutes: PyTorch and the peers)"
 	@test -x $(BENCH_BIN)/python || $(PYTHON) -m venv .venv-bench
 	@PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
-		$(BENCH_BIN)/python -m pip install -qq -e '.[bench]'
+		$(BENCH_BIN)/python -m pip install -qq -e '.[full,bench]'
 	@touch $@

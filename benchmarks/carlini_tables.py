@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from steelman import JSMA, PGD, CarliniWagner, CarliniWagnerL0, CarliniWagnerLinf, DeepFool, MinimalFGSM
 from steelman.attacks import Attack
-from steelman.attacks.over_targets import over_targets
+from steelman.attacks.composed.over_targets import over_targets
 from steelman.data import MNIST
 from steelman.data.dataset import Dataset
+from steelman.experiments.run import Run
 from steelman.norms import L0, L2, Linf, Norm
-from steelman.runs import Run
 
 RESULTS = Path("docs/results/carlini-wagner-tables.json")
 CASES = ("best", "average", "worst")
@@ -82,7 +82,7 @@ def attacks() -> dict[str, tuple[Attack, Norm]]:
         "IV C&W L2": (CarliniWagner(steps=100, search_steps=5, step_size=0.2, c=0.5, polish=0), L2),
         "IV DeepFool": (DeepFool(), L2),
         "IV FGS": (MinimalFGSM(), Linf),
-        "IV I-FGS": (PGD(steps=20, random_start=False, early_leave=True), Linf),
+        "IV I-FGS": (PGD(steps=20, random_start=False, stop_early=True), Linf),
         "IV C&W Linf": (CarliniWagnerLinf(**rounds, steps=100, step_size=0.01, c=0.01, c_max=10.0), Linf),
         "IV JSMA-Z": (JSMA(), L0),
         "IV JSMA-F": (JSMA(of="softmax"), L0),

@@ -3,7 +3,7 @@
 `make evaluate DATA=folder`: two LeNets on MNIST, plain and PGD-trained, Linf .3, the first 1,000 test images. Both
 sides get the same network, the same images and one thread; they are run one after the other in one process, and time is
 that thread's own. Every returned image is judged here, in a fresh forward pass, inside box and ball. AutoAttack's code
-asks for the worst case alone, so the battery does too (`columns=False`). It gathers what still stands over all images
+asks for the worst case alone, so the battery does too (`survivors_only=True`). It gathers what still stands over all images
 before it cuts batches, the battery over four batches.
 
 Our tables stay in runs/evaluate: `steelman evaluate RUN --battery standard --images 1000 --folder runs/evaluate/RUN`
@@ -21,12 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steelman.evaluation import Evaluation, clean_accuracy, evaluate, robust_accuracy
+from steelman.evaluation import evaluate
 from steelman.evaluation.battery import named_battery
-from steelman.evaluation.measures.accuracies import standing
-from steelman.evaluation.report.waterfall import waterfall
+from steelman.experiments.run import train
+from steelman.measures import clean_accuracy, robust_accuracy
+from steelman.measures.accuracies import still_correct
+from steelman.measures.waterfalls import waterfall
 from steelman.norms import Linf
-from steelman.runs import train
+from steelman.table import Evaluation
 
 NETWORKS = {"plain LeNet": "reference_mnist_lenet", "PGD-trained LeNet": "evaluate_mnist_pgd"}
 EPS = 0.3
@@ -85,7 +87,7 @@ def timed(work: Any) -> tuple[Any, float]:
 
 def _ours(model: nn.Module, test: Any) -> Evaluation:
     attacks = named_battery("standard", norm=Linf, eps=EPS).attacks
-    return evaluate(model, test, attacks, columns=False, batch_size=BATCH, progress=False)
+    return evaluate(model, test, attacks, survivors_only=True, batch_size=BATCH, progress=False)
 
 
 def _theirs(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -104,7 +106,7 @@ def _standing(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> np.ndarr
 
 
 def _row(table: Evaluation, ours: float, theirs: float, left: np.ndarray) -> dict[str, Any]:
-    worst, mine = robust_accuracy(table, Linf, EPS), standing(table, Linf, EPS)
+    worst, mine = robust_accuracy(table, Linf, EPS), still_correct(table, Linf, EPS)
     cascade = waterfall(table, Linf, EPS)
     return {
         "clean": clean_accuracy(table).value,
@@ -113,7 +115,7 @@ def _row(table: Evaluation, ours: float, theirs: float, left: np.ndarray) -> dic
         "fell to theirs only": int((mine & ~left).sum()),
         "fell to ours only": int((~mine & left).sum()),
         "met": {name: len(table.only(name)) for name in table.attacks},
-        "felled": {name: cascade.felled.get(name, 0) for name in table.attacks},
+        "felled": {name: cascade.broken.get(name, 0) for name in table.attacks},
         "seconds": {name: float(table.only(name)["seconds"].sum()) for name in table.attacks},
     }
 

@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from steelman.attacks import DeepFool, MinimalFGSM
-from steelman.evaluation import CLEVER, FromPrediction, LossSensitivity, evaluate
-from steelman.evaluation.measures import empirical_robustness
-from steelman.runs import Run
+from steelman.evaluation import CLEVER, LossSensitivity, evaluate
+from steelman.experiments.run import Run
+from steelman.measures import empirical_robustness
 from steelman.types import Batch
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ def classifier(model: nn.Module, batch: Batch, reduction: str = "mean") -> Any:
 def robustness(model: nn.Module, batch: Batch) -> dict[str, Any]:
     from art.metrics import empirical_robustness as theirs  # pyright: ignore
 
-    attack = FromPrediction(MinimalFGSM(eps_max=EPS_MAX, grid=GRID))
+    attack = MinimalFGSM(eps_max=EPS_MAX, grid=GRID, reference="prediction")
     evaluate(model, (batch.x[:2], batch.y[:2]), {"MinimalFGSM": attack})  # loads what a table needs
     table, seconds = timed(lambda: evaluate(model, (batch.x, batch.y), {"MinimalFGSM": attack}))
     settings = {"eps": EPS_MAX, "eps_step": GRID}

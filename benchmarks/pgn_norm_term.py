@@ -39,7 +39,7 @@ def share(scale: float, c: float) -> tuple[float, float]:
     """The norm term's part of the gradient's norm, its median over training, and |delta|_2 at the end."""
     train = Digits().load("train")
     torch.manual_seed(0)
-    settings = {"c": c, "grad_scale": scale, "width": 16, "hidden": 64, "optimiser": Adam(1e-3)}
+    settings = {"norm_weight": c, "grad_scale": scale, "width": 16, "hidden": 64, "optimiser": Adam(1e-3)}
     pgn, whole = PGN(**settings), PGN(**settings, norm_term_to_classifier=True)
     nets = nn.ModuleDict({"classifier": ConvPoolCNN(shape=train.shape, width=6)})
     nets["generator"] = pgn.players(train)["generator"].network
@@ -61,4 +61,6 @@ if __name__ == "__main__":
     for c in (1.0, 50.0):
         for scale in (1 / 128, 1.0, 10.0):
             part, size = share(scale, c)
-            print(f"c {c:g}, grad_scale {scale:.4g}: {100 * part:.2g} % of the cross-entropy's, |delta| {size:.2f}")
+            print(
+                f"norm_weight {c:g}, grad_scale {scale:.4g}: {100 * part:.2g} % of the cross-entropy's, |delta| {size:.2f}"
+            )

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from steelman import PGD, YOPO, AdversarialTraining, Batch, Plain, checkpoint
-from steelman.attacks.mode import evaluation_mode
+from steelman.attacks.core.mode import evaluation_mode
 from steelman.data import MNIST, split_off
 from steelman.data.dataset import Dataset
 from steelman.defences import Game
@@ -91,7 +91,7 @@ class Player:
 
     def measure(self, held_out: Batch) -> None:
         eps = self.options.eps
-        attack = PGD(eps, steps=40, step_size=eps / 30, early_leave=True)
+        attack = PGD(eps, steps=40, step_size=eps / 30, stop_early=True)
         x_adv = attack(self.net, held_out.x, held_out.y, generator=held_out.seeds)
         with torch.no_grad(), evaluation_mode(self.net):
             clean, robust = ((self.net(x).argmax(1) == held_out.y).float().mean().item() for x in (held_out.x, x_adv))
@@ -205,7 +205,7 @@ def main() -> None:
     if not begun.exists():
         checkpoint.save(begun, beginning(train))
     players = {
-        name: Player(game.begin(SmallCNN(), train), options.folder / f"{name}.safetensors", train, begun, options)
+        name: Player(game.setup(SmallCNN(), train), options.folder / f"{name}.safetensors", train, begun, options)
         for name, game in methods(options.eps).items()
     }
     while any(player.seconds < options.seconds for player in players.values()):

@@ -7,12 +7,12 @@ import torch
 from steelman import FGSM, AdversarialTraining, Batch, DeepDefense, DeepFool, Plain, Sum, evaluate
 from steelman.data import Digits
 from steelman.defences import Objective
-from steelman.evaluation import FromPrediction, rho_2
+from steelman.measures import rho_2
 from steelman.networks import MLP
 
 torch.manual_seed(0)
 train, test = Digits().load("train"), Digits().load("test")
-attacks = {"FGSM .1": FGSM(eps=0.1), "DeepFool": FromPrediction(DeepFool())}
+attacks = {"FGSM .1": FGSM(eps=0.1), "DeepFool": DeepFool(reference="prediction")}
 
 
 def descend(network: MLP, objective: Objective, epochs: int, rate: float) -> MLP:

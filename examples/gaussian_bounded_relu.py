@@ -8,7 +8,7 @@ from steelman.networks import MLP, bounded_relus
 
 torch.manual_seed(0)
 train, test = Digits().load("train"), Digits().load("test")
-attacks = {"FGSM": FGSM(eps=0.1), "PGD": PGD(eps=0.1, steps=40, restarts=3, early_leave=True)}
+attacks = {"FGSM": FGSM(eps=0.1), "PGD": PGD(eps=0.1, steps=40, restarts=3, stop_early=True)}
 pairs = {
     "plain": (MLP(shape=train.shape), Plain()),
     "Gaussian, bounded": (bounded_relus(MLP(shape=train.shape)), GaussianAugmentation(sigma=0.3, copies=3)),

@@ -29,6 +29,6 @@ nets.eval()
 attacks = {
     "its own generator": game.with_generator(nets["generator"]),
     "the best of its 5 draws": replace(game, generator=nets["generator"], samples=5),
-    "PGD": PGD(eps=0.15, steps=40, restarts=3, early_leave=True),
+    "PGD": PGD(eps=0.15, steps=40, restarts=3, stop_early=True),
 }
 print(evaluate(nets["classifier"], test, attacks, progress=False))

@@ -7,7 +7,7 @@ from steelman.data import Digits
 from steelman.networks import MLP
 
 train, test = Digits().load("train"), Digits().load("test")
-attacks = {"FGSM .1": FGSM(eps=0.1), "PGD .1": PGD(eps=0.1, steps=40, early_leave=True)}
+attacks = {"FGSM .1": FGSM(eps=0.1), "PGD .1": PGD(eps=0.1, steps=40, stop_early=True)}
 
 
 def fitted(pull: Parseval | None) -> MLP:

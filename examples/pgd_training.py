@@ -18,5 +18,5 @@ for _ in range(20):
         defence(network, Batch(batch.x, batch.y)).backward()
         optimiser.step()
 
-attacks = {"FGSM": FGSM(eps=0.15), "PGD": PGD(eps=0.15, steps=40, restarts=3, early_leave=True)}
+attacks = {"FGSM": FGSM(eps=0.15), "PGD": PGD(eps=0.15, steps=40, restarts=3, stop_early=True)}
 print(evaluate(network, test, attacks, progress=False))

@@ -11,7 +11,7 @@ from steelman.norms import L2
 from steelman.training import Adam, play
 
 train, test = Digits().load("train"), Digits().load("test")
-attacks = {"PGD in L2": PGD(eps=0.7, norm=L2, steps=40, early_leave=True)}
+attacks = {"PGD in L2": PGD(eps=0.7, norm=L2, steps=40, stop_early=True)}
 
 
 def learn(defence: Plain | PGN) -> nn.ModuleDict:
@@ -27,7 +27,7 @@ def learn(defence: Plain | PGN) -> nn.ModuleDict:
 
 
 # The authors' grad_scale, 1/128, is for many thousands of batches; in hundreds the generator makes nothing of it.
-pgn = PGN(c=1.0, grad_scale=10.0, width=16, hidden=64, optimiser=Adam(lr=5e-3))
+pgn = PGN(norm_weight=1.0, grad_scale=10.0, width=16, hidden=64, optimiser=Adam(lr=5e-3))
 print(f"Plain: {evaluate(learn(Plain())['classifier'], test, attacks, progress=False)}")
 nets = learn(pgn)
 attacks["its own generator"] = pgn.with_generator(nets["generator"])

@@ -7,7 +7,7 @@ from steelman.data import Digits
 from steelman.networks import MLP
 
 train, test = Digits().load("train"), Digits().load("test")
-attacks = {"PGD": PGD(eps=0.15, steps=40, restarts=3, early_leave=True)}
+attacks = {"PGD": PGD(eps=0.15, steps=40, restarts=3, stop_early=True)}
 
 for beta in (0.5, 3.0):
     torch.manual_seed(0)

@@ -9,7 +9,7 @@ from steelman.networks import MLP
 from steelman.training import play
 
 train, test = Digits().load("train"), Digits().load("test")
-attacks = {"PGD": PGD(eps=0.15, steps=40, restarts=3, early_leave=True)}
+attacks = {"PGD": PGD(eps=0.15, steps=40, restarts=3, stop_early=True)}
 passes = 0
 
 
@@ -22,7 +22,7 @@ def learn(defence: YOPO | AdversarialTraining, rate: float) -> None:
     global passes
     torch.manual_seed(0)
     network, passes = MLP(shape=train.shape, classes=10), 0
-    defence = defence.begin(network, train)  # finds YOPO's first layer, and refuses a network that has none
+    defence = defence.setup(network, train)  # finds YOPO's first layer, and refuses a network that has none
     optimiser = torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
     counter = network.get_submodule("fc3").register_forward_hook(count)
     for _ in range(12):

@@ -19,7 +19,7 @@ def call(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., tuple[int, str, str]]:
     """The command as a person calls it: exit code, standard output and standard error."""
-    from steelman import cli
+    from steelman.cli import main as cli
 
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))  # logs are kept there

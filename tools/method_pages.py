@@ -1,11 +1,13 @@
 """Write docs/methods.md and docs/defences.md from the docstrings, the recipes and the examples: `make docs`."""
 
+import dataclasses
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from steelman.cards import Card, methods
+from steelman.experiments.recipe_file import read_tables
+from steelman.methods import Card, methods, own_fields
 
 WRITTEN = "<!-- Written by `make docs` from the docstrings{}: change those. -->\n"
 
@@ -16,7 +18,7 @@ def methods_page() -> str:
         [
             "# Attacks and filters\n\n" + WRITTEN.format(""),
             "Every attack also has `box=(0.0, 1.0)`, the range of valid images (`None` leaves them unbounded), "
-            '`uint8=False` and `precision="full"`: see [Attacks](attacks.md). Defences are on a '
+            '`reference="label"`, `uint8=False` and `precision="full"`: see [Attacks](attacks.md). Defences are on a '
             "[page of their own](defences.md).\n",
             *_chapter("Attacks", methods("attack")),
             *_chapter("Filters", methods("filter")),
@@ -48,7 +50,7 @@ def defences_page(root: Path) -> str:
 
 def _chapter(title: str, cards: Sequence[Card], recipes: Sequence[Path] = ()) -> list[str]:
     lines = [f"| [{item.name}](#{item.name.lower()}) | {_text(item.summary)} | {_text(item.cost)} |" for item in cards]
-    using = {path.stem: set(re.findall(r'kind = "(\w+)"', path.read_text(encoding="utf-8"))) for path in recipes}
+    using = {path.stem: set(re.findall(r"'kind': '(\w+)'", str(read_tables(path).settings))) for path in recipes}
     return [
         f"## {title}\n\n| | | cost |\n|---|---|---|",
         *lines,
@@ -57,7 +59,7 @@ def _chapter(title: str, cards: Sequence[Card], recipes: Sequence[Path] = ()) ->
 
 
 def _section(item: Card, recipes: Sequence[str] = ()) -> str:
-    parts = [f"\n### {item.name}\n", f"`{item.signature}`\n", f"{_text(item.summary)}\n"]
+    parts = [f"\n### {item.name}\n", f"`{signature(item.method)}`\n", f"{_text(item.summary)}\n"]
     if item.body:
         parts.append(f"{_text(item.body)}\n")
     if item.fields:
@@ -70,6 +72,25 @@ def _section(item: Card, recipes: Sequence[str] = ()) -> str:
     if recipes:
         parts.append(f"Recipes: {', '.join(f'`{name}`' for name in recipes)}.\n")
     return "\n".join(parts)
+
+
+def signature(method: type) -> str:
+    """The call with all fields and their defaults."""
+    shown = []
+    for item in own_fields(method):
+        if item.default_factory is not dataclasses.MISSING:
+            shown.append(f"{item.name}={item.default_factory()}")
+        elif item.default is not dataclasses.MISSING:
+            shown.append(f"{item.name}={_short(item.default)}")
+        else:
+            shown.append(item.name)
+    return f"{method.__name__}({', '.join(shown)})"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float) and 0 < value < 1 and round(value * 255, 9).is_integer():
+        return f"{value * 255:.0f}/255"
+    return str(value) if dataclasses.is_dataclass(value) else repr(value)
 
 
 def _text(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The same attacks on random affine models of ten classes, whose smallest perturbations are known (tests/affine.py)."""
+"""The same attacks on random affine models with known smallest perturbations (tests/helpers/affine.py)."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from steelman.norms import Linf
 
-sys.path.append(str(Path(__file__).parents[2] / "tests"))
+sys.path.append(str(Path(__file__).parents[2] / "tests" / "helpers"))
 from affine import Affine  # pyright: ignore
 
 SEEDS = range(2)

@@ -44,7 +44,7 @@ def attacks() -> dict[str, Callable[[Job], Tensor]]:
 
     def worst(job: Job) -> Tensor:
         eps = job.eps
-        climbs = battery.PGD(eps, job.steps, early_leave=True), battery.APGD(eps, steps=job.steps, early_leave=True)
+        climbs = battery.PGD(eps, job.steps, stop_early=True), battery.APGD(eps, steps=job.steps, stop_early=True)
         return run(job, "WorstOf", attacks=(battery.FGSM(eps), *climbs))
 
     return {
@@ -57,7 +57,7 @@ def attacks() -> dict[str, Callable[[Job], Tensor]]:
         **norms("VAT", "L2", bounded("VirtualAdversarial")),
         **norms("APGD-CE", "Linf L2 L1", climbing("APGD")),
         **norms("APGD-DLR", "Linf L2", climbing("APGD", loss=DLR())),
-        **norms("APGD-T", "Linf L2", climbing("APGD", loss=DLR(), targets=9, early_leave=True)),
+        **norms("APGD-T", "Linf L2", climbing("APGD", loss=DLR(), targets=9, stop_early=True)),
         **norms("Square", "Linf L2", lambda job: run(job, "Square", eps=job.eps, norm=job.norm, queries=job.steps)),
         **norms("AutoAttack", "Linf L2", bounded("AutoAttack")),
         **norms("Uniform noise", "Linf", lambda job: run(job, "UniformNoise", eps=job.eps)),

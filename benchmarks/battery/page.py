@@ -138,7 +138,7 @@ def _affine(store: Store) -> str:
     lines = [
         "### Who is right: random affine models of ten classes\n",
         _wrap(
-            "Two models, 24 images each, whose smallest perturbations within the box are known (tests/affine.py). "
+            "Two models, 24 images each, with known smallest perturbations within the box (tests/helpers/affine.py). "
             "Minimal attacks: share found, and worst ratio to the optimum. Bounded ones, with the median optimum as "
             "eps: share found of those images that can be changed. The same settings as on the networks, which may be "
             "short for some. Bold: not correct by the rule above."

@@ -17,19 +17,21 @@ from torch import Tensor
 
 from steelman import checkpoint
 from steelman.attacks import FGSM
-from steelman.compare import _left
 from steelman.data import CIFAR10, MNIST, SVHN, Arrays, Digits, ImageFolder, cifar
 from steelman.data.dataset import Dataset
-from steelman.evaluation import Evaluation, Transfer, evaluate
+from steelman.evaluation import evaluate
 from steelman.evaluation.battery import load_battery
-from steelman.evaluation.measures import measures
-from steelman.evaluation.report.entry import Entry
-from steelman.evaluation.report.results import results_text
+from steelman.experiments.compare import _left
+from steelman.experiments.recipe import load_recipe
+from steelman.experiments.sweep_results import EvaluationOptions, SweepResults, SweptNetwork
+from steelman.loading.onnx import Onnx
+from steelman.loading.weights import fill, read_state
+from steelman.measures import Transfer, measures
 from steelman.networks import MLP
-from steelman.recipe import load_recipe
-from steelman.subjects.onnx import Onnx
-from steelman.subjects.weights import fill, read_state
-from steelman.swept import Judging, Outcome, Swept
+from steelman.report.document import Document
+from steelman.report.entry import Entry
+from steelman.report.results import results_text
+from steelman.table import Evaluation
 
 PICTURES = ("png", "jpg", "webp", "tif", "bmp", "ppm", "pgm", "gif.png", "palette.png", "deep.png")
 OLD = Path(__file__).parents[2] / "tests" / "data"
@@ -278,7 +280,7 @@ def _results(folder: Path) -> Path:
     table = _table()
     table.save(folder / "table.parquet")
     entry = Entry("net", table, log=[{"epoch": 0, "loss": 2.3}], info={"data": "Digits"})
-    (folder / "results.json").write_text(results_text([entry], on="2026-01-01"), encoding="utf-8")
+    (folder / "results.json").write_text(results_text(Document([entry], on="2026-01-01")), encoding="utf-8")
     return folder / "results.json"
 
 
@@ -289,15 +291,18 @@ def _entry(path: Path) -> Any:
 
 def _sweep(folder: Path) -> Path:
     found = measures(_table())
-    outcomes = (Outcome("a", {"training.epochs": "1"}, found, 2.0), Outcome("b", {"training.epochs": "2"}, found, 3.0))
-    Swept(folder, "tiny", Judging(images=6), next(iter(found)), outcomes).save()
-    return folder / Swept.FILE
+    outcomes = (
+        SweptNetwork("a", {"training.epochs": "1"}, found, 2.0),
+        SweptNetwork("b", {"training.epochs": "2"}, found, 3.0),
+    )
+    SweepResults(folder, "tiny", EvaluationOptions(images=6), next(iter(found)), outcomes).save()
+    return folder / SweepResults.FILE
 
 
 def _swept(path: Path) -> Any:
-    found = Swept.load(path.parent)
+    found = SweepResults.load(path.parent)
     found.csv()
-    return found.recipe, found.judging, found.measure, [dict(vars(each)) for each in found.outcomes]
+    return found.recipe, found.options, found.measure, [dict(vars(each)) for each in found.networks]
 
 
 def _transfer(folder: Path) -> Path:

@@ -6,7 +6,8 @@ from benchmarks.learned.networks import Networks, name
 
 from steelman import CarliniWagner
 from steelman.data.dataset import Dataset
-from steelman.evaluation import clean_accuracy, evaluate, rho_cw
+from steelman.evaluation import evaluate
+from steelman.measures import clean_accuracy, rho_cw
 
 SWEEP = (
     *(

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from steelman import FGSM, L2, L2LDA, PGD, PGN, AdversarialTraining, Batch, Plain
-from steelman.attacks.mode import evaluation_mode
+from steelman.attacks.core.mode import evaluation_mode
 from steelman.defences import Game
 from steelman.defences.objective import Objective
 from steelman.files import write_text

@@ -30,11 +30,11 @@ def pgd(eps: float) -> PGD:
 
 
 def pgn(c: float) -> PGN:
-    return PGN(c, width=GENERATOR_WIDTH, hidden=HIDDEN, grad_scale=SCALE, optimiser=Adam(RATE))
+    return PGN(norm_weight=c, width=GENERATOR_WIDTH, hidden=HIDDEN, grad_scale=SCALE, optimiser=Adam(RATE))
 
 
 def game(method: str, strength: float) -> Game:
-    """By a method's name and its radius, or PGN's c."""
+    """By a method's name and its radius, or the weight of PGN's norm."""
     if method == "naive":
         return Plain()
     return pgn(strength) if method == "PGN" else AdversarialTraining({"FGM": fgm, "PGD": pgd}[method](strength))

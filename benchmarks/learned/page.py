@@ -6,9 +6,10 @@ from typing import Any
 from benchmarks.learned import networks
 from benchmarks.learned.strength import EPS, against, line
 
-from steelman.evaluation import Axis, Line, Measure, Point, draw_lines, draw_robustness, robustness_curve, save_figure
-from steelman.evaluation.curves.draws import STEP
-from steelman.evaluation.curves.plots import panels
+from steelman.evaluation.draws import STEP
+from steelman.measures import Axis, Line, Measure, Point, robustness_curve
+from steelman.report import draw, lines_chart, robustness_chart, save_figure
+from steelman.report.plots import panels
 
 BEGIN, END = "<!-- written by `make learned-figures` -->", "<!-- end -->"
 RHO_CW = "rho_cw, mean L2 norm of C&W"
@@ -29,7 +30,7 @@ def strength_part(found: dict[str, Any], folder: Path) -> str:
     all_axes = panels(len(victims))
     lines = ["| classifier | c of PGN | mean norm | PGN | FGM there | PGD there |", "|---|---:|---:|---:|---:|---:|"]
     for axes, (victim, methods) in zip(all_axes, victims.items(), strict=True):
-        figure = draw_lines({method: line(points) for method, points in methods.items()}, axes=axes)
+        figure = draw(lines_chart({method: line(points) for method, points in methods.items()}), axes)
         axes.set_title(f"{victim}-trained")
         for each in against(methods):
             others = " | ".join("" if each[m] is None else f"{100 * each[m]:.1f}" for m in ("FGM", "PGD"))
@@ -67,7 +68,7 @@ def curve_part(found: dict[str, Any], folder: Path) -> str:
             f"{each['median']:.2f} | {each['failures']} of {each['images']} |"
         )
     curves = {method: robustness_curve(found, RHO_CW) for method, found in models.items()}
-    save_figure(draw_robustness(curves), folder / "learned-curve.png")
+    save_figure(draw(robustness_chart(curves)), folder / "learned-curve.png")
     told = found["told"]["curve"]
     return (
         "## Robustness curve (PGN's figures 5 and 7)\n\n"
@@ -89,7 +90,7 @@ def steps_part(found: dict[str, Any], folder: Path) -> str:
     ]
     for axes, (classifier, attacks) in zip(all_axes, classifiers.items(), strict=True):
         title = TITLES.get(classifier.removeprefix("learned_mnist_"), classifier)
-        figure = draw_lines({attack: _losses(each) for attack, each in attacks.items()}, axes=axes)
+        figure = draw(lines_chart({attack: _losses(each) for attack, each in attacks.items()}), axes)
         axes.set_title(title)
         for attack, each in attacks.items():
             shares = ", ".join(f"{100 * each[key]:.1f}" for key in ("best", "mean accuracy", "worst"))

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from steelman import L2LDA, Batch
-from steelman.attacks.mode import evaluation_mode
+from steelman.attacks.core.mode import evaluation_mode
 from steelman.files import write_text
 from steelman.networks import LeNet5, ResNet20
 from steelman.training import play

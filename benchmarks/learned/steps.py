@@ -9,7 +9,7 @@ import torch
 from steelman import L2LDA, PGD, AttackTraining
 from steelman.attacks import Attack
 from steelman.evaluation import accuracy_over_draws, step_curve
-from steelman.runs import Run
+from steelman.experiments.run import Run
 
 LOSSES = ("largest", "mean", "deviation")
 

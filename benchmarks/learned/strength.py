@@ -7,7 +7,7 @@ from benchmarks.learned.networks import Networks, fgm, name, pgd
 
 from steelman.attacks import Attack
 from steelman.data.dataset import Dataset
-from steelman.evaluation import Axis, Line, Point
+from steelman.measures import Axis, Line, Point
 from steelman.types import Model
 
 EPS = 1.0

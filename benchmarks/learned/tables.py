@@ -18,12 +18,14 @@ import torch
 
 from steelman import FGSM, PGD
 from steelman.adversaries import GAP, L2LDA, Adversary, AdvGAN, AttackTraining
-from steelman.attack_train import attack_train
 from steelman.attacks import Attack
-from steelman.evaluation import Evaluation, accuracy, accuracy_over_draws, clean_accuracy, evaluate, paired, worst_case
+from steelman.evaluation import accuracy_over_draws, evaluate
+from steelman.experiments.attack_train import attack_train
+from steelman.experiments.run import Run, train
 from steelman.losses import Margin
+from steelman.measures import accuracy, clean_accuracy, paired, worst_case
 from steelman.norms import Linf
-from steelman.runs import Run, train
+from steelman.table import Evaluation
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results" / "learned-mnist.md"
@@ -98,7 +100,7 @@ def image_by_image(runs: Path, images: int) -> str:
     if not all(table.exists() for table in tables):
         return ""
     ours, theirs = map(Evaluation.load, tables)
-    return paired(ours, theirs, (Linf, 0.3)).said("L2L-DA", "PGD-10 training")
+    return paired(ours, theirs, (Linf, 0.3)).sentence("L2L-DA", "PGD-10 training")
 
 
 def write_page(found: dict[str, Any], told: str) -> None:

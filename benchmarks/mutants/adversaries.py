@@ -13,8 +13,20 @@ FAULTS = (
     Fault("l2lda-diversity", "adversary: L2LDA", "apart.mean(1) / (code.mean(1) + 1e-8)", "apart.mean(1)", "l2lda"),
     Fault("l2lda-ball", "adversary: L2LDA", "* move).clamp(-eps, eps)", "* move)", "l2lda"),
     Fault("l2lda-latent", "adversary: L2LDA", "draws.split(_LATENT).split(turn)", "draws.split(_LATENT)", "l2lda"),
-    Fault("pgn-cost", "adversary: PGN", "_size(x, x_adv) - standing_for(", "_size(x, x_adv) + standing_for(", "pgn"),
-    Fault("pgn-pull", "adversary: PGN", "pull * len(y) / self.adv_weight", "pull * len(y)", "pgn"),
+    Fault(
+        "pgn-cost",
+        "adversary: PGN",
+        "_size(x, x_adv) - with_gradient(",
+        "_size(x, x_adv) + with_gradient(",
+        "pgn",
+    ),
+    Fault(
+        "pgn-pull",
+        "adversary: PGN",
+        "pull * len(y) / adv_weight",
+        "pull * len(y)",
+        "pgn",
+    ),
     Fault(
         "pgn-shift",
         "adversary: PGN",
@@ -29,7 +41,13 @@ FAULTS = (
         "real.square() + (made - 1).square()",
         "advgan",
     ),
-    Fault("advgan-hinge", "adversary: AdvGAN", "hinge = -standing_for(", "hinge = standing_for(", "advgan"),
+    Fault(
+        "advgan-hinge",
+        "adversary: AdvGAN",
+        "hinge = -with_gradient(",
+        "hinge = with_gradient(",
+        "advgan",
+    ),
     Fault("advgan-bound", "adversary: AdvGAN", "(L2.size(raw) - self.norm_bound)", "L2.size(raw)", "advgan"),
     Fault(
         "gap-least-likely",

@@ -43,7 +43,13 @@ FAULTS = (
         "norms",
     ),
     Fault("l2-sample", "projection: samples", "** (1 / max(shape.numel(), 1))", "** 1.0", "norms"),
-    Fault("l1-sample", "projection: samples", "(_flat(weight).sum(1) + slack)", "_flat(weight).sum(1)", "norms"),
+    Fault(
+        "l1-sample",
+        "projection: samples",
+        "(weight.flatten(1).sum(1) + slack)",
+        "weight.flatten(1).sum(1)",
+        "norms",
+    ),
     Fault("bytes-in-the-ball", "projection: bytes", "(far - clean).trunc()", "(far - clean).round()", "crafting"),
     # --- losses
     Fault(
@@ -56,8 +62,8 @@ FAULTS = (
     Fault(
         "margin-targeted",
         "loss: CW margin",
-        "else -margin(logits, goal.target)",
-        "else margin(logits, goal.target)",
+        "value if goal.target is None else -value",
+        "value",
         "losses",
     ),
     Fault(
@@ -88,8 +94,8 @@ FAULTS = (
     Fault(
         "already-misclassified",
         "mask: already misclassified",
-        "torch.where(~goal.reached(logits))[0], len(gaps)",
-        "torch.arange(len(x), device=x.device), len(gaps)",
+        "torch.where(~reached(goal, logits))[0]\n    if len(which)",
+        "torch.arange(len(x), device=x.device)\n    if len(which)",
         "every_attack",
         "already_misclassified",
     ),
@@ -124,9 +130,9 @@ FAULTS = (
     Fault(
         "leaves-prediction",
         "mask: prediction left",
-        "goal.labels[:] = oracle.decisions(x)",
-        "goal.labels[:] = goal.labels",
-        "from_prediction",
+        'if attack.reference == "prediction":\n            goal.labels[:] = oracle.decisions(x)',
+        'if attack.reference == "prediction":\n            goal.labels[:] = goal.labels',
+        "reference",
     ),
     Fault(
         "verdict-by-the-model",
@@ -197,7 +203,7 @@ FAULTS = (
         'self._number("order", self.epoch)',
         'self._number("order")',
         "fit",
-        "plain_loop or same_bits",
+        "plain_loop",
     ),
     Fault(
         "epoch-chance",

@@ -40,7 +40,13 @@ FAULTS = (
     Fault("awp-length", "defence: AWP", "(gamma * layer.norm())", "gamma", "awp"),
     Fault("awp-restored", "defence: AWP", "layer.copy_(value)", "value.copy_(layer)", "awp"),
     Fault("awp-gradient", "defence: AWP", "                    layer.grad = None\n", "", "awp"),
-    Fault("yopo-weight", "defence: YOPO", "h.grad / share[0].where(share[0] != 0, 1)", "h.grad", "yopo"),
+    Fault(
+        "yopo-weight",
+        "defence: YOPO",
+        "gradient / share[0].where(share[0] != 0, 1)",
+        "gradient",
+        "yopo",
+    ),
     Fault(
         "yopo-paper",
         "defence: YOPO",
@@ -66,8 +72,8 @@ FAULTS = (
     Fault(
         "jacobian-classes",
         "defence: Jacobian",
-        "classes * torch.stack(found).mean(0)",
-        "torch.stack(found).mean(0)",
+        "classes * torch.stack(squares).mean(0)",
+        "torch.stack(squares).mean(0)",
         "regularisers",
     ),
     Fault(
@@ -87,8 +93,8 @@ FAULTS = (
     Fault(
         "cross-lipschitz-mean",
         "defence: cross-Lipschitz",
-        "pairs.mean() / classes**2",
-        "pairs.mean() / classes",
+        ".mean() / classes**2",
+        ".mean() / classes",
         "regularisers",
     ),
     Fault(
@@ -165,15 +171,15 @@ FAULTS = (
     Fault(
         "gaussian-augmentation-copies",
         "defence: noise augmentation",
-        "noise(draws.split(copy))",
-        "noise(draws.split(0))",
+        "self.noise(draws.split(copy), batch.x)",
+        "self.noise(draws.split(0), batch.x)",
         "noise_augmentation",
     ),
     Fault(
         "uniform-augmentation",
         "defence: noise augmentation",
-        "(2 * draws.uniform(batch.x.shape[1:], batch.x.dtype) - 1)",
-        "draws.uniform(batch.x.shape[1:], batch.x.dtype)",
+        "self.eps * (2 * draws.uniform(like.shape[1:], like.dtype) - 1)",
+        "self.eps * draws.uniform(like.shape[1:], like.dtype)",
         "noise_augmentation",
     ),
     Fault(

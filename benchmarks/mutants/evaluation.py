@@ -26,20 +26,32 @@ FAULTS = (
         'binomtest(better, better + worse, alternative="less").pvalue',
         "measures_paired",
     ),
-    Fault("worst-case", "measure: worst case", "np.all([right(attack)", "np.any([right(attack)", "measures"),
-    Fault("accuracy-clean", "measure: accuracy", "~attack.wrong & ~attack.found", "~attack.found", "measures"),
+    Fault(
+        "worst-case",
+        "measure: worst case",
+        "np.all([attack.correct",
+        "np.any([attack.correct",
+        "measures",
+    ),
+    Fault(
+        "accuracy-clean",
+        "measure: accuracy",
+        "~self.wrong & ~self.misclassified",
+        "~self.misclassified",
+        "measures",
+    ),
     Fault(
         "smallest-norm-of-errors",
         "measure: norms",
-        "np.where(found.wrong, 0.0, np.inf)",
-        "np.where(found.wrong, np.inf, np.inf)",
+        "np.where(table.wrong, 0.0, np.inf)",
+        "np.where(table.wrong, np.inf, np.inf)",
         "measures",
     ),
     Fault(
         "empirical-robustness-norm",
         "measure: empirical robustness",
-        '"Linf" if found.norm == "Linf" else "L2")\n',
-        '"L2")\n',
+        '"Linf" if run.norm == "Linf" else "L2")',
+        '"L2")',
         "measures_distances",
     ),
     Fault(
@@ -53,8 +65,8 @@ FAULTS = (
     Fault(
         "cw-natural-errors",
         "measure: rho_cw",
-        "np.where(attacked.wrong, 0.0, _sizes(attacked",
-        "np.where(attacked.wrong, np.nan, _sizes(attacked",
+        "np.where(run.wrong, 0.0, _sizes(run",
+        "np.where(run.wrong, np.nan, _sizes(run",
         "measures_distances",
     ),
     Fault("median-of-failures", "measure: median", "np.where(success, sizes, np.inf)", "sizes", "measures_distances"),
@@ -78,25 +90,36 @@ FAULTS = (
     Fault(
         "sign-one-step",
         "sign: one step",
-        "_strongest(first), _strongest(second)",
-        "_strongest(second), _strongest(first)",
+        "_compare(first, second, norm, eps)",
+        "_compare(second, first, norm, eps)",
         "signs",
     ),
     Fault(
-        "sign-chance", "sign: difference by chance", "lower > TAU and binomtest(", "lower > TAU or binomtest(", "signs"
+        "sign-chance",
+        "sign: difference by chance",
+        "lower > TAU and more_hits(first, second) < 0.05",
+        "lower > TAU",
+        "signs",
     ),
     Fault(
         "sign-alone",
         "sign: black box",
-        "found = True if alone / images > TAU",
-        "found = True if alone / images > 1",
+        "present = True if sure / images > TAU",
+        "present = True if sure / images > 1",
         "signs",
     ),
     Fault(
         "sign-unbounded", "sign: without bound", "True if left > TAU else None", "True if left > 1 else None", "signs"
     ),
     Fault("sign-radii", "sign: radii", "end <= TAU", "end <= 1", "signs"),
-    Fault("sign-lost-slope", "sign: slopes", "lost=sure | silent", "lost=silent", "checkup", "rounding"),
+    Fault(
+        "sign-lost-slope",
+        "sign: slopes",
+        '"lost": sure | silent',
+        '"lost": silent',
+        "checkup",
+        "rounding",
+    ),
     # --- tables
     Fault(
         "cells-replaced",
@@ -115,7 +138,12 @@ FAULTS = (
         "attacks_no_image_twice",
     ),
     Fault(
-        "of-the-standing", "store: survivors", "return missing & standing", "return missing", "battery", "quick_finds"
+        "of-the-standing",
+        "store: survivors",
+        "return missing & correct",
+        "return missing",
+        "battery",
+        "quick_finds",
     ),
     Fault(
         "other-images",
@@ -127,7 +155,12 @@ FAULTS = (
     Fault("other-model", "store: model", "part.refuse_other_model(model)", "model", "store"),
     Fault("clean-answers", "store: model", "now[at] = before", "now[at] = now[at]", "store", "random_model"),
     Fault(
-        "transfer-white", "transfer", "part is target or _same(part, target)", "part is target", "transfer", "white_box"
+        "transfer-white",
+        "transfer",
+        "return one is other or (same_class and",
+        "return one is other or (same_class and False and",
+        "transfer",
+        "white_box",
     ),
     Fault(
         "newest-record",

@@ -109,15 +109,15 @@ FAULTS = (
     Fault(
         "dlr-denominator",
         "attack: APGD-DLR",
-        "(top[:, 0] - top[:, 2] + 1e-12)",
-        "(top[:, 0] - top[:, 1] + 1e-12)",
+        "top[:, 2:].mean(1) + 1e-12",
+        "top[:, 1:].mean(1) + 1e-12",
         "losses",
     ),
     Fault(
         "dlr-targeted",
         "attack: APGD-DLR",
-        "(top[:, 2] + top[:, 3]) / 2 + 1e-12",
-        "(top[:, 1] + top[:, 2]) / 2 + 1e-12",
+        "precise(logits).topk(needed, dim=1)",
+        "precise(logits).topk(3, dim=1)",
         "losses",
     ),
     # --- Square
@@ -168,8 +168,8 @@ FAULTS = (
     Fault(
         "noise-uniform-sample",
         "attack: noise",
-        "(2 * draws.uniform(like.shape[1:], like.dtype) - 1)",
-        "draws.uniform(like.shape[1:], like.dtype)",
+        "(2 * draws.uniform(like.shape[1:], like.dtype) - 1) * per_image(",
+        "draws.uniform(like.shape[1:], like.dtype) * per_image(",
         "norms",
     ),
     Fault(
@@ -216,20 +216,24 @@ FAULTS = (
     Fault(
         "universal-sum",
         "attack: Universal",
-        "image[left]).sum(0, keepdim=True)",
-        "image[left]).mean(0, keepdim=True)",
+        "(near - image).sum(0, keepdim=True)",
+        "(near - image).mean(0, keepdim=True)",
         "universal",
     ),
     Fault("universal-best", "attack: Universal", "best, most = v, fooled", "best, most = best, fooled", "universal"),
     # --- attacks of attacks
     Fault(
-        "worst-of-last-try", "attack: WorstOf", "found[which] = x_adv\n", "found[which[met]] = x_adv[met]\n", "worst_of"
+        "worst-of-last-try",
+        "attack: WorstOf",
+        "x_adv[which] = answer",
+        "x_adv[which[_]] = answer[_]",
+        "worst_of",
     ),
     Fault(
         "worst-of-verdict",
         "attack: WorstOf",
-        "goal.met(part.decisions(x_adv))",
-        "~goal.met(part.decisions(x_adv))",
+        "met = part.goal.met(part.decisions(x_adv))",
+        "met = ~part.goal.met(part.decisions(x_adv))",
         "worst_of",
     ),
     Fault(
@@ -261,16 +265,16 @@ FAULTS = (
     Fault(
         "within",
         "attack: Within",
-        "torch.where(column(inside, x), found, x)",
-        "found",
+        "torch.where(column(inside, x), x_adv, x)",
+        "x_adv",
         "battery",
         "within_keeps",
     ),
     Fault(
         "surrogate-model",
         "attack: Surrogate",
-        "with _another(model, oracle, goal)",
-        "with _another(oracle.model, oracle, goal)",
+        "with oracle.another(model, goal)",
+        "with oracle.another(oracle.model, goal)",
         "worst_of",
     ),
     Fault(

@@ -8,8 +8,8 @@ FAULTS = (
     Fault(
         "deepfool-overshoot",
         "attack: DeepFool",
-        "self._clip(clean + (1 + self.overshoot) * total)",
-        "self._clip(raw + self.overshoot * step)",
+        "clip(clean + (1 + self.overshoot) * total, self.box)",
+        "clip(raw + self.overshoot * step, self.box)",
         "deepfool",
     ),
     Fault(
@@ -38,7 +38,13 @@ FAULTS = (
     Fault("ddn-levels", "attack: DDN", "(self.levels - 1) / (high - low)", "self.levels / (high - low)", "ddn"),
     # --- FMN
     Fault("fmn-dual-norm", "attack: FMN", "{Linf: 1, L2: 2, L1: math.inf}", "{Linf: math.inf, L2: 2, L1: 1}", "fmn"),
-    Fault("fmn-nearest", "attack: FMN", "torch.minimum(smaller, nearest)", "smaller", "fmn"),
+    Fault(
+        "fmn-nearest",
+        "attack: FMN",
+        "torch.minimum(smaller, best.size)",
+        "smaller",
+        "fmn",
+    ),
     Fault("fmn-step-size", "attack: FMN", "self.step_size / 100)", "self.step_size)", "fmn"),
     # --- ALMA
     Fault("alma-penalty", "attack: ALMA", "mu + 2 * mu * rho * v", "mu + mu * rho * v", "alma"),
@@ -74,7 +80,7 @@ FAULTS = (
     Fault(
         "lbfgs-loss",
         "attack: LBFGS",
-        "-shares.scatter(1, goal.labels[:, None], -torch.inf).logsumexp(1)",
+        "-other_logits(shares, goal.labels).logsumexp(1)",
         "shares.gather(1, goal.labels[:, None])[:, 0]",
         "lbfgs",
     ),
@@ -110,7 +116,7 @@ FAULTS = (
         "attack: ANPGD",
         "length = (low + high) / 2\n",
         "length = high\n",
-        "mma",
+        "crossing",
         "closed_form or halves",
     ),
     # --- minimal FGSM
@@ -155,8 +161,8 @@ FAULTS = (
     Fault(
         "cw-last-bisection",
         "attack: C&W L2",
-        "for _ in range(10):\n            middle = (short + enough) / 2",
-        "for _ in range(1):\n            middle = (short + enough) / 2",
+        "halve(reached, x, 10)",
+        "halve(reached, x, 1)",
         "carlini_wagner",
         "last_bisection",
     ),
@@ -165,16 +171,14 @@ FAULTS = (
         "attack: C&W L2",
         "reach * (1 - unit * unit)",
         "reach * (1 - unit)",
-        "carlini_wagner",
-        "encodings_stay",
+        "carlini_wagner_objectives",
     ),
     Fault(
         "cw-objective",
         "attack: C&W L2",
-        "0.5 - _at(shares, wanted)",
-        "1 - _at(shares, wanted)",
-        "carlini_wagner",
-        "objectives_are",
+        "0.5 - _at(values, wanted)",
+        "1 - _at(values, wanted)",
+        "carlini_wagner_objectives",
     ),
     Fault(
         "cw-other-rival",
@@ -190,7 +194,7 @@ FAULTS = (
         "attack: C&W L0",
         "delta.sum(1).abs() * slope.abs().sum(1)",
         "-delta.sum(1).abs() * slope.abs().sum(1)",
-        "carlini_wagner",
+        "carlini_wagner_rounds",
         "l0",
     ),
     Fault(
@@ -198,34 +202,41 @@ FAULTS = (
         "attack: C&W L0",
         "channels = x.shape[1] if x.ndim > 2 else 1",
         "channels = 1",
-        "carlini_wagner",
+        "carlini_wagner_rounds",
         "l0",
     ),
-    Fault("cw-l0-fewer", "attack: C&W L0", "((few == 0) | (fewer < few))", "(few == 0)", "carlini_wagner", "l0"),
+    Fault(
+        "cw-l0-fewer",
+        "attack: C&W L0",
+        "rest.best.keep(image, size, size > 0)",
+        "rest.best.keep(image, size * 0 + 1, size > 0)",
+        "carlini_wagner_rounds",
+        "l0",
+    ),
     # --- Carlini and Wagner, Linf
     Fault(
         "cw-linf-slope",
         "attack: C&W Linf",
         "delta.sign() * (over > 0)",
         "delta.sign()",
-        "carlini_wagner",
-        "linf_rounds",
+        "carlini_wagner_rounds",
+        "linf_round",
     ),
     Fault(
         "cw-linf-ball",
         "attack: C&W Linf",
         "torch.minimum(tau[place], reach)",
         "tau[place]",
-        "carlini_wagner",
-        "linf_rounds",
+        "carlini_wagner_rounds",
+        "linf_round",
     ),
     Fault(
         "cw-linf-fits",
         "attack: C&W Linf",
         "total < 1e-4 * c[place]",
         "total < torch.inf",
-        "carlini_wagner",
-        "linf_rounds",
+        "carlini_wagner_rounds",
+        "linf_round",
     ),
     # --- what minimal attacks share
     Fault(
@@ -240,7 +251,7 @@ FAULTS = (
         "attack: minimal, first look",
         "torch.where(reaches, norm.size(step), 1 / TINY)",
         "norm.size(step)",
-        "first_look",
+        "linearised_start",
     ),
     Fault(
         "plane-l1",

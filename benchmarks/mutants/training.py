@@ -9,18 +9,23 @@ FAULTS = (
         "resume: position",
         '"position": [self.epoch, self.batch,',
         '"position": [self.epoch, 0 * self.batch,',
-        "fit",
+        "resume",
         "same_bits",
     ),
     Fault(
-        "resume-batches", "resume: position", "parts[self.batch : self.total", "parts[: self.total", "fit", "same_bits"
+        "resume-batches",
+        "resume: position",
+        "parts[self.batch : self.total",
+        "parts[: self.total",
+        "resume",
+        "same_bits",
     ),
     Fault(
         "resume-optimiser",
         "resume: optimiser state",
         'self.optimisers[name].load_state_dict(state["optimisers"][name])',
         'state["optimisers"][name]',
-        "fit",
+        "resume",
         "same_bits",
     ),
     Fault(
@@ -28,7 +33,7 @@ FAULTS = (
         "resume: averaged weights",
         'self.averaging.average.load_state_dict(state["average"])',
         'state["average"]',
-        "fit",
+        "resume",
         "same_bits",
     ),
     Fault(
@@ -50,8 +55,8 @@ FAULTS = (
     Fault(
         "resume-prepared",
         "resume: prepared images",
-        "changed = [name for name, value in told.items() if found.get(name, value) != value]",
-        "changed = []",
+        "for name, value in origin.items() if found.get(name, value) != value",
+        "for name, value in origin.items() if found.get(name, value) != found.get(name, value)",
         "prepare",
         "otherwise",
     ),
@@ -116,15 +121,15 @@ FAULTS = (
     Fault(
         "digest-of-files",
         "identity: attack digest",
-        'self.say("file", hashlib.sha256(file.read_bytes()).hexdigest())',
-        'self.say("file", str(file))',
+        'self.write("file", hashlib.sha256(file.read_bytes()).hexdigest())',
+        'self.write("file", str(file))',
         "identity",
     ),
     Fault(
         "digest-of-weights",
         "identity: model digest",
-        'readers[kind].take((f"{name}.{key}", value))',
-        'readers[kind].take((f"{name}.{key}", value.shape))',
+        'parts[kind].add((f"{name}.{key}", value))',
+        'parts[kind].add((f"{name}.{key}", value.shape))',
         "identity",
     ),
     Fault(
@@ -141,7 +146,7 @@ FAULTS = (
         "identity: training",
         "images of {data.shape}, {data.digest()}",
         "images of {data.shape}",
-        "fit",
+        "resume",
         "set_of_images",
     ),
     Fault(
@@ -169,13 +174,37 @@ FAULTS = (
         "files",
         "text or permissions",
     ),
-    Fault("seal", "files: seal", ".hexdigest() == seal", ".hexdigest() != 0", "checkpoint"),
+    Fault(
+        "seal",
+        "files: seal",
+        "UNSEALED.encode(), 1)) == seal",
+        "UNSEALED.encode(), 1)) != 0",
+        "checkpoint",
+    ),
     Fault("permissions", "files: permissions", "os.chmod(partial, mode)", "mode", "files", "text or permissions"),
     # --- trust
-    Fault("trust-prefix", "trust", 'module.startswith(f"{each}.")', "module.startswith(each)", "trust"),
-    Fault("trust-files", "trust", "here = not from_file or", "here = True or", "trust"),
+    Fault(
+        "trust-prefix",
+        "trust",
+        '".".join(parts[:count]) in allowed',
+        'any(each.startswith(".".join(parts[:count])) for each in allowed)',
+        "trust",
+    ),
+    Fault(
+        "trust-files",
+        "trust",
+        "= not from_file or name in",
+        "= True or name in",
+        "trust",
+    ),
     Fault("trust-home", "trust", "if _is_standard(home):", "if home is None:", "trust"),
-    Fault("trust-ends", "trust", "_allowed.reset(token)", "token", "trust"),
+    Fault(
+        "trust-ends",
+        "trust",
+        "        variable.reset(token)",
+        "        token",
+        "trust",
+    ),
     # --- data readers
     Fault("idx-magic", "data: IDX", "magic != 0x0800 + dimensions", "magic < 0x0800", "data_files"),
     Fault(

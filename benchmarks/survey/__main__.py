@@ -18,8 +18,8 @@ from benchmarks.survey.cost import Cost, measure
 from benchmarks.survey.page import write_page
 from benchmarks.survey.work import do
 
-from steelman.recipe import load_recipe
-from steelman.runs import train
+from steelman.experiments.recipe import load_recipe
+from steelman.experiments.run import train
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
@@ -42,7 +42,8 @@ def budgeted(text: str, found: Cost, seconds: float, images: int) -> str:
     """The recipe with the iterations that a budget of processor time buys, to two digits."""
     batches = max((seconds - found.once * images * found.plain / 100) / (found.batch * found.plain), 1)
     digits = 10 ** max(len(str(int(batches))) - 2, 0)
-    return re.sub(r"^iterations = \d+", f"iterations = {int(batches) // digits * digits}", text, flags=re.M)
+    bought = int(batches) // digits * digits
+    return re.sub(r"^((?:training\.)?iterations) = \d+", rf"\1 = {bought}", text, flags=re.M)
 
 
 def main() -> None:

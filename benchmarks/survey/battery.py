@@ -20,7 +20,7 @@ from steelman import (
     WorstOf,
 )
 from steelman.attacks import Attack
-from steelman.attacks.oracle import Oracle
+from steelman.attacks.core.oracle import Oracle
 from steelman.losses import DLR, Goal, Margin
 from steelman.networks import Filtered
 from steelman.randomness import Draws
@@ -32,16 +32,16 @@ EPS = 0.2
 
 def battery(start: nn.Module) -> dict[str, Attack]:
     """By the name of their column; `start` is the undefended network that all began from."""
-    margin = PGD(EPS, steps=40, loss=Margin(), early_leave=True)
+    margin = PGD(EPS, steps=40, loss=Margin(), stop_early=True)
     return {
         "FGSM .1": FGSM(0.1),
         "FGSM .2": FGSM(EPS),
-        "PGD .1": PGD(0.1, steps=40, early_leave=True),
-        "PGD .2": PGD(EPS, steps=40, early_leave=True),
+        "PGD .1": PGD(0.1, steps=40, stop_early=True),
+        "PGD .2": PGD(EPS, steps=40, stop_early=True),
         "worst .2": WorstOf(
-            (margin, APGD(EPS, steps=50, loss=DLR(), targets=3, early_leave=True), Square(EPS, queries=250))
+            (margin, APGD(EPS, steps=50, loss=DLR(), targets=3, stop_early=True), Square(EPS, queries=250))
         ),
-        "PGD L2 2": PGD(2.0, steps=40, norm=L2, early_leave=True),
+        "PGD L2 2": PGD(2.0, steps=40, norm=L2, stop_early=True),
         "DeepFool": DeepFool(),
         "transfer .2": Surrogate(PGD(EPS, steps=40), start),
         "noise .3": GaussianNoise(0.3 * 28),

@@ -11,10 +11,10 @@ from torch import nn
 
 from steelman import Plain
 from steelman.defences import Game
+from steelman.experiments.recipe import Recipe, build
+from steelman.experiments.run import Run
 from steelman.networks import Filtered
 from steelman.randomness import combine
-from steelman.recipe import Recipe, build
-from steelman.runs import Run
 from steelman.training import play
 from steelman.training.prepare import Guided
 from steelman.types import Batch
@@ -59,7 +59,7 @@ def measure(recipe: Recipe, start: Path, data: Path | None) -> Cost:
     if not isinstance(model, Filtered):
         model.load_state_dict(plain.state_dict())
     optimiser = recipe.training.optimiser.build(model.parameters())
-    game = recipe.defence.begin(model, whole)
+    game = recipe.defence.setup(model, whole)
     first = torch.arange(recipe.training.batch_size)
     batch, clean = next(whole.batches([first])), next(some.batches([first]))
     assert batch.index is not None

@@ -7,16 +7,10 @@ from typing import Any
 import numpy as np
 
 from steelman import L2
-from steelman.evaluation import (
-    Evaluation,
-    accuracy,
-    clean_accuracy,
-    median_norm,
-    robust_accuracy,
-    worst_case,
-)
-from steelman.recipe import load_recipe
-from steelman.runs import Run
+from steelman.experiments.recipe import load_recipe
+from steelman.experiments.run import Run
+from steelman.measures import accuracy, clean_accuracy, median_norm, robust_accuracy, worst_case
+from steelman.table import Evaluation
 
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "survey-mnist.md"
 FIGURES = PAGE.with_suffix(".json")

@@ -6,7 +6,7 @@ import torch
 from benchmarks.survey.battery import battery, besides
 
 from steelman.evaluation import evaluate
-from steelman.runs import Run, train
+from steelman.experiments.run import Run, train
 
 
 def do(name: str, start: str, runs: Path, data: Path | None, images: int) -> str:

@@ -1,7 +1,7 @@
-"""Checkpoints: one safetensors file each, with everything else as JSON in its header; written whole or not at all.
+"""Checkpoints: safetensors files with all other data as JSON in the header; written whole or not at all.
 
-A checkpoint says of itself what networks its weights are of, so that they are built again without recipe or data, and
-has a digest of all its bytes.
+The header describes the networks of the weights, so that they are built again without recipe or data, and has a digest
+of all bytes.
 """
 
 import json
@@ -17,33 +17,29 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from steelman.decoding import decoding, parse_json
-from steelman.files import UNSEALED, is_whole, replacing, sealed, writable
+from steelman.files import UNSEALED, decoding, is_whole, parse_json, replacing, sealed, writable
 from steelman.networks.building import description_of, device, network_of
 from steelman.trust import named_in
 from steelman.types import CLASSIFIER, Description
 
 FORMAT = "steelman 2"
-"""The one entry of the header: safetensors writes several in an order of chance."""
-
-TRAINING = ("fingerprint", "nets", "optimisers", "average", "memory", "position", "log")
-"""What the state of a training has, from which it goes on."""
-
+"""The header's only entry: the order in which safetensors writes several is random."""
 BEFORE = "steelman 1"
 """The format without digest and descriptions, which is still read."""
+TRAINING = ("fingerprint", "nets", "optimisers", "average", "memory", "position", "log")
+"""The keys of a training's state, from which it is resumed."""
 
 _START = json.dumps({"__metadata__": {FORMAT: '{"digest":"'}}, separators=(",", ":"))[:-3].encode()
-"""How the header begins; what follows is the digest of the file, in which the digest itself is zeros."""
+"""The beginning of the header; the file's digest follows, computed with zeros in its place."""
 
 
 def save(path: Path, state: dict[str, Any], networks: Mapping[str, nn.Module] | None = None) -> None:
     """Write nested dicts, lists and tuples of tensors, numbers and strings.
 
-    The file appears under its name only when it is complete and on the disk, whatever kills the process. The same
-    values make the same bytes.
+    The file has its name only once it is complete and on the disk, whatever kills the process. The same values make the
+    same bytes.
 
-    networks  of which the weights are, by the names that they have in `state`: they are described in the file, as far
-              as it is known how they are built (`description_of`)
+    networks  by their names in `state`: the file describes how they are built, where that is known (`description_of`)
     """
     tensors: dict[str, Tensor] = {}
     described = {name: description_of(net) for name, net in (networks or {}).items()}
@@ -53,20 +49,16 @@ def save(path: Path, state: dict[str, Any], networks: Mapping[str, nn.Module] | 
         "networks": {name: asdict(found) for name, found in described.items() if found is not None},
         "state": _pack(state, "", tensors),
     }
-    # not by save_file, which would leave a temporary file of its own behind where it is killed
+    # save_file would leave a temporary file of its own behind when it is killed
     raw = safetensors.torch.save(tensors, {FORMAT: json.dumps(header, separators=(",", ":"))})
     with replacing(path) as partial:
         partial.write_bytes(sealed(raw))
 
 
 def room_for(network: nn.Module, folder: Path, count: int = 1) -> None:
-    """See that so many trainings of a network can keep their checkpoints in a folder, before the first one begins.
-
-    Raises:
-        OSError: the folder cannot be written, or the disk has no room for them.
-    """
-    # `last` has the weights and what the optimiser remembers of each, `best` has the weights; while one is replaced,
-    # the old one stays. Where that is there from an earlier call, only a new one beside it needs room.
+    """Raises OSError where a folder cannot be written, or has no room for the checkpoints of so many trainings."""
+    # `last` has the weights and the optimiser's state of each, `best` has the weights; while one is replaced, the old
+    # one stays. Where that is there from an earlier call, only a new one beside it needs room.
     weights = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     there = any(folder.glob("*.safetensors"))
     writable(folder, weights * (2 if there else 3 * count + 2))
@@ -75,11 +67,11 @@ def room_for(network: nn.Module, folder: Path, count: int = 1) -> None:
 def load(path: Path, device: torch.device | str = "cpu", *, needs: Sequence[str] = ()) -> dict[str, Any]:
     """Read what `save` wrote. Nothing is unpickled.
 
-    needs  what the state has to have, default nothing
+    needs  keys that the state must have, default none
 
     Raises:
-        FileNotFoundError, ValueError: no such file; not a checkpoint of ours, or one of which any byte has changed; one
-            of something else.
+        FileNotFoundError, ValueError: no such file; not a checkpoint of Steelman, or one of which a byte has changed;
+            a checkpoint without these keys.
     """
     state = _read(path, device)[0]
     if missing := [name for name in needs if name not in state]:
@@ -88,19 +80,19 @@ def load(path: Path, device: torch.device | str = "cpu", *, needs: Sequence[str]
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a safetensors file is a checkpoint of ours, as far as its header tells.
-
-    Raises:
-        SafetensorError: it is no safetensors file.
-    """
-    with safe_open(path, "pt") as file:
-        header = file.metadata() or {}
+    """Whether a safetensors file is a checkpoint of Steelman, by its header; SafetensorError for any other file."""
+    header = _header(path)
     return FORMAT in header or header.get("format") == BEFORE
 
 
+def _header(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
 def trained_weights(folder: Path, name: str = "best", net: str = CLASSIFIER) -> dict[str, Tensor]:
-    """A network of a training, its classifier or another player: "best" by validation (the last epoch's where there is
-    none), or "last".
+    """A network of a training, its classifier or another player: "best" by validation (without it, of the last epoch),
+    or "last".
 
     Raises:
         ValueError: the training had no such player.
@@ -120,16 +112,14 @@ def weights_in(path: Path, net: str = CLASSIFIER) -> dict[str, Tensor]:
 def network(path: Path | str, name: str = CLASSIFIER) -> nn.Module:
     """A trained network, built from its checkpoint alone, in evaluation mode.
 
-    path  a checkpoint, or the folder of a training, whose best one it then is
+    path  a checkpoint, or the folder of a training, for its best one
     name  "classifier", or another player of the training, such as a learned adversary's "generator"
 
-    A 'module:function' by which the checkpoint says that it is built is imported only if it is trusted
-    (`steelman.trust`).
+    A 'module:function' in the description is imported only if it is trusted (`steelman.trust`).
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        ValueError: it has no such network, does not say how that is built, or names what is not trusted; the message
-            says what to do.
+        ValueError: it has no such network or no description of it, or names what is not trusted; with the remedy.
     """
     file = file_of(path)
     state, described = _read(file, "cpu")
@@ -144,32 +134,16 @@ def network(path: Path | str, name: str = CLASSIFIER) -> nn.Module:
 
 
 def fill(network: nn.Module, weights: dict[str, Tensor], file: Path) -> None:
-    """Put the weights of a checkpoint into a network.
-
-    Raises:
-        ValueError: they are of another network.
-    """
+    """Load the weights of a checkpoint into a network; ValueError where they are of another network."""
     with decoding(file, f"a checkpoint of this {type(network).__name__}", "It is of another network, or damaged"):
         network.load_state_dict(weights)
 
 
 def shared_network(path: Path | str, name: str = CLASSIFIER) -> nn.Module:
-    """`network`, the same object for as long as the file stays as it is: for those who leave it as it is, too."""
+    """`network`, the same object as long as the file stays as it is, for uses that do not change it."""
     file = file_of(path)
     found = file.stat()
     return _shared(file.resolve(), name, (found.st_mtime_ns, found.st_size, found.st_ino))
-
-
-def file_of(path: Path | str) -> Path:
-    """The checkpoint that a path means: of a folder, the best one.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    file = Path(path) / "best.safetensors" if Path(path).suffix != ".safetensors" else Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"{path} is no run: there is no {file}. `steelman train` makes one")
-    return file
 
 
 @lru_cache(maxsize=8)
@@ -177,8 +151,16 @@ def _shared(file: Path, name: str, stamp: tuple[int, ...]) -> nn.Module:
     return network(file, name)
 
 
+def file_of(path: Path | str) -> Path:
+    """The checkpoint at a path: of a folder, the best one. Raises FileNotFoundError where there is none."""
+    file = Path(path) / "best.safetensors" if Path(path).suffix != ".safetensors" else Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} is no run: there is no {file}. `steelman train` makes one")
+    return file
+
+
 def _read(path: Path, device: torch.device | str) -> tuple[dict[str, Any], dict[str, Description]]:
-    """The state, and what is said of networks."""
+    """The state, and the descriptions of networks."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     raw = path.read_bytes()
@@ -189,12 +171,12 @@ def _read(path: Path, device: torch.device | str) -> tuple[dict[str, Any], dict[
             "damaged). Delete it, or put a whole copy in its place"
         )
     with decoding(path, "a readable checkpoint"):
-        said = parse_json(raw[8 : 8 + int.from_bytes(raw[:8], "little")]).get("__metadata__", {})
+        entries = parse_json(raw[8 : 8 + int.from_bytes(raw[:8], "little")]).get("__metadata__", {})
         header: Any = None
-        if FORMAT in said and start.startswith(_START):
-            header = parse_json(said[FORMAT])
-        elif said.get("format") == BEFORE:
-            header = {"networks": {}, "state": parse_json(said["state"])}
+        if FORMAT in entries and start.startswith(_START):
+            header = parse_json(entries[FORMAT])
+        elif entries.get("format") == BEFORE:
+            header = {"networks": {}, "state": parse_json(entries["state"])}
     if header is None:
         raise ValueError(f"{path} is a safetensors file, but not a checkpoint of this version ({FORMAT})")
     with decoding(path, "a readable checkpoint"):
@@ -224,17 +206,16 @@ def _weights(state: dict[str, Any], name: str, path: Path) -> dict[str, Tensor]:
 
 
 def _undescribed(path: Path, name: str) -> str:
-    with safe_open(path, "pt") as file:
-        old = FORMAT not in (file.metadata() or {})
-    if old:
+    folder = f"Path({str(path.parent)!r})"
+    if FORMAT not in _header(path):
         return (
-            f"{path} was written by an older version, which did not say how its {name} is built: open it with "
-            f"steelman.runs.Run.open(Path({str(path.parent)!r})), and hand over what its network(data) is, or for a "
-            "generator player('generator', data)"
+            f"{path} was written by an older version, without a description of its {name}: open it with "
+            f"steelman.experiments.run.Run.open({folder}), and use its network(data), or for a generator its "
+            "player('generator', data)"
         )
     return (
-        f"{path} does not say how its {name} is built, which was handed to fit as a module: build it as it was, load "
-        f"trained_weights(Path({str(path.parent)!r}), {path.stem!r}, {name!r}) into it, and hand over the module"
+        f"{path} has no description of its {name}, which was given to fit as a module: build the same module, load "
+        f"trained_weights({folder}, {path.stem!r}, {name!r}) into it, and use that"
     )
 
 

@@ -1,8 +1,8 @@
 """TOML to the same dataclasses that the library is made of, and back.
 
 A table becomes the dataclass that its place asks for. Where that is an abstract one (an attack, a defence, a data
-set), `kind` names the class; a bare string is a `kind` without settings. Values are checked by pydantic. Every error
-names the path and, for a name that is not there, the nearest that is.
+set), `kind` names the class, one of this package or 'module:Class' of your own; a bare string is a `kind` without
+settings. Values are checked by pydantic. Every error names the path and, for an unknown name, the nearest known one.
 """
 
 import dataclasses
@@ -16,11 +16,13 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 
 from torch import Tensor
 
-from steelman.decoding import one_line, parse_toml
+from steelman.classes import Unresolved, class_of, concrete, spelt, unresolved
+from steelman.extras import require
+from steelman.files import one_line, parse_toml
 from steelman.naming import nearest
 from steelman.norms import NORMS, Norm
-from steelman.ranges import check_finite, check_ranges
-from steelman.trust import reading
+from steelman.ranges import check_finite, may_be_infinite
+from steelman.trust import Untrusted, reading
 
 T = TypeVar("T")
 
@@ -28,55 +30,73 @@ NONE = "none"
 
 
 def read(kind: type[T], value: Any, path: str = "") -> T:
-    """Build a `kind` from what TOML gives.
+    """Build a `kind` from TOML's tables and values. A class 'module:Class' is imported only if it is trusted.
 
     Raises:
         ValueError: an unknown key or name, a missing or ill-typed value; the message begins with its path.
+        Untrusted: a class that is not trusted (`steelman.trust`).
     """
     with reading():
         return _read(kind, value, path)
 
 
 def read_file(path: Path, what: str, read: Callable[[dict[str, Any]], T]) -> T:
-    """What `read` makes of a TOML file's tables; `what` it is, for who gave a file that is not there.
+    """What `read` makes of a TOML file's tables; errors call the file a `what`.
 
     Raises:
         FileNotFoundError, ValueError: no such file, not TOML, or what `read` raises, with the file's name before it.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no {what} {path}")
-    try:
-        settings = parse_toml(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not TOML: {one_line(error)}") from error
+    settings = parse_file(path, what)
     try:
         return read(settings)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise in_file(path, error) from error
+
+
+def parse_file(path: Path, what: str) -> dict[str, Any]:
+    """The tables of a TOML file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {what} {path}")
+    try:
+        return parse_toml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not TOML: {one_line(error)}") from error
+
+
+def in_file(path: Path, error: ValueError) -> ValueError:
+    """The same error, with the name of the file before it."""
+    return (Untrusted if isinstance(error, Untrusted) else ValueError)(f"{path}: {error}")
+
+
+def merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """`own` over `base`: tables key by key. A table of another `kind`, a list or a value replaces what was there."""
+    result = dict(base)
+    for key, value in own.items():
+        before = result.get(key)
+        if isinstance(before, str) and isinstance(value, dict):  # a kind without settings
+            before = {"kind": before}
+        tables = isinstance(value, dict) and isinstance(before, dict)
+        same = tables and value.get("kind", before.get("kind")) == before.get("kind")
+        result[key] = merged(before, value) if same else value
+    return result
 
 
 def write(value: Any) -> Any:
     """What `read` reads back to an equal object: every field, for the record. None is written as "none"."""
+    if isinstance(value, Unresolved):
+        return value.settings
     if isinstance(value, Norm):
         return value.name
     if isinstance(value, Tensor):
         return value.tolist()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {item.name: write(getattr(value, item.name)) for item in dataclasses.fields(value) if item.init}
-        return fields if _plain(type(value)) else {"kind": type(value).__name__, **fields}
+        return fields if _plain(type(value)) else {"kind": spelt(type(value)), **fields}
     if isinstance(value, dict):
         return {key: write(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [write(item) for item in value]
     return NONE if value is None else value
-
-
-def concrete(base: type) -> dict[str, type]:
-    """The classes of a kind that can be made, by name."""
-    found = {} if inspect.isabstract(base) else {base.__name__: base}
-    for part in base.__subclasses__():
-        found |= concrete(part)
-    return {name: part for name, part in found.items() if not name.startswith("_")}
 
 
 def _plain(kind: type) -> bool:
@@ -151,17 +171,21 @@ def _read_object(kind: type, value: Any, path: str) -> Any:
     settings = {"kind": value} if isinstance(value, str) else value
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: needs a table; got {value!r}")
-    settings = dict(settings)
-    if not _plain(kind) or inspect.isabstract(kind):
-        choices = concrete(kind)
-        if "kind" not in settings:
-            raise ValueError(f"{path}: needs a kind; {nearest('', choices)}")
-        name = settings.pop("kind")
-        if not isinstance(name, str) or name not in choices:
-            raise ValueError(
-                f"{join(path, 'kind')}: there is no {kind.__name__} {name!r}; {nearest(str(name), choices)}"
-            )
-        kind = choices[name]
+    if _plain(kind) and not inspect.isabstract(kind):
+        return _make(kind, settings, path)
+    if "kind" not in settings:
+        raise ValueError(f"{path}: needs a kind; {nearest('', concrete(kind))}")
+    name = settings["kind"]
+    try:
+        made = class_of(kind, name, join(path, "kind"))
+        return _make(made, {key: item for key, item in settings.items() if key != "kind"}, path)
+    except Exception as error:  # a module of the user's own may raise anything
+        if not (isinstance(name, str) and ":" in name):
+            raise
+        return unresolved(kind, settings, error)
+
+
+def _make(kind: type, settings: dict[str, Any], path: str) -> Any:
     hints = typing.get_type_hints(kind)
     fields = {item.name: item for item in dataclasses.fields(kind) if item.init}
     for key in settings:
@@ -171,21 +195,16 @@ def _read_object(kind: type, value: Any, path: str) -> Any:
         if key not in settings and item.default is item.default_factory is dataclasses.MISSING:
             raise ValueError(f"{join(path, key)}: {kind.__name__} needs it")
     values = {
-        key: _read(hints[key], item, join(path, key), _may_be_infinite(fields[key])) for key, item in settings.items()
+        key: _read(hints[key], item, join(path, key), may_be_infinite(kind, key)) for key, item in settings.items()
     }
     try:
-        made = kind(**values)
-        check_ranges(made)
-        return made
+        return kind(**values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}" if path else str(error)) from error
 
 
-def _may_be_infinite(item: dataclasses.Field[Any]) -> bool:
-    return item.metadata.get("infinite", item.default in (float("inf"), -float("inf")))
-
-
 def _read_leaf(kind: Any, value: Any, path: str, infinite: bool) -> Any:
+    require("a recipe", "pydantic")
     from pydantic import TypeAdapter, ValidationError
 
     check_finite(value, path, infinite)

@@ -1,4 +1,4 @@
-"""What the command says when something fails: one line, and for what was not foreseen a log file with the details."""
+"""Errors of the command: one line, and for unforeseen ones a log file with the details."""
 
 import os
 import re
@@ -12,62 +12,67 @@ from pathlib import Path
 from typing import NoReturn
 
 TRACEBACK = "STEELMAN_TRACEBACK"
-"""The environment variable under which the command shows tracebacks."""
+"""The environment variable with which the command shows tracebacks."""
 KEPT = 20
 """How many logs are kept."""
 LONGEST = 400
 """Characters of an unforeseen error's message that are shown; the log has all of it."""
 
 USERS = (ValueError, OSError, ImportError)
-"""What is raised for a mistake of the user: exit code 2."""
-REMEDIES: tuple[tuple[str, str], ...] = (
-    ("MemoryError", "take fewer images at once, or a smaller network"),
-    ("OutOfMemoryError", "take fewer images at once, or a smaller network"),
-    ("BrokenExecutor", "a process ended before its work did, perhaps for want of memory: take fewer --workers"),
-)
+"""Errors of the user's input: exit code 2."""
+MEMORY = "take fewer images at once, or a smaller network"
+REMEDIES = {
+    "MemoryError": MEMORY,
+    "OutOfMemoryError": MEMORY,
+    "BrokenExecutor": "a process ended before its work did, perhaps for lack of memory: take fewer --workers",
+}
 
 
 @contextmanager
 def guarded(verb: str = "") -> Iterator[None]:
-    """Whatever is raised in the block ends the process, with one line on standard error and an exit code.
+    """An error in the block ends the process, with one line on standard error and an exit code.
 
-    1 for what was not foreseen and for a training that diverged, 2 for a mistake of the user, 130 for an interrupt, 141
-    in silence where the reader of standard output has gone. Errors of options, which the command's parser shows, pass;
-    under STEELMAN_TRACEBACK=1 all pass.
+    1 for an unforeseen error and for a training that diverged, 2 for an error of the user's input, 130 for an
+    interrupt, 141 without a line where the reader of standard output has closed it. Errors of options, which the
+    command's parser shows, are passed on; with STEELMAN_TRACEBACK=1 all are.
 
-    verb  what is being done. Without it, SystemExit passes: it is the parser's. Within a verb it is somebody else's
+    verb  the command that runs. Without it, SystemExit is passed on: it is the parser's
     """
     try:
         yield
     except BaseException as error:
-        ours = hasattr(error, "exit_code") or (isinstance(error, SystemExit) and not verb)
-        if ours or os.environ.get(TRACEBACK):
+        from_parser = hasattr(error, "exit_code") or (isinstance(error, SystemExit) and not verb)
+        if from_parser or os.environ.get(TRACEBACK):
             raise
-        if _reader_has_gone(error):
-            _leave_silently()
+        if _output_is_closed(error):
+            _exit_silently()
         code, line = described(error, verb)
         complain(line, everywhere=code != 130)
         sys.exit(code)
 
 
 def described(error: BaseException, verb: str = "") -> tuple[int, str]:
-    """An exit code and a line for an error; the details of what was not foreseen are written to a log.
+    """An exit code and a line for an error; the details of an unforeseen one are written to a log.
 
-    verb  what failed, with which the line of such an error begins; "" where that is said elsewhere
+    verb  what failed, with which the line of such an error begins; "" where another line names it
     """
-    if isinstance(error, KeyboardInterrupt):
-        return 130, _message(error) or "interrupted"
-    if _diverged(error):
-        return 1, _message(error)
-    if isinstance(error, USERS):
-        text = _users(error)
-        return 2, text if _is_explained(error) else f"{text}; {_written(error, verb)}"
     text = _message(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, text or "interrupted"
+    step = sys.modules.get("steelman.training.step")  # a class that was not imported was not raised
+    if step is not None and isinstance(error, step.Diverged):
+        return 1, text
+    if isinstance(error, USERS):
+        if isinstance(error, OSError) and error.errno is not None and error.strerror:
+            path = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+            text = one_line(error.strerror if path is None else f"{path}: {error.strerror}")
+        text = text or type(error).__name__
+        return 2, text if _is_explained(error) else f"{text}; {_logged(error, verb)}"
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    remedy = next((f" ({text})" for kind, text in REMEDIES if kind in kinds), "")
-    said = ": ".join(part for part in (type(error).__name__, text) if part)
-    return 1, f"{verb + ' failed: ' if verb else ''}{said}{remedy}; {_written(error, verb)}"
+    remedies = (REMEDIES.get(kind.__name__) for kind in type(error).__mro__)
+    remedy = next((f" ({each})" for each in remedies if each), "")
+    line = ": ".join(part for part in (type(error).__name__, text) if part)
+    return 1, f"{verb + ' failed: ' if verb else ''}{line}{remedy}; {_logged(error, verb)}"
 
 
 def one_line(text: str) -> str:
@@ -77,7 +82,7 @@ def one_line(text: str) -> str:
 
 
 def complain(text: str, everywhere: bool = True) -> None:
-    """A line on standard error. Of several processes each says which it is, or only the first one speaks."""
+    """A line on standard error; of several processes from each with its number, or from the first one only."""
     rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     if not everywhere and rank != "0":
         return
@@ -110,7 +115,7 @@ def plainly() -> Iterator[None]:
 
 
 def log_folder() -> Path:
-    """Where logs are kept: in the user's folder for what programs remember.
+    """Where logs are kept: in the user's folder for the state of programs.
 
     Raises:
         RuntimeError: the user has no home.
@@ -122,26 +127,12 @@ def log_folder() -> Path:
 def _message(error: BaseException) -> str:
     try:
         return one_line(str(error))
-    except Exception:  # a class of somebody else's may fail at that too
+    except Exception:  # another library's class may fail at that too
         return ""
 
 
-def _diverged(error: BaseException) -> bool:
-    play = sys.modules.get("steelman.training.play")  # where it was not imported, it was not raised
-    return play is not None and isinstance(error, play.Diverged)
-
-
-def _users(error: Exception) -> str:
-    """A message for one who knows what was given, not how it was read."""
-    if isinstance(error, OSError) and error.errno is not None and error.strerror:
-        path = error.filename
-        name = "" if path is None else f"{os.fsdecode(path) if isinstance(path, bytes) else path}: "
-        return one_line(f"{name}{error.strerror}")
-    return _message(error) or type(error).__name__
-
-
 def _is_explained(error: Exception) -> bool:
-    """Whether a message is one of ours, or names a file: then it says all that the user needs."""
+    """Whether a message is Steelman's own, or names a file: then the user needs no details."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.filename is not None
     import dis
@@ -159,22 +150,35 @@ def _is_explained(error: Exception) -> bool:
     return dis.opname[place.tb_frame.f_code.co_code[place.tb_lasti]] == "RAISE_VARARGS"
 
 
-def _written(error: BaseException, verb: str) -> str:
-    """Write the log, and say where."""
+def _logged(error: BaseException, verb: str) -> str:
+    """Write the log, in the user's folder or else in a temporary one; returns where."""
+    import tempfile
+
+    def write(path: Path) -> Path:
+        path.write_text(_details(error, verb), encoding="utf-8", errors="backslashreplace")
+        return path
+
     try:
-        text = _log(error, verb)
         try:
-            path = _in_log_folder(text, verb)
+            folder = log_folder()
+            folder.mkdir(parents=True, exist_ok=True)
+            name = f"{time.strftime('%Y-%m-%dT%H-%M-%S')}-{verb or 'steelman'}-{os.getpid()}"
+            path = write(folder / (re.sub(r"[^\w]+", "-", name) + ".log"))
+            for old in sorted(folder.glob("*.log"))[:-KEPT]:
+                old.unlink(missing_ok=True)
         except (OSError, RuntimeError):
-            path = _in_temporary_folder(text)
+            handle, name = tempfile.mkstemp(".log", "steelman-")
+            os.close(handle)
+            path = write(Path(name))
     except Exception as other:  # memory or disk are full: the error itself still has to be shown
         return f"the details could not be written ({type(other).__name__}): {TRACEBACK}=1 shows them"
     return f"details are in {path}"
 
 
-def _log(error: BaseException, verb: str) -> str:
+def _details(error: BaseException, verb: str) -> str:
     import platform
     import traceback
+    from importlib.metadata import PackageNotFoundError, version
 
     from steelman.files import command
 
@@ -183,48 +187,17 @@ def _log(error: BaseException, verb: str) -> str:
         f"command: {command()}",
         f"folder: {os.getcwd()}",
         f"python {platform.python_version()}, {platform.platform()}",
-        *map(_version, ("steelman", "torch", "numpy", "typer", "rich", "pyarrow", "safetensors")),
-        *(
-            f"{name}={os.environ[name]}"
-            for name in ("RANK", "WORLD_SIZE", "CUDA_VISIBLE_DEVICES")
-            if name in os.environ
-        ),
-        "",
     ]
-    return "\n".join(lines) + "\n" + "".join(traceback.format_exception(error))
+    for package in ("steelman", "torch", "numpy", "typer", "rich", "pyarrow", "safetensors"):
+        with suppress(PackageNotFoundError):
+            lines.append(f"{package} {version(package)}")
+    variables = ("RANK", "WORLD_SIZE", "CUDA_VISIBLE_DEVICES")
+    lines += [f"{name}={os.environ[name]}" for name in variables if name in os.environ]
+    return "\n".join(lines) + "\n\n" + "".join(traceback.format_exception(error))
 
 
-def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return f"{package} {version(package)}"
-    except PackageNotFoundError:
-        return f"{package} is not installed"
-
-
-def _in_log_folder(text: str, verb: str) -> Path:
-    folder = log_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"[^\w]+", "-", f"{time.strftime('%Y-%m-%dT%H-%M-%S')}-{verb or 'steelman'}-{os.getpid()}")
-    path = folder / f"{name}.log"
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    for old in sorted(folder.glob("*.log"))[:-KEPT]:
-        old.unlink(missing_ok=True)
-    return path
-
-
-def _in_temporary_folder(text: str) -> Path:
-    from tempfile import NamedTemporaryFile
-
-    kept = {"prefix": "steelman-", "suffix": ".log", "delete": False}
-    with NamedTemporaryFile("w", encoding="utf-8", errors="backslashreplace", **kept) as file:
-        file.write(text)
-    return Path(file.name)
-
-
-def _reader_has_gone(error: BaseException) -> bool:
-    """Whether standard output cannot be written any more, as after `| head`; rich ends the process then by itself."""
+def _output_is_closed(error: BaseException) -> bool:
+    """Whether standard output cannot be written any more, as after `| head`; rich then ends the process itself."""
     chain = (error, error.__context__ if isinstance(error, SystemExit) else None)
     if not any(isinstance(each, BrokenPipeError) for each in chain):
         return False
@@ -240,8 +213,8 @@ def _reader_has_gone(error: BaseException) -> bool:
         return True
 
 
-def _leave_silently() -> NoReturn:
-    """What is still to be written goes nowhere, or Python complains when it ends."""
+def _exit_silently() -> NoReturn:
+    """End the process; what is still to be written is discarded, or Python would complain."""
     with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(141)

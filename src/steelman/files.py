@@ -1,15 +1,17 @@
-"""Files that are written whole or not at all, and folders in which one process works at a time."""
+"""Files that are written whole or not at all, folders that one process uses at a time, and files that others wrote."""
 
+import errno
 import hashlib
 import json
 import os
 import platform
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 PARTIAL = ".partial"
 """How the name of a file ends that is still being written."""
@@ -19,14 +21,20 @@ REPORT = 16 * 2**20
 """Bytes that a report with its tables and pictures may take."""
 UNSEALED = "0" * 64
 """In place of a file's hash within it, until that is known."""
+DEEPEST = 100
+"""How deep TOML and JSON may be nested: nothing that is written here is deeper than 20."""
+SMALL, RATIO = 2**26, 200
+"""A compressed file may unpack to 64 MiB, or to so many times its own size; images do not shrink further."""
+
+_LONGEST = 300
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file to write, which takes the place of `path` when the block ends without an error.
+    """A temporary file to write, which replaces `path` when the block ends without an error.
 
-    Its name carries the process, so that two writers never share one. It has the permissions of any new file of the
-    user, whatever the writer gives it, and is on the disk before it takes its place.
+    Its name contains the process id, so that two writers never share one. It has the permissions of any new file of the
+    user, whatever the writer gives it, and is on the disk before it replaces the old one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
@@ -43,30 +51,35 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def sealed(raw: bytes) -> bytes:
-    """A file with its own hash in place of the `UNSEALED` in it."""
-    return raw.replace(UNSEALED.encode(), hashlib.sha256(raw).hexdigest().encode(), 1)
-
-
-def is_whole(raw: bytes, seal: str) -> bool:
-    """Whether a file has that hash: no byte has changed since it was sealed."""
-    return hashlib.sha256(raw.replace(seal.encode(), UNSEALED.encode(), 1)).hexdigest() == seal
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a text, whole or not at all."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
-def writable(folder: Path, needed: int = 0) -> None:
-    """Try to write in a folder before work begins, of which the results will go there; nothing is left behind.
+def sha256(content: bytes | str) -> str:
+    """The hash of a file's content or of a text, as `sha256sum` prints it. `steelman.identity.digest` hashes values."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
-    folder  where it is not there yet, it will be made in the nearest folder above it, and that one is tried
-    needed  bytes, about; `ROOM` more are kept free for what is small
+
+def sealed(raw: bytes) -> bytes:
+    """A file with its own hash in place of the `UNSEALED` in it."""
+    return raw.replace(UNSEALED.encode(), sha256(raw).encode(), 1)
+
+
+def is_whole(raw: bytes, seal: str) -> bool:
+    """Whether a file has that hash: no byte has changed since it was sealed."""
+    return sha256(raw.replace(seal.encode(), UNSEALED.encode(), 1)) == seal
+
+
+def writable(folder: Path, needed: int = 0) -> None:
+    """Try to write in a folder before work begins whose results will be written there; no file is left behind.
+
+    folder  where it does not exist yet, the nearest folder above it is tried, in which it will be made
+    needed  bytes, about; `ROOM` more are kept free for small files
 
     Raises:
-        OSError: it cannot be made or written, or the disk has no room; the message says which, and what to do.
+        OSError: it cannot be made or written, or the disk is full; the message says which, and what to do.
     """
     import shutil
     import tempfile
@@ -76,12 +89,12 @@ def writable(folder: Path, needed: int = 0) -> None:
         raise NotADirectoryError(f"nothing can be written to {folder}, since {above} is a file: give another folder")
     try:
         total, _, free = shutil.disk_usage(above)
-        if total and free < needed + ROOM:  # some file systems do not tell, and have 0 of 0
+        if total and free < needed + ROOM:  # some file systems do not know, and have 0 of 0
             raise OSError(
                 f"only {_megabytes(free)} are free at {above}, and {_megabytes(needed + ROOM)} may be needed: make "
                 "room, or give another folder"
             )
-        with tempfile.TemporaryFile(dir=above) as file:  # without a name, so that a kill leaves nothing
+        with tempfile.TemporaryFile(dir=above) as file:  # without a name, so that a kill leaves no file
             file.write(bytes(2**16))
             file.flush()
             os.fsync(file.fileno())
@@ -97,10 +110,10 @@ def _megabytes(count: int) -> str:
 
 @contextmanager
 def working_in(folder: Path) -> Iterator[None]:
-    """Hold a folder while the block runs. A second process waits, with a warning that names the first.
+    """Lock a folder while the block runs. A second process waits, with a warning that names the first.
 
-    The lock is the operating system's and ends with its process, however that ends. The same process may hold a folder
-    several times. What dead processes have left half written is removed.
+    The lock is the operating system's and ends with its process, however that ends. The same process may lock a folder
+    several times. Half-written files of dead processes are removed.
 
     Raises:
         ValueError: a lock in the folder is a symbolic link, through which another file would be overwritten.
@@ -123,8 +136,8 @@ def working_in(folder: Path) -> Iterator[None]:
         lock.acquire(poll_interval=0.2)
     try:
         if lock.lock_counter == 1:
-            for left in folder.glob(f"*{PARTIAL}"):
-                left.unlink(missing_ok=True)
+            for partial in folder.glob(f"*{PARTIAL}"):
+                partial.unlink(missing_ok=True)
             holder.write_text(json.dumps({"process": os.getpid(), "host": platform.node(), "command": command()}))
         yield
     finally:
@@ -134,11 +147,11 @@ def working_in(folder: Path) -> Iterator[None]:
 
 
 def _holder(path: Path) -> str:
-    """Who works in a folder, as far as its lock tells."""
+    """The process that uses a folder, as its lock describes it."""
     try:
-        said = json.loads(path.read_text())
+        lock = json.loads(path.read_text())
         since = datetime.fromtimestamp(path.stat().st_mtime).isoformat(" ", "minutes")
-        return f"process {said['process']} on {said['host']} since {since} ({said['command']})"
+        return f"process {lock['process']} on {lock['host']} since {since} ({lock['command']})"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "another process"
 
@@ -149,3 +162,67 @@ def command() -> str:
 
     name, *arguments = sys.argv
     return shlex.join([Path(name).name, *arguments])
+
+
+@contextmanager
+def decoding(
+    path: object, what: str, remedy: str = "It may be truncated or damaged: save or fetch it again"
+) -> Iterator[None]:
+    """Turn what a library raises over a damaged file into a ValueError of one line that names the file.
+
+    Libraries promise no type of exception for a damaged file, so every type is caught, lack of memory and recursion
+    included; errors of the operating system are left as they are. Put library calls alone into the block.
+
+    what  the file should be, such as "an IDX file"
+
+    Raises:
+        ValueError: one line, with the library's own message.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a seek before the start
+            raise
+        raise ValueError(f"{path} is not {what}: {one_line(error).rstrip('.')}. {remedy}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without line breaks and control characters, shortened; with the error's type where the
+    message alone says little."""
+    text = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in " ".join(str(error).split()))
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} [...]"
+    clear = isinstance(error, ValueError | OSError | RuntimeError) and not isinstance(error, UnicodeError)
+    return text if text and clear else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text; ValueError where it is not JSON, or nested too deep."""
+    return _parsed(json.loads, text)
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The tables of a TOML text; ValueError where it is not TOML, or nested too deep."""
+    import tomllib
+
+    return _parsed(tomllib.loads, text)
+
+
+def _parsed(parse: Callable[[Any], Any], text: str | bytes) -> Any:
+    """A value that is not nested too deep for functions that walk through it by recursion."""
+    with suppress(RecursionError):
+        value = parse(text)
+        level = [value]
+        for _ in range(DEEPEST):
+            inner = (
+                each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)
+            )
+            level = [item for items in inner for item in items]
+            if not level:
+                return value
+    raise ValueError(f"it is nested more than {DEEPEST} deep")
+
+
+def refuse_bomb(size: int, stored: int) -> None:
+    """Raises ValueError where `stored` bytes would unpack to `size` bytes, which no file of images or weights does."""
+    if size > max(SMALL, RATIO * stored):
+        raise ValueError(f"its {stored:,} bytes claim to hold {size:,} bytes, more than {RATIO} times as many")

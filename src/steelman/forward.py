@@ -1,4 +1,4 @@
-"""The one place where a model is called: what it is given, and what its answer must be."""
+"""The one place where a model is called: its input, and the checks of its answer."""
 
 import re
 from collections.abc import Mapping
@@ -10,26 +10,24 @@ from torch import Tensor, nn
 from steelman.types import Images, Logits, Model
 
 _OTHER_TYPE = re.compile(r"dtype|scalar type|should be the same|same type", re.IGNORECASE)
-"""How torch says that images and weights are of types that do not go together."""
+"""Torch's messages about images and weights of incompatible types."""
 
 
 class Forward:
-    """A model as everything here calls it. It is made once for many calls, which are of one mode.
+    """Calls a model. It is made once for many calls, all of one mode.
 
-    - The model may write into the images that it is given: it gets a copy, at the first call and then wherever it has
-      written into that one.
+    - The model may write into its images: it gets a copy at the first call, and afterwards if it wrote into that.
     - Images are cast to the type of its parameters, where these have one type.
     - Logits are cast to the type of the images, at least to float32.
     - An object with `.logits`, a mapping with "logits", and a tuple or list that begins with the logits are unwrapped.
-    - It is never asked about an empty batch: the answer is empty, with as many classes as before.
+    - It is not called on an empty batch: the answer is empty, with as many classes as before.
 
-    model   its parameters are looked at
+    model   its parameters give the type
     called  what is called; default: `model`
-    given   the type that images are cast to where parameters do not say; default: the type that they have
+    given   the type of images where the parameters have no single one; default: unchanged
 
     Raises:
-        ValueError: the answer is none of these; types that do not go together; a model that writes into its images
-            only now and then.
+        ValueError: another answer; incompatible types; a model that writes into its images on some calls only.
     """
 
     def __init__(self, model: Model, called: Model | None = None, *, given: torch.dtype | None = None) -> None:
@@ -37,13 +35,15 @@ class Forward:
         types = _parameter_types(model)
         self._type = types.pop() if len(types) == 1 else given
         self._reads_only = False
-        self._said: tuple[torch.Size, torch.dtype] | None = None
+        self._shape: tuple[torch.Size, torch.dtype] | None = None
 
     def __call__(self, x: Images, autocast: Literal["off", "bf16", "caller"] = "off") -> Tensor:
-        """`autocast` is the one under which the model is called: "caller" is what is on where this is called."""
+        """`autocast` is that of the model's call; "caller" is the one that is on here."""
         if len(x) == 0:
             return self._of_nothing(x)
-        given = x if self._type is None or self._type is x.dtype else x.to(self._type)  # `to` is slow where it is idle
+        given = (
+            x if self._type is None or self._type is x.dtype else x.to(self._type)
+        )  # `to` is slow even without effect
         tracked = not given.is_inference()
         lent = x.clone() if given is x and not (self._reads_only and tracked) else given
         before = lent._version if tracked else 0
@@ -60,13 +60,13 @@ class Forward:
         wide = x.dtype if x.dtype.itemsize >= 4 else torch.float32
         if answer.dtype is not wide and answer.is_floating_point():
             answer = answer.to(wide)
-        if answer.ndim:  # what has no batch is refused by who asked
-            self._said = answer.shape[1:], answer.dtype
+        if answer.ndim:  # an answer without a batch is refused by the caller
+            self._shape = answer.shape[1:], answer.dtype
         return answer
 
     def _of_nothing(self, x: Images) -> Tensor:
         """An empty answer, in the graph of `x` where that is one."""
-        shape, dtype = self._said or (torch.Size([2]), x.dtype)
+        shape, dtype = self._shape or (torch.Size([2]), x.dtype)
         nothing = torch.zeros(0, *shape, dtype=dtype, device=x.device)
         return nothing + 0 * x.flatten(1)[:, :1] if nothing.is_floating_point() else nothing
 
@@ -90,7 +90,7 @@ class Forward:
 
 
 def answer_of(model: Model, x: Images) -> Tensor:
-    """What a model says of images, logits or classes, once and in full precision; see `Forward`."""
+    """The model's answer, logits or classes, once and in full precision; see `Forward`."""
     return Forward(model)(x)
 
 
@@ -102,29 +102,29 @@ def logits_of(model: Model, x: Images) -> Logits:
     """
     if len(x) == 0:
         raise ValueError("a batch to train on needs at least one image")
-    found = Forward(model)(x, "caller")
-    if not found.is_floating_point():
-        raise ValueError(f"training needs logits; the model answers with {_short(found.dtype)}")
-    return found
+    logits = Forward(model)(x, "caller")
+    if not logits.is_floating_point():
+        raise ValueError(f"training needs logits; the model answers with {_short(logits.dtype)}")
+    return logits
 
 
 def unwrapped(answer: Any) -> Tensor:
-    """The logits in what a model returned.
+    """The logits in a model's answer.
 
     Raises:
-        ValueError: there are none where they are looked for.
+        ValueError: there are none.
     """
     if isinstance(answer, Tensor):
         return answer
-    found = answer
+    logits = answer
     if isinstance(answer, Mapping):
-        found = answer.get("logits", getattr(answer, "logits", answer))
+        logits = answer.get("logits", getattr(answer, "logits", answer))
     elif hasattr(answer, "logits"):
-        found = answer.logits
+        logits = answer.logits
     elif isinstance(answer, tuple | list) and answer:
-        found = answer[0]
-    if isinstance(found, Tensor):
-        return found
+        logits = answer[0]
+    if isinstance(logits, Tensor):
+        return logits
     what = f"a {type(answer).__name__}"
     if isinstance(answer, Mapping):
         what += f" with {', '.join(repr(key) for key in list(answer)[:5]) or 'nothing in it'}"
@@ -138,7 +138,7 @@ def unwrapped(answer: Any) -> Tensor:
 
 
 def lent(x: Images, model: Model | None = None) -> Images:
-    """A copy for what may write into its images, such as a preprocessing layer; in the type of a model's parameters."""
+    """A copy in the type of a model's parameters, for layers that may write into their images."""
     types = set() if model is None else _parameter_types(model)
     return x.to(types.pop(), copy=True) if len(types) == 1 else x.clone()
 
@@ -153,15 +153,8 @@ def _short(kind: torch.dtype) -> str:
     return str(kind).removeprefix("torch.")
 
 
-# --- what an answer must be
-
-
 def check_answer(answer: Tensor, batch: int, highest_label: int) -> None:
-    """Refuse what can be neither logits nor classes.
-
-    Raises:
-        ValueError: see `check_logits`; classes that are not one per image.
-    """
+    """Raises ValueError unless the answer is logits, see `check_logits`, or one class per image."""
     if answer.is_floating_point():
         check_logits(answer, batch, highest_label)
     elif answer.shape != (batch,):
@@ -176,11 +169,7 @@ def are_probabilities(answer: Tensor) -> bool:
 
 
 def check_logits(logits: Tensor, batch: int, highest_label: int) -> None:
-    """Refuse what cannot be logits.
-
-    Raises:
-        ValueError: not of shape (batch, classes), one class, a label that has no class, NaN, probabilities.
-    """
+    """Raises ValueError unless logits are finite, of shape (batch, classes) with all labels, and no probabilities."""
     if logits.ndim != 2 or len(logits) != batch:
         raise ValueError(f"the model must return logits of shape ({batch}, classes); got {tuple(logits.shape)}")
     classes = logits.shape[1]

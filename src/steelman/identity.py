@@ -1,4 +1,4 @@
-"""What tells one model, attack or set of images from another: digests of everything that decides its answers."""
+"""Digests of models, attacks and images: of everything that decides their answers."""
 
 import ast
 import enum
@@ -24,48 +24,48 @@ from torch import Tensor, nn
 from steelman.types import Description, Images, Labels, Share
 
 CHECKPOINT = "best.safetensors"
-"""What stands for a run's folder."""
+"""The file that is hashed of a run's folder."""
 
 LEVELS = 65535 * 16
 """Pixels are hashed as whole multiples of 1 / LEVELS. Those of 8 and of 16 bits are such multiples, so that a division
-that rounds otherwise, as on a GPU, makes no other image of them."""
+that rounds otherwise, as on a GPU, leaves the hash as it is."""
 
 
 def digest(value: object) -> str:
     """A hash of a value and of everything in it: numbers, tensors, modules, functions with their code, files' content.
 
-    A path, also as text, stands for the file's bytes; one of a run's folder for its best checkpoint. Of a dataclass,
-    the fields count that are compared. The code of libraries is known by its name.
+    Of a path, also as text, the file's bytes are hashed; of a run's folder, its best checkpoint; of a dataclass, the
+    fields that are compared; of the code of libraries, the name.
     """
-    reader = _Reader()
-    reader.take(value)
-    return str(reader)
+    return _digest(value)
+
+
+def _digest(value: object, strict: bool = True) -> str:
+    hasher = _Hasher(strict)
+    hasher.add(value)
+    return str(hasher)
 
 
 def model_parts(model: object) -> dict[str, str]:
-    """Digests of all that decides a model's answers, under what a user calls it.
+    """Digests of all that decides a model's answers, by part.
 
-    `classes` (names and structure), their `code` (as source, where that can be had), `weights`, `buffers` (persistent
-    or not), and `attributes`: all else that the modules hold, and hooks. Of another callable than a module, `code`.
+    `classes` (names and structure), their `code` (as source, where there is one), `weights`, `buffers` (persistent or
+    not), and `attributes`: all else that the modules hold, and hooks. Of another callable than a module, `code`.
     """
     model = getattr(model, "_orig_mod", model)  # of a compiled one
-    if isinstance(model, nn.Module):
-        return _parts(model, False, {})
-    reader = _Reader(strict=False)
-    reader.take(model)
-    return {"code": str(reader)}
+    return _parts(model, False, {}) if isinstance(model, nn.Module) else {"code": _digest(model, strict=False)}
 
 
 def _parts(model: nn.Module, strict: bool, memory: dict[int, tuple[object, str]]) -> dict[str, str]:
-    readers = {name: _Reader(strict, memory) for name in ("classes", "code", "weights", "buffers", "attributes")}
+    parts = {name: _Hasher(strict, memory) for name in ("classes", "code", "weights", "buffers", "attributes")}
     for name, module in model.named_modules():
-        readers["classes"].say(name, _name(type(module)))
-        readers["code"].take(type(module))
+        parts["classes"].write(name, class_name(type(module)))
+        parts["code"].add(type(module))
         for kind, values in (("weights", module._parameters), ("buffers", module._buffers)):
             for key, value in values.items():
-                readers[kind].take((f"{name}.{key}", value))
-        readers["attributes"].take([name, *_attributes(module).items()])
-    return {name: str(reader) for name, reader in readers.items()}
+                parts[kind].add((f"{name}.{key}", value))
+        parts["attributes"].add([name, *_attributes(module).items()])
+    return {name: str(hasher) for name, hasher in parts.items()}
 
 
 def image_digests(x: Images, y: Labels) -> np.ndarray:
@@ -81,11 +81,11 @@ def image_digests(x: Images, y: Labels) -> np.ndarray:
 
 def without_address(text: str) -> str:
     """A repr that is the same in every process."""
-    return _ADDRESS.sub("", text)
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
-class _Reader:
-    """Values, one after the other, into one hash.
+class _Hasher:
+    """Adds values to one hash.
 
     Of an object that Python cannot take apart, only the class is known. Where that is not enough (`strict`), it is like
     no other object, and like itself only while this process runs.
@@ -99,121 +99,115 @@ class _Reader:
     def __str__(self) -> str:
         return self.hash.hexdigest()[:16]
 
-    def say(self, *words: object) -> None:
+    def write(self, *words: object) -> None:
         for word in words:
             text = str(word).encode()
             self.hash.update(b"%d:" % len(text) + text)
 
-    def take(self, value: Any) -> None:
+    def add(self, value: Any) -> None:
         if isinstance(value, str | Path) and (file := _file_of(value)) is not None:
-            self.say("file", hashlib.sha256(file.read_bytes()).hexdigest())
+            self.write("file", hashlib.sha256(file.read_bytes()).hexdigest())
             return
-        value = float(value) if isinstance(value, Share) else value  # a default is what it would be if it were given
-        self.say(_name(type(value)))
+        value = float(value) if isinstance(value, Share) else value  # a default length is hashed as one that is given
+        self.write(class_name(type(value)))
         match value:
             case None | bool() | int() | float() | complex() | str() | bytes() | Path() | enum.Enum() | slice():
-                self.say(repr(value))
+                self.write(repr(value))
             case torch.dtype() | torch.device() | np.dtype() | np.generic():
-                self.say(repr(value))
+                self.write(repr(value))
             case Tensor():
                 raw = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-                self.say(value.dtype, tuple(value.shape))
+                self.write(value.dtype, tuple(value.shape))
                 self.hash.update(raw.view(torch.uint8).numpy().tobytes() if raw.numel() else b"")
             case np.ndarray() if value.dtype != object:
-                self.say(value.dtype, value.shape)
+                self.write(value.dtype, value.shape)
                 self.hash.update(np.ascontiguousarray(value).tobytes())
             case list() | tuple():
-                self.say(len(value))
+                self.write(len(value))
                 for each in value:
-                    self.take(each)
+                    self.add(each)
             case AbstractSet():
-                self.say(*sorted(digest(each) for each in value))
+                self.write(*sorted(digest(each) for each in value))
             case _:
-                self.say(self._remembered(value))
+                self.write(self._remembered(value))
 
     def _remembered(self, value: Any) -> str:
-        """An object's own hash, worked out once; inside itself it is known by its class."""
+        """An object's own hash, computed once; inside itself it is known by its class."""
         if id(value) not in self.memory:
-            self.memory[id(value)] = (value, "itself")  # held, so that no other object gets its id
-            reader = _Reader(self.strict, self.memory)
-            reader._object(value)
-            self.memory[id(value)] = (value, str(reader))
+            self.memory[id(value)] = (value, "itself")  # kept, so that no other object gets its id
+            hasher = _Hasher(self.strict, self.memory)
+            hasher._object(value)
+            self.memory[id(value)] = (value, str(hasher))
         return self.memory[id(value)][1]
 
     def _object(self, value: Any) -> None:
         match value:
             case Mapping():
                 for key in value:
-                    self.take(key)
-                    self.take(value[key])
+                    self.add(key)
+                    self.add(value[key])
             case nn.Module():
-                value = getattr(value, "_orig_mod", value)
-                self.say(*_parts(value, self.strict, self.memory).items())
+                self.write(*_parts(getattr(value, "_orig_mod", value), self.strict, self.memory).items())
             case type():
-                self.code_of(value)
+                self._class(value)
             case types.FunctionType():
                 self._function(value)
             case types.BuiltinFunctionType() | types.ModuleType():
-                self.say(getattr(value, "__module__", ""), getattr(value, "__qualname__", value.__name__))
+                self.write(getattr(value, "__module__", ""), getattr(value, "__qualname__", value.__name__))
             case types.MethodType():
-                self.take((value.__self__, value.__func__))
+                self.add((value.__self__, value.__func__))
             case functools.partial():
-                self.take((value.func, value.args, value.keywords))
+                self.add((value.func, value.args, value.keywords))
             case staticmethod() | classmethod():
-                self.take(value.__func__)
+                self.add(value.__func__)
             case property() | functools.cached_property():
-                self.take(getattr(value, "fget", None) or getattr(value, "func", None))
+                self.add(getattr(value, "fget", None) or getattr(value, "func", None))
             case _ if is_dataclass(value):
-                self.take(type(value))
-                self.take([(item.name, getattr(value, item.name)) for item in fields(value) if item.compare])
+                self.add(type(value))
+                self.add([(item.name, getattr(value, item.name)) for item in fields(value) if item.compare])
             case _:
-                self.take(type(value))
+                self.add(type(value))
                 self._state(value)
 
     def _state(self, value: Any) -> None:
         """What pickling would keep of an object."""
         try:
             _, *kept = value.__reduce_ex__(2)
-        except Exception:  # whatever somebody else's object raises
-            self.say(*((_PROCESS, id(value)) if self.strict else ()))
+        except Exception:  # any, from another library's object
+            self.write(*((_PROCESS, id(value)) if self.strict else ()))
             return
-        self.take(
-            [each if isinstance(each, tuple | Mapping) else list(each or ()) for each in kept if each is not None]
-        )
+        self.add([each if isinstance(each, tuple | Mapping) else list(each or ()) for each in kept if each is not None])
 
-    def code_of(self, kind: type) -> None:
-        """A class by its name and, where it is no library's, by what it and its bases are made of."""
+    def _class(self, kind: type) -> None:
+        """A class by its name and, where it is no library's, by the members of it and its bases."""
         for base in kind.__mro__:
-            self.say(_name(base))
-            if _of_a_library(base.__module__):
-                continue
-            for name, value in sorted(vars(base).items()):
-                own = isinstance(value, types.FunctionType) or not (name.startswith("__") or name == "_abc_impl")
-                if own:  # and nothing that Python keeps there for itself
-                    self.say(name)
-                    self.take(value)
+            self.write(class_name(base))
+            for name, value in () if _of_a_library(base.__module__) else sorted(vars(base).items()):
+                # nothing that Python keeps there for itself
+                if isinstance(value, types.FunctionType) or not (name.startswith("__") or name == "_abc_impl"):
+                    self.write(name)
+                    self.add(value)
 
     def _function(self, function: types.FunctionType) -> None:
-        self.say(function.__module__, function.__qualname__)
+        self.write(_room(function.__module__ or ""), function.__qualname__)
         if _of_a_library(function.__module__ or ""):  # none of code that was run in no module
             return
-        self.say(_source(function.__code__))
+        self.write(_source(function.__code__))
         closure = [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]
-        self.take((function.__defaults__, function.__kwdefaults__, closure))
-        for name, found in _asked(function):
-            self.say(name)
-            self.take(found)
+        self.add((function.__defaults__, function.__kwdefaults__, closure))
+        for name, value in _globals_of(function):
+            self.write(name)
+            self.add(value)
 
 
 _PROCESS = os.urandom(8).hex()
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _OF_TORCH = frozenset(vars(nn.Module()))
-_TOLD = (int, float, complex, str, tuple, list, dict, np.ndarray, Tensor, nn.Module, types.FunctionType, type)
+_HASHED = (int, float, complex, str, tuple, list, dict, np.ndarray, Tensor, nn.Module, types.FunctionType, type)
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    """What a module holds besides weights, buffers and other modules, and what is hooked into its forward pass."""
-    if isinstance(module, torch.jit.ScriptModule):  # whose Python object is new at every reading
+    """What a module holds besides weights, buffers and other modules, and the hooks of its forward pass."""
+    if isinstance(module, torch.jit.ScriptModule):  # its Python object is new at every access
         try:
             code, constants = module.code_with_constants
         except (AttributeError, RuntimeError):  # a list of modules, which has no forward pass
@@ -228,17 +222,22 @@ def _attributes(module: nn.Module) -> dict[str, Any]:
     return {**own, "hooks": list(hooks)} if hooks else own
 
 
-def _name(kind: type) -> str:
-    return f"{kind.__module__}:{kind.__qualname__}"
+def class_name(kind: type) -> str:
+    """`module:Class`; of Steelman's own classes only the room, so that a file that moves changes no identity."""
+    return f"{_room(kind.__module__)}:{kind.__qualname__}"
+
+
+def _room(module: str) -> str:
+    return ".".join(module.split(".")[:2]) if module.startswith("steelman.") else module
 
 
 def _file_of(value: str | Path) -> Path | None:
-    """The file whose content a path stands for."""
+    """The file whose content is hashed for a path."""
     text = os.fspath(value)
     if isinstance(value, str) and ("\n" in text or "\0" in text):
         return None
     path = Path(text)
-    named = isinstance(value, Path) or os.sep in text or bool(path.suffix)  # no word that happens to be a file's name
+    named = isinstance(value, Path) or os.sep in text or bool(path.suffix)  # no word that is a file's name by chance
     try:
         if (path / CHECKPOINT).is_file():
             return path / CHECKPOINT
@@ -249,7 +248,7 @@ def _file_of(value: str | Path) -> Path | None:
 
 @functools.cache
 def _of_a_library(module: str) -> bool:
-    """Whether code is known by its name: Steelman's own, Python's, or an installed package's."""
+    """Whether code is known by its name: of Steelman, of Python, or of an installed package."""
     root = module.partition(".")[0]
     if root in {"steelman", "torch", "builtins"} or root in sys.stdlib_module_names - {"__main__"}:
         return True
@@ -261,20 +260,20 @@ def _of_a_library(module: str) -> bool:
     return any(part in str(place) for place in places for part in ("site-packages", "dist-packages"))
 
 
-def _asked(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """What a function asks of its module, and of the user's other modules: values and code."""
+def _globals_of(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """The globals that a function uses, and those of the user's other modules: values and code."""
     names = dict.fromkeys(_names(function.__code__))
     for name in names:
-        found = function.__globals__.get(name)
-        if isinstance(found, types.ModuleType) and not _of_a_library(found.__name__):
-            inside = vars(found)
-            yield from ((f"{name}.{each}", inside[each]) for each in names if isinstance(inside.get(each), _TOLD))
-        elif isinstance(found, _TOLD):
-            yield name, found
+        value = function.__globals__.get(name)
+        if isinstance(value, types.ModuleType) and not _of_a_library(value.__name__):
+            inside = vars(value)
+            yield from ((f"{name}.{each}", inside[each]) for each in names if isinstance(inside.get(each), _HASHED))
+        elif isinstance(value, _HASHED):
+            yield name, value
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
-    """All names in a function, and in the functions and comprehensions within it."""
+    """All names in a function, and in the functions and comprehensions inside it."""
     yield from code.co_names
     for each in code.co_consts:
         if isinstance(each, types.CodeType):

@@ -5,18 +5,20 @@ targeted one to reach the target.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from steelman.types import Flags, Indices, Labels, Logits, PerImage
+from steelman.ranges import Checked, Factor
+from steelman.types import Flags, Labels, Logits, PerImage, Rows
 
 
 @dataclass(frozen=True)
-class Goal:
+class Goal(Rows):
     """What counts as success: leave `labels`, or, when `target` is given, be classified as `target`.
 
     `reference` holds the logits of the unperturbed images for losses that compare with them.
@@ -26,13 +28,10 @@ class Goal:
     target: Labels | None = None
     reference: Logits | None = None
 
-    def __getitem__(self, which: Indices) -> "Goal":
-        return replace(
-            self,
-            labels=self.labels[which],
-            target=None if self.target is None else self.target[which],
-            reference=None if self.reference is None else self.reference[which],
-        )
+    @property
+    def named(self) -> Labels:
+        """The class that the goal names: the target, or else the label."""
+        return self.labels if self.target is None else self.target
 
     def met(self, prediction: Labels) -> Flags:
         return prediction != self.labels if self.target is None else prediction == self.target
@@ -41,8 +40,18 @@ class Goal:
         return self.met(logits.argmax(1))
 
 
+def other_logits(logits: Logits, labels: Labels) -> Logits:
+    """The logits with -infinity for the label."""
+    return logits.scatter(1, labels[:, None], -torch.inf)
+
+
+def top_rivals(logits: Logits, labels: Labels, count: int) -> Tensor:
+    """The `count` highest classes but the label, or all of them where there are fewer; of shape (batch, rivals)."""
+    return other_logits(logits, labels).topk(min(count, logits.shape[1] - 1), dim=1).indices
+
+
 @dataclass(frozen=True)
-class Loss(ABC):
+class Loss(Checked, ABC):
     """A number per image that an attack increases."""
 
     needs_reference: ClassVar[bool] = False
@@ -54,7 +63,7 @@ class Loss(ABC):
 
     @property
     def order(self) -> "Loss":
-        """A loss by which images of one goal stand in the same order, also where this one is flat by rounding."""
+        """A loss that orders images of one goal as this one does, also where this one is flat by rounding."""
         return self
 
     def check_input(self, targeted: bool, classes: int | None) -> None:
@@ -63,6 +72,12 @@ class Loss(ABC):
 
     @abstractmethod
     def __call__(self, logits: Logits, goal: Goal) -> PerImage: ...
+
+
+def _signed(measure: Callable[[Logits, Labels], PerImage], logits: Logits, goal: Goal) -> PerImage:
+    """A measure of how far an image is from a class: of the label, or minus that of the target."""
+    value = measure(logits, goal.named)
+    return value if goal.target is None else -value
 
 
 @dataclass(frozen=True)
@@ -79,22 +94,19 @@ class CrossEntropy(Loss):
         return SoftMargin()  # CE = log(1 + exp s), and -log(1 + exp -s) when targeted: both grow with s
 
     def __call__(self, logits: Logits, goal: Goal) -> PerImage:
-        if goal.target is None:
-            return cross_entropy(logits, goal.labels)
-        return -cross_entropy(logits, goal.target)
+        return _signed(cross_entropy, logits, goal)
 
 
 @dataclass(frozen=True)
 class _Precise(Loss):
     """`CrossEntropy`, but its gradient is that of `SoftMargin` times 1 - p without rounding p, and at least 1e-12.
 
-    The factor is no matter of an image alone, but it weighs images where batch normalisation in train mode mixes them.
+    The factor does not change the direction of one image, but it weighs images where batch normalisation in train mode
+    mixes them.
     """
 
     def __call__(self, logits: Logits, goal: Goal) -> PerImage:
-        if goal.target is None:
-            return _PreciseFunction.apply(precise(logits), goal.labels)
-        return -_PreciseFunction.apply(precise(logits), goal.target)
+        return _signed(_PreciseFunction.apply, precise(logits), goal)
 
 
 class _PreciseFunction(torch.autograd.Function):
@@ -109,16 +121,14 @@ class _PreciseFunction(torch.autograd.Function):
         logits, labels, value = ctx.saved_tensors
         pivot = labels[:, None]
         unsure = 1 - value.neg().exp_()
-        others = logits.scatter(1, pivot, -torch.inf).softmax(1).scatter_(1, pivot, -1.0)
-        return others.mul_((slopes[0] * unsure.clamp_(min=1e-12))[:, None]), None
+        away = logits.scatter(1, pivot, -torch.inf).softmax(1).scatter_(1, pivot, -1.0)
+        return away.mul_((slopes[0] * unsure.clamp_(min=1e-12))[:, None]), None
 
 
 def margin(logits: Logits, labels: Labels) -> PerImage:
-    """max_{k != y} Z_k - Z_y: negative while the label wins."""
+    """max_{k != y} Z_k - Z_y: negative where the label has the highest logit."""
     logits = precise(logits)
-    own = logits.gather(1, labels[:, None])
-    others = logits.scatter(1, labels[:, None], -torch.inf)
-    return others.amax(1) - own[:, 0]
+    return other_logits(logits, labels).amax(1) - logits.gather(1, labels[:, None])[:, 0]
 
 
 @dataclass(frozen=True)
@@ -128,14 +138,10 @@ class Margin(Loss):
     `confidence` is in logits; infinity (default) never switches the gradient off. Madry's "CW+" has 50.
     """
 
-    confidence: float = float("inf")
-
-    def __post_init__(self) -> None:
-        if not self.confidence >= 0:
-            raise ValueError(f"confidence is in logits, 0 or above; got {self.confidence}")
+    confidence: Factor = float("inf")
 
     def __call__(self, logits: Logits, goal: Goal) -> PerImage:
-        value = margin(logits, goal.labels) if goal.target is None else -margin(logits, goal.target)
+        value = _signed(margin, logits, goal)
         return value if self.confidence == float("inf") else value.clamp(max=self.confidence)
 
 
@@ -159,9 +165,11 @@ class SoftMargin(Loss):
     """
 
     def __call__(self, logits: Logits, goal: Goal) -> PerImage:
-        logits, pivot = precise(logits), (goal.labels if goal.target is None else goal.target)[:, None]
-        value = logits.scatter(1, pivot, -torch.inf).logsumexp(1) - logits.gather(1, pivot)[:, 0]
-        return value if goal.target is None else -value
+        return _signed(_soft_margin, precise(logits), goal)
+
+
+def _soft_margin(logits: Logits, labels: Labels) -> PerImage:
+    return other_logits(logits, labels).logsumexp(1) - logits.gather(1, labels[:, None])[:, 0]
 
 
 @dataclass(frozen=True)
@@ -189,9 +197,7 @@ class DLR(Loss):
         if logits.shape[1] < needed:
             return Margin()(logits, goal)
         top = precise(logits).topk(needed, dim=1).values
-        if goal.target is None:
-            return margin(logits, goal.labels) / (top[:, 0] - top[:, 2] + 1e-12)
-        return LogitDifference()(logits, goal) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+        return LogitDifference()(logits, goal) / (top[:, 0] - top[:, 2:].mean(1) + 1e-12)
 
 
 def kl_divergence(reference: Logits, logits: Logits) -> PerImage:
@@ -202,7 +208,7 @@ def kl_divergence(reference: Logits, logits: Logits) -> PerImage:
 
 @dataclass(frozen=True)
 class KL(Loss):
-    """KL(p(x) || p(x')) to the prediction on the unperturbed image; labels play no part (VAT, TRADES).
+    """KL(p(x) || p(x')) to the prediction on the unperturbed image, without labels (VAT, TRADES).
 
     Its gradient is 0 at x' = x, so an attack needs a random start.
     """

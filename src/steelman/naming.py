@@ -1,4 +1,4 @@
-"""Finding things by name, and saying which name was meant when there is no such thing."""
+"""Names: the call that makes a method, and the name that was probably meant."""
 
 import difflib
 from collections.abc import Iterable
@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from steelman.types import Share
 
 MANY, FEW = 60, 12
-"""How many names an error message lists at most, and how many where there are more."""
+"""Names that an error message lists at most, and how many it lists where there are more."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """The end of an error message: the name that was probably meant, or those there are."""
+    """The end of an error message: the name that was probably meant, or the known names."""
     folded = {each.lower(): each for each in sorted(names)}
     close = difflib.get_close_matches(name.lower(), folded)
-    close.sort(key=lambda other: sorted(other) != sorted(name.lower()))  # letters that have changed places come first
+    close.sort(key=lambda other: sorted(other) != sorted(name.lower()))  # transposed letters come first
     if close:
         return f"did you mean {folded[close[0]]}?"
     there = list(folded.values())
-    if len(there) > MANY:  # those that have most in common with it, where a line of all of them could not be read
+    if len(there) > MANY:  # a line of all names could not be read
         some = sorted(difflib.get_close_matches(name.lower(), folded, n=FEW, cutoff=0.0))
         return f"there are {', '.join(folded[each] for each in some)} and {len(there) - FEW} others"
     return f"there are {', '.join(there) or 'none'}"

@@ -19,7 +19,7 @@ TINY = 1e-12
 def per_image(value: Radius, like: Tensor, name: str = "eps") -> Tensor:
     """A radius as a tensor that broadcasts against `like`: shape (batch, 1, ..., 1), or () for one number.
 
-    One that has that shape already has been here before, and is not checked again.
+    A radius of that shape comes from here, and is not checked again.
 
     Raises:
         ValueError: negative, not finite, or neither one number nor one per image.
@@ -42,14 +42,10 @@ def column(value: Tensor, like: Tensor) -> Tensor:
 
 
 def inward(direction: Images, x: Images, box: Box | None) -> Images:
-    """`direction` without the entries of images `x` that stand at the box and would leave it."""
+    """`direction` without the entries of images `x` that are at the box and would leave it."""
     if box is None:
         return direction
     return direction.masked_fill(((x <= box[0]) & (direction < 0)) | ((x >= box[1]) & (direction > 0)), 0)
-
-
-def _flat(delta: Tensor) -> Tensor:
-    return delta.flatten(1)
 
 
 def _rows(radius: Radius, like: Tensor) -> Tensor:
@@ -68,8 +64,8 @@ def in_blocks(work: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 def _room(x: Images, sign: Images, box: Box | None) -> Tensor:
     """How far each entry can move along `sign` within the box, flat; infinite without one."""
     if box is None:
-        return torch.full_like(_flat(x), torch.inf)
-    return _flat(((box[0] + box[1]) / 2 - x).mul_(sign).add_((box[1] - box[0]) / 2))
+        return torch.full_like(x.flatten(1), torch.inf)
+    return ((box[0] + box[1]) / 2 - x).mul_(sign).add_((box[1] - box[0]) / 2).flatten(1)
 
 
 def _moved(x: Images, sign: Images, amount: Tensor, box: Box | None) -> Images:
@@ -122,24 +118,24 @@ class Norm(ABC):
         """Uniform in the ball, in the shape and dtype of `like`."""
 
     def contain(self, x: Images, x_adv: Images, radius: Radius, box: Box | None) -> Images:
-        """`x_adv` in box and ball to the last bit: for the numbers returned, size(x_adv - x) <= radius holds exactly.
+        """`x_adv` in box and ball to the last bit: size(x_adv - x) <= radius holds exactly for the returned numbers.
 
-        Rounding leaves a projected image an ulp or so outside; such images are pulled towards `x`, which must lie in
-        the box, until their size, taken in double precision, fits.
+        Rounding leaves a projected image an ulp or so outside. Such images are pulled towards `x`, which must lie in
+        the box, until their size in double precision fits.
         """
         if box is not None:
             x_adv = x_adv.clamp(*box)
         wide = x.double()
-        # A sum in another order may come out a few ulps larger, hence the skin.
+        # A sum in another order may be a few ulps larger, hence the margin.
         bound = per_image(radius, wide) * (1 - 16 * torch.finfo(torch.float64).eps)
         for turn in range(16):
             delta = x_adv.double() - wide
-            size = self.size(delta).reshape(-1, *[1] * (x.ndim - 1))
+            size = column(self.size(delta), x)
             if not bool((size > bound).any()):
                 return x_adv
             shorter = max(0.0, 1 - 4**turn * torch.finfo(x.dtype).eps) * bound
             x_adv = torch.where(size > bound, (wide + delta * (shorter / size.clamp(min=TINY))).to(x.dtype), x_adv)
-        size = self.size(x_adv.double() - wide).reshape(-1, *[1] * (x.ndim - 1))
+        size = column(self.size(x_adv.double() - wide), x)
         return torch.where(size > bound, x, x_adv)
 
 
@@ -149,7 +145,7 @@ class _Linf(Norm):
     name = "Linf"
 
     def size(self, delta: Images) -> PerImage:
-        return _flat(delta).abs().amax(1)
+        return delta.flatten(1).abs().amax(1)
 
     def project(self, delta: Images, radius: Radius) -> Images:
         bound = per_image(radius, delta)
@@ -166,7 +162,7 @@ class _Linf(Norm):
         return inside if box is None else inside.clamp_(*box)
 
     def _furthest(self, x: Images, direction: Images, bound: Tensor, box: Box | None) -> Images:
-        moved = direction.sign().mul_(bound.reshape(-1, *[1] * (x.ndim - 1))).add_(x)
+        moved = direction.sign().mul_(column(bound, x)).add_(x)
         return moved if box is None else moved.clamp_(*box)
 
     def bounds(self, x: Images, radius: Radius, box: Box | None) -> tuple[Images, Images]:
@@ -180,7 +176,7 @@ class _Linf(Norm):
 
     @staticmethod
     def _end(x: Images, bound: Tensor, sign: int, box: Box | None) -> Images:
-        wide, bound = x.double(), bound.reshape(-1, *[1] * (x.ndim - 1))
+        wide, bound = x.double(), column(bound, x)
         end = (wide + sign * bound).to(x.dtype)
         end = torch.where((end - wide) * sign > bound, torch.nextafter(end, x), end)
         return end if box is None else end.clamp_(*box)
@@ -195,15 +191,15 @@ class _L2(Norm):
     name = "L2"
 
     def size(self, delta: Images) -> PerImage:
-        return torch.linalg.vector_norm(_flat(delta), dim=1)
+        return torch.linalg.vector_norm(delta.flatten(1), dim=1)
 
     def project(self, delta: Images, radius: Radius) -> Images:
-        size = self.size(delta).reshape(-1, *[1] * (delta.ndim - 1))
+        size = column(self.size(delta), delta)
         return delta * (per_image(radius, delta) / size.clamp(min=TINY)).clamp(max=1)
 
     def steepest(self, gradient: Images) -> Images:
         # By the largest entry first: squares of the tiny gradients of a saturated softmax underflow in float32.
-        top = _flat(gradient).abs().amax(1).reshape(-1, *[1] * (gradient.ndim - 1))
+        top = column(gradient.flatten(1).abs().amax(1), gradient)
         scaled = torch.where(top > 0, gradient / torch.where(top > 0, top, torch.ones_like(top)), 0)
         size = self.size(scaled).reshape(top.shape)
         return scaled / size.clamp(min=TINY)
@@ -222,7 +218,7 @@ class _L2(Norm):
     def _furthest(self, x: Images, direction: Images, bound: Tensor, box: Box | None) -> Images:
         """By Lagrange, clip(m direction). The size squared, sum min(m^2 d_i^2, room_i^2), is concave and piecewise
         linear in m^2, so Newton's method comes from below and ends; without a box its start is the answer."""
-        weight = _flat(direction).abs()
+        weight = direction.flatten(1).abs()
         top = weight.amax(1, keepdim=True)
         weight /= top + (top == 0)  # squares of the tiny gradients of a saturated softmax underflow
         sign = direction.sign()
@@ -244,7 +240,7 @@ class _L2(Norm):
         shape = like.shape[1:]
         direction = self.steepest(draws.normal(shape, like.dtype))
         share = draws.split(1).uniform((), like.dtype) ** (1 / max(shape.numel(), 1))
-        return direction * share.reshape(-1, *[1] * (like.ndim - 1)) * per_image(radius, like)
+        return direction * column(share, like) * per_image(radius, like)
 
 
 class _L1(Norm):
@@ -253,11 +249,11 @@ class _L1(Norm):
     name = "L1"
 
     def size(self, delta: Images) -> PerImage:
-        return _flat(delta).abs().sum(1)
+        return delta.flatten(1).abs().sum(1)
 
     def project(self, delta: Images, radius: Radius) -> Images:
         """By sorting (Duchi et al., "Efficient projections onto the l1-ball", ICML 2008, figure 1)."""
-        magnitude = _flat(delta).abs()
+        magnitude = delta.flatten(1).abs()
         bound = per_image(radius, delta).reshape(-1, 1)
         ordered = magnitude.sort(1, descending=True).values
         excess = ordered.cumsum(1) - bound
@@ -269,7 +265,7 @@ class _L1(Norm):
         return torch.where(inside, delta, shrunk * (bound > 0).reshape(-1, *[1] * (delta.ndim - 1)))
 
     def steepest(self, gradient: Images) -> Images:
-        flat = _flat(gradient)
+        flat = gradient.flatten(1)
         top = flat.abs().argmax(1, keepdim=True)
         return torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign()).reshape(gradient.shape)
 
@@ -279,7 +275,7 @@ class _L1(Norm):
         if box is None:
             return x + self.project(x_adv - x, bound[:, 0])
         delta = x_adv - x
-        magnitude, sign = _flat(delta).abs(), delta.sign()
+        magnitude, sign = delta.flatten(1).abs(), delta.sign()
         room = _room(x, sign, box)
         value = torch.minimum(magnitude, room).sum(1, keepdim=True) - bound
         low, high, binding = torch.zeros_like(bound), magnitude.amax(1, keepdim=True), value > 0
@@ -299,7 +295,7 @@ class _L1(Norm):
 
     def _furthest(self, x: Images, direction: Images, bound: Tensor, box: Box | None) -> Images:
         """The steepest entries, each as far as the box lets it, the last in part."""
-        weight, sign = _flat(direction).abs(), direction.sign()
+        weight, sign = direction.flatten(1).abs(), direction.sign()
         room = torch.minimum(_room(x, sign, box), bound) * (weight > 0)
         count = min(weight.shape[1], 64)
         while True:
@@ -318,8 +314,8 @@ class _L1(Norm):
         weight = -torch.log1p(-draws.uniform(shape, like.dtype))
         slack = -torch.log1p(-draws.split(1).uniform((), like.dtype))
         sign = torch.where(draws.split(2).uniform(shape, like.dtype) < 0.5, -1.0, 1.0).to(like.dtype)
-        total = (_flat(weight).sum(1) + slack).clamp(min=TINY)
-        return sign * weight / total.reshape(-1, *[1] * (like.ndim - 1)) * per_image(radius, like)
+        total = (weight.flatten(1).sum(1) + slack).clamp(min=TINY)
+        return sign * weight / column(total, like) * per_image(radius, like)
 
 
 class _L0(Norm):
@@ -328,17 +324,17 @@ class _L0(Norm):
     name = "L0"
 
     def size(self, delta: Images) -> PerImage:
-        return (_flat(delta) != 0).sum(1).to(delta.dtype)
+        return (delta.flatten(1) != 0).sum(1).to(delta.dtype)
 
     def project(self, delta: Images, radius: Radius) -> Images:
-        return delta * self._largest(_flat(delta).abs(), radius, delta)
+        return delta * self._largest(delta.flatten(1).abs(), radius, delta)
 
     def steepest(self, gradient: Images) -> Images:
         return L1.steepest(gradient)
 
     def _nearest(self, x: Images, x_adv: Images, bound: Tensor, box: Box | None) -> Images:
         inside = x_adv if box is None else x_adv.clamp(*box)
-        wanted, got = _flat(x_adv - x), _flat(inside - x)
+        wanted, got = (x_adv - x).flatten(1), (inside - x).flatten(1)
         kept = self._largest(got * (2 * wanted - got), bound[:, 0], x)  # how much nearer each entry brings it, squared
         return torch.where(kept.bool(), inside, x)
 
@@ -346,18 +342,18 @@ class _L0(Norm):
         """Without a box, entries move by 1."""
         sign = direction.sign()
         room = _room(x, sign, box).clamp_(max=torch.inf if box else 1)
-        kept = self._largest(_flat(direction).abs() * room, bound[:, 0], x)
-        return _moved(x, sign, _flat(kept) * room, box)
+        kept = self._largest(direction.flatten(1).abs() * room, bound[:, 0], x)
+        return _moved(x, sign, kept.flatten(1) * room, box)
 
     def sample(self, like: Images, radius: Radius, draws: Draws) -> Images:
         shape = like.shape[1:]
-        where = self._largest(_flat(draws.split(1).uniform(shape, torch.float64)), radius, like)
+        where = self._largest(draws.split(1).uniform(shape, torch.float64).flatten(1), radius, like)
         return where * (2 * draws.uniform(shape, like.dtype) - 1)
 
     def contain(self, x: Images, x_adv: Images, radius: Radius, box: Box | None) -> Images:
         if box is not None:
             x_adv = x_adv.clamp(*box)
-        kept = self._largest(_flat(x_adv - x).abs(), radius, x)
+        kept = self._largest((x_adv - x).flatten(1).abs(), radius, x)
         return torch.where(kept.bool(), x_adv, x)
 
     @staticmethod
@@ -366,11 +362,8 @@ class _L0(Norm):
         order = score.sort(dim=1, descending=True, stable=True).indices
         rank = torch.arange(score.shape[1], device=score.device).expand_as(order)
         chosen = (rank < per_image(radius, like).reshape(-1, 1).floor()).to(like.dtype)
-        return (
-            torch.zeros(score.shape, dtype=like.dtype, device=score.device)
-            .scatter(1, order, chosen)
-            .reshape(like.shape)
-        )
+        kept = torch.zeros(score.shape, dtype=like.dtype, device=score.device)
+        return kept.scatter(1, order, chosen).reshape(like.shape)
 
 
 Linf = _Linf()

@@ -1,17 +1,19 @@
-"""Optimisers as data: what a recipe's `[training.optimiser]` says."""
+"""Optimisers as data: the table `[training.optimiser]` of a recipe."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import nn
 
-from steelman.ranges import check_amounts
+from steelman.ranges import Checked, Factor
 
 
 @dataclass(frozen=True)
-class Optimiser(ABC):
+class Optimiser(Checked, ABC):
     """Builds a torch optimiser; `lr` is the rate that a schedule multiplies."""
 
     @abstractmethod
@@ -22,13 +24,12 @@ class Optimiser(ABC):
 class SGD(Optimiser):
     """Stochastic gradient descent with momentum (`torch.optim.SGD`). Weight decay is added to the gradient."""
 
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 0.0
+    lr: Factor = 0.1
+    momentum: Factor = 0.9
+    weight_decay: Factor = 0.0
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        check_amounts("SGD", lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         if self.nesterov and not self.momentum > 0:
             raise ValueError(f"nesterov needs a momentum above 0; got {self.momentum}")
 
@@ -42,14 +43,9 @@ class SGD(Optimiser):
 class Adam(Optimiser):
     """Adam (`torch.optim.Adam`). Weight decay is added to the gradient."""
 
-    lr: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_amounts("Adam", lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
-        if max(self.betas) >= 1:
-            raise ValueError(f"Adam needs betas below 1; got {self.betas}")
+    lr: Factor = 1e-3
+    betas: Annotated[tuple[float, float], Interval(ge=0, lt=1)] = (0.9, 0.999)
+    weight_decay: Factor = 0.0
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)

@@ -1,9 +1,8 @@
-"""Noise that belongs to an image, not to its batch.
+"""Noise that depends on an image's seed, not on its batch.
 
-Each image has one int64 seed, and every random number it meets is a hash of that seed and a counter (SplitMix64:
-Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014). So an image gets the same bits
-alone or in a batch, in one process or in two, before and after its neighbours leave, on a CPU or on a GPU; torch's own
-generators promise none of these.
+Each image has one int64 seed, and its random numbers are hashes of that seed and a counter (SplitMix64: Steele, Lea and
+Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014). So an image gets the same bits alone or in a
+batch, in one process or in two, on a CPU or on a GPU; torch's own generators do not guarantee that.
 """
 
 import math
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steelman.types import Indices, Randomness, Seeds
+from steelman.types import Randomness, Rows, Seeds
 
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
@@ -31,15 +30,15 @@ def _mix(bits: Tensor) -> Tensor:
 
 
 def combine(seeds: Tensor, *numbers: int | Tensor) -> Tensor:
-    """A new seed from a seed and any integers; any change of any of them changes it beyond recognition."""
+    """A new seed, a hash of a seed and any integers."""
     for number in numbers:
         seeds = _mix(seeds + _mix(torch.as_tensor(number, dtype=torch.int64, device=seeds.device) * 2 + 1) + _GOLDEN)
     return seeds
 
 
 @dataclass(frozen=True)
-class Draws:
-    """Random numbers for a batch, a pure function of one seed per image: asking twice gives the same numbers."""
+class Draws(Rows):
+    """Random numbers for a batch, a pure function of one seed per image: two equal calls give the same numbers."""
 
     seeds: Seeds
 
@@ -59,9 +58,6 @@ class Draws:
         on = torch.device("cpu") if source is None else source.device
         seeds = torch.empty(batch, dtype=torch.int64, device=on)
         return Draws(seeds.random_(generator=source).to(device))
-
-    def __getitem__(self, which: Indices) -> "Draws":
-        return Draws(self.seeds[which])
 
     def split(self, purpose: int) -> "Draws":
         """Independent draws for another purpose, such as the next restart."""

@@ -1,14 +1,14 @@
-"""Factors that change as training goes on: what a recipe's `[training.schedule]` and a defence's schedule say."""
+"""Factors that change during training: `[training.schedule]` of a recipe, or a defence's or adversary's schedule."""
 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from steelman.ranges import check_amounts
+from steelman.ranges import Checked, Factor, Fraction, FractionAbove0, FractionBelow1
 
 
 @dataclass(frozen=True)
-class Schedule(ABC):
+class Schedule(Checked, ABC):
     """A factor on a learning rate or a radius, from how much of the training is done, 0 to 1."""
 
     @abstractmethod
@@ -27,14 +27,9 @@ class Constant(Schedule):
 class Linear(Schedule):
     """A straight line from `start` to `end`, which is reached at the fraction `by` of the training, and kept."""
 
-    start: float = 0.0
-    end: float = 1.0
-    by: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_amounts("Linear", start=self.start, end=self.end)
-        if not 0 < self.by <= 1:
-            raise ValueError(f"Linear needs a fraction by, above 0 to 1; got {self.by}")
+    start: Factor = 0.0
+    end: Factor = 1.0
+    by: FractionAbove0 = 1.0
 
     def __call__(self, progress: float) -> float:
         return self.start + (self.end - self.start) * min(progress / self.by, 1.0)
@@ -44,16 +39,11 @@ class Linear(Schedule):
 class Steps(Schedule):
     """Times `factor` at each of the fractions `at` of the training."""
 
-    at: tuple[float, ...] = (0.5, 0.75)
-    factor: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not all(0 <= fraction <= 1 for fraction in self.at):
-            raise ValueError(f"Steps are at fractions of the training, 0 to 1; got {self.at}")
-        check_amounts("Steps", factor=self.factor)
+    at: tuple[Fraction, ...] = (0.5, 0.75)
+    factor: Factor = 0.1
 
     def __call__(self, progress: float) -> float:
-        # A hair early: 4 of 5 epochs may come out just below .8.
+        # Slightly early: 4 of 5 epochs may be just below .8 by rounding.
         return self.factor ** sum(progress >= fraction - 1e-9 for fraction in self.at)
 
 
@@ -61,11 +51,7 @@ class Steps(Schedule):
 class Cosine(Schedule):
     """Half a cosine from 1 down to 0, after a linear rise over the fraction `warmup`."""
 
-    warmup: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is a fraction of the training, 0 to below 1; got {self.warmup}")
+    warmup: FractionBelow1 = 0.0
 
     def __call__(self, progress: float) -> float:
         if progress < self.warmup:

@@ -1,8 +1,8 @@
 """Which Python names are imported: those that this user has written, and those that this user allows.
 
-A name 'module:function' that stands in a file (a recipe, a run, a checkpoint, a sweep) is only text: it is imported
-when it lies in what `trusting` allows, or in the `trusted` list of the user's own configuration file. The standard
-library is never called, whoever names it.
+A name 'module:function' in a file (a recipe, a run, a checkpoint, a sweep) is only text: it is imported when it lies in
+what `trusting` allows, or in the `trusted` list of the user's own configuration file. The standard library is never
+called, in whatever way it is named.
 """
 
 import importlib
@@ -10,20 +10,21 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import partial
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from steelman.decoding import one_line, parse_toml
+from steelman.files import one_line, parse_toml
 
 __all__ = ["Untrusted", "trusting"]
 
-OWN = frozenset({"steelman.adversaries.adversary:generator_of", "steelman.networks.advgan:AdvGANCritic"})
+T = TypeVar("T")
+
+OWN = frozenset({"steelman.adversaries.adversary:generator_of", "steelman.adversaries.generators.advgan:AdvGANCritic"})
 """What checkpoints of this package name: networks of this package alone, from settings that are checked."""
 
 MOST = 1 << 16
@@ -31,33 +32,17 @@ MOST = 1 << 16
 
 _NAME = re.compile(r"(?<![\w.])[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
+_allowed: ContextVar[frozenset[str]] = ContextVar("allowed", default=frozenset())
+"""Names 'module:function', and modules with all that lies below them."""
+_file: ContextVar[str] = ContextVar("file", default="")
+_reading: ContextVar[bool] = ContextVar("reading", default=False)
+
 
 class Untrusted(ValueError):
     """A name in a file that this user has not allowed, or a callable of the standard library."""
 
 
-@dataclass(frozen=True)
-class Allowed:
-    """What may be imported: whole names 'module:function', and modules with all that lies below them."""
-
-    names: frozenset[str] = frozenset()
-    modules: frozenset[str] = frozenset()
-
-    def covers(self, name: str) -> bool:
-        return name in self.names or self.holds(name.partition(":")[0])
-
-    def holds(self, module: str) -> bool:
-        return any(module == each or module.startswith(f"{each}.") for each in self.modules)
-
-
-_NOTHING = Allowed()
-_allowed: ContextVar[Allowed] = ContextVar("allowed", default=_NOTHING)
-_file: ContextVar[str] = ContextVar("file", default="")
-_reading: ContextVar[bool] = ContextVar("reading", default=False)
-
-
-@contextmanager
-def trusting(*names: str) -> Iterator[None]:
+def trusting(*names: str) -> AbstractContextManager[None]:
     """Allow names that files mention, while the block runs; `--trust` of the command.
 
     names  modules, each with all that lies below it ("my_package" is also my_package.models), or single names
@@ -69,63 +54,46 @@ def trusting(*names: str) -> Iterator[None]:
     """
     for name in names:
         _check(name)
-    allowed = _allowed.get()
-    single = frozenset(name for name in names if ":" in name)
-    with adopted(Allowed(allowed.names | single, allowed.modules | (frozenset(names) - single))):
-        yield
+    return _during(_allowed, _allowed.get().union(names))
 
 
-@contextmanager
-def written(*texts: str) -> Iterator[None]:
+def written(*texts: str) -> AbstractContextManager[None]:
     """While the block runs, the names in these texts are allowed: the user has written them (`--set`, `--vary`)."""
-    allowed = _allowed.get()
-    with adopted(Allowed(allowed.names.union(*map(_NAME.findall, texts)), allowed.modules)):
-        yield
+    return _during(_allowed, _allowed.get().union(*map(_NAME.findall, texts)))
 
 
-def current() -> Allowed:
-    """What is allowed here, to be adopted by another process."""
-    return _allowed.get()
+def named_in(file: str | Path) -> AbstractContextManager[None]:
+    """While the block runs, errors name this file as the one that has the names."""
+    return _during(_file, str(file))
 
 
-@contextmanager
-def adopted(allowed: Allowed) -> Iterator[None]:
-    """While the block runs, this is allowed."""
-    token = _allowed.set(allowed)
-    try:
-        yield
-    finally:
-        _allowed.reset(token)
-
-
-def adopt(allowed: Allowed) -> None:
-    """From now on, in this process, this is allowed."""
-    _allowed.set(allowed)
-
-
-@contextmanager
-def named_in(file: str | Path) -> Iterator[None]:
-    """While the block runs, errors say that names stand in this file."""
-    token = _file.set(str(file))
-    try:
-        yield
-    finally:
-        _file.reset(token)
-
-
-@contextmanager
-def reading() -> Iterator[None]:
-    """While the block runs, objects are made of what a text says, not of what a program's own code does."""
-    token = _reading.set(True)
-    try:
-        yield
-    finally:
-        _reading.reset(token)
+def reading() -> AbstractContextManager[None]:
+    """While the block runs, objects are made from a text, not by a program's own code."""
+    return _during(_reading, True)
 
 
 def is_reading() -> bool:
     """Whether the object that is being made comes from a text."""
     return _reading.get()
+
+
+def current() -> frozenset[str]:
+    """What is allowed here, to be adopted by another process."""
+    return _allowed.get()
+
+
+def adopt(allowed: frozenset[str]) -> None:
+    """From now on, in this process, this is allowed."""
+    _allowed.set(allowed)
+
+
+@contextmanager
+def _during(variable: ContextVar[T], value: T) -> Iterator[None]:
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
 
 
 def imported(name: str, *, from_file: bool) -> Any:
@@ -139,17 +107,17 @@ def imported(name: str, *, from_file: bool) -> Any:
         Untrusted: not allowed, or of the standard library.
         ValueError: not of that form, no such module, or no such name in it.
     """
-    from steelman.naming import nearest  # torch, for which --help does not wait
+    from steelman.naming import nearest  # imports torch, which --help does without
 
     module, colon, path = name.partition(":")
     if not (colon and _is_dotted(module) and _is_dotted(path)):
         raise ValueError(f"{name!r} is not of the form 'module:name', such as 'my_package.my_module:my_function'")
     if _is_standard(module):
-        raise Untrusted(f"{_told(name)}, of Python's standard library, which is never called by a name")
-    here = not from_file or _allowed.get().covers(name) or name in OWN
-    if not here and not Allowed(modules=configured()).holds(module):
+        raise Untrusted(f"{_named(name)}, of Python's standard library, which is never called by a name")
+    by_this_call = not from_file or name in _allowed.get() | OWN or _covers(_allowed.get(), module)
+    if not by_this_call and not _covers(configured(), module):
         raise Untrusted(_refusal(name, module))
-    found = _import(name, module, here)
+    found = _import(name, module, by_this_call)
     for part in path.split("."):
         if not hasattr(found, part):
             raise ValueError(f"{name!r}: {part!r} is not there; {nearest(part, vars(found))}{_shadowed(module)}")
@@ -173,12 +141,12 @@ def configured() -> frozenset[str]:
     if len(raw) > MOST:
         raise ValueError(f"{file} is longer than {MOST} bytes, and it holds a short list: trusted = ['my_package']")
     try:
-        said = parse_toml(raw.decode("utf-8"))
+        settings = parse_toml(raw.decode("utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is not TOML: {one_line(error)}") from error
-    if strange := next((key for key in said if key != "trusted"), None):
+    if strange := next((key for key in settings if key != "trusted"), None):
         raise ValueError(f"{file}: there is no setting {strange!r}; there is trusted = ['my_package']")
-    names = said.get("trusted", [])
+    names = settings.get("trusted", [])
     if not isinstance(names, list) or not all(isinstance(name, str) and ":" not in name for name in names):
         raise ValueError(f"{file}: trusted is a list of modules, such as ['my_package']; got {names!r}")
     for name in names:
@@ -188,8 +156,8 @@ def configured() -> frozenset[str]:
 
 def configuration() -> Path:
     """The user's own configuration file: $XDG_CONFIG_HOME/steelman/config.toml, else ~/.config/steelman/config.toml."""
-    home = os.environ.get("XDG_CONFIG_HOME", "")
-    return (Path(home) if Path(home).is_absolute() else Path.home() / ".config") / "steelman" / "config.toml"
+    home = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    return (home if home.is_absolute() else Path.home() / ".config") / "steelman" / "config.toml"
 
 
 def _check(name: str) -> None:
@@ -198,8 +166,18 @@ def _check(name: str) -> None:
         raise ValueError(f"{name!r} cannot be trusted: give a module, such as my_package, or 'my_package:my_function'")
     if _is_standard(module):
         raise Untrusted(f"{name!r} cannot be trusted: Python's standard library is never called by a name in a file")
-    if module.partition(".")[0] == __package__:
+    if _top(module) == __package__:
         raise Untrusted(f"{name!r} cannot be trusted: the networks of steelman have names of their own, such as LeNet")
+
+
+def _covers(allowed: frozenset[str], module: str) -> bool:
+    """Whether the module, or one above it, is among those that are allowed."""
+    parts = module.split(".")
+    return any(".".join(parts[:count]) in allowed for count in range(1, len(parts) + 1))
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def _is_dotted(text: str) -> bool:
@@ -207,16 +185,15 @@ def _is_dotted(text: str) -> bool:
 
 
 def _is_standard(module: str) -> bool:
-    top = module.partition(".")[0]
-    return top in sys.stdlib_module_names or top in sys.builtin_module_names
+    return _top(module) in sys.stdlib_module_names or _top(module) in sys.builtin_module_names
 
 
-def _import(name: str, module: str, here: bool) -> Any:
-    top = module.partition(".")[0]
+def _import(name: str, module: str, by_this_call: bool) -> Any:
+    top = _top(module)
     if _spec(top) is None and _in_working_directory(top) is not None:
-        if not here:
+        if not by_this_call:
             raise Untrusted(
-                f"{_told(name)}, which lies in the working directory alone, and your configuration means what is "
+                f"{_named(name)}, which lies in the working directory alone, and your configuration means what is "
                 f"installed: if you trust {os.path.join(os.getcwd(), top)}, add --trust {module}"
             )
         # It stays there, for what the module imports later and for worker processes. Last: it shadows nothing.
@@ -225,17 +202,8 @@ def _import(name: str, module: str, here: bool) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there; something that it imports is not
+            raise  # the module is there; a module that it imports is not
         raise ValueError(f"{name!r}: no module named {error.name!r} on the Python path or in {os.getcwd()}") from error
-
-
-def _shadowed(module: str) -> str:
-    """The end of a message, where a module in the working directory may have been meant."""
-    top = module.partition(".")[0]
-    found, here = _spec(top), _in_working_directory(top)
-    if found is None or here is None or here.origin is None or found.origin == here.origin:
-        return ""
-    return f" ({found.origin} comes before {here.origin}: give that one another name)"
 
 
 def _check_home(name: str, found: Callable[..., Any], from_file: bool) -> None:
@@ -246,51 +214,47 @@ def _check_home(name: str, found: Callable[..., Any], from_file: bool) -> None:
     home = getattr(found, "__module__", None) or getattr(bound, "__module__", None)
     if not isinstance(home, str):
         home = type(found if bound is None else bound).__module__
-    leads = f"{home}:{getattr(found, '__qualname__', type(found).__name__)}"
+    leads = f"{_named(name)}, which leads to {home}:{getattr(found, '__qualname__', type(found).__name__)}"
     if _is_standard(home):
-        raise Untrusted(
-            f"{_told(name)}, which leads to {leads} of Python's standard library, which is never called by a name"
-        )
-    allowed = _allowed.get()
-    if (
-        from_file
-        and name not in allowed.names | OWN
-        and not Allowed(modules=allowed.modules | configured()).holds(home)
-    ):
-        raise Untrusted(
-            f"{_told(name)}, which leads to {leads}: you do not trust that. If it should be called, add --trust {name}"
-        )
+        raise Untrusted(f"{leads} of Python's standard library, which is never called by a name")
+    if from_file and name not in _allowed.get() | OWN and not _covers(_allowed.get() | configured(), home):
+        raise Untrusted(f"{leads}: you do not trust that. If it should be called, add --trust {name}")
 
 
 def _refusal(name: str, module: str) -> str:
-    if module.partition(".")[0] == __package__:
-        return f"{_told(name)}, and what is part of steelman has a name of its own there, such as LeNet or MLP"
-    place = _place(module)
+    if _top(module) == __package__:
+        return f"{_named(name)}, and what is part of steelman has a name of its own there, such as LeNet or MLP"
+    place, installed = _place(module), _spec(_top(module)) is not None
     imports = f"would import {place}" if place else f"would import {module}, which is not found"
-    installed = _spec(module.partition(".")[0]) is not None
     always = f", for good by trusted = [{module!r}] in {configuration()}" if installed else ""
     return (
-        f"{_told(name)}, which {imports}: if you trust it, allow it by --trust {module}, in Python by steelman.trust."
+        f"{_named(name)}, which {imports}: if you trust it, allow it by --trust {module}, in Python by steelman.trust."
         f"trusting({module!r}){always}"
     )
 
 
-def _told(name: str) -> str:
+def _named(name: str) -> str:
     file = _file.get()
     return f"{file} names {name!r}" if file else repr(name)
 
 
+def _shadowed(module: str) -> str:
+    """The end of a message, where a module in the working directory may have been meant."""
+    found, here = _spec(_top(module)), _in_working_directory(_top(module))
+    if found is None or here is None or here.origin is None or found.origin == here.origin:
+        return ""
+    return f" ({found.origin} comes before {here.origin}: give that one another name)"
+
+
 def _place(module: str) -> str:
-    """The file that an import of the module would run, found without running any; "" where there is none."""
+    """The file that an import of the module would run, without running any; "" where there is none."""
     top, *rest = module.split(".")
     spec = _spec(top) or _in_working_directory(top)
     for part in rest:
         if spec is None or spec.submodule_search_locations is None:
             return ""
         spec = PathFinder.find_spec(f"{spec.name}.{part}", list(spec.submodule_search_locations))
-    if spec is None:
-        return ""
-    return spec.origin or next(iter(spec.submodule_search_locations or ()), "")
+    return "" if spec is None else spec.origin or next(iter(spec.submodule_search_locations or ()), "")
 
 
 def _spec(top: str) -> ModuleSpec | None:

@@ -1,10 +1,11 @@
-"""The shapes that everything else speaks of: images are floats in [0, 1], NCHW; labels int64; models return logits."""
+"""The types of images (floats in [0, 1], NCHW), labels (int64), logits, radii, models and batches."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -16,7 +17,7 @@ Flags: TypeAlias = Bool[Tensor, " batch"]
 Seeds: TypeAlias = Int64[Tensor, " batch"]
 Indices: TypeAlias = Int64[Tensor, " some"]
 
-Radius: TypeAlias = float | Tensor
+Radius: TypeAlias = Annotated[float | Tensor, Ge(0)]
 """A length in the units of the images: one for all, or one per image, of shape (batch,)."""
 
 Box: TypeAlias = tuple[float, float]
@@ -43,10 +44,10 @@ class Share(float):
 
 
 Model: TypeAlias = Callable[[Tensor], Any]
-"""What maps images to logits (`steelman.forward` says how); of an `nn.Module`, mode and parameters are kept too."""
+"""Maps images to logits (`steelman.forward` says how); an `nn.Module` keeps its mode and parameters."""
 
 Randomness: TypeAlias = torch.Generator | Tensor | None
-"""Where chance comes from: a generator, one int64 seed per image, or None for torch's global generator."""
+"""The source of random numbers: a generator, one int64 seed per image, or None for torch's global generator."""
 
 
 def check_tensor(name: str, value: object) -> None:
@@ -58,17 +59,31 @@ def check_tensor(name: str, value: object) -> None:
 
 
 CLASSIFIER = "classifier"
-"""What a game and a checkpoint call the network that is trained to classify, beside others."""
+"""The name, in games and checkpoints, of the network that is trained to classify."""
+
+
+R = TypeVar("R", bound="Rows")
+
+
+class Rows:
+    """A dataclass whose tensors have a row per image; `rows[which]` keeps some images."""
+
+    def __getitem__(self: R, which: slice | Tensor) -> R:
+        changed = {item.name: _some(getattr(self, item.name), which) for item in fields(self)}  # pyright: ignore
+        return replace(self, **changed)  # pyright: ignore
+
+
+def _some(value: Any, which: slice | Tensor) -> Any:
+    if isinstance(value, Tensor | Rows):
+        return value[which]
+    if isinstance(value, tuple) and any(isinstance(each, Tensor | Rows) for each in value):
+        return tuple(_some(each, which) for each in value)
+    return value
 
 
 @dataclass(frozen=True)
 class Description:
-    """What it takes to build a network again without its data.
-
-    network  what [network] of a recipe says
-    shape    of an image
-    classes  how many
-    """
+    """How to build a network again without its data: [network] of its recipe, shape of an image, number of classes."""
 
     network: dict[str, Any]
     shape: tuple[int, ...]
@@ -76,17 +91,17 @@ class Description:
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Rows):
     """Images and labels that are trained on together.
 
     index     each image's place in its data set
-    seeds     one int64 per image from which all of its noise is drawn, so that the same image meets the same noise
-              however the batch is cut up
+    seeds     one int64 per image from which all of its noise is drawn, so that an image's noise does not depend on how
+              the batch is divided
     soft      probabilities of the classes, (batch, classes), where the data have them beside the labels
-    progress  how much of the training is done, 0 to 1, for what changes with it
-    common    a number that all processes share for this batch; chance that belongs to no image is drawn from it
+    progress  the share of the training that is done, 0 to 1, for settings that change with it
+    common    a number that all processes share for this batch, the seed of noise that belongs to no image
 
-    All but `x` and `y` may be left out.
+    All but `x` and `y` are optional.
     """
 
     x: Tensor
@@ -103,13 +118,3 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.x)
-
-    def __getitem__(self, which: slice | Tensor) -> "Batch":
-        return replace(
-            self,
-            x=self.x[which],
-            y=self.y[which],
-            index=None if self.index is None else self.index[which],
-            seeds=None if self.seeds is None else self.seeds[which],
-            soft=None if self.soft is None else self.soft[which],
-        )

@@ -1,4 +1,4 @@
-"""Work that needs no talk between its parts, on several processes or machines."""
+"""Independent jobs on several processes or machines."""
 
 import os
 import re
@@ -15,32 +15,32 @@ from typing import Any, TypeVar
 import torch
 
 from steelman.failures import warned
-from steelman.trust import Allowed, adopt, current
+from steelman.trust import adopt, current
 
 T = TypeVar("T")
 
 
 def workers(count: int) -> Executor | None:
-    """So many processes, each with its share of the cores, and a GPU of its own where there are GPUs; None for one.
+    """`count` processes, each with its share of the cores, and a GPU of its own where there are GPUs; None for one.
 
-    Whatever takes an executor takes any `concurrent.futures.Executor`: Dask's `Client.get_executor()`, submitit's.
-    Close it (`with`), so that the processes end.
+    Any `concurrent.futures.Executor` can be used instead: Dask's `Client.get_executor()`, submitit's. Close it
+    (`with`), so that the processes end.
 
     Raises:
-        ValueError: less than one.
+        ValueError: a count below 1.
     """
     if count < 1:
         raise ValueError(f"workers are counted from 1; got {count}")
     if count == 1:
         return None
-    context = get_context("spawn")  # a forked child of a process with CUDA or threads of its own hangs
+    context = get_context("spawn")  # a process with CUDA or threads must not be forked
     with _safe_path():
         places = context.Queue()
         for place in range(count):
             places.put(place)
-        heard = signal.getsignal(signal.SIGINT) != signal.SIG_IGN
-        how = (places, count, current(), heard, warnings.formatwarning is warned)
-        return _Workers(count, context, _begin, how)
+        interruptible = signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+        arguments = (places, count, current(), interruptible, warnings.formatwarning is warned)
+        return _Workers(count, context, _begin, arguments)
 
 
 class _Workers(ProcessPoolExecutor):
@@ -49,7 +49,7 @@ class _Workers(ProcessPoolExecutor):
             return super().submit(*call, **options)
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        """After an interrupt, what was begun is not waited for: finished blocks are kept, and the next call goes on."""
+        """After an interrupt, jobs that run are stopped: finished blocks are kept, and the next call continues."""
         if isinstance(error, KeyboardInterrupt):
             processes = list((self._processes or {}).values())
             self.shutdown(wait=False, cancel_futures=True)
@@ -60,26 +60,24 @@ class _Workers(ProcessPoolExecutor):
 
 @contextmanager
 def _safe_path() -> Iterator[None]:
-    """Python processes that are started in the block do not look into the working directory first.
+    """Python processes that are started in the block do not search the working directory first.
 
-    They get this process's path later; until then a file there, called like one of Python's own modules, would be run.
+    They get this process's path later; until then a file there with the name of one of Python's own modules would run.
     """
-    before = os.environ.get("PYTHONSAFEPATH")
+    before = {name: os.environ[name] for name in ("PYTHONSAFEPATH",) if name in os.environ}
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = before
+        del os.environ["PYTHONSAFEPATH"]
+        os.environ.update(before)
 
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Interrupts wait: in this thread until the block ends, in processes that are started in it until they say so.
+    """Interrupts are delayed: in this thread until the block ends, in processes that it starts until they unblock them.
 
-    A terminal sends an interrupt to all of its processes, and one that is still importing would show where.
+    A terminal sends an interrupt to all of its processes, and one that is still importing would print a traceback.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -91,24 +89,24 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(places: Any, count: int, allowed: Allowed, heard: bool, plainly: bool) -> None:
-    if heard:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends it without a word: the first process has one
+def _begin(places: Any, count: int, allowed: frozenset[str], interruptible: bool, plainly: bool) -> None:
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends it silently: the first process reports it
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if plainly:
         warnings.formatwarning = warned
     adopt(allowed)
-    place = places.get()
+    place = places.get()  # of this process among the workers
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
     if torch.cuda.is_available():
         torch.cuda.set_device(place % torch.cuda.device_count())
 
 
 def each(work: Callable[[Any], T], jobs: Iterable[Any], executor: Executor | None, ahead: int = 32) -> Iterator[T]:
-    """What `work` makes of every job, as each is done; here, one after the other, without an executor.
+    """The result of `work` for every job, in the order in which they finish; without an executor, in this process.
 
-    At most `ahead` jobs are made before they are needed. Whoever stops reading cancels those that have not begun.
+    At most `ahead` jobs are made before they are needed. A caller that stops reading cancels those that have not begun.
 
     Raises:
         ValueError: a job cannot be sent to another process.
@@ -123,15 +121,15 @@ def each(work: Callable[[Any], T], jobs: Iterable[Any], executor: Executor | Non
             if not waiting:
                 return
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for one in done:
-                yield one.result()
+            for future in done:
+                yield future.result()
     except (PicklingError, AttributeError, TypeError) as error:
         if isinstance(error, PicklingError) or re.search("pickle|local object", str(error)):
             raise ValueError(
-                f"the work cannot be sent to another process ({error}): take one worker, or define the model at "
-                "the top of a module"
+                f"the work cannot be sent to another process ({error}): take one worker, or define the model at the "
+                "top of a module"
             ) from error
         raise
     finally:
-        for one in waiting:
-            one.cancel()
+        for future in waiting:
+            future.cancel()

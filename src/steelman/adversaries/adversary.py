@@ -1,7 +1,7 @@
 """What every learned adversary is: an attack by a network that was trained for it, and the game that trains it."""
 
 from abc import abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,15 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from steelman import checkpoint, config
-from steelman.attacks.attack import Attack
-from steelman.attacks.mode import evaluation_mode
-from steelman.attacks.oracle import Oracle
+from steelman.attacks.core import Access, Attack, Oracle, evaluation_mode
+from steelman.classes import concrete, spelt
 from steelman.data.dataset import Dataset
-from steelman.defences.game import Average, Descend, Game, Player, Step
+from steelman.defences.game import Average, Descend, Game, Player, Step, Updates
 from steelman.forward import logits_of
 from steelman.losses import Goal, cross_entropy
 from steelman.networks.building import described, description_of
-from steelman.norms import per_image
+from steelman.norms import Linf, Norm
 from steelman.optimisers import SGD, Optimiser
 from steelman.randomness import Draws
 from steelman.schedules import Constant, Schedule
@@ -30,7 +29,7 @@ GENERATOR = "generator"
 A = TypeVar("A", bound="Adversary")
 
 Learning: TypeAlias = Generator[Descend | Average | Step, None, Batch]
-"""Updates, and at their end the perturbed images, each with its label, of the adversary as it was before."""
+"""Updates, which return the perturbed images and their labels, made by the adversary as it was before them."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +39,17 @@ class Adversary(Attack, Game):
     As a game it trains classifier and generator against each other; in `AttackTraining` the generator alone, against a
     frozen classifier. As an attack it needs the trained `generator`. Untargeted only.
 
-    generator  the trained network to attack with: a module, or the folder of a run or its checkpoint as text, of which
-               nothing else is needed; None (default) is the one being trained. To train from, it is where the generator
-               begins
+    generator  the trained network to attack with: a module, or as text the folder of a run or its checkpoint, from
+               which only this network is taken; None (default) is the one being trained. As a game, the weights from
+               which training starts
     optimiser  of the generator
     schedule   factor on its learning rate
     """
 
     batch_size: ClassVar[int] = 128
-    """On how many images its authors train it."""
+    """The number of images in its authors' batches."""
     sees: ClassVar[tuple[str, ...]] = ()
-    """The settings that say what the generator is shown: as in its training, so in an attack."""
+    """The settings that decide the generator's inputs, which are the same in training and in an attack."""
 
     generator: Any = field(default=None, kw_only=True)
     optimiser: Optimiser = field(default=SGD(lr=0.01), kw_only=True)
@@ -58,7 +57,7 @@ class Adversary(Attack, Game):
 
     @abstractmethod
     def network(self, shape: Sequence[int], classes: int) -> nn.Module:
-        """A fresh generator; its `shape` and `classes` say what it is for."""
+        """A fresh generator, with its images' `shape` and its `classes` (None for any)."""
 
     @abstractmethod
     def perturb(self, generator: nn.Module, oracle: Oracle, x: Images, y: Labels, draws: Draws) -> Images:
@@ -85,10 +84,7 @@ class Adversary(Attack, Game):
 
     def check_input(self, x: Images, targeted: bool, classes: int | None) -> None:
         if targeted:
-            raise ValueError(
-                f"{type(self).__name__} has learnt to leave the label, not to reach a target; leave target out, or use "
-                "PGD"
-            )
+            raise ValueError(f"{type(self).__name__} has no targeted form; leave target out, or use PGD")
         self._trained(tuple(x.shape[1:]), 0)
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
@@ -97,48 +93,64 @@ class Adversary(Attack, Game):
             return self.perturb(generator, oracle, x, goal.labels, draws)
 
     def refuse_other(self, generator: nn.Module, what: str) -> None:
-        """Raises ValueError where a generator, as far as it is known, was trained by another kind of adversary or saw
-        something else."""
-        found, name = description_of(generator), type(self).__name__
-        theirs = {} if found is None else found.network.get("adversary", {})
-        if theirs and theirs["kind"] not in config.concrete(type(self)):
-            raise ValueError(
-                f"{what} is that of {theirs['kind']}, and {name} needs its own: train one (steelman attack-train RUN "
-                f"{name}) and give its run's folder as generator"
-            )
-        other = [
-            f"{each}={theirs[each]!r}"
-            for each in self.sees
-            if each in theirs and theirs[each] != config.write(getattr(self, each))
-        ]
+        """Raises ValueError for a generator that is known to be another adversary's, or to have had other inputs."""
+        description, name = description_of(generator), type(self).__name__
+        theirs = {} if description is None else description.network.get("adversary", {})
+        if theirs and theirs["kind"] not in map(spelt, concrete(type(self)).values()):
+            raise ValueError(f"{what} is that of {theirs['kind']}, and {name} needs its own: {self._remedy}")
+        known = [each for each in self.sees if each in theirs]
+        other = [f"{each}={theirs[each]!r}" for each in known if theirs[each] != config.write(getattr(self, each))]
         if other:
             raise ValueError(f"{what} was trained with {', '.join(other)}: {name} needs that too")
 
+    @property
+    def _remedy(self) -> str:
+        return f"train one (steelman attack-train RUN {type(self).__name__}) and give its run's folder as generator"
+
     def _trained(self, shape: Sequence[int], classes: int) -> nn.Module:
         """The generator that was given, for images of this shape and at least so many classes."""
-        name = type(self).__name__
         if self.generator is None:
-            raise ValueError(
-                f"{name} has no generator yet: train one (steelman attack-train RUN {name}) and give its run's folder "
-                "as generator"
-            )
+            raise ValueError(f"{type(self).__name__} has no generator yet: {self._remedy}")
         generator, what = self.generator, "this generator"
         if isinstance(generator, str | Path):
             generator, what = checkpoint.shared_network(generator, GENERATOR), f"the generator of {generator}"
         if not isinstance(generator, nn.Module):
             raise ValueError(f"generator is a network or the path of a run; got {generator!r}")
         self.refuse_other(generator, what)
-        known = getattr(generator, "shape", shape)
-        if tuple(known) != tuple(shape):
+        theirs, most = getattr(generator, "shape", shape), getattr(generator, "classes", None)
+        if tuple(theirs) != tuple(shape):
             raise ValueError(
-                f"this generator was trained for images of {tuple(known)}; these are {tuple(shape)}: train one on such"
+                f"this generator was trained for images of {tuple(theirs)}; these are {tuple(shape)}: train one on such"
             )
-        known = getattr(generator, "classes", None)
-        if known is not None and known < classes:
+        if most is not None and most < classes:
             raise ValueError(
-                f"this generator was trained for {known} classes; here are {classes} or more: train one on such"
+                f"this generator was trained for {most} classes; here are {classes} or more: train one on such"
             )
         return generator
+
+    def in_box(self, x: Images) -> Images:
+        return x if self.box is None else x.clamp(*self.box)
+
+
+class OnePass(Adversary):
+    """An adversary whose generator sees the image alone, and perturbs it in one pass, within a ball in Linf."""
+
+    access: ClassVar[Access] = "decisions"
+    norm: ClassVar[Norm] = Linf
+    eps: Radius
+    clean_weight: float
+
+    @abstractmethod
+    def perturbed(self, x: Images, raw: Tensor) -> Images:
+        """The images in the box and, but for rounding, in the ball, from the generator's answer."""
+
+    def updates(self, nets: nn.ModuleDict, batch: Batch) -> Updates:
+        made = yield from self.learn(nets, batch)
+        yield from defend(nets[CLASSIFIER], batch, made, self.clean_weight)
+
+    def perturb(self, generator: nn.Module, oracle: Oracle, x: Images, y: Labels, draws: Draws) -> Images:
+        oracle.decisions(x)  # refuses a model with invalid answers
+        return Linf.contain(x, self.perturbed(x, answer(generator, x)), self.eps, self.box)
 
 
 @dataclass(frozen=True)
@@ -168,29 +180,24 @@ class AttackTraining(Game):
     def monitor(self, nets: nn.ModuleDict) -> Attack:
         return self.adversary.monitor(nets)
 
-    def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]:
+    def updates(self, nets: nn.ModuleDict, batch: Batch) -> Updates:
         yield from self.adversary.learn(nets, batch)
 
 
-def check_radius(eps: Radius) -> None:
-    """Raises ValueError where a radius, of one image or of several, is negative or not finite."""
-    per_image(eps, torch.zeros(1 if isinstance(eps, float | int) else len(eps), 1))
+def answer(network: nn.Module, x: Images, *others: Tensor | None) -> Tensor:
+    """What a network of any type makes of images, and of other inputs, in the images' type."""
+    dtype, floats = next(network.parameters()).dtype, torch.is_floating_point
+    given = (each if each is None or not floats(each) else each.to(dtype) for each in (x, *others))
+    return network(*given).to(x.dtype)
 
 
-def answer(network: nn.Module, x: Images) -> Tensor:
-    """What a network makes of images, in their type, whatever its own is."""
-    return network(x.to(next(network.parameters()).dtype)).to(x.dtype)
-
-
-def standing_for(value: PerImage, x: Images, slope: Images) -> PerImage:
-    """`value`, whose gradient in `x` is `slope`: what a network said of `x`, without going through it again."""
+def with_gradient(value: PerImage, x: Images, slope: Images) -> PerImage:
+    """`value` with the gradient `slope` in `x`: a network's answer for `x`, without another pass through it."""
     pull = (x * slope).flatten(1).sum(1)
     return value.detach() + (pull - pull.detach())
 
 
-def defend(
-    net: nn.Module, batch: Batch, made: Batch, clean_weight: float, clip: float | None
-) -> Iterator[Descend | Step]:
+def defend(net: nn.Module, batch: Batch, made: Batch, clean_weight: float, clip: float | None = None) -> Updates:
     """The classifier's share of a batch: one descent on clean and perturbed images, in one forward pass."""
     losses = cross_entropy(logits_of(net, torch.cat([batch.x, made.x])), torch.cat([batch.y, made.y]))
     clean, perturbed = losses[: len(batch)].mean(), losses[len(batch) :].mean()
@@ -199,5 +206,5 @@ def defend(
 
 
 def generator_of(adversary: dict[str, Any], shape: Sequence[int], classes: int) -> nn.Module:
-    """A fresh generator of an adversary as a recipe tells it: what checkpoints build theirs by."""
+    """A fresh generator of an adversary as a recipe writes it: checkpoints name this function."""
     return config.read(Adversary, adversary).network(shape, classes)

@@ -1,22 +1,22 @@
-"""L2L-DA: a recurrent generator that takes steps as PGD does, and begins each trajectory with another random vector."""
+"""L2L-DA: a recurrent generator that takes steps as PGD does, with another random vector for each trajectory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Gt
 from torch import Tensor, nn
 
-from steelman.adversaries.adversary import GENERATOR, Adversary, Learning, check_radius, defend, standing_for
-from steelman.attacks.best import Best
-from steelman.attacks.mode import evaluation_mode
-from steelman.attacks.oracle import Oracle
-from steelman.defences.game import Average, Descend, Step
+from steelman.adversaries.adversary import GENERATOR, Adversary, Learning, answer, defend, with_gradient
+from steelman.adversaries.generators.unet import UNet
+from steelman.attacks.core import Best, Oracle, evaluation_mode
+from steelman.defences.game import Descend, Step, Updates
 from steelman.losses import CrossEntropy, Goal
-from steelman.networks.unet import UNet
 from steelman.norms import Linf, Norm, per_image
 from steelman.optimisers import SGD, Optimiser
 from steelman.randomness import Draws
+from steelman.ranges import INFINITE, Count, Factor, Fraction, Natural
 from steelman.types import CLASSIFIER, Batch, Images, Labels, PerImage, Radius, Share
 
 _LATENT = 0x121D
@@ -33,7 +33,7 @@ class L2LDA(Adversary):
         delta_{t+1} = clamp(delta_t + step_size * G(x, delta_t, g_t, z, y), -eps, eps)
         x_{t+1} = clamp(x + delta_{t+1}, 0, 1), which does not change delta
 
-    G ascends L_cls + diversity * L_div, back through all steps, with L_cls = (1/T) sum_t CE(x_t, y) and
+    G ascends L_cls + diversity * L_div, through all steps, with L_cls = (1/T) sum_t CE(x_t, y) and
     L_div = (1/T) sum_t |x_t(z1) - x_t(z2)|_1 / |z1 - z2|_1 for two draws per image. The classifier then descends
     clean_weight * CE(x, y) + (1 - clean_weight) * CE(x_T, y) over both draws, made by G as it was.
 
@@ -41,19 +41,19 @@ class L2LDA(Adversary):
     steps         T, default 10 (code, in training and in tests; not in the paper)
     step_size     default eps/4 (code)
     diversity     weight of L_div, default .02 (code, MNIST; CIFAR-10: .5); 0 is the ablation "D x"
-    ratio         how L_div measures: "mean" (default) absolute differences per entry, as the code, whose weights are
-                  for that; "sum" is the paper's equation 7, whose weight is diversity * latent / (entries of an image)
+    ratio         L_div is the quotient of means over entries, "mean" (default, code), or of sums, "sum" (the paper's
+                  equation 7, for which the same weight is diversity * latent / (entries of an image))
     total         L_cls and L_div are means over the steps, "mean" (default, paper), or "sum" (code)
     latent        length of z, default 8; 0 makes G deterministic, and needs diversity 0
-    normalise     of the gradient: over the "image" (default; the paper's Frobenius norm), each "channel" (code), or
-                  "none", which leaves the gradient of each image's own loss as it is. "rms" (ours) is "image" times
-                  the root of the number of entries: at norm 1 they are about .04 beside the image's 1, and G may
-                  settle on one and the same perturbation before it has found out what they are good for
+    normalise     the norm of the gradient is 1 over the "image" (default; paper) or each "channel" (code); "none"
+                  leaves the gradient of each image's own loss as it is. "rms" (ours) is "image" times the root of the
+                  number of entries: at norm 1 they are about .04 beside the image's 1, and G may learn one perturbation
+                  for all images before it learns to use them
     delta, label  whether G sees delta and y, default True: the ablations
-    width, deep   of the U-Net (`networks.UNet`), default 64 and False
+    width, deep   of the U-Net (`UNet`), default 64 and False
     clean_weight  default .5 (paper, algorithm 1); 1/3 is the code's mean over x, x_T(z1) and x_T(z2)
-    clip          largest norm of each network's gradient, default 1 (code)
-    samples       as an attack: trajectories per image, of which the one that fools, with the highest loss, is returned.
+    clip_norm     largest norm of each network's gradient, default 1 (code)
+    samples       as an attack: trajectories per image, of which a success, and then the highest loss, is returned.
                   Default 1
     optimiser     of G, default SGD(lr=.01, momentum=.9, weight_decay=1e-5), at a constant rate (code)
 
@@ -62,7 +62,7 @@ class L2LDA(Adversary):
     It is our reading that the gradient is that of each image's own loss, so that G does not depend on the batch size.
 
     The classifier is in evaluation mode for gradients and G's ascent, in that of the trainer for its own descent; G is
-    in train mode while training, and its batch normalisation sees the whole batch, also over several processes. Early
+    in train mode while training, and its batch normalisation is over the whole batch, also in several processes. Early
     stopping is by held-out images (`Training.validation`), where the authors' is by test images.
 
     Cost per image: as an attack, samples (steps - 1) + 1 forward and gradient passes, samples more forward passes where
@@ -73,8 +73,7 @@ class L2LDA(Adversary):
     "Learning to defense by learning to attack", arXiv 2018, 1811.01213 (L2L*).
 
     Raises:
-        ValueError: a radius or weight below 0, steps or samples below 1, an unknown choice, diversity without a latent
-            vector; as an attack, a target, or no generator.
+        ValueError: diversity without a latent vector; as an attack, a target, or no generator.
     """
 
     norm: ClassVar[Norm] = Linf
@@ -82,40 +81,23 @@ class L2LDA(Adversary):
     batch_size: ClassVar[int] = 100
 
     eps: Radius = Share(0.3)
-    steps: int = 10
-    step_size: float | None = None
-    diversity: float = 0.02
+    steps: Count = 10
+    step_size: Factor | None = None
+    diversity: Factor = 0.02
     ratio: Literal["mean", "sum"] = "mean"
     total: Literal["mean", "sum"] = "mean"
-    latent: int = 8
+    latent: Natural = 8
     normalise: Literal["image", "channel", "rms", "none"] = "image"
     delta: bool = True
     label: bool = True
-    width: int = 64
+    width: Count = 64
     deep: bool = False
-    clean_weight: float = 0.5
-    clip: float = 1.0
-    samples: int = 1
+    clean_weight: Fraction = 0.5
+    clip_norm: Annotated[float, Gt(0), INFINITE] = 1.0
+    samples: Count = 1
     optimiser: Optimiser = field(default=SGD(lr=0.01, momentum=0.9, weight_decay=1e-5), kw_only=True)
 
     def __post_init__(self) -> None:
-        check_radius(self.eps)
-        per_image(self.step_size or 0.0, torch.zeros(1, 1), "step_size")
-        for name in ("ratio", "total"):
-            if getattr(self, name) not in ("mean", "sum"):
-                raise ValueError(f'{name} is "mean" or "sum"; got {getattr(self, name)!r}')
-        if self.normalise not in ("image", "channel", "rms", "none"):
-            raise ValueError(f'normalise is "image", "channel", "rms" or "none"; got {self.normalise!r}')
-        if self.steps < 1 or self.samples < 1 or self.latent < 0 or self.width < 1:
-            raise ValueError(
-                "L2LDA needs steps, samples and width of at least 1, and latent of at least 0; got "
-                f"{self.steps}, {self.samples}, {self.width} and {self.latent}"
-            )
-        if not 0 <= self.diversity < float("inf") or not 0 <= self.clean_weight <= 1 or not self.clip > 0:
-            raise ValueError(
-                "L2LDA needs diversity >= 0, clean_weight from 0 to 1 and clip > 0; got "
-                f"{self.diversity}, {self.clean_weight} and {self.clip}"
-            )
         if self.diversity and not self.latent:
             raise ValueError("without a latent vector all draws are the same: set diversity=0, or latent")
 
@@ -123,9 +105,9 @@ class L2LDA(Adversary):
         labels = classes if self.label else None
         return UNet(shape, labels, width=self.width, latent=self.latent, images=2 + self.delta, deep=self.deep)
 
-    def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]:
+    def updates(self, nets: nn.ModuleDict, batch: Batch) -> Updates:
         made = yield from self.learn(nets, batch)
-        yield from defend(nets[CLASSIFIER], batch, made, self.clean_weight, self.clip)
+        yield from defend(nets[CLASSIFIER], batch, made, self.clean_weight, self.clip_norm)
 
     def learn(self, nets: nn.ModuleDict, batch: Batch) -> Learning:
         classifier, generator = nets[CLASSIFIER], nets[GENERATOR]
@@ -137,18 +119,18 @@ class L2LDA(Adversary):
             x, goal = torch.cat([batch.x] * turns), Goal(batch.y.repeat(turns))
             z = torch.cat([self._latent(draws, turn, x) for turn in range(turns)])
             oracle = Oracle(classifier, goal)
-            delta, x_adv, won, spread = torch.zeros_like(x), x, [], []
+            delta, x_adv, losses, spread = torch.zeros_like(x), x, [], []
             for _ in range(self.steps):
                 delta, x_adv = self._step(generator, x, delta, slope, goal.labels, z)
                 loss, slope = self._slope(oracle, x_adv, goal)
-                won.append(standing_for(loss, x_adv, slope))
+                losses.append(with_gradient(loss, x_adv, slope))
                 if self.diversity:
                     spread.append(self._spread(x_adv, z))
-        gain = self._over_steps(won).mean()
+        gain = self._over_steps(losses).mean()
         if self.diversity:
             gain = gain + self.diversity * self._over_steps(spread).mean()
         yield Descend(-gain, generator.parameters())
-        yield Step(GENERATOR, self.clip)
+        yield Step(GENERATOR, self.clip_norm)
         return Batch(x_adv.detach(), goal.labels)
 
     def perturb(self, generator: nn.Module, oracle: Oracle, x: Images, y: Labels, draws: Draws) -> Images:
@@ -173,12 +155,9 @@ class L2LDA(Adversary):
         self, generator: nn.Module, x: Images, delta: Images, slope: Images, y: Labels, z: Tensor
     ) -> tuple[Images, Images]:
         eps = per_image(self.eps, x)
-        seen = torch.cat([x, *([delta] if self.delta else []), self._normalised(slope)], 1)
-        like = next(generator.parameters())
-        move = generator(seen.to(like.dtype), z.to(like.dtype), y).to(x.dtype)
+        move = answer(generator, torch.cat([x, *([delta] if self.delta else []), self._normalised(slope)], 1), z, y)
         delta = (delta + (eps / 4 if self.step_size is None else self.step_size) * move).clamp(-eps, eps)
-        x_adv = x + delta
-        return delta, x_adv if self.box is None else x_adv.clamp(*self.box)
+        return delta, self.in_box(x + delta)
 
     def _slope(self, oracle: Oracle, x: Images, goal: Goal) -> tuple[PerImage, Images]:
         """The loss and its gradient, constants both."""
@@ -196,7 +175,7 @@ class L2LDA(Adversary):
         return draws.split(_LATENT).split(turn).normal((self.latent,), x.dtype)
 
     def _spread(self, x_adv: Images, z: Tensor) -> Tensor:
-        """Of each pair of trajectories, how far apart they are, for their distance in z."""
+        """The distance between the two trajectories of each image, over that of their z."""
         apart, code = ((each[: len(each) // 2] - each[len(each) // 2 :]).abs().flatten(1) for each in (x_adv, z))
         if self.ratio == "mean":
             return apart.mean(1) / (code.mean(1) + 1e-8)

@@ -1,36 +1,36 @@
 """Attacks: one file per paper. Each is a frozen dataclass that is called with a model, images and labels."""
 
-from steelman.attacks.alma import ALMA
-from steelman.attacks.an_pgd import ANPGD
-from steelman.attacks.apgd import APGD
-from steelman.attacks.attack import Attack, AttackResult
-from steelman.attacks.auto_attack import AutoAttack
-from steelman.attacks.boundary import BoundaryAttack
-from steelman.attacks.carlini_wagner import CarliniWagner, CarliniWagnerL0, CarliniWagnerLinf
-from steelman.attacks.ddn import DDN
-from steelman.attacks.deepfool import DeepFool
-from steelman.attacks.eot import EOT
-from steelman.attacks.fab import FAB
-from steelman.attacks.fgsm import FGSM, RandomFGSM
-from steelman.attacks.fmn import FMN
-from steelman.attacks.hop_skip_jump import HopSkipJump
-from steelman.attacks.jsma import JSMA
-from steelman.attacks.lbfgs import LBFGS
-from steelman.attacks.mim import MIM
-from steelman.attacks.minimal_fgsm import MinimalFGSM
-from steelman.attacks.noise import GaussianNoise, SaltAndPepper, UniformNoise
-from steelman.attacks.over_targets import OverTargets, over_targets
-from steelman.attacks.pgd import PGD
-from steelman.attacks.sigma_zero import SigmaZero
-from steelman.attacks.square import Square
-from steelman.attacks.surrogate import (
+from steelman.attacks.bounded.apgd import APGD
+from steelman.attacks.bounded.fgsm import FGSM, RandomFGSM
+from steelman.attacks.bounded.mim import MIM
+from steelman.attacks.bounded.noise import GaussianNoise, SaltAndPepper, UniformNoise
+from steelman.attacks.bounded.pgd import PGD
+from steelman.attacks.bounded.square import Square
+from steelman.attacks.bounded.vat import VirtualAdversarial
+from steelman.attacks.composed.auto_attack import AutoAttack
+from steelman.attacks.composed.eot import EOT
+from steelman.attacks.composed.over_targets import OverTargets, over_targets
+from steelman.attacks.composed.surrogate import (
     IgnoringFilter,
     Surrogate,
 )
-from steelman.attacks.universal import UniversalPerturbation
-from steelman.attacks.vat import VirtualAdversarial
-from steelman.attacks.within import Within
-from steelman.attacks.worst_of import BestOf, WorstOf
+from steelman.attacks.composed.universal import UniversalPerturbation
+from steelman.attacks.composed.within import Within
+from steelman.attacks.composed.worst_of import BestOf, WorstOf
+from steelman.attacks.core.attack import Attack, AttackResult
+from steelman.attacks.decision.boundary import BoundaryAttack
+from steelman.attacks.decision.hop_skip_jump import HopSkipJump
+from steelman.attacks.minimal.alma import ALMA
+from steelman.attacks.minimal.an_pgd import ANPGD
+from steelman.attacks.minimal.carlini_wagner import CarliniWagner, CarliniWagnerL0, CarliniWagnerLinf
+from steelman.attacks.minimal.ddn import DDN
+from steelman.attacks.minimal.deepfool import DeepFool
+from steelman.attacks.minimal.fab import FAB
+from steelman.attacks.minimal.fmn import FMN
+from steelman.attacks.minimal.jsma import JSMA
+from steelman.attacks.minimal.lbfgs import LBFGS
+from steelman.attacks.minimal.minimal_fgsm import MinimalFGSM
+from steelman.attacks.minimal.sigma_zero import SigmaZero
 
 __all__ = [
     "ALMA",

@@ -1,4 +1,4 @@
-"""Data sets: where they come from, how they are cut, and how their images are varied."""
+"""Data sets, their splits, and random variations of their images."""
 
 from steelman.data.arrays import Arrays
 from steelman.data.augment import Augmentation, Flip, PadCrop
@@ -9,8 +9,7 @@ from steelman.data.external import External
 from steelman.data.folder import ImageFolder
 from steelman.data.idx import KMNIST, MNIST, FashionMNIST
 from steelman.data.memory import InMemory
-from steelman.data.sample import Sampled, sampled
-from steelman.data.split import split_off
+from steelman.data.sample import Sampled, sampled, split_off
 from steelman.data.stream import Streamed
 from steelman.data.svhn import SVHN
 

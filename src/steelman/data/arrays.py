@@ -1,4 +1,4 @@
-"""Images that are already arrays."""
+"""Images in a file of arrays."""
 
 import math
 import zipfile
@@ -12,7 +12,7 @@ import torch
 from steelman.data.dataset import Source, Split, check_split
 from steelman.data.files import find
 from steelman.data.memory import InMemory, numbered
-from steelman.decoding import decoding, one_line, refuse_bomb
+from steelman.files import decoding, one_line, refuse_bomb
 
 
 def read_npz(file: Path, *names: str) -> list[np.ndarray]:
@@ -22,17 +22,16 @@ def read_npz(file: Path, *names: str) -> list[np.ndarray]:
         ValueError: not such a file, damaged, or an array is missing or would have to be unpickled.
     """
     with decoding(file, "an .npz file of numbers"), zipfile.ZipFile(file) as archive:
-        there = [name.removesuffix(".npy") for name in archive.namelist()]
-        arrays = {name: _member(archive, name, file.stat().st_size) for name in names if name in there}
+        stored = [name.removesuffix(".npy") for name in archive.namelist()]
+        arrays = {name: _member(archive, name, file.stat().st_size) for name in names if name in stored}
     if len(arrays) < len({*names}):
-        raise ValueError(
-            f"{file} needs the arrays {', '.join(names)}; it has {one_line(ValueError(', '.join(there) or 'none'))}"
-        )
+        others = one_line(ValueError(", ".join(stored) or "none"))
+        raise ValueError(f"{file} needs the arrays {', '.join(names)}; it has {others}")
     return [arrays[name] for name in names]
 
 
 def _member(archive: zipfile.ZipFile, name: str, stored: int) -> np.ndarray:
-    """An array, after a look at how large it claims to be; its checksum is checked at its end."""
+    """An array. Its size is checked before it is read, its checksum at its end."""
     member = archive.getinfo(f"{name}.npy")
     refuse_bomb(member.file_size, stored)
     with archive.open(member) as stream:

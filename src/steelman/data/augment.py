@@ -1,4 +1,4 @@
-"""Random variations of training images, on whole batches and image by image the same."""
+"""Random variations of training images, the same on whole batches and image by image."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import pad
 
 from steelman.randomness import Draws
+from steelman.ranges import Checked, Natural
 from steelman.types import Batch
 
 # Purposes for `Draws.split`: no two uses of an image's seed may share their numbers.
@@ -15,8 +16,8 @@ _CROP, _FLIP = 0xC409, 0xF119
 
 
 @dataclass(frozen=True)
-class Augmentation(ABC):
-    """A random change of a batch, whose chance comes from `batch.seeds` (without them from torch's generator)."""
+class Augmentation(Checked, ABC):
+    """A random change of a batch, drawn from `batch.seeds` (without them from torch's generator)."""
 
     @abstractmethod
     def __call__(self, batch: Batch) -> Batch: ...
@@ -25,20 +26,16 @@ class Augmentation(ABC):
 @final
 @dataclass(frozen=True)
 class PadCrop(Augmentation):
-    """Pad each image on all sides, and cut its size out again at a random place.
+    """Pad each image on all sides, and crop its size at a random place.
 
-    pad   pixels, default 4 (the usual recipe for CIFAR-10)
+    pad   pixels, >= 0; default 4 (the usual recipe for CIFAR-10)
     mode  "zeros" (default; black) or "reflect"
 
     Reference: He et al., "Deep residual learning for image recognition", CVPR 2016, section 4.2.
     """
 
-    pad: int = 4
+    pad: Natural = 4
     mode: Literal["zeros", "reflect"] = "zeros"
-
-    def __post_init__(self) -> None:
-        if self.pad < 0 or self.mode not in ("zeros", "reflect"):
-            raise ValueError(f"PadCrop needs pad >= 0 and mode 'zeros' or 'reflect'; got {self.pad} and {self.mode!r}")
 
     def __call__(self, batch: Batch) -> Batch:
         size, (height, width) = self.pad, batch.x.shape[-2:]

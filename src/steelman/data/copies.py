@@ -1,4 +1,4 @@
-"""Data sets that are made of another one's images."""
+"""Data sets that are made from the images of another."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,14 +15,14 @@ from steelman.randomness import Draws, combine
 from steelman.types import Batch
 
 _NOISE = 0x9015E
-"""Purpose of the noise in copies: no two uses of an image's seed may share their numbers."""
+"""Purpose of the noise in copies: no two uses of an image's seed may share their random numbers."""
 
 
 @dataclass(frozen=True)
 class Change(ABC):
-    """What a copy's images are, made of the originals in `batch` whenever they are read.
+    """Makes the images of a copy from the originals in `batch`, whenever they are read.
 
-    `place` says where in the original set each image stands; `copy` which copy it is for: 0 is the image as it was.
+    `place` is the place of each image in the original set; `copy` the number of its copy: 0 is the original.
     """
 
     @abstractmethod
@@ -36,13 +36,13 @@ class Change(ABC):
 
 @final
 class Copies(Dataset):
-    """Another data set's images in some copies, one copy after the other.
+    """Another data set's images in several copies, copy by copy.
 
-    Nothing is stored but what `change` holds. `index` counts on from copy to copy, so that no two images share one.
+    Nothing is stored but the data of `change`. `index` counts on from copy to copy, so that no two images share one.
 
     data    the originals, in memory or streamed
     change  makes a copy's images
-    copies  which ones there are, default (0,): the originals, in which a change may still touch what is no pixel
+    copies  their numbers, default (0,): the originals, of which a change may replace other parts than pixels
     rows    which images of them all, default every one
     """
 
@@ -56,14 +56,7 @@ class Copies(Dataset):
         place, copy = self._origin(self._rows)
         span = int(data.index.max()) + 1 if len(data) else 0
         self.index = data.index[place] + span * copy
-
-    @property
-    def labels(self) -> Tensor | None:
-        labels = self._data.labels
-        return None if labels is None else labels[self._origin(self._rows)[0]]
-
-    def __len__(self) -> int:
-        return len(self._rows)
+        self.labels = None if data.labels is None else data.labels[place]
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:
         wanted, again = tee(each.to(self._rows.device) for each in indices)
@@ -83,7 +76,7 @@ class Copies(Dataset):
         return digest((self._data.digest(), self._change, self._copies, self._rows))
 
     def _origin(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Of rows of the whole: the place of each in the original set, and its copy."""
+        """The place of each row in the original set, and the number of its copy."""
         copies = torch.tensor(self._copies, device=rows.device)
         return rows % len(self._data), copies[rows // len(self._data)]
 
@@ -91,7 +84,7 @@ class Copies(Dataset):
 @final
 @dataclass(frozen=True)
 class Noise(Change):
-    """x + sigma d, the same d whenever the copy is read: it is a hash of `seed`, the copy and the image's index."""
+    """x + sigma d, with the same d whenever the copy is read: d is a hash of `seed`, the copy and the image's index."""
 
     sigma: float
     noise: Literal["normal", "uniform"]
@@ -110,7 +103,7 @@ class Noise(Change):
 @final
 @dataclass(frozen=True, eq=False)
 class Stored(Change):
-    """Images that were made beforehand, one for each original."""
+    """Images that were made before, one for each original."""
 
     images: Tensor
 

@@ -1,16 +1,17 @@
-"""What every data set is to the rest: a length, a shape, class names, and batches by index."""
+"""The contract of data sets: a length, a shape, class names, and batches by index."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from steelman.identity import digest, image_digests
+from steelman.ranges import Checked
 from steelman.types import Batch
 
 AT_ONCE, FEW = 1000, 100
@@ -19,10 +20,10 @@ Split = Literal["train", "test"]
 
 
 class Dataset(ABC):
-    """Images in [0, 1] with labels, reached by index.
+    """Images in [0, 1] with labels, read by index.
 
-    A subset remembers where its images came from: `index`, and `Batch.index`, count in the set that was loaded, so what
-    is drawn or written down for an image stays with it.
+    A subset keeps the places of its images: `index` and `Batch.index` count in the set that was loaded. So the random
+    numbers and the results of an image belong to it in every subset.
     """
 
     name: str
@@ -31,14 +32,11 @@ class Dataset(ABC):
     """Of one image: (channels, height, width)."""
     index: Tensor
     """Each image's place in the set that was loaded."""
+    labels: Tensor | None = None
+    """All labels where they are known without reading the images, otherwise None."""
 
-    @property
-    @abstractmethod
-    def labels(self) -> Tensor | None:
-        """All labels where they are known without reading the images, otherwise None."""
-
-    @abstractmethod
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.index)
 
     @abstractmethod
     def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:
@@ -57,21 +55,20 @@ class Dataset(ABC):
         return self.batches(torch.arange(len(self)).split(size))
 
     def digest(self) -> str:
-        """What tells these images from any others: a hash of all pixels and labels, in order."""
+        """A hash of all pixels and labels, in order."""
         return digest((self.index, self._hashes(torch.arange(len(self)))))
 
     def _hashes(self, places: Tensor) -> list[np.ndarray]:
-        """Of the images at these places; none, where an image is another one at each reading (cropped by chance)."""
-        few = [places[:FEW]]
-        once, again = ([image_digests(each.x, each.y) for each in self.batches(few)] for _ in range(2))
+        """Hashes of the images at these places; none where images differ at each reading (random crops)."""
+        once, again = ([image_digests(each.x, each.y) for each in self.batches([places[:FEW]])] for _ in range(2))
         if any((one != other).any() for one, other in zip(once, again, strict=True)):
             return []
         return [image_digests(each.x, each.y) for each in self.batches(places.split(AT_ONCE))]
 
 
 @dataclass(frozen=True)
-class Source(ABC):
-    """Where a data set comes from; the `[data]` section of a recipe."""
+class Source(Checked, ABC):
+    """The origin of a data set; the `[data]` section of a recipe."""
 
     @abstractmethod
     def load(self, split: Split, folder: Path | None = None) -> Dataset:
@@ -84,6 +81,10 @@ class Source(ABC):
 
 
 def check_split(split: str) -> None:
-    """Refuse what a type checker would have refused, rather than read the test set for it."""
+    """Raises ValueError for another split, instead of reading the test set."""
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test'; got {split!r} (`split_off` makes a validation set)")
+
+
+Data: TypeAlias = Dataset | tuple[Tensor, Tensor]
+"""A data set, or images and labels as a pair of tensors."""

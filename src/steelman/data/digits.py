@@ -8,7 +8,8 @@ import torch
 
 from steelman.data.dataset import Source, Split, check_split
 from steelman.data.memory import InMemory
-from steelman.data.split import spread
+from steelman.data.sample import spread
+from steelman.extras import require
 
 
 @final
@@ -16,15 +17,16 @@ from steelman.data.split import spread
 class Digits(Source):
     """scikit-learn's handwritten digits: 1,797 real images of 8x8 pixels in 17 grey levels, 0/16 .. 16/16.
 
-    The source has no split of its own. Ours is a rule: sorted by label and otherwise as they come, 500 of them at even
-    distances are the test set, and 1,297 are left for training. So it never changes, and each class gives its share;
-    but both sides hold digits of the same writers, so accuracies flatter.
+    The source has no split. Ours is a fixed rule: of the images sorted by label (a stable sort), 500 at even distances
+    are the test set and 1,297 the training set, stratified by class. Both have digits of the same writers, so
+    accuracies are higher than on digits of new writers.
 
     Reference: Alpaydin and Kaynak, "Cascading classifiers", Kybernetika 1998; UCI "Optical recognition of handwritten
     digits", test part.
     """
 
     def load(self, split: Split, folder: Path | None = None) -> InMemory:
+        require("Digits", "sklearn")
         from sklearn.datasets import load_digits
 
         check_split(split)

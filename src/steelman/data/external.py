@@ -1,4 +1,4 @@
-"""Data sets that others have written."""
+"""Data sets from a user's own function."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,30 +6,31 @@ from typing import final
 
 from steelman.data.dataset import Dataset, Source, Split, check_split
 from steelman.data.stream import Items, Streamed, pixels
+from steelman.ranges import Natural
 from steelman.trust import imported, is_reading
 
 
 @final
 @dataclass(frozen=True)
 class External(Source):
-    """Any map-style `torch.utils.data.Dataset`: what `function(split)` returns, with split "train" or "test".
+    """Any map-style `torch.utils.data.Dataset` that `function(split)` returns, with split "train" or "test".
 
-    function  'module:function', found on the Python path or, after that, in the working directory. Of a recipe it is
+    function  'module:function', found on the Python path or, after that, in the working directory. A recipe's is
               imported only if it is trusted (`steelman.trust`)
-    classes   names of the classes; left out, the data set's own `classes` are taken
+    classes   names of the classes; default: the data set's own `classes`
     workers   processes that read, default 0: the one that trains
 
     Its items are (image, label): images of one shape, uint8 or floating point in [0, 1], (channels, height, width), or
-    Pillow images. They are streamed. Chance inside the data set is its own affair: it is not resumed bit for bit; take
-    Steelman's augmentations where that matters. A function may also return a `steelman.data.Dataset`.
+    Pillow images. They are streamed. Randomness inside the data set is not resumed bit for bit: use Steelman's
+    augmentations where that matters. A function may also return a `steelman.data.Dataset`.
     """
 
     function: str
     classes: tuple[str, ...] = ()
-    workers: int = 0
+    workers: Natural = 0
 
     def __post_init__(self) -> None:
-        # What a program makes is its author's own word; what a recipe says has to be trusted when it is loaded.
+        # A name in a program was written by the user; one in a recipe has to be trusted when it is loaded.
         object.__setattr__(self, "_from_file", is_reading())
 
     def load(self, split: Split, folder: Path | None = None) -> Dataset:

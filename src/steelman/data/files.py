@@ -1,4 +1,4 @@
-"""Finding the files of a data set: in the user's folders first, then by download."""
+"""Finds the files of a data set: in the user's folders first, then by download."""
 
 import gzip
 import io
@@ -9,20 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steelman.decoding import refuse_bomb
+from steelman.extras import require
+from steelman.files import refuse_bomb
 
 _SECONDS = 5.0
-"""How long a server may be silent: a machine without a network should learn so at once."""
+"""Timeout of a server: without a network, the error should come at once."""
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file that can be had from the network.
+    """A file that can be downloaded.
 
-    name  under which it is kept
-    md5   as its authors or torchvision publish it; checked after a download, not on what the user put here
-    urls  where it lies, tried in order
-    also  other names under which its content may be here, such as unpacked; looked for first
+    name  of the local file
+    md5   as its authors or torchvision publish it; checked after a download, not on the user's own files
+    urls  tried in order
+    also  other names of local files with its content, such as unpacked; searched first
     """
 
     name: str
@@ -32,7 +33,8 @@ class Remote:
 
 
 def folders(folder: Path | None) -> list[Path]:
-    """Where data sets are looked for, first to last: `folder`, STEELMAN_DATA, the user's cache."""
+    """The folders in which data sets are searched, first to last: `folder`, STEELMAN_DATA, the user's cache."""
+    require("a data folder", "pooch")
     import pooch
 
     named = [folder, os.environ.get("STEELMAN_DATA")]
@@ -42,21 +44,21 @@ def folders(folder: Path | None) -> list[Path]:
 def locate(wanted: Sequence[Remote], inside: Sequence[str], folder: Path | None) -> list[Path]:
     """A local path for each wanted file, all from one folder; downloaded if there is no such folder.
 
-    inside  the names under which this data set's own folder may lie in a data folder, ours first. A data folder that
-            has such a name itself is searched too
+    inside  names of this data set's own folder in a data folder, ours first. A data folder that has such a name itself
+            is searched too
 
     Raises:
-        FileNotFoundError: not here and not to be had; names the files, where they come from, and where to put them.
+        FileNotFoundError: neither here nor downloaded; names the files, their addresses, and where to put them.
     """
     bases = folders(folder)
     for base in bases:
         for sub in map(Path, inside):
             named = base.absolute().parts[-len(sub.parts) :] == sub.parts if sub.parts else False
             for home in (base / sub, base) if named else (base / sub,):
-                found = [_first(home, (*file.also, file.name)) for file in wanted]
-                here = [path for path in found if path is not None]
-                if len(here) == len(wanted):
-                    return here
+                names = [(*file.also, file.name) for file in wanted]
+                paths = [[home / name for name in each if (home / name).exists()] for each in names]
+                if all(paths):
+                    return [first for first, *_ in paths]
     home = bases[0] / inside[0]
     return [_download(file, home, wanted, bases) for file in wanted]
 
@@ -65,7 +67,7 @@ def find(name: str, folder: Path | None) -> Path:
     """The user's own file or folder: an absolute path, or one in the working directory or in a data folder.
 
     Raises:
-        FileNotFoundError: there is none; says where it was looked for.
+        FileNotFoundError: there is none; names the places that were searched.
     """
     places = [Path(name).expanduser(), *(base / name for base in folders(folder))]
     for path in places:
@@ -75,17 +77,17 @@ def find(name: str, folder: Path | None) -> Path:
 
 
 def opened(file: Path) -> io.BufferedIOBase:
-    """A file's content as a stream, without gzip if its name says so."""
+    """A file's content as a stream, unpacked if its name ends in .gz."""
     return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
 
 
 def exactly(stream: io.BufferedIOBase, count: int, stored: int) -> bytearray:
-    """What is left of a stream, which is `count` bytes; no more than these are read.
+    """The rest of a stream, which has to be `count` bytes; no more are read.
 
-    stored  size of the file, packed as it is
+    stored  size of the file on disk
 
     Raises:
-        ValueError: there are fewer or more, or so many cannot be in a file of that size.
+        ValueError: there are fewer or more, or a file of that size cannot hold so many.
     """
     refuse_bomb(count, stored)
     content = bytearray()
@@ -102,7 +104,7 @@ _PIECE = 2**24
 
 
 class Bounded:
-    """A stream that ends in a ValueError where it has more than so many bytes."""
+    """A stream that raises ValueError where it has more than `most` bytes."""
 
     def __init__(self, stream: io.BufferedIOBase, most: int) -> None:
         self.stream, self.most, self.seen = stream, most, 0
@@ -115,12 +117,8 @@ class Bounded:
         return piece
 
 
-def _first(home: Path, names: Sequence[str]) -> Path | None:
-    return next((home / name for name in names if (home / name).exists()), None)
-
-
 def _download(file: Remote, home: Path, wanted: Sequence[Remote], bases: Sequence[Path]) -> Path:
-    if (home / file.name).exists():  # one of several was here already
+    if (home / file.name).exists():  # one of several was already here
         return home / file.name
     import pooch
 
@@ -132,7 +130,7 @@ def _download(file: Remote, home: Path, wanted: Sequence[Remote], bases: Sequenc
         except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong checksum is a ValueError
             problems.append(f"  {url}\n    {type(error).__name__}: {str(error)[:200]}")
     with suppress(OSError):
-        home.rmdir()  # pooch made it; a folder with something in it stays
+        home.rmdir()  # pooch made it; one that is not empty stays
     raise FileNotFoundError(
         f"missing: {', '.join(each.name for each in wanted if not (home / each.name).exists())}\n"
         f"looked in {', '.join(str(base) for base in bases)}\nand the download failed:\n"

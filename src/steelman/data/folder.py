@@ -11,7 +11,8 @@ from torch import Tensor
 from steelman.data.dataset import Source, Split, check_split
 from steelman.data.files import find
 from steelman.data.stream import Streamed, pixels
-from steelman.decoding import decoding, refuse_bomb
+from steelman.files import decoding, refuse_bomb
+from steelman.ranges import Count, Natural
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -29,25 +30,21 @@ class ImageFolder(Source):
     """Pictures in folders: path/train/CLASS/*.png and path/test/CLASS/*.png (or val/ for test/), read by Pillow.
 
     path     absolute, or relative to the working directory or a data folder
-    size     (height, width) to which each picture is scaled, what is left over being cut off evenly; default: as they
-             are, and then all must be of one size
+    size     (height, width) to which each picture is scaled and, with another ratio of its sides, cropped evenly;
+             default: no scaling, and then all must be of one size
     grey     read one channel instead of red, green and blue; default False
     workers  processes that read, default 0: the one that trains
 
     Classes are the names of the folders in train/, sorted; pictures are sorted by class and name. They are streamed.
-    Hidden folders and files (.git, ._1.png, __MACOSX) are left out. Pictures are turned as their EXIF says; 16-bit grey
-    PNG and PGM have white at 65535. Pictures that could be read in several ways (transparent, animated, CMYK, floating
-    point) are refused when they are read.
+    Hidden folders and files (.git, ._1.png, __MACOSX) are left out. Pictures are rotated by their EXIF data; 16-bit
+    grey PNG and PGM have white at 65535. Pictures that could be read in several ways (transparent, animated, CMYK,
+    floating point) raise a ValueError when they are read.
     """
 
     path: str
-    size: tuple[int, int] | None = None
+    size: tuple[Count, Count] | None = None
     grey: bool = False
-    workers: int = 0
-
-    def __post_init__(self) -> None:
-        if (self.size is not None and min(self.size) < 1) or self.workers < 0:
-            raise ValueError(f"size has to be above 0, and workers not below; got {self.size} and {self.workers}")
+    workers: Natural = 0
 
     def load(self, split: Split, folder: Path | None = None) -> Streamed:
         check_split(split)
@@ -113,7 +110,7 @@ def _read(file: Path, mode: str) -> "PIL.Image.Image":
         # Of the formats, only those of these names: others run programs, such as Ghostscript.
         with decoding(file, "a picture", _REMEDY), Image.open(file, formats=_FORMATS) as whole:
             if whole.format == "PNG":
-                whole.verify()  # its checksums, which are not looked at otherwise; the picture has to be opened again
+                whole.verify()  # its checksums, which are not checked otherwise; the picture has to be opened again
         with decoding(file, "a picture", _REMEDY), Image.open(file, formats=_FORMATS) as picture:
             refuse_bomb(3 * picture.width * picture.height, file.stat().st_size)
             problem, deep = _problem(picture), picture.mode in _DEEP
@@ -124,7 +121,7 @@ def _read(file: Path, mode: str) -> "PIL.Image.Image":
 
 
 def _problem(picture: Any) -> str:
-    """What is unclear about a picture, with the remedy; "" for nothing."""
+    """Why a picture could be read in several ways, with the remedy; "" where it cannot."""
     if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":  # a JPEG of a camera, with a preview
         return f"has {picture.n_frames} pictures (an animation, or pages), and one is needed: save the right one alone"
     mode, transparent = picture.mode, picture.has_transparency_data
@@ -142,9 +139,9 @@ def _problem(picture: Any) -> str:
 def _is_deep(picture: Any) -> bool:
     """Whether a picture that is read in 8 bits has more."""
     for tile in picture.tile:
-        told = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
-        if any(isinstance(each, str) and ";16" in each for each in told):
+        options = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if any(isinstance(each, str) and ";16" in each for each in options):
             return True
-        if tile[0] in ("ppm", "ppm_plain") and told[-1] > 255:
+        if tile[0] in ("ppm", "ppm_plain") and options[-1] > 255:
             return True
     return False

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from steelman.decoding import RATIO, SMALL, decoding, refuse_bomb
+from steelman.files import RATIO, SMALL, decoding, refuse_bomb
 
 _MATRIX, _COMPRESSED, _COMPLEX = 14, 15, 0x0800
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 """Types of what is stored, by their number."""
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
-"""Types of arrays of numbers; what is stored may be smaller. Others are cells, structures, texts and objects."""
+"""Types of arrays of numbers; the stored type may be smaller. Others are cells, structures, texts and objects."""
 
 
 def read_mat(file: Path, *names: str) -> list[np.ndarray]:
@@ -22,15 +22,15 @@ def read_mat(file: Path, *names: str) -> list[np.ndarray]:
     Raises:
         ValueError: not such a file, damaged, an array is missing or is not of real numbers.
     """
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     with decoding(file, f"a file of MATLAB 5 to 7 with the arrays {' and '.join(names)}"):
         for matrix, order in _matrices(file):
             name, array = _array(matrix, order, names)
             if array is not None:
-                found.setdefault(name, array)
-        if missing := [name for name in names if name not in found]:
+                arrays.setdefault(name, array)
+        if missing := [name for name in names if name not in arrays]:
             raise ValueError(f"it has no {missing[0]}")
-    return [found[name] for name in names]
+    return [arrays[name] for name in names]
 
 
 def _matrices(file: Path) -> Iterator[tuple[memoryview, str]]:
@@ -63,7 +63,7 @@ def _inflated(content: bytes) -> bytes:
 
 
 def _array(matrix: memoryview, order: str, names: tuple[str, ...]) -> tuple[str, np.ndarray | None]:
-    """Name and numbers of a matrix; no numbers where its name is none of those that are asked for."""
+    """Name and numbers of a matrix; no numbers where its name is not among `names`."""
     _, flags, rest = _first(matrix, order)
     _, shape, rest = _first(rest, order)
     _, title, rest = _first(rest, order)
@@ -84,7 +84,7 @@ def _array(matrix: memoryview, order: str, names: tuple[str, ...]) -> tuple[str,
 
 
 def _first(content: memoryview, order: str) -> tuple[int, memoryview, memoryview]:
-    """The first element of some: its type, what it holds, and what follows; small ones are within their tag."""
+    """The first of several elements: its type, its content, and the others; small ones are within their tag."""
     if len(content) < 8:
         raise ValueError("an array ends too soon")
     kind, length = _number(content[:4], order), _number(content[4:8], order)

@@ -15,11 +15,11 @@ from steelman.types import Batch, check_tensor
 class InMemory(Dataset):
     """A small data set as tensors on one device, cut into batches by indexing, without a DataLoader.
 
-    images   (n, channels, height, width): uint8 with values 0 .. levels, handed out as value / levels in float32;
-             or floating point in [0, 1], handed out as float32
+    images   (n, channels, height, width): uint8 with values 0 .. levels, returned as value / levels in float32; or
+             floating point in [0, 1], returned as float32
     labels   (n,), int64, in 0 .. len(classes) - 1
     classes  names
-    levels   what white is in uint8 images, default 255
+    levels   the value of white in uint8 images, default 255
     index    places in the set that was loaded, default 0 .. n - 1
 
     Raises:
@@ -56,52 +56,39 @@ class InMemory(Dataset):
                 )
         self.name, self.classes, self.levels = name, classes, levels
         self.images = images.to(torch.float32) if images.is_floating_point() else images
-        self._labels = labels
+        self.labels: Tensor = labels  # pyright: ignore[reportIncompatibleVariableOverride]  # always known
         self.shape = tuple(images.shape[1:])
         self.index = torch.arange(len(images), device=images.device) if index is None else index
-
-    @property
-    def labels(self) -> Tensor:
-        return self._labels
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:
         for places in indices:
             which = places.to(self.images.device)
             pixels = self.images[which]
             x = pixels.to(torch.float32) / self.levels if pixels.dtype == torch.uint8 else pixels
-            yield Batch(x, self._labels[which], self.index[which])
+            yield Batch(x, self.labels[which], self.index[which])
 
     def subset(self, index: Tensor) -> "InMemory":
         which = index.to(self.images.device)
-        return self._like(self.images[which], self._labels[which], self.index[which])
+        return self._like(self.images[which], self.labels[which], self.index[which])
 
     def to(self, device: torch.device | str) -> "InMemory":
-        return self._like(self.images.to(device), self._labels.to(device), self.index.to(device))
+        return self._like(self.images.to(device), self.labels.to(device), self.index.to(device))
 
     def digest(self) -> str:
-        return digest((self.images, self.levels, self._labels, self.index))
+        return digest((self.images, self.levels, self.labels, self.index))
 
     def _like(self, images: Tensor, labels: Tensor, index: Tensor) -> "InMemory":
         return InMemory(self.name, images, labels, self.classes, levels=self.levels, index=index)
 
 
 MOST_CLASSES = 100_000
-"""Of labels without names: a higher one is more likely wrong."""
+"""Classes without names: a higher label is more likely an error."""
 
 
 def numbered(where: str, highest: int) -> tuple[str, ...]:
-    """Names of the classes 0 .. `highest`.
-
-    Raises:
-        ValueError: there would be too many.
-    """
+    """Names of the classes 0 .. `highest`; ValueError where there would be too many."""
     if highest >= MOST_CLASSES:
-        raise ValueError(
-            f"{where}: the label {highest} cannot be right; without names of classes labels are below {MOST_CLASSES}"
-        )
+        raise ValueError(f"{where}: without names of classes, labels must be below {MOST_CLASSES}; got {highest}")
     return tuple(map(str, range(highest + 1)))
 
 

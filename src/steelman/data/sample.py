@@ -1,4 +1,4 @@
-"""A sample of a data set, by class, the same for every model."""
+"""Samples and splits of a data set, stratified by class: the same for every model, and on every machine."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -21,10 +21,10 @@ BY_CLASS, AT_RANDOM = "by class", "at random"
 class Sampled:
     """How a sample was drawn.
 
-    images  how many it has
-    of      how many the data set has
+    images  in the sample
+    of      in the data set
     seed    of the order in which images are drawn
-    rule    "by class": every class has its share; "at random", where labels are not known without reading the images
+    rule    "by class": stratified; "at random", where labels are not known without reading the images
     """
 
     images: int
@@ -40,33 +40,32 @@ class Sampled:
 
 
 def sample_order(labels: Tensor | None, index: Tensor, seed: int = SEED) -> Tensor:
-    """An order of images of which every beginning is a sample by class; without labels, a random order.
+    """An order of images of which every prefix is a stratified sample; without labels, a random order.
 
     labels  of the images, in the order of `index`
     index   each image's place in its data set
 
     Within a class the order is random. The image at place r of a class of n has the key (r + 1/2) / n, and images are
-    ordered by their keys, so that the first N images have of each class its share of N, to within about one image.
+    ordered by their keys, so that each class has its share of the first N images, to within about one image.
     """
     index = index.cpu()
     keys = combine(torch.full_like(index, seed), index)
     order = keys.argsort(stable=True)
     if labels is None:
         return order
-    grouped = order[labels.cpu()[order].argsort(stable=True)]  # by class, random within
+    grouped = order[labels.cpu()[order].argsort(stable=True)]  # by class, in random order within each
     counts = labels.cpu().unique(return_counts=True)[1]  # bincount counts as far as the highest label
     starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
     share = (torch.arange(len(index)) - starts + 0.5) / counts.repeat_interleave(counts)
-    # Of equal shares the random keys decide, not the number of the class.
+    # Among equal shares the random keys decide, not the number of the class.
     mixed = keys[grouped].argsort(stable=True)
     return grouped[mixed[share[mixed].argsort(stable=True)]]
 
 
 def sampled(dataset: Dataset, count: int | None, seed: int = SEED) -> Dataset:
-    """So many images of a data set, in its order; the whole set for None, or where it has no more.
+    """`count` images of a data set, in its order; the whole set for None, or where it has no more.
 
-    count  how many images
-    seed   of the sample (default 0, for all models)
+    seed  of the sample (default 0, for all models)
 
     A larger sample contains every smaller one. The sample depends on the labels and places of the images alone.
 
@@ -84,18 +83,12 @@ def sampled(dataset: Dataset, count: int | None, seed: int = SEED) -> Dataset:
 
 @final
 class Sample(Dataset):
-    """Some images of a data set, which know how they were drawn."""
+    """A sample of a data set, with a record of how it was drawn."""
 
     def __init__(self, images: Dataset, drawn: Sampled) -> None:
         self.images, self.drawn = images, drawn
-        self.name, self.classes, self.shape, self.index = images.name, images.classes, images.shape, images.index
-
-    @property
-    def labels(self) -> Tensor | None:
-        return self.images.labels
-
-    def __len__(self) -> int:
-        return len(self.images)
+        self.name, self.classes, self.shape = images.name, images.classes, images.shape
+        self.index, self.labels = images.index, images.labels
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:
         return self.images.batches(indices)
@@ -108,3 +101,38 @@ class Sample(Dataset):
 
     def digest(self) -> str:
         return self.images.digest()
+
+
+def spread(order: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`count` of `order` at even distances: (the others, the chosen), both ascending.
+
+    If `order` is sorted by label, the choice is stratified, to within one.
+    """
+    place = torch.arange(len(order), device=order.device)
+    taken = (place + 1) * count // len(order) > place * count // len(order)
+    return order[~taken].sort().values, order[taken].sort().values
+
+
+def split_off(dataset: Dataset, size: int | float, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """Hold out part of a data set, such as for validation: (rest, held out), each in its old order.
+
+    size   a number of images, or a fraction of them if it is a float
+    seed   chooses the images; the same seed chooses the same ones, on any machine and with any version of torch
+
+    Stratified by label where the labels are known without reading the images.
+
+    Raises:
+        ValueError: one of the two parts would be empty.
+    """
+    count = round(size * len(dataset)) if isinstance(size, float) else size
+    if not 0 < count < len(dataset):
+        raise ValueError(
+            f"cannot hold out {size} of the {len(dataset)} images of {dataset.name}: "
+            "give a fraction between 0. and 1., or a smaller number of images"
+        )
+    keys = combine(torch.full_like(dataset.index, seed), dataset.index)
+    order = keys.argsort(stable=True)
+    if dataset.labels is not None:
+        order = order[dataset.labels[order].argsort(stable=True)]
+    rest, held_out = spread(order, count)
+    return dataset.subset(rest), dataset.subset(held_out)

@@ -1,4 +1,4 @@
-"""Data sets that are read as they are needed."""
+"""Data sets that are read during training."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, final, runtime_checkable
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from steelman.data.dataset import Dataset
-from steelman.data.split import spread
+from steelman.data.sample import spread
 from steelman.identity import digest
 from steelman.types import Batch
 
@@ -26,7 +26,7 @@ class Items(Protocol):
 
 
 def pixels(image: object) -> Tensor:
-    """A Pillow image as a uint8 tensor (channels, height, width); tensors and arrays come back as tensors."""
+    """A Pillow image as a uint8 tensor (channels, height, width); an array as a tensor, a tensor as it is."""
     if isinstance(image, Tensor):
         return image
     if isinstance(image, np.ndarray):
@@ -45,7 +45,7 @@ class Streamed(Dataset):
     labels   all of them, if they are known without reading the images
     workers  processes that read, default 0: this one
 
-    A training that goes on knows its images by the labels and by 1,000 of them, evenly spread.
+    A resumed training checks that the images are the same by the labels and by 1,000 images, evenly spread.
 
     Raises:
         ValueError: when a batch is read: an image of another shape or range, a label out of range.
@@ -67,19 +67,12 @@ class Streamed(Dataset):
         self.shape = tuple(shape)
         self.device = torch.device(device)
         self.index = torch.arange(len(items)) if index is None else index
-        self._labels = labels
-
-    @property
-    def labels(self) -> Tensor | None:
-        return self._labels
-
-    def __len__(self) -> int:
-        return len(self.index)
+        self.labels = labels
 
     def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:
         plan: Any = (self.index[places.cpu()].tolist() for places in indices)
         loader: Iterable[list[Tensor]] = DataLoader(
-            _Checked(self.name, self.items, self.shape, len(self.classes)),  # pyright: ignore[reportArgumentType]
+            _CheckedItems(self.name, self.items, self.shape, len(self.classes)),  # pyright: ignore[reportArgumentType]
             batch_sampler=plan,
             collate_fn=_together,
             num_workers=self.workers,
@@ -92,28 +85,20 @@ class Streamed(Dataset):
 
     def subset(self, index: Tensor) -> "Streamed":
         places = index.cpu()
-        return self._like(self.index[places], None if self._labels is None else self._labels[places], self.device)
+        return self._like(self.index[places], None if self.labels is None else self.labels[places], self.device)
 
     def to(self, device: torch.device | str) -> "Streamed":
-        return self._like(self.index, self._labels, device)
+        return self._like(self.index, self.labels, device)
 
     def digest(self) -> str:
         """A hash of the labels, where they are known, and of some images (at most READ, evenly spread): all of them
         would take too long to read."""
         places = torch.arange(len(self))
-        return digest((self._labels, self.index, self._hashes(spread(places, min(READ, len(places)))[1])))
+        return digest((self.labels, self.index, self._hashes(spread(places, min(READ, len(places)))[1])))
 
     def _like(self, index: Tensor, labels: Tensor | None, device: torch.device | str) -> "Streamed":
-        return Streamed(
-            self.name,
-            self.items,
-            self.shape,
-            self.classes,
-            labels=labels,
-            workers=self.workers,
-            index=index,
-            device=device,
-        )
+        own = (self.name, self.items, self.shape, self.classes)
+        return Streamed(*own, labels=labels, workers=self.workers, index=index, device=device)
 
 
 def _together(items: list[tuple[Tensor, int, int]]) -> list[Tensor]:
@@ -124,8 +109,8 @@ def _together(items: list[tuple[Tensor, int, int]]) -> list[Tensor]:
     return [torch.stack(list(images)), torch.tensor(labels), torch.tensor(places)]
 
 
-class _Checked:
-    """Items as (pixels, label, place), each looked at before it joins a batch."""
+class _CheckedItems:
+    """Items as (pixels, label, place), each checked before it joins a batch."""
 
     def __init__(self, name: str, items: Items, shape: tuple[int, ...], classes: int) -> None:
         self.name, self.items, self.shape, self.classes = name, items, shape, classes

@@ -20,7 +20,7 @@ _MD5 = {"train": "e26dedcc434d2e4c54c9b2d4a06d8373", "test": "eb5a983be6a3154271
 class SVHN(Source):
     """House numbers, cropped to one digit (format 2 of the authors): 73,257 + 26,032 images of 3x32x32.
 
-    The files write the digit 0 as label 10; here it is 0. Looked for as {train,test}_32x32.mat in a data folder, or in
+    The files have label 10 for the digit 0; here it is 0. Searched as {train,test}_32x32.mat in a data folder, or in
     its svhn/ or SVHN/.
     Reference: Netzer et al., "Reading digits in natural images with unsupervised feature learning", 2011.
     """

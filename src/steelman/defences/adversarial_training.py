@@ -5,12 +5,12 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
-from steelman.attacks.attack import Attack
-from steelman.attacks.pgd import PGD
-from steelman.defences.adversarial import Adversarial
-from steelman.defences.crafting import Crafting, check_attack, check_crafting, crafted
+from steelman.attacks.bounded.pgd import PGD
+from steelman.attacks.core import Attack
+from steelman.defences.adversarial import Adversarial, Crafting, check_attack, crafted
 from steelman.forward import logits_of
 from steelman.losses import cross_entropy
+from steelman.ranges import Fraction
 from steelman.schedules import Constant, Schedule
 from steelman.types import Batch
 
@@ -24,16 +24,14 @@ class AdversarialTraining(Adversarial):
     attack        default PGD() (Madry: 8/255, 10 steps of 2/255, random start; MNIST: PGD(.3, steps=40, step_size=.01))
     clean_weight  default 0, adversarial images only (Madry); .5 with FGSM is Goodfellow's mixture, "Adv. Train II" in
                   Deep Defense
-    crafting      mode of batch normalisation and dropout while crafting: "eval" (default) or "train" (Madry's code);
-                  running statistics are put back afterwards, so that crafting never moves them
-    schedule      factor on the attack's eps, and on its step_size where that is given, as training goes on; default
-                  Constant(). Linear() is PGDLS, a baseline of MMA training: eps grows in a straight line from 0
+    crafting      mode of batch normalisation and dropout while crafting: "eval" (default) or "train" (Madry's code)
+    schedule      factor on the attack's eps, and on its step_size where that is given; default Constant(). Linear() is
+                  PGDLS, a baseline of MMA training: eps grows in a straight line from 0
 
     Fast adversarial training (RS-FGSM) is one step from a random start, PGD(eps, steps=1, step_size=1.25 * eps) with
-    crafting="train". It may overfit catastrophically: within an epoch robustness to PGD falls to 0 while that to one
-    step rises, so monitor it with PGD, and stop. A minimal-norm attack, such as DeepFool, trains on images that just
-    cross the boundary. Images that an attack returns as they are, such as those it need not touch, are trained on so.
-
+    crafting="train". It may overfit catastrophically: within an epoch robust accuracy under PGD falls to 0 while that
+    under one step rises, so monitor it with PGD, and stop. A minimal-norm attack, such as DeepFool, trains on images
+    that just cross the boundary.
     Paper and code differ: Madry's paper has 7 steps for CIFAR-10, the code 10. Wong's code crafts in half precision.
 
     Cost: the attack's, and 1 forward and 1 backward pass, 2 each when clean images take part.
@@ -45,19 +43,15 @@ class AdversarialTraining(Adversarial):
     maximization through adversarial training", ICLR 2020, section 4 (PGDLS).
 
     Raises:
-        ValueError: clean_weight outside 0 to 1; a schedule for an attack without a radius of its own; an attack that
-            finds one answer for all images.
+        ValueError: a schedule for an attack without an eps of its own; an attack with one answer for all images.
     """
 
     attack: Attack = PGD()
-    clean_weight: float = 0.0
+    clean_weight: Fraction = 0.0
     crafting: Crafting = "eval"
     schedule: Schedule = Constant()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.clean_weight <= 1:
-            raise ValueError(f"clean_weight is a share from 0 to 1; got {self.clean_weight}")
-        check_crafting(self.crafting)
         check_attack(self.attack)
         if self.schedule != Constant() and not any(item.name == "eps" for item in fields(self.attack)):
             raise ValueError(

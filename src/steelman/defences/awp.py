@@ -10,14 +10,15 @@ from torch import nn
 from steelman.data.dataset import Dataset
 from steelman.defences.adversarial import Adversarial
 from steelman.defences.adversarial_training import AdversarialTraining
-from steelman.defences.game import Around, Average, Descend, Step
+from steelman.defences.game import Average, Descend, GameWrapper, Step, Updates
 from steelman.networks.surgery import borrowed_buffers
 from steelman.norms import L2
+from steelman.ranges import Factor, Fraction
 from steelman.types import CLASSIFIER, Batch
 
 
 @dataclass(frozen=True)
-class AWP(Around[Adversarial]):
+class AWP(GameWrapper[Adversarial]):
     """Adversarial weight perturbation: descend an adversarial loss at weights moved against it, layer by layer.
 
     x' is crafted at the weights w. Then each layer l moves to w_l + v_l, v_l = gamma |w_l| g_l / |g_l| (Frobenius),
@@ -29,10 +30,10 @@ class AWP(Around[Adversarial]):
                epochs)
 
     Layers are parameters of two dimensions or more: weights of linear and convolutional layers. Biases and
-    normalisations stay, as in the code, which also asks for "weight" in the name. The perturbing pass sees batches as
-    training does, but leaves running statistics as they were (the code has a copy of the network for it).
+    normalisations stay, as in the code, which also asks for "weight" in the name. The perturbing pass is in the mode of
+    the training, but leaves running statistics as they were (the code has a copy of the network for it).
     Paper and code differ: the code subtracts v after the optimiser's step, so that weight decay acts on w + v and
-    rounding stays behind; here w comes back to the bit before the step.
+    rounding errors remain; here w is restored to the bit before the step.
 
     Cost: the objective's, and its loss once more: 1 forward and 1 backward pass for AdversarialTraining, 2 each for
     TRADES and MART.
@@ -40,13 +41,12 @@ class AWP(Around[Adversarial]):
     NeurIPS 2020, section 4.
 
     Raises:
-        ValueError: an objective whose crafting cannot be told from its loss; gamma negative or not finite; warmup
-            outside 0 to 1; a network without such layers that learn.
+        ValueError: an objective that does not craft before its loss; a network without such layers that learn.
     """
 
     objective: Adversarial = AdversarialTraining()
-    gamma: float = 5e-3
-    warmup: float = 0.0
+    gamma: Factor = 5e-3
+    warmup: Fraction = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.objective, Adversarial):
@@ -54,17 +54,13 @@ class AWP(Around[Adversarial]):
                 "AWP needs one x' for two losses, so an Adversarial objective, such as AdversarialTraining, TRADES or "
                 f"MART; got {type(self.objective).__name__}"
             )
-        if not 0 <= self.gamma < float("inf") or not 0 <= self.warmup <= 1:
-            raise ValueError(
-                f"AWP needs a finite gamma >= 0 and warmup from 0 to 1; got {self.gamma} and {self.warmup}"
-            )
 
-    def begin(self, model: nn.Module, data: Dataset) -> "AWP":
+    def setup(self, model: nn.Module, data: Dataset) -> "AWP":
         if not _layers(model):
             raise ValueError(f"AWP moves weights of linear and convolutional layers; {type(model).__name__} has none")
-        return replace(self, objective=self.objective.begin(model, data))
+        return replace(self, objective=self.objective.setup(model, data))
 
-    def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]:
+    def updates(self, nets: nn.ModuleDict, batch: Batch) -> Updates:
         if batch.progress < self.warmup:
             yield from self.objective.updates(nets, batch)
             return

@@ -15,19 +15,17 @@ def least_images(model: nn.Module, data: Dataset) -> int:
 
     Cost: 1 forward pass on one image, and only where there is batch normalisation.
     """
-    if not batchnorm_layers(model):
-        return 1
-    with rehearsal(model, data) as x, torch.no_grad():
-        try:
-            logits_of(model, x[:1])
-        except ValueError as error:
-            if "more than 1 value per channel" in str(error):
-                return 2
+    if batchnorm_layers(model):
+        with rehearsal(model, data) as x, torch.no_grad():
+            try:
+                logits_of(model, x[:1])
+            except ValueError as error:
+                return 2 if "more than 1 value per channel" in str(error) else 1
     return 1
 
 
 def cut(places: Indices, size: int, least: int = 1) -> tuple[Tensor, ...]:
-    """Parts of `size`; a last one of fewer than `least` goes into the one before, so that no image is left out."""
+    """Parts of `size`; a last one of fewer than `least` is joined to the one before, so that no image is left out."""
     parts = places.split(size)
     if len(parts) > 1 and len(parts[-1]) < least:
         return *parts[:-2], torch.cat(parts[-2:])
@@ -41,7 +39,7 @@ def parts_in(images: int, size: int, least: int = 1) -> int:
 
 
 def least_batch(game: Game, alone: int, batch_size: int, images: int, processes: int) -> int:
-    """How few images a batch may have: `alone` for each process, or 1 where the game is content with that.
+    """How few images a batch may have: `alone` for each process, or 1 for a game without batch statistics.
 
     Raises:
         ValueError: even the first batch is smaller.

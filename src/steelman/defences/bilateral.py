@@ -6,23 +6,23 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from steelman.attacks.attack import Attack
-from steelman.attacks.mode import evaluation_mode
-from steelman.attacks.pgd import PGD
+from steelman.attacks.bounded.pgd import PGD
+from steelman.attacks.core import Attack, evaluation_mode
 from steelman.data.dataset import Dataset
-from steelman.defences.adversarial import Adversarial
-from steelman.defences.crafting import check_attack, crafted
+from steelman.defences.adversarial import Adversarial, check_attack, crafted
+from steelman.defences.objective import refuse_one_class
 from steelman.forward import logits_of
-from steelman.losses import cross_entropy
+from steelman.losses import cross_entropy, other_logits
+from steelman.ranges import FractionBelow1, Positive
 from steelman.types import Batch, Labels, Logits
 
 
 @dataclass(frozen=True)
 class Bilateral(Adversarial):
-    """Bilateral adversarial training: one step towards the most confusing class, and labels that lean to the others.
+    """Bilateral adversarial training: one step towards the most confusing class, and labels moved to the other classes.
 
     CE(x', y'), both constants. x' is an attack on x, whose target is argmax_{k != c} p_k(x) where c is the label. y'
-    keeps 1 - e for c and shares e out: with v_k = -log p_k(x), y'_k = e s_k for k != c, where
+    has 1 - e for c and distributes e: with v_k = -log p_k(x), y'_k = e s_k for k != c, where
     s_k = (v_k - min_{j != c} v_j + gamma) / sum_{j != c} (v_j - min_{i != c} v_i + gamma),
     so the least likely class gets most. Where `eps_y` is not given, e = 1 / (1 + beta max_k s_k) image by image, which
     makes y'_c = beta max_{k != c} y'_k and lies in (1 / (1 + beta), 1 / (1 + beta / (K - 1))] for K classes.
@@ -31,48 +31,39 @@ class Bilateral(Adversarial):
     target  "most confusing" (default; "R-MC" in the paper) or None, any wrong class ("R-FGSM"; Madry with more steps)
     labels  "adversarial" (default, "LA"), "smooth" ("LS", s_k = 1 / (K - 1)) or "hard" (y' = y)
     eps_y   e, one number for all images; default None, by beta
-    beta    default 9 (code, CIFAR-10; ImageNet 100); at K = 10, 81, 9 and 1 belong to e = .1, .5 and .9 of "smooth"
+    beta    default 9 (code, CIFAR-10; ImageNet 100); at K = 10, 81, 9 and 1 give e = .1, .5 and .9 of "smooth"
     gamma   default .01 (paper)
 
     R-MC-LA is the default; Madry-LA is PGD(8/255, steps=7, step_size=2/255) with target=None. p(x) is the clean
-    image's, in evaluation mode, as is crafting (code). The paper has more rows, marked "+", which it does not define.
-    With two classes there is one wrong one: "adversarial" and "smooth" are the same, and so are the targets.
+    image's, in evaluation mode, as is crafting (code). The paper's rows marked "+" are not defined in it. With two
+    classes "adversarial" and "smooth" are the same, and so are the targets.
 
-    Soft labels make cross-entropy a poor attack, so judge with the margin as well: under PGD at eps .15, an MLP on
-    Digits kept 58 % with cross-entropy and 60 % with the margin when trained by R-FGSM, but 60 and 53 % by R-MC-LA.
-
+    Soft labels make cross-entropy a poor attack, so evaluate with the margin as well: under PGD at eps .15, an MLP on
+    Digits trained by R-FGSM had a robust accuracy of 58 % with cross-entropy and 60 % with the margin, but one trained
+    by R-MC-LA 60 and 53 %.
     Paper and code differ from this: they do not clip the random start to the box, ours is. The code adds 1e-8 to p.
 
     Cost: the attack's (1 forward and 1 gradient pass), 1 forward and 1 backward pass, and 1 forward pass for p(x),
-    which is left out where neither target nor labels need it.
+    where target or labels need it.
     Reference: Jianyu Wang and Haichao Zhang, "Bilateral adversarial training: towards fast training of more robust
     models against adversarial attacks", ICCV 2019, section 4.
 
     Raises:
-        ValueError: fewer than two classes, eps_y outside [0, 1), beta or gamma not above 0, unknown names, an attack
-            without a radius, or with one answer for all images.
+        ValueError: fewer than two classes; an attack without a radius, or with one answer for all images.
     """
 
     attack: Attack = PGD(steps=1, step_size=8 / 255)
     target: Literal["most confusing"] | None = "most confusing"
     labels: Literal["adversarial", "smooth", "hard"] = "adversarial"
-    eps_y: float | None = None
-    beta: float = 9.0
-    gamma: float = 0.01
+    eps_y: FractionBelow1 | None = None
+    beta: Positive = 9.0
+    gamma: Positive = 0.01
 
     def __post_init__(self) -> None:
-        check_attack(self.attack, radius=True)
-        if self.target not in ("most confusing", None):
-            raise ValueError(f'target is "most confusing" or None; got {self.target!r}')
-        if self.labels not in ("adversarial", "smooth", "hard"):
-            raise ValueError(f'labels are "adversarial", "smooth" or "hard"; got {self.labels!r}')
-        if self.eps_y is not None and not 0 <= self.eps_y < 1:
-            raise ValueError(f"eps_y is the share of the wrong classes, 0 to below 1; got {self.eps_y}")
-        if not (0 < self.beta < float("inf") and 0 < self.gamma < float("inf")):
-            raise ValueError(f"beta and gamma must be finite and above 0; got {self.beta} and {self.gamma}")
+        check_attack(self.attack, bounded=True)
 
-    def begin(self, model: nn.Module, data: Dataset) -> "Bilateral":
-        _refuse_one_class(len(data.classes))
+    def setup(self, model: nn.Module, data: Dataset) -> "Bilateral":
+        refuse_one_class("Bilateral", len(data.classes))
         return self
 
     def craft(self, model: nn.Module, batch: Batch) -> Batch:
@@ -80,8 +71,8 @@ class Bilateral(Adversarial):
         if self.target is not None or self.labels == "adversarial":
             with evaluation_mode(model), torch.no_grad():
                 logits = logits_of(model, batch.x)
-            _refuse_one_class(logits.shape[1])
-            wrong = logits.scatter(1, batch.y[:, None], -torch.inf)
+            refuse_one_class("Bilateral", logits.shape[1])
+            wrong = other_logits(logits, batch.y)
             target = wrong.argmax(1) if self.target else None
             if self.labels == "adversarial":
                 # Differences of -log p are differences of logits.
@@ -95,15 +86,9 @@ class Bilateral(Adversarial):
         return cross_entropy(logits, batch.y if made.soft is None else made.soft).mean()
 
     def _labels(self, weights: Logits, y: Labels) -> Logits:
-        """y' for wrong classes that share in proportion to their weights."""
+        """y', where the share of each wrong class is in proportion to its weight."""
         own = y[:, None]
         weights = weights.scatter(1, own, 0.0)
         share = weights / weights.sum(1, keepdim=True)
-        lost = 1 / (1 + self.beta * share.amax(1, keepdim=True)) if self.eps_y is None else self.eps_y
-        soft = lost * share
+        soft = share * (1 / (1 + self.beta * share.amax(1, keepdim=True)) if self.eps_y is None else self.eps_y)
         return soft.scatter(1, own, 1 - soft.sum(1, keepdim=True))
-
-
-def _refuse_one_class(classes: int) -> None:
-    if classes < 2:
-        raise ValueError(f"Bilateral moves labels towards wrong classes, so it needs two classes; got {classes}")

@@ -1,11 +1,12 @@
-"""A penalty on how fast the logits part."""
+"""A penalty on how fast the differences of logits change."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from steelman.defences.gradient_penalty import GradientPenalty, check_weight, slope, squared
+from steelman.defences.gradient_penalty import GradientPenalty, slope, squared
+from steelman.ranges import Factor
 from steelman.types import Batch, Images, Logits, PerImage
 
 
@@ -19,27 +20,21 @@ class CrossLipschitz(GradientPenalty):
 
     Only differences count, so that the sums need K - 1 gradients: with g_k = grad_x (Z_k - Z_K), they are
     2 K sum_k |g_k|^2 - 2 |sum_k g_k|^2. The code takes K gradients and all pairs; for one hidden layer a closed form.
-    Derivatives are with respect to pixels, through a model's own preprocessing. In train mode batch normalisation ties
-    images together, as in `JacobianRegularisation`.
+    Derivatives are as in `JacobianRegularisation`.
 
     Cost: 1 forward pass, K - 1 gradient passes with a graph, and the double back-propagation through them.
     Reference: Matthias Hein and Maksym Andriushchenko, "Formal guarantees on the robustness of a classifier against
     adversarial manipulation", NeurIPS 2017, section 4.
 
     Raises:
-        ValueError: a compiled network, which cannot be differentiated twice; one class; weight negative or not finite.
+        ValueError: a compiled network, which cannot be differentiated twice; one class.
     """
 
-    weight: float = 1e-4
-
-    def __post_init__(self) -> None:
-        check_weight(self.weight)
+    weight: Factor = 1e-4
 
     def penalty(self, x: Images, logits: Logits, losses: PerImage, batch: Batch) -> Tensor:
         *others, last = logits.unbind(1)
         slopes = [slope(each - last, x) for each in others]
         classes = logits.shape[1]
-        pairs = 2 * classes * torch.stack([squared(each) for each in slopes]).sum(0) - 2 * squared(
-            torch.stack(slopes).sum(0)
-        )
-        return pairs.mean() / classes**2
+        pairs = 2 * classes * torch.stack([squared(each) for each in slopes]).sum(0)
+        return (pairs - 2 * squared(torch.stack(slopes).sum(0))).mean() / classes**2

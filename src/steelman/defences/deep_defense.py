@@ -2,22 +2,25 @@
 
 import logging
 import math
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from steelman.data.dataset import Dataset
-from steelman.defences.dropout import SharedDropout
-from steelman.defences.gradient_penalty import refuse_compiled, refuse_one_class
-from steelman.defences.objective import Objective
+from steelman.defences.dropout import Masks, shared_dropout
+from steelman.defences.gradient_penalty import refuse_compiled
+from steelman.defences.objective import Objective, refuse_one_class
 from steelman.forward import logits_of
-from steelman.losses import cross_entropy
+from steelman.losses import cross_entropy, top_rivals
 from steelman.networks.preprocess import peel
 from steelman.networks.surgery import freeze_batchnorm, only_trainable, rehearsal
 from steelman.norms import TINY
-from steelman.ranges import INFINITE, check_amounts
+from steelman.ranges import INFINITE, Count, Factor
 from steelman.types import Batch, Flags, Images, Indices, Labels, PerImage
 
 log = logging.getLogger(__name__)
@@ -32,23 +35,23 @@ class DeepDefense(Objective):
     (1/B) [sum_k CE_k + weight (sum_{k correct} exp(-c rho_k) + sum_{k wrong} exp(d rho_k))], with
     rho_k = |D_k|_p / |x_k|_p. D_k is DeepFool's perturbation: away from the label for correct images, towards the label
     for wrong ones (two classes only: the one predicted at the moment, and the label). D_k stays in the graph: its
-    logits, its gradients and its earlier steps are all differentiated; which boundary was nearest, who is done and the
-    order of classes are constants.
+    logits, its gradients and its earlier steps are all differentiated; which boundary was nearest, which images are
+    done and the order of classes are constants.
 
     weight    lambda, default 15 (paper, MNIST and CIFAR-10; ImageNet 5)
     c         default 25 (paper; NIN 70, ImageNet 500)
     d         default 5 (paper); d rho is capped at 20, since a targeted DeepFool may diverge; capped images are logged
     p         norm of D and x, default 2 (paper); 1 <= p <= infinity
-    steps     most DeepFool steps, default 5 (authors' code; not in the paper)
+    steps     at most, default 5 (authors' code; not in the paper)
     overshoot  default .02 (code); D = (1 + overshoot) * sum of steps, done or not
     damping   added to each entry of the gradient inside its norm, default 5e-6 (code, MNIST; CIFAR 1e-5)
     classes   how many of the highest logits compete, default 10 (code; all of them on MNIST and CIFAR-10)
     layers    names of submodules; the penalty's gradient reaches only them (the paper's layer-wise study). Default all
-    legacy_from_class  wrong images: after its first step the authors' code takes the logit of the class left behind,
-              and the gradient of the new one. True repeats that; default False
+    legacy_from_class  wrong images: after its first step the authors' code takes the logit of the previous class, and
+              the gradient of the new one. True repeats that; default False
 
     Paper and code differ: the paper's eq. 6 sums the penalty, the code divides it by the batch size, as we do. Both act
-    in the preprocessed space: on a `Preprocessed` model x is what the inner network sees. Nothing is clipped.
+    in the preprocessed space: on a `Preprocessed` model x is the inner network's input. Nothing is clipped.
     Batch normalisation runs in evaluation mode and learns nothing (code). Dropout shares one mask between an image and
     its perturbations.
 
@@ -58,28 +61,21 @@ class DeepDefense(Objective):
     robustness", NeurIPS 2018, section 3.
 
     Raises:
-        ValueError: a compiled network, which cannot be differentiated twice; one class; no such layer; p below 1.
+        ValueError: a compiled network, which cannot be differentiated twice; one class; no such layer.
     """
 
-    weight: float = 15.0
-    c: float = 25.0
-    d: float = 5.0
-    p: float = field(default=2.0, metadata=INFINITE)
-    steps: int = 5
-    overshoot: float = 0.02
-    damping: float = 5e-6
-    classes: int = 10
+    weight: Factor = 15.0
+    c: Factor = 25.0
+    d: Factor = 5.0
+    p: Annotated[float, Ge(1), INFINITE] = 2.0
+    steps: Count = 5
+    overshoot: Factor = 0.02
+    damping: Factor = 5e-6
+    classes: Annotated[int, Ge(2)] = 10
     layers: tuple[str, ...] | None = None
     legacy_from_class: bool = False
 
     def __post_init__(self) -> None:
-        check_amounts(
-            "DeepDefense", weight=self.weight, c=self.c, d=self.d, overshoot=self.overshoot, damping=self.damping
-        )
-        if not self.p >= 1:
-            raise ValueError(f"p is the exponent of a norm, at least 1; got {self.p}")
-        if self.steps < 1 or self.classes < 2:
-            raise ValueError(f"DeepDefense needs steps >= 1 and classes >= 2; got {self.steps} and {self.classes}")
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(self.layers))
 
@@ -87,13 +83,14 @@ class DeepDefense(Objective):
     def batch_statistics(self) -> bool:
         return False
 
-    def begin(self, model: nn.Module, data: Dataset) -> "DeepDefense":
+    def setup(self, model: nn.Module, data: Dataset) -> "DeepDefense":
         refuse_compiled(model)
-        with ExitStack() as stack:
-            stack.enter_context(only_trainable(model, self.layers))  # refuses names of no layer
-            x = stack.enter_context(rehearsal(model, data))
-            stack.enter_context(freeze_batchnorm(model))
-            stack.enter_context(SharedDropout(model, len(x)))
+        with (
+            only_trainable(model, self.layers),
+            rehearsal(model, data) as x,
+            freeze_batchnorm(model),
+            shared_dropout(model, len(x)),
+        ):
             logits_of(model, x)
         return self
 
@@ -102,52 +99,33 @@ class DeepDefense(Objective):
         network, x = peel(model, batch.x)
         with ExitStack() as stack:
             stack.enter_context(freeze_batchnorm(network))
-            dropout = stack.enter_context(SharedDropout(network, len(x)))
+            masks = stack.enter_context(shared_dropout(network, len(x)))
             raw = x.clone().requires_grad_()
             logits = logits_of(network, raw)
-            refuse_one_class(logits)
+            refuse_one_class("DeepDefense", logits.shape[1])
             loss = cross_entropy(logits, batch.y).mean()
             if self.layers is not None:
                 stack.enter_context(only_trainable(model, self.layers))
                 logits = logits_of(network, raw)
-            return loss + self.weight * self._penalty(network, x, raw, logits, batch.y, dropout)
-
-    def _penalty(
-        self, network: nn.Module, x: Images, raw: Images, logits: Tensor, y: Labels, dropout: SharedDropout
-    ) -> Tensor:
-        correct = logits.argmax(1) == y
-        exponents = []
-        for which, total in self._perturb(network, x, raw, logits, y, correct, dropout):
-            size = (1 + self.overshoot) * _p_norm(total, self.p)
-            rho = size / _p_norm(x[which], self.p).clamp(min=TINY)
-            exponents.append(torch.where(correct[which], -self.c * rho, self.d * rho))
-        exponent = torch.cat(exponents)
-        capped = int((exponent > EXPONENT_CAP).sum())
-        if capped:
-            log.warning(
-                "DeepDefense: d * rho exceeds %g for %d of %d images and is capped", EXPONENT_CAP, capped, len(x)
-            )
-        return exponent.clamp(max=EXPONENT_CAP).exp().sum() / len(x)
+            correct = logits.argmax(1) == batch.y
+            exponents = []
+            for which, total in self._perturb(network, x, raw, logits, batch.y, correct, masks):
+                size = (1 + self.overshoot) * _p_norm(total, self.p)
+                rho = size / _p_norm(x[which], self.p).clamp(min=TINY)
+                exponents.append(torch.where(correct[which], -self.c * rho, self.d * rho))
+            return loss + self.weight * _capped(torch.cat(exponents)).exp().sum() / len(x)
 
     def _perturb(
-        self,
-        network: nn.Module,
-        x: Images,
-        raw: Images,
-        logits: Tensor,
-        y: Labels,
-        correct: Flags,
-        dropout: SharedDropout,
-    ) -> list[tuple[Indices, Tensor]]:
+        self, network: nn.Module, x: Images, raw: Images, logits: Tensor, y: Labels, correct: Flags, masks: Masks
+    ) -> Iterator[tuple[Indices, Tensor]]:
         """DeepFool's sums of steps, in the graph, in groups that end together: (places in the batch, sums).
 
-        `raw` is a leaf equal to `x`, and `logits` belong to it.
+        `raw` is a leaf equal to `x`, and `logits` are its logits.
         """
         which = torch.arange(len(x), device=x.device)
         rivals = self._rivals(logits.detach(), y, correct)
         own = logits.argmax(1)
         start, total = x, torch.zeros_like(x)
-        done: list[tuple[Indices, Tensor]] = []
         for step in range(self.steps):
             before = own
             own = torch.where(correct, own, logits.argmax(1))
@@ -163,22 +141,21 @@ class DeepDefense(Objective):
             with torch.no_grad():
                 prediction = logits_of(network, start + (1 + self.overshoot) * total).argmax(1)
             fooled = torch.where(correct, prediction != own, prediction == y)
-            left, stay = torch.where(fooled)[0], torch.where(~fooled)[0]
-            if len(left):
-                done.append((which[left], total[left]))
+            done, stay = torch.where(fooled)[0], torch.where(~fooled)[0]
+            if len(done):
+                yield which[done], total[done]
                 if len(stay) == 0:
-                    return done
+                    return
                 which, start, total, rivals = which[stay], start[stay], total[stay], rivals[stay]
                 own, correct, y = own[stay], correct[stay], y[stay]
-                dropout.rows = which
+                masks.rows = which
             raw = start + total
             logits = logits_of(network, raw)
-        return [*done, (which, total)]
+        yield which, total
 
     def _rivals(self, logits: Tensor, y: Labels, correct: Flags) -> Tensor:
         """The classes whose boundaries compete: the highest of the others, or only the label of a wrong image."""
-        own = logits.argmax(1, keepdim=True)
-        others = logits.scatter(1, own, -torch.inf).topk(min(self.classes, logits.shape[1]) - 1, dim=1).indices
+        others = top_rivals(logits, logits.argmax(1), self.classes - 1)
         return torch.where(correct[:, None], others, y[:, None])
 
     def _nearest(self, logits: Tensor, raw: Images, own: Labels, rivals: Tensor) -> Tensor:
@@ -207,6 +184,13 @@ class DeepDefense(Objective):
             return (gap.abs() / norm).reshape(column) * only * slope.sign()
         magnitude = torch.where(slope == 0, 1.0, slope.abs()) ** (q - 1)  # a power's slope at 0 is infinite
         return (gap.abs() / norm**q).reshape(column) * magnitude * slope.sign()
+
+
+def _capped(exponent: PerImage) -> PerImage:
+    """At most 20: a DeepFool that is led to the label of a wrong image may diverge."""
+    if capped := int((exponent > EXPONENT_CAP).sum()):
+        log.warning("DeepDefense: d * rho is above %g for %d of %d images: capped", EXPONENT_CAP, capped, len(exponent))
+    return exponent.clamp(max=EXPONENT_CAP)
 
 
 def _dual(p: float) -> float:

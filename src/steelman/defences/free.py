@@ -1,21 +1,21 @@
 """Adversarial training whose perturbations cost nothing."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import nn
 
-from steelman.attacks.ball import Ball
-from steelman.attacks.radius import check_radius
-from steelman.defences.game import Average, Descend, Game, Step
+from steelman.attacks.core import Ball, check_radius
+from steelman.defences.game import Descend, Game, Step, Updates
 from steelman.forward import logits_of
 from steelman.losses import cross_entropy
 from steelman.norms import L2, Linf, Norm, per_image
 from steelman.randomness import Draws
-from steelman.ranges import check_box
+from steelman.ranges import Count, Factor, OneOf
 from steelman.types import CLASSIFIER, Batch, Box
 
-_START = 0xF4EE  # a purpose for `Draws.split`
+_START = 0xF4EE
+"""Purpose for `Draws.split`."""
 
 
 @dataclass(frozen=True)
@@ -32,40 +32,32 @@ class Free(Game):
     norm       Linf (default, the only one of the paper) or L2
     box        the valid range of the images, default (0, 1); None leaves them unbounded
 
-    The optimiser steps m times per batch, so the paper divides the epochs by m. Schedules are asked once per batch, and
+    The optimiser steps m times per batch, so the paper divides the epochs by m. Schedules change once per batch, and
     the loss that is logged is the sum over the replays.
 
     Paper and code differ from this: they start a batch from the perturbations that the last batch ended with, which
-    belong to other images; ours start from noise of their own, so that an image meets the same in one process and in
-    two. They clip images to the box within the network, where a clipped entry has no gradient and stays where it is;
-    ours are projected onto it. The network is in training mode throughout, as theirs.
+    belong to other images; ours start from noise of their own, which is the same in one process and in two. They clip
+    images to the box within the network, where a clipped entry has no gradient and so does not move; ours are projected
+    onto it. The network is in training mode throughout, as theirs.
 
     Cost: `replays` forward and backward passes per batch, and as many steps.
     Reference: Ali Shafahi, Mahyar Najibi, Amin Ghiasi, Zheng Xu, John Dickerson, Christoph Studer, Larry S. Davis,
     Gavin Taylor and Tom Goldstein, "Adversarial training for free!", NeurIPS 2019, section 4, algorithm 1.
 
     Raises:
-        ValueError: replays below 1, eps or step_size that are no lengths, another norm.
+        ValueError: eps wider than the box in Linf; another norm.
     """
 
-    eps: float = 8 / 255
-    replays: int = 8
-    step_size: float | None = None
-    norm: Norm = Linf
+    eps: Factor = 8 / 255
+    replays: Count = 8
+    step_size: Factor | None = None
+    norm: Annotated[Norm, OneOf((Linf, L2))] = Linf
     box: Box | None = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if self.replays < 1:
-            raise ValueError(f"Free trains on each batch replays times, at least 1; got {self.replays}")
-        for name, length in (("eps", self.eps), ("step_size", self.step_size)):
-            if length is not None and not 0 <= length < float("inf"):
-                raise ValueError(f"{name} must be finite and at least 0; got {length}")
-        check_box(self.box)
         check_radius(self.norm, self.eps, self.box, "Free")
-        if self.norm is not Linf and self.norm is not L2:
-            raise ValueError(f"Free takes gradient steps in Linf or L2; got {self.norm}")
 
-    def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]:
+    def updates(self, nets: nn.ModuleDict, batch: Batch) -> Updates:
         net = nets[CLASSIFIER]
         ball = Ball.around(batch.x, self.eps, self.norm, self.box)
         step = per_image(self.eps if self.step_size is None else self.step_size, batch.x, "step_size")

@@ -1,16 +1,18 @@
-"""What every defence is to the trainer: a game, which says what to descend, into which tensors, and who then moves."""
+"""What every defence is to the trainer: a game, which yields what to descend, into which tensors, and which network
+then takes a step."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
-from steelman.attacks.attack import Attack
+from steelman.attacks.core.attack import Attack
 from steelman.data.dataset import Dataset
 from steelman.naming import call, nearest
 from steelman.optimisers import Optimiser
+from steelman.ranges import Checked
 from steelman.schedules import Constant, Schedule
 from steelman.types import CLASSIFIER, Batch
 
@@ -19,9 +21,9 @@ G = TypeVar("G", bound="Game")
 
 @dataclass(frozen=True)
 class Descend:
-    """Add the gradient of `loss` to exactly these tensors, and to no others that it passes through.
+    """Add the gradient of `loss`, a mean over the batch, to exactly these tensors, and to no others on its way.
 
-    `loss` is a mean over the batch. Each descent consumes its graph, as `backward` does, unless it is to `keep` it.
+    Each descent consumes its graph, as `backward` does, unless it is to `keep` it.
     """
 
     loss: Tensor
@@ -31,9 +33,9 @@ class Descend:
 
 @dataclass(frozen=True)
 class Average:
-    """Average the gradients of this network over the processes, for the game to read; they stay until it clears them.
+    """Average the gradients of this network over the processes, for the game to read and to clear.
 
-    What was descended so far was a means to an end, and is not reported as the network's loss.
+    What was descended so far is not reported as the network's loss.
     """
 
     net: str = CLASSIFIER
@@ -41,13 +43,16 @@ class Average:
 
 @dataclass(frozen=True)
 class Step:
-    """Average the gradients of this network over the processes, move it, clear them.
+    """Average the gradients of this network over the processes, take its optimiser's step, and clear them.
 
-    With `clip`, gradients whose norm, all together, is above it are scaled down to that.
+    With `clip`, gradients with a larger norm, all together, are scaled down to that norm.
     """
 
     net: str = CLASSIFIER
     clip: float | None = None
+
+
+Updates: TypeAlias = Iterator[Descend | Average | Step]
 
 
 @dataclass(frozen=True)
@@ -59,32 +64,33 @@ class Player:
     schedule: Schedule = Constant()
 
 
-class Game(ABC):
+class Game(Checked, ABC):
     """What a network is trained by. Most are an `Objective`; others need more than one loss, step or network.
 
-    A game never touches an optimiser, a process or autocast. It goes on after each update when that is done: after a
-    `Step` it may change the weights that moved.
+    A game never touches an optimiser, a process or autocast. It continues when an update is done: after a `Step` it may
+    change the weights. A subclass may define:
 
-    A method may define these hooks. `begin` is called once, before training: it raises ValueError for a network or data
-    that cannot be trained so, and returns what to train by: the game itself or, where it keeps something for each
-    image, a copy with fresh memory. `memory` is then the module whose buffers hold that; `fit` writes them into
-    checkpoints and brings them together over processes. A buffer has a row per image, and a process writes only those
-    of the images it is handed. `report` is what the memory says of an epoch, for its line in the log. `players` makes
-    the game's other networks, fresh, from torch's global generator, and `monitor` is the attack that they are by now.
+    setup             called once, before training: raises ValueError for a network or data that it cannot train, and
+                      returns the game to train by: itself, or a copy with empty memory for the images of the data
+    memory            the module whose buffers hold one row per image; `fit` keeps them in checkpoints and merges them
+                      over processes, each of which writes only rows of its own images
+    report            numbers from the memory for an epoch's line in the log
+    players           the game's other networks, made with torch's global generator
+    monitor           the attack by these networks as they are
+    batch_statistics  whether batch normalisation uses the statistics of a batch, which one image may not have
     """
 
     frozen: ClassVar[bool] = False
-    """Whether the classifier stays as it is, and the best is what most of its answers fall to."""
+    """Whether the classifier stays as it is; the best checkpoint is then that under which its accuracy is lowest."""
 
     @abstractmethod
-    def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]: ...
+    def updates(self, nets: nn.ModuleDict, batch: Batch) -> Updates: ...
 
-    def begin(self: G, model: nn.Module, data: Dataset) -> G:
+    def setup(self: G, model: nn.Module, data: Dataset) -> G:
         return self
 
     @property
     def batch_statistics(self) -> bool:
-        """Whether batch normalisation runs on the statistics of a batch, which one image may not have."""
         return True
 
     @property
@@ -105,21 +111,8 @@ class Game(ABC):
         return call(self) if is_dataclass(self) else repr(self)
 
 
-def players_of(game: Game, data: Dataset, given: Mapping[str, Player]) -> dict[str, Player]:
-    """A game's networks besides the classifier; in place of its own, those that are given.
-
-    Raises:
-        ValueError: it has no player of that name.
-    """
-    own = game.players(data)
-    for name in given:
-        if name not in own:
-            raise ValueError(f"{type(game).__name__} has no player {name!r}; {nearest(name, own)}")
-    return {**own, **given}
-
-
-class Around(Game, Generic[G]):
-    """A game that is made of another one, whose memory it carries."""
+class GameWrapper(Game, Generic[G]):
+    """A game that is made of another one, and has its memory."""
 
     objective: G
 
@@ -134,3 +127,19 @@ class Around(Game, Generic[G]):
     @property
     def report(self) -> dict[str, float]:
         return self.objective.report
+
+
+def players_of(game: Game, data: Dataset, given: Mapping[str, Player]) -> dict[str, Player]:
+    """A game's networks besides the classifier, `given` ones in place of its own; ValueError for an unknown name."""
+    own = game.players(data)
+    for name in given:
+        if name not in own:
+            raise ValueError(f"{type(game).__name__} has no player {name!r}; {nearest(name, own)}")
+    return {**own, **given}
+
+
+def unweighted(loss: Tensor) -> Callable[[Tensor], Tensor]:
+    """A function that divides a gradient of `loss`, once that is descended, by the weight that the trainer gave it."""
+    share: list[Tensor] = []
+    loss.register_hook(share.append)
+    return lambda gradient: gradient / share[0].where(share[0] != 0, 1)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from steelman.defences.gradient_penalty import GradientPenalty, check_weight, slope, squared
+from steelman.defences.gradient_penalty import GradientPenalty, slope, squared
+from steelman.ranges import Factor
 from steelman.types import Batch, Images, Logits, PerImage
 
 
@@ -19,21 +20,17 @@ class InputGradientRegularisation(GradientPenalty):
     Paper and code differ: the paper, as we do, takes the gradient of each image's loss. The code takes half the squared
     gradient of the batch's mean loss, so that its weight is ours times twice the batch size: of its 10^2 to 10^5 at
     batches of 256, .2 to 195 here, it picks by validation 56,234 for MNIST.
-    Derivatives are with respect to pixels, through a model's own preprocessing. In train mode batch normalisation ties
-    images together, and the gradient for x_i then is that of the sum of losses.
+    Derivatives are as in `JacobianRegularisation`.
 
     Cost: 1 forward and 1 gradient pass with a graph, and the double back-propagation through them.
     Reference: Andrew Slavin Ross and Finale Doshi-Velez, "Improving the adversarial robustness and interpretability of
     deep neural networks by regularizing their input gradients", AAAI 2018, section "Gradient regularization".
 
     Raises:
-        ValueError: a compiled network, which cannot be differentiated twice; one class; weight negative or not finite.
+        ValueError: a compiled network, which cannot be differentiated twice; one class.
     """
 
-    weight: float = 110.0
-
-    def __post_init__(self) -> None:
-        check_weight(self.weight)
+    weight: Factor = 110.0
 
     def penalty(self, x: Images, logits: Logits, losses: PerImage, batch: Batch) -> Tensor:
         return squared(slope(losses, x)).mean()

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from steelman.data.dataset import Dataset
-from steelman.defences.gradient_penalty import GradientPenalty, check_weight, refuse_compiled, slope, squared
+from steelman.defences.gradient_penalty import GradientPenalty, refuse_compiled, slope, squared
 from steelman.norms import TINY
 from steelman.randomness import Draws
+from steelman.ranges import Count, Factor
 from steelman.types import Batch, Images, Logits, PerImage
 
 _PROJECTIONS = 801
-"""Which of an image's draws are the vectors that its logits are projected on."""
+"""Purpose for `Draws.split`: the vectors on which an image's logits are projected."""
 
 
 @dataclass(frozen=True)
@@ -32,40 +33,33 @@ class JacobianRegularisation(GradientPenalty):
 
     Paper and code differ: the paper sums over the batch under one root, without the mean; its code (as far as we read
     it) takes the Jacobian of the first image of each batch of 500 only, so that its weight of .1 is one for the norm of
-    a single image, as in "image". We repeat neither. A root of a mean is no mean of roots: under "batch", micro-batches
-    take a root each, and several processes are refused.
-    Derivatives are with respect to pixels, through a model's own preprocessing. In train mode batch normalisation ties
-    images together, and J_i then holds what x_i does to the sum of each logit over the batch.
+    a single image, as in "image". We repeat neither. Under "batch", each micro-batch has a root of its own, and several
+    processes are refused.
+    Derivatives are with respect to pixels, through a model's own preprocessing. In train mode batch normalisation makes
+    an image's logits depend on others; J_i is then the derivative of each logit's sum over the batch.
 
     Cost: 1 forward pass, K (or n) gradient passes with a graph, and the double back-propagation through them: 8 to 11
-    times plain training for K = 10, measured on LeNet and a convolutional network. Rows are taken one after the other:
-    one batched pass took 1.1 to 1.9 times as long, copies of the batch 1.7 to 3 times.
+    times plain training for K = 10, measured on LeNet and a convolutional network. Rows are taken one by one: a batched
+    pass took 1.1 to 1.9 times as long, copies of the batch 1.7 to 3 times.
     Reference: Daniel Jakubovitz and Raja Giryes, "Improving DNN robustness to adversarial attacks using Jacobian
     regularization", ECCV 2018, section 3; Judy Hoffman, Daniel A. Roberts and Sho Yaida, "Robust learning with Jacobian
     regularization", arXiv 2019, 1908.02729, section 2.
 
     Raises:
-        ValueError: a compiled network, which cannot be differentiated twice; one class; weight negative or not finite;
-            projections below 1; root "batch" in several processes.
+        ValueError: a compiled network, which cannot be differentiated twice; one class; root "batch" in several
+            processes.
     """
 
-    weight: float = 0.1
+    weight: Factor = 0.1
     root: Literal["image", "batch", "none"] = "image"
-    projections: int | None = None
+    projections: Count | None = None
 
-    def __post_init__(self) -> None:
-        check_weight(self.weight)
-        if self.root not in ("image", "batch", "none"):
-            raise ValueError(f'root is "image", "batch" or "none"; got {self.root!r}')
-        if self.projections is not None and self.projections < 1:
-            raise ValueError(f"projections is a number of random vectors, at least 1; got {self.projections}")
-
-    def begin(self, model: nn.Module, data: Dataset) -> "JacobianRegularisation":
+    def setup(self, model: nn.Module, data: Dataset) -> "JacobianRegularisation":
         several = torch.distributed.is_available() and torch.distributed.is_initialized()
         if self.root == "batch" and several and torch.distributed.get_world_size() > 1:
             raise ValueError(
-                'root = "batch" is one root for a whole batch, which no process sees here; train in one process, or '
-                'with root = "image"'
+                'root = "batch" is one root for a whole batch, of which each process has a part; train in one process, '
+                'or with root = "image"'
             )
         refuse_compiled(model)
         return self
@@ -74,16 +68,16 @@ class JacobianRegularisation(GradientPenalty):
         squares = self._squares(x, logits, batch)
         if self.root == "batch":
             squares = squares.mean()
-        # Where J is 0, so is the gradient of its norm: that of a clamp, not that of a root.
+        # Where J is 0, a root has no gradient; that of a clamp is 0.
         return (squares if self.root == "none" else squares.clamp(min=TINY**2).sqrt()).mean()
 
     def _squares(self, x: Images, logits: Logits, batch: Batch) -> PerImage:
         if self.projections is None:
             return torch.stack([squared(slope(row, x)) for row in logits.unbind(1)]).sum(0)
         draws, classes = Draws.start(batch.seeds, len(x), x.device).split(_PROJECTIONS), logits.shape[1]
-        found = []
+        squares = []
         for place in range(self.projections):
             vector = draws.split(place).normal((classes,), logits.dtype)
             vector = vector / vector.norm(dim=1, keepdim=True)
-            found.append(squared(slope((logits * vector).sum(1), x)))
-        return classes * torch.stack(found).mean(0)
+            squares.append(squared(slope((logits * vector).sum(1), x)))
+        return classes * torch.stack(squares).mean(0)

@@ -6,25 +6,25 @@ import torch
 from torch import Tensor, nn
 
 from steelman.data.dataset import Dataset
-from steelman.defences.objective import Objective
+from steelman.defences.objective import Objective, refuse_one_class
 from steelman.forward import logits_of
 from steelman.losses import cross_entropy
+from steelman.ranges import FractionBelow1
 from steelman.types import Batch, Labels
 
 
 @dataclass(frozen=True)
 class LabelSmoothing(Objective):
-    """Label smoothing: cross-entropy with labels that leave some probability to the other classes.
+    """Label smoothing: cross-entropy with labels that give some probability to the other classes.
 
     CE(x, q), q_y = 1 - smoothing and q_k = smoothing / (K - 1) for the other K - 1 classes.
 
     smoothing  what the other classes share, default .1 ("Efficient defenses": .9 for the label, .1 / 9 for the others);
                0 is plain training
 
-    This is not the convention of Szegedy et al. and of `torch.nn.functional.cross_entropy`, which share their value out
-    over all K classes, the label too: smoothing s here is label_smoothing = s K / (K - 1) there.
-
-    Smoothing shrinks gradients, so one-step attacks look weaker than they are: attack with PGD, on the margin too.
+    This is not the convention of Szegedy et al. and of `torch.nn.functional.cross_entropy`, which distribute their
+    value over all K classes, the label too: smoothing s here is label_smoothing = s K / (K - 1) there. Smoothing
+    shrinks gradients, so one-step attacks look weaker than they are: attack with PGD, on the margin too.
 
     Cost: 1 forward and 1 backward pass.
     Reference: David Warde-Farley and Ian Goodfellow, "Adversarial perturbations of deep neural networks",
@@ -34,19 +34,13 @@ class LabelSmoothing(Objective):
     CVPR 2016, section 7.
 
     Raises:
-        ValueError: smoothing outside [0, 1); one class, which leaves nobody to share with.
+        ValueError: fewer than two classes.
     """
 
-    smoothing: float = 0.1
+    smoothing: FractionBelow1 = 0.1
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.smoothing < 1:
-            raise ValueError(
-                f"smoothing is the probability that the other classes share, in [0, 1); got {self.smoothing}"
-            )
-
-    def begin(self, model: nn.Module, data: Dataset) -> "LabelSmoothing":
-        _check_classes(len(data.classes))
+    def setup(self, model: nn.Module, data: Dataset) -> "LabelSmoothing":
+        refuse_one_class("LabelSmoothing", len(data.classes))
         return self
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -56,11 +50,6 @@ class LabelSmoothing(Objective):
 
 def smooth(labels: Labels, classes: int, smoothing: float) -> Tensor:
     """Probabilities (batch, classes): 1 - smoothing for the label, and the rest in equal parts for the others."""
-    _check_classes(classes)
+    refuse_one_class("LabelSmoothing", classes)
     q = torch.full((len(labels), classes), smoothing / (classes - 1), dtype=torch.float64, device=labels.device)
     return q.scatter(1, labels[:, None], 1 - smoothing)
-
-
-def _check_classes(classes: int) -> None:
-    if classes < 2:
-        raise ValueError(f"labels are smoothed over at least two classes; there is {classes}")

@@ -1,23 +1,22 @@
-"""Adversarial training that minds what the network gets wrong without an attack."""
+"""Adversarial training that weighs images by how wrong the network is without an attack."""
 
 from dataclasses import dataclass, replace
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steelman.attacks.attack import Attack
-from steelman.attacks.pgd import PGD
-from steelman.defences.adversarial import Adversarial
-from steelman.defences.crafting import Crafting, check_attack, check_crafting, crafted
+from steelman.attacks.bounded.pgd import PGD
+from steelman.attacks.core import Attack
+from steelman.defences.adversarial import Adversarial, Crafting, check_attack, crafted
 from steelman.forward import logits_of
-from steelman.losses import kl_divergence
+from steelman.losses import kl_divergence, other_logits
+from steelman.ranges import Factor
 from steelman.types import Batch, Labels, Logits, PerImage
 
 
 @dataclass(frozen=True)
 class MART(Adversarial):
-    """MART: misclassification aware adversarial training, which keeps predictions most where clean images go wrong.
+    """MART: misclassification aware adversarial training, with the largest weight on images that are wrong when clean.
 
     BCE(p(x'), y) + weight KL(p(x) || p(x')) (1 - p_y(x)), where BCE(p, y) = -log p_y - log(1 - max_{k != y} p_k), and
     x' = attack(model, x, y) is a constant. The gradient flows through all else, the factor 1 - p_y(x) too.
@@ -35,32 +34,28 @@ class MART(Adversarial):
     robustness requires revisiting misclassified examples", ICLR 2020, section 3.
 
     Raises:
-        ValueError: weight negative or not finite; an attack without a radius, or with one answer for all images.
+        ValueError: an attack without a radius, or with one answer for all images.
     """
 
     attack: Attack = PGD(eps=0.031, steps=10, step_size=0.007, normal_start=0.001)
-    weight: float = 5.0
+    weight: Factor = 5.0
     crafting: Crafting = "eval"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight < float("inf"):
-            raise ValueError(f"weight is a finite number of at least 0; got {self.weight}")
-        check_crafting(self.crafting)
-        check_attack(self.attack, radius=True)
+        check_attack(self.attack, bounded=True)
 
     def craft(self, model: nn.Module, batch: Batch) -> Batch:
         return replace(batch, x=crafted(self.attack, model, batch, self.crafting))
 
     def loss(self, model: nn.Module, batch: Batch, made: Batch) -> Tensor:
         clean, attacked = logits_of(model, batch.x), logits_of(model, made.x)
-        doubt = 1 - clean.softmax(1).gather(1, batch.y[:, None])[:, 0]
-        kept = kl_divergence(clean, attacked) * doubt
+        wrong = 1 - clean.softmax(1).gather(1, batch.y[:, None])[:, 0]
+        kept = kl_divergence(clean, attacked) * wrong
         return (boosted_cross_entropy(attacked, batch.y) + self.weight * kept).mean()
 
 
 def boosted_cross_entropy(logits: Logits, labels: Labels) -> PerImage:
     """-log p_y - log(1 - max_{k != y} p_k)."""
-    own = labels[:, None]
-    rival = logits.scatter(1, own, -torch.inf).argmax(1, keepdim=True)
-    but_rival = logits.scatter(1, rival, -torch.inf).logsumexp(1) - logits.logsumexp(1)
+    rival = other_logits(logits, labels).argmax(1)
+    but_rival = other_logits(logits, rival).logsumexp(1) - logits.logsumexp(1)
     return F.cross_entropy(logits, labels, reduction="none") - but_rival

@@ -2,26 +2,28 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from steelman.attacks.an_pgd import ANPGD
-from steelman.attacks.radius import check_radius
+from steelman.attacks.core import check_radius
+from steelman.attacks.minimal.an_pgd import ANPGD
 from steelman.data.dataset import Dataset
-from steelman.defences.crafting import Crafting, check_crafting, crafted
+from steelman.defences.adversarial import Crafting, crafted
 from steelman.defences.objective import Objective
 from steelman.forward import logits_of
 from steelman.losses import CrossEntropy, Goal, Loss, SoftMargin, cross_entropy
-from steelman.norms import L0, Linf, Norm
+from steelman.norms import L1, L2, Linf, Norm
+from steelman.ranges import Count, FractionBelow1, OneOf, Positive
 from steelman.types import Batch, PerImage
 
 BEYOND = 1.05
-"""How far past d_max the bisection looks, so that a margin of d_max is told from a larger one (code)."""
+"""The bisection ends at this times d_max, so that a margin of d_max can be distinguished from a larger one (code)."""
 
 
 class Margins(nn.Module):
-    """The last margin of every image, by its index in the data set: 0 where it was wrong, -1 before it was met."""
+    """The last margin of every image, by its index in the data set: 0 where it was wrong, -1 before its first batch."""
 
     margin: Tensor
 
@@ -30,13 +32,13 @@ class Margins(nn.Module):
         self.register_buffer("margin", torch.full((images,), -1.0, device=device))
 
     def summary(self, quantiles: Iterable[float] = (0.1, 0.5, 0.9)) -> dict[str, float]:
-        """Mean ("kept_margin") and quantiles ("kept_margin_10" ...) over the images that were met, if there are any."""
-        met = self.margin[self.margin >= 0].double()
-        if len(met) == 0:
+        """Mean ("kept_margin") and quantiles ("kept_margin_10" ...) over the images that have one, if there are any."""
+        known = self.margin[self.margin >= 0].double()
+        if len(known) == 0:
             return {}
         shares = {f"kept_margin_{100 * each:.3g}": each for each in quantiles}
-        found = met.quantile(torch.tensor(list(shares.values()), dtype=met.dtype, device=met.device)).tolist()
-        return {"kept_margin": float(met.mean()), **dict(zip(shares, found, strict=True))}
+        values = known.quantile(torch.tensor(list(shares.values()), dtype=known.dtype, device=known.device)).tolist()
+        return {"kept_margin": float(known.mean()), **dict(zip(shares, values, strict=True))}
 
 
 @dataclass(frozen=True)
@@ -46,27 +48,28 @@ class MMA(Objective):
     (1/B) [sum_wrong CE(x, y) + sum_right (c CE(x, y) + (1 - c) [d < d_max] CE(x + delta, y))], c = clean_weight.
     delta, of length d, is AN-PGD's: the direction is that of PGD in a ball of the image's radius, the length is where
     the loss changes its sign along it. The radius is max(eps_min, the image's last d), and d is kept (0 if wrong).
-    At the nearest boundary point, the weights' gradient of Z_rival - Z_label is that of -d but for a positive factor.
-    So adversarial training at a radius of d raises the margin, at less a lower bound of it, and at more an upper bound.
+    At the nearest boundary point, the weights' gradient of Z_rival - Z_label is that of -d up to a positive factor. So
+    adversarial training at the radius d raises the margin, at a smaller radius a lower bound of it, and at a larger one
+    an upper bound.
 
-    d_max         images with a larger margin count only clean; default 12/255 (paper, CIFAR-10: 12, 20 or 32 of 255, L2
-                  1, 2 or 3; MNIST .45, L2 2, 4 or 6)
+    d_max         of images with a larger margin only the clean term counts; default 12/255 (paper, CIFAR-10: 12, 20 or
+                  32 of 255, L2 1, 2 or 3; MNIST .45, L2 2, 4 or 6)
     eps_min       smallest radius of PGD, default .005 (paper, CIFAR-10; L2 .5; MNIST .1, L2 .5)
     norm          Linf (default), L2, L1
     steps         of PGD, default 10 (paper, CIFAR-10; MNIST 40), each of 2.5 radius / steps
-    bisections    default 10 (paper); d is found to within 1.05 d_max / 2^bisections
+    bisections    default 10 (paper); d is exact to 1.05 d_max / 2^bisections
     clean_weight  c, default 1/3 (paper). 0 is OMMA, the paper's variant without a clean term
-    loss          SoftMargin (default, paper), or another whose sign says which images are right, such as Margin; PGD
-                  climbs it. By SoftMargin an image is right only where the label has more than half of the softmax
+    loss          that PGD climbs: SoftMargin (default, paper), or another that is below 0 where an image is right, such
+                  as Margin. By SoftMargin an image is right only where the label has more than half of the softmax
     crafting      mode of batch normalisation and dropout in AN-PGD, "eval" (default) or "train"
 
     Paper and code differ: the code divides PGD's perturbation by the radius, the paper and we by its own length. The
     code bisects in train mode and so moves running statistics; we put them back. As in both, x + delta is not clipped
-    to the box. As in the code, a clean pass in train mode says which images are right, and images beyond d_max go
+    to the box. As in the code, a clean pass in train mode decides which images are right, and images beyond d_max go
     through the network at x + delta too, for its batch normalisation.
 
-    `begin` makes the memory for a data set. A loop of your own calls `defence = MMA().begin(model, data)` first, with
-    batches from `data.batches`, which carry the index.
+    `setup` makes the memory for a data set. A loop of your own calls `defence = MMA().setup(model, data)` first, with
+    batches from `data.batches`, which have the index.
 
     Cost: `steps` forward and gradient passes and `bisections` forward passes of the right images, 2 forward and 2
     backward passes (1 for OMMA).
@@ -74,46 +77,38 @@ class MMA(Objective):
     margin maximization through adversarial training", ICLR 2020, section 2, algorithms 1 and 2.
 
     Raises:
-        ValueError: d_max not above 0, eps_min not in (0, 1.05 d_max], L0, a loss without a sign; data or batches
-            without indices.
+        ValueError: eps_min above 1.05 d_max, L0, a loss without a sign; data or batches without indices.
     """
 
-    d_max: float = 12 / 255
-    eps_min: float = 0.005
-    norm: Norm = Linf
-    steps: int = 10
-    bisections: int = 10
-    clean_weight: float = 1 / 3
+    d_max: Positive = 12 / 255
+    eps_min: Positive = 0.005
+    norm: Annotated[Norm, OneOf((Linf, L2, L1))] = Linf
+    steps: Count = 10
+    bisections: Count = 10
+    clean_weight: FractionBelow1 = 1 / 3
     loss: Loss = field(default_factory=SoftMargin)
     crafting: Crafting = "eval"
     _margins: Margins | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not 0 < self.d_max < float("inf"):
-            raise ValueError(f"d_max is the largest margin that is trained for, above 0; got {self.d_max}")
         check_radius(self.norm, self.d_max, (0.0, 1.0), "d_max")
-        if not 0 < self.eps_min <= BEYOND * self.d_max:
+        if self.eps_min > BEYOND * self.d_max:
             raise ValueError(
-                f"eps_min is the smallest radius of PGD, above 0 and at most {BEYOND} d_max = "
-                f"{BEYOND * self.d_max:.4g}; got {self.eps_min}"
+                f"eps_min is the smallest radius of PGD, at most {BEYOND} d_max = {BEYOND * self.d_max:.4g}; got "
+                f"{self.eps_min}"
             )
-        if self.norm is L0:
-            raise ValueError("MMA needs a norm that grows along a direction, which L0 does not; use Linf, L2 or L1")
-        if not 0 <= self.clean_weight < 1:
-            raise ValueError(f"clean_weight is a share from 0 to below 1; got {self.clean_weight}")
         if isinstance(self.loss, CrossEntropy):
-            raise ValueError("CrossEntropy is never 0, so it does not say where a boundary is; use SoftMargin()")
-        check_crafting(self.crafting)
-        self._attack(self.eps_min)
+            raise ValueError("CrossEntropy is never 0, so its sign does not show a boundary; use SoftMargin()")
+        self._attack(self.eps_min)  # checks the loss
 
-    def begin(self, model: nn.Module, data: Dataset) -> "MMA":
+    def setup(self, model: nn.Module, data: Dataset) -> "MMA":
         index = getattr(data, "index", None)
         if index is None or len(index) != len(data) or len(data) == 0:
             raise ValueError("MMA keeps a radius for each image, so the data set needs an `index`, a place per image")
         device = next((each.device for each in model.parameters()), index.device)
-        begun = replace(self)
-        object.__setattr__(begun, "_margins", Margins(int(index.max()) + 1, device))
-        return begun
+        made = replace(self)
+        object.__setattr__(made, "_margins", Margins(int(index.max()) + 1, device))
+        return made
 
     @property
     def memory(self) -> Margins | None:
@@ -121,7 +116,6 @@ class MMA(Objective):
 
     @property
     def report(self) -> dict[str, float]:
-        """The kept margins, for the training log."""
         return {} if self._margins is None else self._margins.summary()
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -132,8 +126,8 @@ class MMA(Objective):
         x, d = batch.x.clone(), torch.zeros_like(margin[index])
         if bool(right.any()):
             attack = self._attack(margin[index[right]].clamp(min=self.eps_min))
-            x[right], found = crafted(attack.crossing, model, batch[right], self.crafting)
-            d[right] = found.to(d.dtype)
+            x[right], length = crafted(attack.crossing, model, batch[right], self.crafting)
+            d[right] = length.to(d.dtype)
         margin[index] = d
         counted = (~right | (d < self.d_max)).to(x.dtype)
         loss = (1 - self.clean_weight) * (counted * cross_entropy(logits_of(model, x), batch.y)).mean()
@@ -145,15 +139,15 @@ class MMA(Objective):
         return ANPGD(radius, BEYOND * self.d_max, self.steps, self.bisections, self.norm, self.loss)
 
     def _memory_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The margins, and the rows of this batch in them."""
+        """The margins, and this batch's places in them."""
         if self._margins is None:
-            raise ValueError("MMA keeps a radius for each image: call `defence = defence.begin(model, data)` first")
+            raise ValueError("MMA keeps a radius for each image: call `defence = defence.setup(model, data)` first")
         if batch.index is None:
             raise ValueError("MMA keeps a radius for each image: the batch needs `index`, as `data.batches` gives it")
         margin = self._margins.margin
         if len(batch) and not 0 <= int(batch.index.min()) <= int(batch.index.max()) < len(margin):
             raise ValueError(
                 f"MMA's memory is for images 0 to {len(margin) - 1}; the batch has {int(batch.index.min())} to "
-                f"{int(batch.index.max())}. Call `begin` with the data set that the batches come from"
+                f"{int(batch.index.max())}. Call `setup` with the data set that the batches come from"
             )
         return margin, batch.index

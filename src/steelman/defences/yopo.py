@@ -1,23 +1,21 @@
 """Adversarial training that goes through the whole network once for several steps of the attack."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from steelman.attacks.ball import Ball
-from steelman.attacks.mode import evaluation_mode
-from steelman.attacks.radius import check_radius
+from steelman.attacks.core import Ball, check_radius, evaluation_mode
 from steelman.data.dataset import Dataset
-from steelman.defences.game import Average, Descend, Game, Step
+from steelman.defences.game import Descend, Game, Step, Updates, unweighted
 from steelman.defences.objective import Objective
 from steelman.forward import logits_of
 from steelman.losses import cross_entropy, kl_divergence
 from steelman.networks.surgery import Stem, borrowed_buffers, rehearsal, split_stem
 from steelman.norms import Linf
 from steelman.randomness import Draws
+from steelman.ranges import Count, Factor
 from steelman.types import CLASSIFIER, Batch, Images
 
 BOX = (0.0, 1.0)
@@ -27,13 +25,13 @@ TRADES_START = 0.001
 
 @dataclass(frozen=True)
 class YOPO(Game):
-    """YOPO-m-n: adversarial training with m full passes, after each of which n attack steps see the first layer alone.
+    """YOPO-m-n: adversarial training with m full passes, after each of which n attack steps use the first layer alone.
 
     With f the first layer and L the mean cross-entropy of the batch, x_1 = clip(x + U(-eps, eps)) and for j = 1..m:
     p_j = dL/df at x_j, a constant; n times x' = P(x' + step_size * sign grad_x' <p_j, f(x')>) from x' = x_j, where P
     projects onto ball and box; x_{j+1} = x'. The network steps once for all m, along the descent of `variant`:
 
-    "code"      sum_j [L(x_j) + <p_j, f(x_{j+1})>]: the second term reaches the first layer alone, which so learns twice
+    "code"      sum_j [L(x_j) + <p_j, f(x_{j+1})>]: the second term reaches the first layer alone, which learns twice
     "paper"     algorithm 1: behind the first layer L(x_m) alone; the first layer, the mean over j of <p_j, f(x_{j+1})>
     "gradient"  the paper's section 3.1: sum_j L(x_{j+1}), which takes one full pass more
 
@@ -43,9 +41,9 @@ class YOPO(Game):
     step_size   default 2/255 (MNIST: .01)
     variant     default "code": the three differ, and the paper's results come from the code
     first_layer_grad  "both" (default), as the code does; "hamiltonian" leaves L(x_j) out of the first layer, as the
-                code meant to (its attempt to restore that gradient has no effect)
-    first_layer  the submodule with whose output the first layer ends. Default: the first convolution or fully
-                connected layer that runs, and the activation module behind it; the code's is conv1 in PreActResNet18
+                code means to do (its attempt to restore that gradient has no effect)
+    first_layer  the submodule whose output ends the first layer. Default: the first convolution or fully connected
+                layer that runs, and the activation module behind it; the code's is conv1 in PreActResNet18
 
     "code" and "gradient" sum over j, so divide the learning rate by m (code). The random start is clipped; the code's
     is not. Batch normalisation and dropout stay in training mode throughout (code), but first-layer passes move no
@@ -58,31 +56,27 @@ class YOPO(Game):
     accelerating adversarial training via maximal principle", NeurIPS 2019, section 3.
 
     Raises:
-        ValueError: m or n below 1, eps or step_size below 0, an unknown variant; a network whose first layer cannot be
-            cut off (`split_stem` says why), found before training.
+        ValueError: a first_layer_grad that the variant does not have; a network whose first layer cannot be cut off
+            (`split_stem` has the reasons).
     """
 
-    m: int = 5
-    n: int = 3
-    eps: float = 8 / 255
-    step_size: float = 2 / 255
+    m: Count = 5
+    n: Count = 3
+    eps: Factor = 8 / 255
+    step_size: Factor = 2 / 255
     variant: Literal["code", "paper", "gradient"] = "code"
     first_layer_grad: Literal["both", "hamiltonian"] = "both"
     first_layer: str | None = None
 
     def __post_init__(self) -> None:
-        _check(self)
-        if self.variant not in ("code", "paper", "gradient"):
-            raise ValueError(f'variant is "code", "paper" or "gradient"; got {self.variant!r}')
-        if self.first_layer_grad not in ("both", "hamiltonian"):
-            raise ValueError(f'first_layer_grad is "both" or "hamiltonian"; got {self.first_layer_grad!r}')
+        check_radius(Linf, self.eps, BOX, "YOPO")
         if self.first_layer_grad == "hamiltonian" and self.variant != "code":
             raise ValueError(f'first_layer_grad is a switch of variant="code"; with "{self.variant}" leave it out')
 
-    def begin(self, model: nn.Module, data: Dataset) -> "YOPO":
+    def setup(self, model: nn.Module, data: Dataset) -> "YOPO":
         return replace(self, first_layer=_first_layer(model, data, self.first_layer))
 
-    def updates(self, nets: nn.ModuleDict, batch: Batch) -> Iterator[Descend | Average | Step]:
+    def updates(self, nets: nn.ModuleDict, batch: Batch) -> Updates:
         net = nets[CLASSIFIER]
         weights = list(net.parameters())
         stem = _stem(net, batch.x, self.first_layer)
@@ -93,11 +87,10 @@ class YOPO(Game):
             learns = {"code": True, "paper": turn == self.m - 1, "gradient": turn > 0}[self.variant]
             logits, h = stem.whole(x_adv, apart=apart or not learns)
             loss = cross_entropy(logits, batch.y).mean()
-            share: list[Tensor] = []  # the trainer may weight a loss, and p must not have that weight twice
-            loss.register_hook(share.append)
+            of_loss = unweighted(loss)  # p must not have the trainer's weight twice
             yield Descend(loss, [*weights, h] if learns else [h])
             assert h.grad is not None
-            p = h.grad / share[0].where(share[0] != 0, 1)
+            p = of_loss(h.grad)
             x_adv = _climb(stem, ball, x_adv, p, self.n, self.step_size)
             if self.variant != "gradient":
                 with borrowed_buffers(net.modules()):
@@ -113,7 +106,7 @@ class YOPO(Game):
 class TradesYOPO(Objective):
     """TRADES-YOPO-m-n: TRADES on images that are crafted by m full passes and m n passes of the first layer.
 
-    CE(x, y) + beta KL(p(x) || p(x')), differentiated through both arguments of KL. x' begins at clip(x + .001 N(0, I))
+    CE(x, y) + beta KL(p(x) || p(x')), differentiated through both arguments of KL. x' starts at clip(x + .001 N(0, I))
     and climbs KL(p(x) || p(.)) as `YOPO`'s images climb the cross-entropy.
 
     m           full passes to craft with, default 3 (code; also 2)
@@ -131,22 +124,20 @@ class TradesYOPO(Objective):
     accelerating adversarial training via maximal principle", NeurIPS 2019, section 4.
 
     Raises:
-        ValueError: as `YOPO`; beta below 0.
+        ValueError: as `YOPO`.
     """
 
-    m: int = 3
-    n: int = 4
-    eps: float = 0.031
-    step_size: float = 0.007
-    beta: float = 1.0
+    m: Count = 3
+    n: Count = 4
+    eps: Factor = 0.031
+    step_size: Factor = 0.007
+    beta: Factor = 1.0
     first_layer: str | None = None
 
     def __post_init__(self) -> None:
-        _check(self)
-        if not 0 <= self.beta < float("inf"):
-            raise ValueError(f"beta is a weight, at least 0; got {self.beta}")
+        check_radius(Linf, self.eps, BOX, "TradesYOPO")
 
-    def begin(self, model: nn.Module, data: Dataset) -> "TradesYOPO":
+    def setup(self, model: nn.Module, data: Dataset) -> "TradesYOPO":
         return replace(self, first_layer=_first_layer(model, data, self.first_layer))
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -168,15 +159,6 @@ class TradesYOPO(Objective):
             (p,) = torch.autograd.grad(kl_divergence(reference, logits).sum(), h)
             x_adv = _climb(stem, ball, x_adv, p, self.n, self.step_size)
         return x_adv
-
-
-def _check(defence: YOPO | TradesYOPO) -> None:
-    if defence.m < 1 or defence.n < 1:
-        raise ValueError(f"{type(defence).__name__} needs m >= 1 and n >= 1; got {defence.m} and {defence.n}")
-    for name, value in (("eps", defence.eps), ("step_size", defence.step_size)):
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{name} is a length, at least 0; got {value}")
-    check_radius(Linf, defence.eps, (0.0, 1.0), type(defence).__name__)
 
 
 def _first_layer(model: nn.Module, data: Dataset, name: str | None) -> str:

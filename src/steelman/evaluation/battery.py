@@ -1,7 +1,7 @@
-"""What to evaluate with: attacks, ordered from cheap to strong, and what else is measured."""
+"""Batteries: the attacks of an evaluation, ordered from cheap to strong, and what else is measured."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -11,22 +11,25 @@ from torch import nn
 
 from steelman import config
 from steelman.adversaries.adversary import Adversary
-from steelman.attacks.apgd import APGD
-from steelman.attacks.attack import Access, Attack
-from steelman.attacks.auto_attack import AutoAttack
-from steelman.attacks.ddn import DDN
-from steelman.attacks.fgsm import FGSM
-from steelman.attacks.fmn import FMN
-from steelman.attacks.hop_skip_jump import HopSkipJump
-from steelman.attacks.noise import SaltAndPepper, UniformNoise
-from steelman.attacks.radius import check_radii, check_radius
-from steelman.attacks.sigma_zero import SigmaZero
-from steelman.attacks.square import Square
-from steelman.evaluation.checkup.signs import sign_attacks
+from steelman.attacks import (
+    APGD,
+    DDN,
+    FGSM,
+    FMN,
+    PGD,
+    AutoAttack,
+    HopSkipJump,
+    SaltAndPepper,
+    SigmaZero,
+    Square,
+    UniformNoise,
+)
+from steelman.attacks.core import Access, Attack, check_radii, check_radius
 from steelman.evaluation.probes.probe import Probe
 from steelman.losses import DLR, Margin
 from steelman.naming import nearest
 from steelman.norms import L0, L1, L2, Linf, Norm
+from steelman.ranges import Checked, Count
 
 PAPER = "paper:"
 PAPERS = Path(__file__).parent / "batteries"
@@ -44,7 +47,7 @@ RADII: dict[str, dict[Norm, float]] = {
 
 
 @dataclass(frozen=True)
-class Battery:
+class Battery(Checked):
     """What to evaluate with; the `[evaluation]` section of a recipe, or a TOML file of its own.
 
     attacks       in pixels, inside the box: a table of names and attacks, which are run in this order
@@ -53,94 +56,99 @@ class Battery:
     deep_defense  also the Deep Defense paper's measures, in the preprocessed space where there is one: rho_2 and l_2 of
                   DeepFool with 5 and 50 steps and rho_inf of the minimal FGSM, unclipped, and accuracies at .2, .5 and
                   1 of eps_ref. Default False
-    columns       True (default): every attack meets every image, so that each has an accuracy of its own. False: a
-                  bounded attack meets only the images that are still right under what came before in its norm and
-                  radius, which is all that the worst case needs
+    survivors_only  False (default): every attack is run on every image, so that each has an accuracy of its own. True:
+                  a bounded attack is run only on the images that are still correct after the attacks before it in its
+                  norm and radius. The worst case is the same, and costs less
     probes        what else is measured of every image (default nothing)
 
-    In TOML, `battery` names another one (see `named_battery`) to begin with, with `norm` and `eps` where it wants them;
+    In TOML, `battery` names another one (see `named_battery`) to begin with, with its `norm` and `eps` where needed;
     attacks, and single settings of its attacks, are then added to it.
     """
 
     attacks: dict[str, Attack] = field(default_factory=dict)
     black_box: dict[str, Attack] = field(default_factory=dict)
-    images: int | None = None
+    images: Count | None = None
     deep_defense: bool = False
-    columns: bool = True
+    survivors_only: bool = False
     probes: tuple[Probe, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.images is not None and self.images < 1:
-            raise ValueError(f"images is how many test images to evaluate, at least 1; got {self.images}")
         if both := self.attacks.keys() & self.black_box.keys():
             raise ValueError(f"two attacks are called {min(both)}: give the one in black_box another name")
         for name, attack in (self.attacks | self.black_box).items():
             check_radii(attack, name)
 
     def within(self, access: Access) -> "Battery":
-        """What can be run on a model that gives no more than this.
+        """The attacks and probes that need no more of a model than this access.
 
         Raises:
-            ValueError: nothing can.
+            ValueError: every attack needs more.
         """
         if access == "gradients":
             return self
         allowed = _ACCESS[_ACCESS.index(access) :]
         attacks = {name: attack for name, attack in (self.attacks | self.black_box).items() if attack.access in allowed}
-        probes = tuple(probe for probe in self.probes if probe.access in allowed)
         if not attacks:
             raise ValueError(
                 f"every attack of this battery needs more than the {access} that the model gives: take the battery "
                 '"quick" or "standard", or add Square (scores) or HopSkipJump (decisions)'
             )
+        probes = tuple(probe for probe in self.probes if probe.access in allowed)
         return replace(self, attacks=attacks, black_box={}, deep_defense=False, probes=probes)
 
     def taking(self, shape: Sequence[int]) -> "Battery":
-        """What can be run on images of this shape; a warning names the attacks that are left out, and why.
+        """The attacks that can be run on images of this shape; a warning names those left out, and why.
 
         Raises:
-            ValueError: nothing can.
+            ValueError: no attack can.
         """
-        kept, left = {}, []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an attack that leaves a part of it out says so when it runs
-            for name, attack in self.attacks.items():
-                try:
-                    attack.check_input(torch.zeros(1, *shape), False, None)
-                    kept[name] = attack
-                except ValueError as error:
-                    left.append(f"{name} ({error})")
-        if left and not kept:
-            raise ValueError(f"no attack of this battery can be run on these images: {'; '.join(left)}")
-        if left:
-            warnings.warn(f"left out, since these images cannot be attacked so: {'; '.join(left)}", stacklevel=3)
-        return replace(self, attacks=kept) if left else self
+        skipped = unsupported(self.attacks, shape)
+        if not skipped:
+            return self
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in skipped.items())
+        if len(skipped) == len(self.attacks):
+            raise ValueError(f"no attack of this battery can be run on these images: {reasons}")
+        warnings.warn(f"left out, since they cannot be run on these images: {reasons}", stacklevel=3)
+        return replace(self, attacks={name: each for name, each in self.attacks.items() if name not in skipped})
 
-    def with_generators(self, give: Callable[[Adversary], nn.Module] | None = None) -> "Battery":
+    def with_generators(self, find: Callable[[Adversary], nn.Module] | None = None) -> "Battery":
         """The battery with a generator for each learned adversary that has none; a warning names those left out.
 
-        give  finds the generator; raises ValueError where there is none, which says why. Default: there are none
+        find  returns the generator; raises ValueError, with the reason, where there is none. Default: there are none
 
         Raises:
-            ValueError: nothing else is left.
+            ValueError: no other attack is in the battery.
         """
         attacks, missing = {}, {}
         for name, attack in self.attacks.items():
             if isinstance(attack, Adversary) and attack.generator is None:
                 try:
-                    if give is None:
+                    if find is None:
                         raise ValueError("no generator was trained against this model: give the folder of its run")
-                    attack = attack.with_generator(give(attack))
+                    attack = attack.with_generator(find(attack))
                 except ValueError as error:
                     missing[name] = str(error)
                     continue
             attacks[name] = attack
-        why = "; ".join(dict.fromkeys(missing.values()))
+        reasons = "; ".join(dict.fromkeys(missing.values()))
         if missing and not (attacks or self.deep_defense):
-            raise ValueError(why)
+            raise ValueError(reasons)
         if missing:
-            warnings.warn(f"left out: {', '.join(missing)}, since {why}", stacklevel=2)
+            warnings.warn(f"left out: {', '.join(missing)}, since {reasons}", stacklevel=2)
         return replace(self, attacks=attacks)
+
+
+def unsupported(attacks: Mapping[str, Attack], shape: Sequence[int]) -> dict[str, str]:
+    """The names of the attacks that cannot be run on images of this shape, with the reasons."""
+    reasons = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an attack that leaves a part of it out warns when it runs
+        for name, attack in attacks.items():
+            try:
+                attack.check_input(torch.zeros(1, *shape), False, None)
+            except ValueError as error:
+                reasons[name] = str(error)
+    return reasons
 
 
 def named_battery(name: str, *, norm: Norm | None = None, eps: float | None = None, data: str | None = None) -> Battery:
@@ -150,17 +158,17 @@ def named_battery(name: str, *, norm: Norm | None = None, eps: float | None = No
     "standard"  the best minimal-norm attack of 30 steps (Linf) or 50, AutoAttack's four, each with rows of its own, and
                 among them APGD on the margin with three restarts; in L0 minimal-norm attacks only
     "signs"     what the signs of masked gradients are read from (`sign_attacks`), and Square with 1,000 queries; every
-                attack meets every image
-    "paper:..." a source's own list and settings; docs/batteries.md says which
+                attack is run on every image
+    "paper:..." a source's own list and settings; docs/batteries.md lists them
     a path      a TOML file with the keys of `[evaluation]`
 
-    The minimal-norm attack meets every image that is right wherever it stands, so it comes before all that cost more:
-    what it finds within the radius is spared them. The first two ask for the worst case (`columns` is False). A table
-    that one battery has made is extended by another.
+    The first two ask for the worst case (`survivors_only`). The minimal-norm attack is run on every image that is
+    classified correctly; it comes first, so that costlier attacks skip the images that it has broken within the radius.
+    A table that one battery has made is extended by another.
 
     name  one of these
     norm  of "quick", "standard" and "signs": Linf (default), L2, L1; of the first two also L0
-    eps   radius; default that of `default_radius`. Of a paper's battery with a single radius: in its place, with step
+    eps   radius; default that of `default_radius`. Of a paper's battery with a single radius: replaces it, with step
           sizes in proportion, as on data that the source does not have
     data  the data set's class, such as "MNIST", which decides radii and a paper's list
 
@@ -171,9 +179,9 @@ def named_battery(name: str, *, norm: Norm | None = None, eps: float | None = No
         return _built(name, norm or Linf, eps, data)
     if norm is not None:
         raise ValueError(f"{name} has the norms of its source: leave the norm {norm} out")
-    meant = True
+    known = True
     if name.startswith(PAPER):
-        path, meant = _of_paper(name, data)
+        path, known = _of_paper(name, data)
     elif name.endswith(".toml") or Path(name).is_file():
         path = Path(name)
     else:
@@ -181,7 +189,7 @@ def named_battery(name: str, *, norm: Norm | None = None, eps: float | None = No
     battery = load_battery(path, data)
     if eps is not None:
         return _at_radius(battery, eps, name)
-    if not meant and _radii(battery):
+    if not known and _radii(battery):
         raise ValueError(
             f"{name} has radii of {path.stem.partition('_')[2]}, which mean nothing for {data or 'unnamed data'}: give "
             "eps, or the data set"
@@ -191,14 +199,13 @@ def named_battery(name: str, *, norm: Norm | None = None, eps: float | None = No
 
 def battery_names() -> tuple[str, ...]:
     """The named batteries."""
-    papers = sorted({PAPER + path.stem.rpartition("_")[0] for path in PAPERS.glob("*.toml")})
-    return *BUILT, *papers
+    return *BUILT, *sorted({PAPER + path.stem.rpartition("_")[0] for path in PAPERS.glob("*.toml")})
 
 
 def default_radius(data: str | None, norm: Norm) -> float:
     """The radius at which a data set is usually compared.
 
-    MNIST .3 in Linf, 2 in L2, 10 in L1; CIFAR-10 8/255, .5, 12, and CIFAR-100 like it; the 8 by 8 digits .15 in Linf,
+    MNIST .3 in Linf, 2 in L2, 10 in L1; CIFAR-10 8/255, .5, 12, and CIFAR-100 the same; the 8 by 8 digits .15 in Linf,
     which is ours.
 
     Reference: Aleksander Madry, Aleksandar Makelov, Ludwig Schmidt, Dimitris Tsipras and Adrian Vladu, "Towards deep
@@ -231,7 +238,7 @@ def load_battery(path: Path, data: str | None = None) -> Battery:
 
 
 def written_out(settings: dict[str, Any], data: str | None) -> dict[str, Any]:
-    """The settings of a battery with the one that `battery` names written out in them."""
+    """The settings of a battery, with the one that `battery` names written out in them."""
     if "battery" not in settings:
         return settings
     own = dict(settings)
@@ -248,16 +255,16 @@ def written_out(settings: dict[str, Any], data: str | None) -> dict[str, Any]:
 
 
 def _built(name: str, norm: Norm, eps: float | None, data: str | None) -> Battery:
+    quick = name == "quick"
     if norm is L0 and name == "signs":
         raise ValueError("the signs are read in Linf, L2 and L1, where attacks are bounded; got L0")
     if norm is L0:
         if eps is not None:
             raise ValueError(f"in L0, {name} has minimal-norm attacks only, which have no radius: leave eps out")
-        few = 20 if name == "quick" else 50
-        attacks: dict[str, Attack] = {"Sigma-zero L0": SigmaZero(steps=few)}
-        if name == "standard":
-            attacks["FMN L0"] = FMN(norm=L0, steps=few)
-        return Battery(attacks, {"Salt and pepper L0": SaltAndPepper()}, columns=False)
+        steps = 20 if quick else 50
+        attacks: dict[str, Attack] = {"Sigma-zero L0": SigmaZero(steps=steps)}
+        attacks |= {} if quick else {"FMN L0": FMN(norm=L0, steps=steps)}
+        return Battery(attacks, {"Salt and pepper L0": SaltAndPepper()}, survivors_only=True)
     eps = default_radius(data, norm) if eps is None else eps
     if not 0 < eps < float("inf"):
         raise ValueError(f"eps is a radius above 0; got {eps}")
@@ -265,38 +272,49 @@ def _built(name: str, norm: Norm, eps: float | None, data: str | None) -> Batter
     at = f"{norm} {_written(eps)}"
     if name == "signs":
         square = {} if norm is L1 else {f"Square {at}, 1000 queries": Square(eps, norm, queries=1000, rescale=False)}
-        return Battery(sign_attacks(norm, eps) | square, _decisions("quick", norm, eps, at))
-    if name == "quick":
+        return Battery(sign_attacks(norm, eps) | square, _decisions(True, norm, eps, at))
+    if quick:
         attacks = {
             f"FGSM {at}": FGSM(eps, norm),
             f"FMN {norm}": FMN(norm, steps=10),
-            f"APGD {at}": APGD(eps, norm, steps=20, loss=DLR(or_margin=True), early_leave=True),
+            f"APGD {at}": APGD(eps, norm, steps=20, loss=DLR(or_margin=True), stop_early=True),
         }
-        if norm is not L1:
-            attacks[f"Square {at}"] = Square(eps, norm, queries=100, rescale=False)
+        attacks |= {} if norm is L1 else {f"Square {at}": Square(eps, norm, queries=100, rescale=False)}
     else:
         minimal = DDN(steps=50) if norm is L2 else FMN(norm, steps=30 if norm is Linf else 50)
         parts = zip(("APGD-CE", "APGD-T", "FAB-T", "Square"), AutoAttack(eps, norm).attacks, strict=False)
-        ensemble = {f"{part} {at}": attack for part, attack in parts}
-        entropy = next(iter(ensemble))
-        margin = APGD(eps, norm, loss=Margin(), restarts=5 if norm is L1 else 3, multi_eps=norm is L1, early_leave=True)
-        attacks = {
-            f"{type(minimal).__name__} {norm}": minimal,
-            entropy: ensemble.pop(entropy),
-            f"APGD-margin {at}": margin,
-            **ensemble,
-        }
-    return Battery(attacks, _decisions(name, norm, eps, at), columns=False)
+        first, *ensemble = ((f"{part} {at}", attack) for part, attack in parts)
+        margin = APGD(eps, norm, loss=Margin(), restarts=5 if norm is L1 else 3, multi_eps=norm is L1, stop_early=True)
+        attacks = dict([(f"{type(minimal).__name__} {norm}", minimal), first, (f"APGD-margin {at}", margin), *ensemble])
+    return Battery(attacks, _decisions(quick, norm, eps, at), survivors_only=True)
 
 
-def _decisions(name: str, norm: Norm, eps: float, at: str) -> dict[str, Attack]:
-    """Attacks for which classes alone are enough; about as many passes as Square has."""
-    quick = name == "quick"
+def _decisions(quick: bool, norm: Norm, eps: float, at: str) -> dict[str, Attack]:
+    """Attacks that need classes alone, with about as many passes as Square."""
     found: dict[str, Attack] = {f"Uniform noise {at}": UniformNoise(eps, norm, samples=100 if quick else 1000)}
     if norm is L1:
         return found | {"Salt and pepper L0": SaltAndPepper(samples=20 if quick else 1000)}
     few = HopSkipJump(norm, steps=3, evaluations=30) if quick else HopSkipJump(norm, steps=17)
     return found | {f"HopSkipJump {norm}": few}
+
+
+def sign_attacks(norm: Norm = Linf, eps: float = 8 / 255, *, steps: int = 20, draws: int = 1000) -> dict[str, Attack]:
+    """The attacks that the signs of masked gradients need, but a black box: add Square, HopSkipJump or a Surrogate.
+
+    FGSM; PGD from the image itself at 1/2, 1, 2 and 4 times the radius, and without bound: 1 in Linf, 8 and 16 times
+    the radius elsewhere; and uniform noise.
+
+    steps  of PGD, default 20
+    draws  of uniform noise, default 1,000 for the time; 10^4 and more are more thorough
+
+    Cost: 5 `steps` gradient passes in Linf, 7 elsewhere, and at most `draws` forward passes on the correct images.
+    """
+    factors = (0.5, 1, 2, 4) if norm is Linf else (0.5, 1, 2, 4, 8, 16)
+    radii = [eps * factor for factor in factors if norm is not Linf or eps * factor < 1]
+    family = [PGD(eps=radius, norm=norm, steps=steps, random_start=False) for radius in radii]
+    unbounded = PGD(eps=1.0, steps=steps, random_start=False)
+    found = (FGSM(eps=eps, norm=norm), *family, unbounded, UniformNoise(eps=eps, norm=norm, samples=draws))
+    return {str(attack): attack for attack in found}
 
 
 def _written(eps: float) -> str:
@@ -306,7 +324,7 @@ def _written(eps: float) -> str:
 
 
 def _of_paper(name: str, data: str | None) -> tuple[Path, bool]:
-    """The file for a data set, and whether it is meant for it; others have that of CIFAR-10, or else of MNIST."""
+    """The file for a data set, and whether it is of that data set; others have that of CIFAR-10, or else of MNIST."""
     if name not in battery_names():
         raise ValueError(f"there is no battery {name}; {nearest(name, battery_names())}")
     paths = {path.stem.rpartition("_")[2]: path for path in PAPERS.glob(f"{name.removeprefix(PAPER)}_*.toml")}
@@ -316,8 +334,8 @@ def _of_paper(name: str, data: str | None) -> tuple[Path, bool]:
     return known["cifar10" if "cifar10" in known else "mnist"], False
 
 
-def _radii(battery: Battery) -> set[float]:
-    return {eps for attack in battery.attacks.values() if (eps := getattr(attack, "eps", None)) is not None}
+def _radii(battery: Battery) -> set[Any]:
+    return {attack.budget[1] for attack in battery.attacks.values() if attack.budget is not None}
 
 
 def _at_radius(battery: Battery, eps: float, name: str) -> Battery:
@@ -325,16 +343,16 @@ def _at_radius(battery: Battery, eps: float, name: str) -> Battery:
     radii = _radii(battery)
     if len(radii) != 1:
         held = f"several radii, {', '.join(map(_written, sorted(radii)))}" if radii else "no radius"
-        raise ValueError(f"{name} has {held}, so eps has nothing to take the place of: write a TOML file of your own")
+        raise ValueError(f"{name} has {held}, so that eps cannot replace one: write a TOML file of your own")
     (radius,) = radii
     attacks = {}
     for before, attack in battery.attacks.items():
-        if getattr(attack, "eps", None) is None:
+        if attack.budget is None:
             attacks[before] = attack
             continue
-        step = getattr(attack, "step_size", None)
-        steps = {} if step is None else {"step_size": step * eps / radius}
-        there: Any = attack  # an Attack as such has no radius
-        moved = replace(there, eps=eps, **steps)
+        settings: dict[str, Any] = {"eps": eps}
+        if (step := getattr(attack, "step_size", None)) is not None:
+            settings["step_size"] = step * eps / radius
+        moved = replace(attack, **settings)
         attacks[str(moved)] = moved
     return replace(battery, attacks=attacks)

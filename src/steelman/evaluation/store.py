@@ -1,51 +1,25 @@
-"""Tables that grow: what is there is read, checked against the model at hand, extended and kept."""
+"""Folders of evaluations: tables that are read, checked against the model, extended and saved."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
-from steelman.evaluation.block import Space
-from steelman.evaluation.records import CLEAN, Record
-from steelman.evaluation.table import Evaluation, read_spaces
-from steelman.files import working_in
+from steelman.files import PARTIAL, working_in
+from steelman.table.places import Space, table_path
+from steelman.table.records import CLEAN, Record
+from steelman.table.table import Evaluation, read_spaces
 
-TABLE, PARTS = "table.parquet", "parts"
-"""In an evaluation's folder: the table, and the blocks that are done while it is being made."""
-
-
-def table_path(folder: Path, space: str = "pixels") -> Path:
-    """Where a folder has its table; that of another space than pixels lies beside it.
-
-    Raises:
-        ValueError: there is no such space. A table from elsewhere may name one that leads out of the folder.
-    """
-    if space not in get_args(Space):
-        raise ValueError(f"there is no space {space!r}; there are {', '.join(get_args(Space))}")
-    return folder / (TABLE if space == "pixels" else f"table-{space}.parquet")
-
-
-def tables_in(folder: Path) -> dict[str, Evaluation]:
-    """A folder's tables by space, the pixels' first.
-
-    Raises:
-        FileNotFoundError: there is none. ValueError: one is not whole.
-    """
-    found = read_spaces(table_path(folder))
-    for path in sorted(folder.glob("table-*.parquet")):
-        table = Evaluation.load(path)
-        if path == table_path(folder, table.space):
-            found[table.space] = table
-    return found
+PARTS = "parts"
+"""The subfolder for the finished blocks of an evaluation that is not complete."""
 
 
 class EvaluationFolder:
-    """An evaluation's folder: the table of one space, and beside it the blocks that an unfinished one has done.
+    """An evaluation's folder: the table of one space, and the finished blocks of an unfinished evaluation.
 
-    fresh  read nothing that is there; it is replaced when the new table is whole
+    fresh  do not read the table that is there; it is replaced when the new one is whole
     """
 
     def __init__(self, folder: Path, space: Space, fresh: bool = False) -> None:
@@ -55,21 +29,21 @@ class EvaluationFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """While no other process works in the folder."""
+        """Other processes wait for the folder during the block."""
         with working_in(self.folder):
             yield
 
     def read(self, model: Mapping[str, str]) -> Evaluation | None:
-        """What is there; blocks that are damaged, or of another model, are removed with a warning."""
+        """The table and the blocks; blocks that are damaged, or of another model, are removed with a warning."""
         if self.fresh:
-            self._put_away(self.parts)
+            self._remove(self.parts)
             return None
         known, others = self._table(), False
         for path in self._files(self.parts):
             try:
                 part = Evaluation.load(path)
             except ValueError as error:
-                warnings.warn(f"{error}; its images are attacked anew", stacklevel=4)
+                warnings.warn(f"{error}; its images are attacked again", stacklevel=4)
                 path.unlink()
                 continue
             if part.space != self.space:
@@ -87,7 +61,7 @@ class EvaluationFolder:
         return known
 
     def _table(self) -> Evaluation | None:
-        """The folder's table; one of an older version, with two spaces in one file, is parted first."""
+        """The folder's table; one of an older version, with two spaces in one file, is split first."""
         path = table_path(self.folder)
         found = read_spaces(path) if path.is_file() else {}
         for space, table in found.items():
@@ -104,10 +78,10 @@ class EvaluationFolder:
     def close(self, evaluation: Evaluation) -> None:
         evaluation.save(table_path(self.folder, self.space))
         for parts in (self.folder / PARTS, self.folder / f"{PARTS}-fresh"):
-            self._put_away(parts)
+            self._remove(parts)
 
-    def _put_away(self, parts: Path) -> None:
-        for path in (*self._files(parts), *parts.glob("*.partial")):
+    def _remove(self, parts: Path) -> None:
+        for path in (*self._files(parts), *parts.glob(f"*{PARTIAL}")):
             path.unlink()
         if parts.is_dir() and not any(parts.iterdir()):
             parts.rmdir()
@@ -128,22 +102,21 @@ def merged(known: Evaluation | None, made: Sequence[Evaluation], names: Sequence
 
 
 def _with_rows(evaluation: Evaluation) -> list[Record]:
-    """The records that rows name; of an attack that none names, the first."""
-    used = set(evaluation.table["record"].unique().to_pylist())
-    found = {
-        record.name: [each for each in evaluation.records if each.name == record.name] for record in evaluation.records
-    }
-    return [each for records in found.values() for each in [one for one in records if one.id in used] or records[:1]]
+    """The records with rows; of an attack without rows, the first."""
+    used, by_name = set(evaluation.table["record"].unique().to_pylist()), dict[str, list[Record]]()
+    for record in evaluation.records:
+        by_name.setdefault(record.name, []).append(record)
+    return [each for records in by_name.values() for each in [one for one in records if one.id in used] or records[:1]]
 
 
 def over(known: Evaluation, new: Evaluation) -> Evaluation:
-    """The rows of both; where one stands in both, the new one.
+    """The rows of both; of a row in both, the new one.
 
     Raises:
         ValueError: they disagree about an image's label or its prediction before any attack, or about an attack.
     """
     known.refuse_other_attacks(new.records)
     known.refuse_other_images(new)
-    theirs = new.cells().keys()
-    kept = np.array([cell not in theirs for cell in known.cells()], bool)
+    made = new.cells().keys()
+    kept = np.array([cell not in made for cell in known.cells()], bool)
     return Evaluation.joined([known.replaced(known.table.filter(kept)), new])

@@ -1,4 +1,4 @@
-"""What stands before a model: filters of its input, and how gradients pass them."""
+"""Filters of a model's input, and their gradients."""
 
 from steelman.filters.bpda import BPDA
 from steelman.filters.squeeze import BitDepth, MedianSmoothing

@@ -1,4 +1,4 @@
-"""Gradients through filters that have none."""
+"""Approximate gradients of filters that have none."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,19 +14,19 @@ Filter = Callable[[Tensor], Tensor]
 class BPDA(nn.Module):
     """Backward pass differentiable approximation: the true filter forwards, a differentiable stand-in backwards.
 
-    y = g(x), and dL/dx = (dh/dx)^T dL/dy with h close to g. Put it where the filter stands:
+    y = g(x), and dL/dx = (dh/dx)^T dL/dy with h close to g. Use it in place of the filter:
     `nn.Sequential(BPDA(jpeg), network)` is attacked like any other model, also under `EOT` where g is random. Gradients
-    of gradients pass the same way, for defences that penalise them.
+    of gradients work in the same way, for defences that penalise them.
 
-    filter    g, any callable from images to what the network takes
+    filter    g, any callable from images to the network's input
     stand_in  h, differentiable, of the same output shape; None (default) is the identity, for filters with g(x) near x
 
-    Cost: g forwards; backwards nothing for the identity, else one forward and one backward pass of h.
+    Cost: g forwards; backwards one forward and one backward pass of h, or none for the identity.
     Reference: Anish Athalye, Nicholas Carlini and David Wagner, "Obfuscated gradients give a false sense of security:
     circumventing defenses to adversarial examples", ICML 2018, section 4.1.
 
     Raises:
-        ValueError: g or h gives another shape than is needed, so that the gradient does not fit.
+        ValueError: the outputs of g and h (the identity: the images) differ in shape.
     """
 
     def __init__(self, filter: Filter, stand_in: Filter | None = None) -> None:
@@ -56,7 +56,7 @@ class _Through(torch.autograd.Function):
         if ctx.stand_in is None:
             return gradient, None, None
         (x,) = ctx.saved_tensors
-        again = torch.is_grad_enabled()  # the gradient is to be differentiated in its turn
+        again = torch.is_grad_enabled()  # the gradient will be differentiated itself
         with torch.enable_grad():
             x = x if again else x.detach().requires_grad_()
             near = ctx.stand_in(x)

@@ -1,4 +1,4 @@
-"""Feature squeezing: fewer colours, or smoother images, for an attack to play with."""
+"""Feature squeezing: fewer colours, or smoother images."""
 
 from typing import ClassVar
 
@@ -11,14 +11,14 @@ from steelman.types import Images
 class BitDepth(nn.Module):
     """Fewer bits per value: each is rounded to the nearest of 2^bits evenly spaced levels.
 
-    round(x (2^b - 1)) / (2^b - 1), for x in [0, 1]; halves go to the even level, as numpy has it. Outside the levels
-    go on.
+    round(x (2^b - 1)) / (2^b - 1), for x in [0, 1]; halves are rounded to the even level, as in numpy. The levels
+    continue outside of [0, 1].
 
-    bits  b, default 1 ("Efficient defenses", MNIST; CIFAR-10: 3)
+    bits  b, from 1 to 16; default 1 ("Efficient defenses", MNIST; CIFAR-10: 3)
 
-    Its own gradient is 0 everywhere. Put it before a network with `Filtered`, which lets gradients pass by `BPDA`.
+    Its own gradient is 0 everywhere. Put it before a network with `Filtered`, which approximates it by `BPDA`.
 
-    Cost: none to speak of.
+    Cost: negligible.
     Reference: Weilin Xu, David Evans and Yanjun Qi, "Feature squeezing: detecting adversarial examples in deep neural
     networks", NDSS 2018, color depth.
 
@@ -44,13 +44,13 @@ class MedianSmoothing(nn.Module):
     """Median filter: each value becomes the median of the window around it, channel by channel.
 
     Of an even number of values it is the upper of the two in the middle, and a window of even size reaches one further
-    up and left than down and right; the image goes on outside as its mirror image (d c b a | a b c d | d c b a). All
-    three as in `scipy.ndimage.median_filter`, which the authors' code calls.
+    up and left than down and right; outside, the image is mirrored (d c b a | a b c d | d c b a). All three as in
+    `scipy.ndimage.median_filter`, which the authors' code calls.
 
     size  of the window, in pixels, default 2 (paper: 2 for MNIST and CIFAR-10, 2 or 3 for ImageNet)
 
-    Put it before a network with `Filtered`, which follows its own gradient; that reaches the one pixel that is the
-    median. The identity is a poor stand-in, which passes for robustness: a perceptron on digits kept 67 % under PGD
+    Put it before a network with `Filtered`, which uses its own gradient, that of the one pixel that is the median. The
+    gradient of the identity overestimates robustness: the robust accuracy under PGD of a perceptron on digits was 67 %
     with it, 53 % with the true gradient (Linf .1; L2 .5: 70 and 45 %), and 51 % under `Square`.
 
     Cost: memory for size^2 images.
@@ -58,7 +58,7 @@ class MedianSmoothing(nn.Module):
     networks", NDSS 2018, spatial smoothing.
 
     Raises:
-        ValueError: size is no whole number, at least 1; images that are not (batch, channels, height, width).
+        ValueError: size is no whole number >= 1; images that are not (batch, channels, height, width).
     """
 
     differentiable: ClassVar[bool] = True
@@ -71,15 +71,13 @@ class MedianSmoothing(nn.Module):
 
     def forward(self, x: Images) -> Images:
         if x.ndim != 4:
-            raise ValueError(
-                f"MedianSmoothing needs images of shape (batch, channels, height, width); got {tuple(x.shape)}"
-            )
+            raise ValueError(f"MedianSmoothing needs images (batch, channels, height, width); got {tuple(x.shape)}")
         rows, columns = (self._mirrored(side, x.device) for side in x.shape[2:])
         windows = x[:, :, rows][..., columns].unfold(2, self.size, 1).unfold(3, self.size, 1).flatten(4)
         return windows.kthvalue(self.size**2 // 2 + 1, dim=4).values
 
     def _mirrored(self, side: int, device: torch.device) -> Tensor:
-        """For each place of the padded side, the pixel that stands there."""
+        """For each place of the padded side, the place of its pixel in the image."""
         before = self.size // 2
         place = torch.arange(-before, side + self.size - 1 - before, device=device) % (2 * side)
         return torch.where(place < side, place, 2 * side - 1 - place)

@@ -1,28 +1,15 @@
 """Networks, and the fixed layers that stand before them. Each is made for the images and classes of a data set."""
 
-from steelman.networks.advgan import AdvGANCritic, AdvGANGenerator
 from steelman.networks.black_box import BlackBox, LogOfProbabilities
 from steelman.networks.bounded_relu import BoundedReLU, bounded_relus
 from steelman.networks.building import build
-from steelman.networks.carlini import CarliniNet
-from steelman.networks.cnn import CNN
-from steelman.networks.conv_resnet import ConvResNet
-from steelman.networks.convnet import ConvNet
-from steelman.networks.convpool import ConvPoolCNN
+from steelman.networks.cifar import NIN, ConvNet, ConvPoolCNN
 from steelman.networks.ensemble import Ensemble
 from steelman.networks.filtered import Filtered
-from steelman.networks.lenet import LeNet
-from steelman.networks.lenet5 import LeNet5
-from steelman.networks.madry import MadryNet
-from steelman.networks.mlp import MLP
-from steelman.networks.nin import NIN
-from steelman.networks.pgn_generator import PGNGenerator
-from steelman.networks.preact_resnet import PreActResNet18
-from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean
-from steelman.networks.rescale import Rescale
-from steelman.networks.resnet20 import ResNet20
-from steelman.networks.resnet_generator import ResNetGenerator
-from steelman.networks.small_cnn import SmallCNN
+from steelman.networks.layers import Rescale
+from steelman.networks.mnist import CNN, MLP, CarliniNet, ConvResNet, LeNet, LeNet5, MadryNet, SmallCNN
+from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean, Whiten
+from steelman.networks.residual import PreActResNet18, ResNet20, WideResNet
 from steelman.networks.surgery import (
     Stem,
     batchnorm_layers,
@@ -32,15 +19,11 @@ from steelman.networks.surgery import (
     split_stem,
 )
 from steelman.networks.vision import AlexNet, ResNet18
-from steelman.networks.whiten import Whiten
-from steelman.networks.wide_resnet import WideResNet
 
 __all__ = [
     "CNN",
     "MLP",
     "NIN",
-    "AdvGANCritic",
-    "AdvGANGenerator",
     "AlexNet",
     "BlackBox",
     "BoundedReLU",
@@ -55,13 +38,11 @@ __all__ = [
     "LogOfProbabilities",
     "MadryNet",
     "Normalise",
-    "PGNGenerator",
     "PreActResNet18",
     "Preprocess",
     "Preprocessed",
     "ResNet18",
     "ResNet20",
-    "ResNetGenerator",
     "Rescale",
     "SmallCNN",
     "StandardiseImage",

@@ -1,4 +1,4 @@
-"""Models that say less than a network does."""
+"""Models that answer with less than a network does."""
 
 from collections.abc import Callable
 from typing import Any, Literal, final
@@ -28,12 +28,12 @@ class BlackBox(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            here = isinstance(self.model, nn.Module)
-            said = answer_of(self.model, x) if here else self.model(lent(x.detach().cpu()))
+            is_network = isinstance(self.model, nn.Module)
+            given = answer_of(self.model, x) if is_network else self.model(lent(x.detach().cpu()))
             try:
-                answer = torch.as_tensor(said, device=x.device)
+                answer = torch.as_tensor(given, device=x.device)
             except (TypeError, ValueError, RuntimeError) as error:
-                raise ValueError(f"{self._name()} must answer with scores or classes; got {said!r:.100}") from error
+                raise ValueError(f"{self._name()} must answer with scores or classes; got {given!r:.100}") from error
         if not answer.is_floating_point():
             return answer.to(torch.int64)
         return answer.argmax(1) if self.answer == "decisions" and answer.ndim == 2 else answer.to(x.dtype)
@@ -42,8 +42,8 @@ class BlackBox(nn.Module):
         return f"answer={self.answer}" if isinstance(self.model, nn.Module) else f"{self._name()}, answer={self.answer}"
 
     def _name(self) -> str:
-        found = self.model if hasattr(self.model, "__qualname__") else type(self.model)
-        return f"{found.__module__}:{found.__qualname__}"
+        named = self.model if hasattr(self.model, "__qualname__") else type(self.model)
+        return f"{named.__module__}:{named.__qualname__}"
 
 
 @final

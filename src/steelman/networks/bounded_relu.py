@@ -1,4 +1,4 @@
-"""Bounded ReLU, and its place in any network."""
+"""Bounded ReLU, in any network."""
 
 import math
 from typing import TypeVar, final
@@ -13,15 +13,15 @@ Network = TypeVar("Network", bound=nn.Module)
 class BoundedReLU(nn.Module):
     """Bounded ReLU: min(max(x, 0), t).
 
-    Its derivative is 1 inside (0, t) and 0 elsewhere; at 0 and t it is 0, as ReLU's is at 0 (`torch.clamp` has 1 there,
-    which matters: where pixels and bias are 0, so is what comes here).
+    Its derivative is 1 inside (0, t) and 0 elsewhere; at 0 and t it is 0, as ReLU's is at 0. `torch.clamp` has 1 there,
+    which matters: where pixels and bias are 0, so is the input.
 
     t  the bound, > 0, default 1 (paper)
 
     A unit's output cannot change by more than t, however large the perturbation. So logits z = W h + b over such units
     obey |z_k(x + d) - z_k(x)| <= t |W_k|_1 for every d; below, min(t, sum_j |w_j| |d_j|) bounds each unit's change.
 
-    Cost: none beside ReLU's.
+    Cost: that of a ReLU.
     Reference: Valentina Zantedeschi, Maria-Irina Nicolae and Ambrish Rawat, "Efficient defenses against adversarial
     attacks", AISec 2017, section 3; Shan Sung Liew, Mohamed Khalil-Hani and Rabia Bakhteri, "Bounded activation
     functions for enhanced training stability of deep neural networks on visual pattern recognition problems",
@@ -47,19 +47,18 @@ class BoundedReLU(nn.Module):
 def bounded_relus(network: Network, t: float = 1.0) -> Network:
     """The same network, with every `nn.ReLU` in it replaced by `BoundedReLU(t)`, in place.
 
-    A ReLU that stands in several places stays one layer. Parameters and their names do not change, so a checkpoint of
+    A ReLU that is used in several places stays one layer. Parameters and their names do not change, so a checkpoint of
     either network loads into the other.
 
     Raises:
         ValueError: t is not above 0, or the network has no `nn.ReLU`. Functional ReLUs (`x.relu()`, `torch.relu(x)`,
-            `functional.relu(x)`) cannot be seen and so cannot be replaced.
+            `functional.relu(x)`) cannot be replaced.
     """
     bounded: dict[nn.Module, BoundedReLU] = {}
     for parent in list(network.modules()):
         for name, child in parent._modules.items():
             if isinstance(child, nn.ReLU):
-                layer = bounded.setdefault(child, BoundedReLU(t).train(child.training))
-                setattr(parent, name, layer)
+                setattr(parent, name, bounded.setdefault(child, BoundedReLU(t).train(child.training)))
     if not bounded:
         raise ValueError(
             f"{type(network).__name__} has no nn.ReLU to replace; functional ReLUs such as x.relu() cannot be "

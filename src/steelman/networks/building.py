@@ -10,29 +10,17 @@ import torch
 from torch import nn
 
 from steelman.data.dataset import Dataset
-from steelman.decoding import one_line
+from steelman.files import one_line
 from steelman.filters.squeeze import BitDepth, MedianSmoothing
 from steelman.naming import nearest
 from steelman.networks.bounded_relu import bounded_relus
-from steelman.networks.carlini import CarliniNet
-from steelman.networks.cnn import CNN
-from steelman.networks.conv_resnet import ConvResNet
-from steelman.networks.convnet import ConvNet
-from steelman.networks.convpool import ConvPoolCNN
+from steelman.networks.cifar import NIN, ConvNet, ConvPoolCNN
 from steelman.networks.ensemble import Ensemble
 from steelman.networks.filtered import Filtered
-from steelman.networks.lenet import LeNet
-from steelman.networks.lenet5 import LeNet5
-from steelman.networks.madry import MadryNet
-from steelman.networks.mlp import MLP
-from steelman.networks.nin import NIN
-from steelman.networks.preact_resnet import PreActResNet18
-from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean
-from steelman.networks.resnet20 import ResNet20
-from steelman.networks.small_cnn import SmallCNN
+from steelman.networks.mnist import CNN, MLP, CarliniNet, ConvResNet, LeNet, LeNet5, MadryNet, SmallCNN
+from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean, Whiten
+from steelman.networks.residual import PreActResNet18, ResNet20, WideResNet
 from steelman.networks.vision import AlexNet, ResNet18
-from steelman.networks.whiten import Whiten
-from steelman.networks.wide_resnet import WideResNet
 from steelman.trust import Untrusted, imported
 from steelman.types import Description
 
@@ -79,10 +67,9 @@ def _build(
     parameters = inspect.signature(make).parameters
     if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
         known = {name: value for name, value in known.items() if name in parameters}
-        for name in options:
-            if name not in parameters:
-                accepted = ", ".join(each for each in parameters if each not in ("shape", "classes"))
-                raise ValueError(f"{kind} has no option {name!r}; it takes {accepted or 'none'}")
+        if unknown := [name for name in options if name not in parameters]:
+            accepted = ", ".join(each for each in parameters if each not in ("shape", "classes"))
+            raise ValueError(f"{kind} has no option {unknown[0]!r}; it takes {accepted or 'none'}")
     network = make(**known, **options)
     if not isinstance(network, nn.Module):
         raise ValueError(f"{kind!r} made a {type(network).__name__}, not a torch.nn.Module")
@@ -92,23 +79,24 @@ def _build(
 def network_of(
     settings: dict[str, Any], shape: Sequence[int], classes: int, *, fit: Dataset | None = None, path: str = "network"
 ) -> nn.Module:
-    """A network as [network] of a recipe tells it, which remembers how it was built (`description_of`).
+    """The network that [network] of a recipe describes. It remembers how it was built (`description_of`).
 
-    shape, classes  of the images that it is for
-    fit             fit a preprocessing layer on these; default: where it needs that, a checkpoint will have been
-    path            what errors call the settings
+    shape, classes  of its images
+    fit             the data on which a preprocessing layer is fitted that has no statistics; default: it is not
+                    fitted, and its statistics come from a checkpoint
+    path            the name of the settings in errors
 
     Settings are text of a file: a 'module:function' in them is imported only if it is trusted (`steelman.trust`).
 
     Raises:
-        ValueError: settings that cannot be; the message begins with their path.
+        ValueError: invalid settings; the message begins with their path.
         Untrusted: a name that is not trusted.
     """
     return described(_network_of(settings, shape, classes, fit, path), settings, shape, classes)
 
 
 def described(network: N, settings: dict[str, Any], shape: Sequence[int], classes: int) -> N:
-    """The network, which now remembers what `network_of` makes one like it of; nothing where that is no plain data."""
+    """The network, which now remembers what `network_of` needs to build it; unchanged where that is no plain data."""
     try:
         plain = json.loads(json.dumps(settings))
     except TypeError:
@@ -118,14 +106,14 @@ def described(network: N, settings: dict[str, Any], shape: Sequence[int], classe
 
 
 def description_of(network: nn.Module) -> Description | None:
-    """How a network was built, as far as that is known."""
+    """How a network was built, where that is known."""
     return getattr(network, "_description", None)
 
 
 def device() -> torch.device:
-    """Where networks are put that are built by name."""
+    """The device of networks that are built by name."""
     if torch.cuda.is_available():
-        # Under torchrun that of the process; else the one that is set, which a worker has of its own.
+        # Under torchrun that of the process; else the current device, which each worker process has set for itself.
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
     return torch.device("cpu")
 
@@ -135,37 +123,36 @@ def _network_of(
 ) -> nn.Module:
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: needs a table; got {settings!r}")
-    settings = dict(settings)
-    kind = settings.pop("kind", None)
-    before = settings.pop("preprocess", None)
-    bound = settings.pop("bounded_relu", None)
-    outermost = settings.pop("filter", None)
+    options = dict(settings)
+    kind, preprocess, bound, filter = (
+        options.pop(key, None) for key in ("kind", "preprocess", "bounded_relu", "filter")
+    )
     if not isinstance(kind, str):
         raise ValueError(f"{path}.kind: needs a name, such as LeNet; got {kind!r}")
     if kind == Ensemble.__name__:
-        members = settings.pop("members", None)
-        if settings or not isinstance(members, list):
+        members = options.pop("members", None)
+        if options or not isinstance(members, list):
             raise ValueError(f"{path}: an Ensemble has members, a list of tables like [network], and nothing else")
         return Ensemble(
             _network_of(each, shape, classes, fit, f"{path}.members[{place}]") for place, each in enumerate(members)
         )
     try:
-        network = _build(kind, True, shape=shape, classes=classes, **settings)
+        network = _build(kind, True, shape=shape, classes=classes, **options)
         if bound is not None:
             bounded_relus(network, float(bound))
-        layer = None if before is None else _part(before, shape)
-        filter = None if outermost is None else _part(outermost, shape)
-        if filter is not None:
-            Filtered(filter, network).filter(torch.zeros(1, *shape))  # refuses what changes the shape
+        layer = None if preprocess is None else _part(preprocess, shape)
+        before = None if filter is None else _part(filter, shape)
+        if before is not None:
+            Filtered(before, network).filter(torch.zeros(1, *shape))  # raises where it changes the shape
     except Untrusted:
-        raise  # it says what to do, at some length
-    except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:  # of sizes that cannot be, too
+        raise  # its message names the remedy
+    except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:  # also of impossible sizes
         raise ValueError(f"{path}: {one_line(error)}") from error
     if layer is not None:
         if not isinstance(layer, Preprocess):
             raise ValueError(f"{path}.preprocess: {type(layer).__name__} is not a preprocessing layer")
         network = Preprocessed(layer if fit is None or layer.fitted else layer.fit(fit), network)
-    return network if filter is None else Filtered(filter, network)
+    return network if before is None else Filtered(before, network)
 
 
 def _part(settings: str | dict[str, Any], shape: Sequence[int]) -> nn.Module:
@@ -173,5 +160,5 @@ def _part(settings: str | dict[str, Any], shape: Sequence[int]) -> nn.Module:
     options = {"kind": settings} if isinstance(settings, str) else settings
     if not isinstance(options, dict) or not isinstance(options.get("kind"), str):
         raise ValueError(f"a preprocessing or filter needs a kind, such as Normalise; got {settings!r}")
-    kind, options = options["kind"], {name: value for name, value in options.items() if name != "kind"}
-    return _build(kind, True, shape=shape, **options)
+    others: dict[str, Any] = {key: value for key, value in options.items() if key != "kind"}
+    return _build(options["kind"], True, shape=shape, **others)

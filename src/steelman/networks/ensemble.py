@@ -1,4 +1,4 @@
-"""Several networks that vote."""
+"""Majority vote of several networks."""
 
 import math
 from collections.abc import Iterable
@@ -17,9 +17,9 @@ class Ensemble(nn.Module):
     """Majority vote of trained networks; where votes are equal, the highest mean probability decides.
 
     l_k = log (1/M) sum_m softmax(z_m)_k are the log-probabilities of the mean, and w is the class that wins the vote.
-    Where w has the largest l, the result is l. Elsewhere the values of w and of that largest one change places (and w's
-    is rounded up), so that argmax is the vote and every margin has the vote's sign. The exchange is a constant of the
-    derivative: the Jacobian is that of l everywhere, and the gradient of cross-entropy that of -l_y wherever vote and
+    Where w has the largest l, the result is l. Elsewhere the values of w and of the largest are swapped (and w's is
+    rounded up), so that argmax is the vote and every margin has the vote's sign. The derivative takes the swap for a
+    constant: the Jacobian is that of l everywhere, and the gradient of cross-entropy that of -l_y wherever vote and
     mean agree. A vote alone has no gradient.
 
     members  networks for the same images and classes, each with its own preprocessing
@@ -37,9 +37,8 @@ class Ensemble(nn.Module):
         members = list(members)
         if not members:
             raise ValueError("an Ensemble needs at least one member")
-        for member in members:
-            if not isinstance(member, nn.Module):
-                raise ValueError(f"the members of an Ensemble are networks; got a {type(member).__name__}")
+        if strange := [each for each in members if not isinstance(each, nn.Module)]:
+            raise ValueError(f"the members of an Ensemble are networks; got a {type(strange[0]).__name__}")
         self.members = nn.ModuleList(members)
 
     def forward(self, x: Images) -> Logits:
@@ -49,11 +48,11 @@ class Ensemble(nn.Module):
             raise ValueError(f"the members of an Ensemble give logits of different shapes per image: {sorted(shapes)}")
         each = log_softmax(torch.stack(logits), dim=2)
         mean = each.logsumexp(0) - math.log(len(logits))
-        return mean - mean.detach() + _led_by_the_vote(each.detach(), mean.detach())
+        return mean - mean.detach() + _voted(each.detach(), mean.detach())
 
 
-def _led_by_the_vote(each: Tensor, mean: Tensor) -> Tensor:
-    """The mean, where need be with two values exchanged, so that it is largest at the winner of the vote.
+def _voted(each: Tensor, mean: Tensor) -> Tensor:
+    """The mean, with two values swapped where it is not largest at the winner of the vote.
 
     each  log-probabilities of shape (members, batch, classes)
     """
@@ -62,5 +61,5 @@ def _led_by_the_vote(each: Tensor, mean: Tensor) -> Tensor:
     largest = mean.argmax(1, keepdim=True)
     top = mean.gather(1, largest)
     above = torch.nextafter(top, torch.full_like(top, math.inf))
-    exchanged = mean.scatter(1, largest, mean.gather(1, winner)).scatter(1, winner, above)
-    return torch.where(winner == largest, mean, exchanged)
+    swapped = mean.scatter(1, largest, mean.gather(1, winner)).scatter(1, winner, above)
+    return torch.where(winner == largest, mean, swapped)

@@ -1,6 +1,6 @@
-"""Fixed layers that stand before a network, so that a model as a whole takes images in [0, 1].
+"""Fixed layers before a network, so that the whole model takes images in [0, 1].
 
-They hold buffers, not parameters, so checkpoints carry them and no optimiser moves them.
+They hold buffers, not parameters: checkpoints contain them, and no optimiser changes them.
 """
 
 import math
@@ -20,7 +20,7 @@ AT_ONCE = 1000
 
 @final
 class Preprocessed(nn.Module):
-    """network(preprocess(x)). Attack the whole for pixels, `network` alone for the preprocessed space."""
+    """network(preprocess(x)). An attack on the whole is in pixels, one on `network` alone in the preprocessed space."""
 
     def __init__(self, preprocess: nn.Module, network: nn.Module) -> None:
         super().__init__()
@@ -32,7 +32,8 @@ class Preprocessed(nn.Module):
 
 
 def peel(model: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
-    """The inner network and what it sees, of a `Preprocessed` model; any other model and images as they are."""
+    """The inner network of a `Preprocessed` model, and its input for these images; any other model and images as they
+    are."""
     if isinstance(model, Preprocessed):
         with torch.no_grad():
             return model.network, model.preprocess(lent(x))
@@ -40,12 +41,12 @@ def peel(model: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
 
 
 class Preprocess(nn.Module, ABC):
-    """A layer whose buffers, where it has any, `fit` measures on a training set, or come with a checkpoint."""
+    """A layer whose buffers, where it has any, are measured on a training set by `fit`, or loaded from a checkpoint."""
 
     def __init__(self) -> None:
         super().__init__()
         self.fitted = False
-        self.register_load_state_dict_post_hook(_look_again)
+        self.register_load_state_dict_post_hook(_check_statistics)
 
     @abstractmethod
     def fit(self, dataset: Dataset) -> "Preprocess":
@@ -53,7 +54,7 @@ class Preprocess(nn.Module, ABC):
 
     @abstractmethod
     def transform(self, x: Tensor) -> Tensor:
-        """Images in [0, 1] to what the network sees."""
+        """Images in [0, 1] to the network's input."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.fitted:
@@ -61,17 +62,17 @@ class Preprocess(nn.Module, ABC):
         return self.transform(x)
 
     def unknown(self, name: str, *shape: int) -> None:
-        """Make room for a statistic."""
+        """Declare a statistic, which is NaN until it is measured."""
         self.register_buffer(name, torch.full(shape, torch.nan))
 
     def measured(self, **values: Tensor) -> None:
-        """Fill in all statistics."""
+        """Set all statistics."""
         for name, value in values.items():
             self.get_buffer(name).copy_(value)
         self.fitted = True
 
 
-def _look_again(layer: nn.Module, _: object) -> None:
+def _check_statistics(layer: nn.Module, _: object) -> None:
     assert isinstance(layer, Preprocess)
     layer.fitted = not any(bool(buffer.isnan().any()) for buffer in layer.buffers())
 
@@ -81,7 +82,7 @@ class Normalise(Preprocess):
     """(x - mean) / std, channel by channel.
 
     shape  of one image, default (3, 32, 32)
-    mean   one number per channel, in [0, 1] units; left out, `fit` measures both on the training set
+    mean   one number per channel, in [0, 1] units; default: `fit` measures both on the training set
     std    likewise
     """
 
@@ -93,15 +94,12 @@ class Normalise(Preprocess):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        channels = shape[0]
-        self.unknown("mean", channels, 1, 1)
-        self.unknown("std", channels, 1, 1)
+        self.unknown("mean", shape[0], 1, 1)
+        self.unknown("std", shape[0], 1, 1)
         if mean is None and std is None:
             return
-        if mean is None or std is None or len(mean) != channels or len(std) != channels:
-            raise ValueError(
-                f"Normalise needs mean and std, {channels} numbers each, one per channel; got {mean} and {std}"
-            )
+        if mean is None or std is None or len(mean) != shape[0] or len(std) != shape[0]:
+            raise ValueError(f"Normalise needs mean and std, {shape[0]} numbers each (channels); got {mean} and {std}")
         if not all(0 < each < math.inf for each in std) or not all(map(math.isfinite, mean)):
             raise ValueError(f"Normalise needs finite numbers and std > 0; got {mean} and {std}")
         self.measured(mean=torch.tensor(mean).reshape(-1, 1, 1), std=torch.tensor(std).reshape(-1, 1, 1))
@@ -123,10 +121,10 @@ class Normalise(Preprocess):
 class StandardiseImage(Preprocess):
     """Each image with mean 0 and deviation 1: (x - mean(x)) / max(std(x), 1/sqrt(n)) over its n pixels and channels.
 
-    TensorFlow's `per_image_standardization`; there is nothing to fit. The floor keeps flat images flat.
+    TensorFlow's `per_image_standardization`; there is nothing to fit. The lower bound keeps flat images flat.
 
-    scale  what pixels are multiplied by first, default 1 (MMA); Madry's pixels go up to 255. It only matters for images
-           that are nearly flat
+    scale  factor of the pixels, applied first, default 1 (MMA); Madry's pixels go up to 255. It matters for nearly flat
+           images alone
 
     MMA's std divides by n - 1, TensorFlow's and ours by n.
     """
@@ -166,6 +164,77 @@ class SubtractMean(Preprocess):
 
     def transform(self, x: Tensor) -> Tensor:
         return x - self.get_buffer("mean")
+
+
+@final
+class Whiten(Preprocess):
+    """Subtracts the mean image, normalises each image's contrast and whitens (as ZCA): Deep Defense's CIFAR-10 space.
+
+    With x in [0, 255] and the training set's mean image m:
+        z = (x - m) - mean(x - m);  n = std(z);  z = mean(n) z / max(n, contrast_floor), per image
+        W = sum(z z') / total = V diag(d) V';  e = sqrt(mean(d))
+        out = V diag(e / max(sqrt(d), root_floor)) V' z / 255
+
+    shape           of one image, default (3, 32, 32)
+    contrast_floor  default 40 (MatConvNet)
+    root_floor      default 10 (MatConvNet)
+    total           divisor of the sum over the training set, as a multiple of its size; default 1.2: MatConvNet divides
+                    the sum over CIFAR's 50,000 training images by 60,000, the size of both splits
+
+    MatConvNet takes the mean of n over training and test images; we take it over the training images only.
+
+    Cost: `fit` reads the set twice and decomposes a square matrix with a row per pixel and channel, in float64: 150 MB
+    and about a minute for CIFAR-10. Each image then costs one product with that matrix.
+    Reference: MatConvNet, examples/cifar/cnn_cifar.m; Coates, Ng and Lee, "An analysis of single-layer networks in
+    unsupervised feature learning", AISTATS 2011.
+    """
+
+    def __init__(
+        self,
+        *,
+        shape: Sequence[int] = (3, 32, 32),
+        contrast_floor: float = 40.0,
+        root_floor: float = 10.0,
+        total: float = 1.2,
+    ) -> None:
+        super().__init__()
+        if min(contrast_floor, root_floor, total) <= 0:
+            raise ValueError(
+                f"Whiten needs contrast_floor, root_floor and total > 0; got {contrast_floor}, {root_floor} and {total}"
+            )
+        self.contrast_floor, self.root_floor, self.total = contrast_floor, root_floor, total
+        size = torch.Size(shape).numel()
+        self.unknown("mean", *shape)
+        self.unknown("contrast")
+        self.unknown("matrix", size, size)
+
+    def fit(self, dataset: Dataset) -> "Whiten":
+        mean = 255 * mean_image(dataset)
+        size = mean.numel()
+        contrasts = torch.zeros((), dtype=torch.float64, device=mean.device)
+        products = torch.zeros(size, size, dtype=torch.float64, device=mean.device)
+        for batch in dataset.in_order(AT_ONCE):
+            z, deviation = self._flatten(255 * batch.x.double() - mean)
+            z = z / deviation.clamp(min=self.contrast_floor)
+            contrasts += deviation.sum()
+            products.addmm_(z.T, z)
+        contrast = contrasts / len(dataset)
+        d, v = torch.linalg.eigh(products * contrast**2 / (self.total * len(dataset)))
+        root = d.clamp(min=0).sqrt()  # rounding may make an eigenvalue slightly negative
+        matrix = (v * (d.mean().sqrt() / root.clamp(min=self.root_floor))) @ v.T
+        self.measured(mean=mean, contrast=contrast, matrix=matrix)
+        return self
+
+    def transform(self, x: Tensor) -> Tensor:
+        z, deviation = self._flatten(255 * x - self.get_buffer("mean"))
+        z = z * (self.get_buffer("contrast") / deviation.clamp(min=self.contrast_floor))
+        return (z @ self.get_buffer("matrix") / 255).reshape(x.shape)  # the matrix is symmetric
+
+    def _flatten(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images as rows with mean 0, and their standard deviations, shape (batch, 1), with a gradient at 0."""
+        z = x.flatten(1)
+        z = z - z.mean(1, keepdim=True)
+        return z, z.var(1, keepdim=True).clamp(min=1e-12).sqrt()
 
 
 def mean_image(dataset: Dataset) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reaching into a network for a while: which layers learn, batch normalisation kept still, the first layer cut off."""
+"""Changes of a network for a while: which layers learn, frozen batch normalisation, the first layer cut off."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,10 +27,10 @@ _ACTIVATIONS = (
 
 @contextmanager
 def no_recomputation(model: nn.Module, changed: bool = True) -> Iterator[None]:
-    """Within it, gradient checkpointing is refused, where something is `changed` that will not last.
+    """Within it, gradient checkpointing is refused, if `changed`: if the network is changed for the forward pass alone.
 
-    Checkpointing (torch.utils.checkpoint) runs parts of a network once more in the backward pass, and that is after
-    modes, flags and hooks have been put back: its gradients would be those of another function.
+    Checkpointing (torch.utils.checkpoint) runs parts of a network once more in the backward pass. By then modes, flags
+    and hooks are restored, so that its gradients would be those of another function.
 
     Raises:
         ValueError: a part of the network is checkpointed.
@@ -53,19 +53,15 @@ def no_recomputation(model: nn.Module, changed: bool = True) -> Iterator[None]:
 
 @contextmanager
 def rehearsal(model: nn.Module, data: Dataset) -> Iterator[Images]:
-    """Two images; within it, the model is in train mode. Its modes and buffers and torch's generators stay as they are.
+    """Two images; within it, the model is in train mode. Its modes and buffers and torch's generators are restored.
 
-    So a defence refuses, before training, what only shows in train mode.
+    A defence uses it to refuse, before training, a network whose fault shows in train mode alone.
     """
     x = next(data.batches([torch.arange(min(2, len(data)))])).x.to(next(model.parameters()))
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with torch.random.fork_rng([x.device] if x.is_cuda else []), borrowed_buffers(model.modules()):
-            model.train()
-            yield x.repeat(2, *[1] * (x.ndim - 1))[:2]
-    finally:
-        for module, training in modes:
-            module.training = training
+    random = torch.random.fork_rng([x.device] if x.is_cuda else [])
+    with _modes_restored(model.modules()), random, borrowed_buffers(model.modules()):
+        model.train()
+        yield x.repeat(2, *[1] * (x.ndim - 1))[:2]
 
 
 @contextmanager
@@ -73,24 +69,16 @@ def only_trainable(model: nn.Module, layers: Sequence[str] | None) -> Iterator[N
     """Within it, of the parameters that require a gradient, only those of the named submodules do.
 
     layers  names as in `model.named_modules()`, such as "conv1" or "block2.conv1"; those of a `Preprocessed` or
-            `Filtered` network need no "network." before them. None leaves all as they are
+            `Filtered` network need no "network." before them. None changes nothing
 
     Raises:
         ValueError: there is no such submodule; names the nearest.
     """
     network = _innermost(model)
-    chosen = None if layers is None else {id(each) for name in layers for each in _layer(network, name).parameters()}
-    switched = [
-        each for each in model.parameters() if each.requires_grad and chosen is not None and id(each) not in chosen
-    ]
-    try:
-        for parameter in switched:
-            parameter.requires_grad_(False)
-        with no_recomputation(model, bool(switched)):
-            yield
-    finally:
-        for parameter in switched:
-            parameter.requires_grad_(True)
+    chosen = {id(each) for name in layers or () for each in _layer(network, name).parameters()}
+    others = [each for each in model.parameters() if layers is not None and id(each) not in chosen]
+    with _frozen(others) as changed, no_recomputation(model, changed):
+        yield
 
 
 def batchnorm_layers(model: nn.Module) -> list[nn.Module]:
@@ -100,9 +88,9 @@ def batchnorm_layers(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def borrowed_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Within it, the buffers of these very modules are copies; the originals come back untouched.
+    """Within it, the buffers of these very modules are copies; afterwards they are the originals, unchanged.
 
-    So graphs built outside stay right when statistics move within, and the other way round.
+    So graphs that were built outside stay valid when statistics change within, and the other way round.
     """
     own = [(module, name, value) for module in modules for name, value in module.named_buffers(recurse=False)]
     try:
@@ -120,20 +108,35 @@ def freeze_batchnorm(model: nn.Module) -> Iterator[None]:
     A call of `model.train()` within it undoes the first of these.
     """
     layers = batchnorm_layers(model)
-    modes = [layer.training for layer in layers]
-    switched = [each for layer in layers for each in layer.parameters() if each.requires_grad]
-    try:
+    training = any(layer.training for layer in layers)
+    with _modes_restored(layers), _frozen([each for layer in layers for each in layer.parameters()]) as changed:
         for layer in layers:
             layer.eval()
+        with borrowed_buffers(layers), no_recomputation(model, training or changed):
+            yield
+
+
+@contextmanager
+def _frozen(parameters: Iterable[nn.Parameter]) -> Iterator[bool]:
+    """Within it, none of these requires a gradient. Whether any did."""
+    switched = [each for each in parameters if each.requires_grad]
+    try:
         for parameter in switched:
             parameter.requires_grad_(False)
-        with borrowed_buffers(layers), no_recomputation(model, any(modes) or bool(switched)):
-            yield
+        yield bool(switched)
     finally:
-        for layer, mode in zip(layers, modes, strict=True):
-            layer.train(mode)
         for parameter in switched:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def _modes_restored(modules: Iterable[nn.Module]) -> Iterator[None]:
+    modes = [(module, module.training) for module in modules]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 class _Reached(Exception):
@@ -144,7 +147,7 @@ class _Reached(Exception):
 class Stem:
     """The front of a network, filters and preprocessing included, up to the output h of the module called `name`.
 
-    stem(x) is h, and runs no further; stem.whole(x) is the logits and h. `split_stem` makes sure that this is a cut.
+    stem(x) is h, and runs no further; stem.whole(x) is the logits and h. `split_stem` checks that this is a cut.
     """
 
     def __init__(self, model: nn.Module, name: str) -> None:
@@ -152,68 +155,62 @@ class Stem:
         self.module = _layer(_innermost(model), name)
 
     def __call__(self, x: Images) -> Tensor:
-        found: list[Tensor] = []
+        outputs: list[Tensor] = []
 
         def stop(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            found.append(output)
+            outputs.append(output)
             raise _Reached
 
         with suppress(_Reached), no_recomputation(self.model), _hooked(self.module, stop):
             self.model(lent(x, self.model))
-        return self._only(found)
+        return self._only(outputs)
 
     def whole(self, x: Images, *, apart: bool = False) -> tuple[Logits, Tensor]:
         """The logits and h. With `apart`, or where nothing before it learns, h is a leaf: there the graph begins."""
-        found: list[Tensor] = []
+        outputs: list[Tensor] = []
 
         def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-            found.append(output.detach().requires_grad_() if apart or not output.requires_grad else output)
-            return found[-1]
+            outputs.append(output.detach().requires_grad_() if apart or not output.requires_grad else output)
+            return outputs[-1]
 
         with no_recomputation(self.model), _hooked(self.module, keep):
             logits = logits_of(self.model, x)
-        return logits, self._only(found)
+        return logits, self._only(outputs)
 
-    def _only(self, found: list[Tensor]) -> Tensor:
-        if len(found) != 1:
-            raise ValueError(f"the layer {self.name!r} ran {len(found)} times; a stem ends where a layer runs once")
-        return found[0]
+    def _only(self, outputs: list[Tensor]) -> Tensor:
+        if len(outputs) != 1:
+            raise ValueError(f"the layer {self.name!r} ran {len(outputs)} times; a stem ends where a layer runs once")
+        return outputs[0]
 
 
 def split_stem(model: nn.Module, x: Images, after: str | None = None) -> Stem:
-    """Cut the first layer off a network, and make sure on a few images that the rest sees them through it alone.
+    """Cut the first layer off a network, and check on a few images that the rest depends on them through it alone.
 
     after  the submodule whose output is the cut, such as "conv1" or "layer1.0"; without the "network." of a
            `Preprocessed` one. Default: the first convolution or fully connected layer that runs, with the activation
-           module right behind it where that is a cut too
+           module right after it where that is a cut too
 
     Cost: 2 forward passes and 1 gradient pass on `x`, in evaluation mode; two images are enough.
 
     Raises:
         ValueError: a compiled or checkpointed network; no such layer; a layer that does not run exactly once, returns
-            no tensor, is overwritten in place or is passed by (a skip connection); nothing is left to learn behind it;
-            no gradient reaches the images through it. Names a layer that is a cut, where the default one is.
+            no tensor, is overwritten in place or is passed by (a skip connection); no layer after it can learn; no
+            gradient reaches the images through it. Names a layer that is a cut, where the default one is.
     """
     network = _innermost(model)
     if any(hasattr(each, "_orig_mod") or each._compiled_call_impl is not None for each in model.modules()):
         raise ValueError("a compiled network cannot be cut: pass the network before torch.compile")
-    modes = [(module, module.training) for module in model.modules()]
-    try:
+    with _modes_restored(model.modules()):
         model.eval()
         calls = _calls(model, network, x)
         default = _first_layers(network, calls)
         candidates = default if after is None else [after]
-        for name in candidates:
-            _layer(network, name)
         if not candidates:
             raise ValueError(
                 f"{type(network).__name__} has no stem: none of its submodules that run is a convolution or fully "
                 "connected layer; name the layer to cut it after"
             )
         problems = {name: _problem(model, network, name, calls, x) for name in dict.fromkeys([*candidates, *default])}
-    finally:
-        for module, training in modes:
-            module.training = training
     right = [name for name, problem in problems.items() if problem is None]
     if right and right[0] in candidates:
         return Stem(model, right[0])
@@ -226,31 +223,22 @@ def split_stem(model: nn.Module, x: Images, after: str | None = None) -> Stem:
 def _calls(model: nn.Module, network: nn.Module, x: Images) -> list[tuple[nn.Module, Any, Any]]:
     """The submodules of `network` with their inputs and output, in the order in which they end."""
     calls = []
-    handles = [
-        each.register_forward_hook(lambda *call: calls.append(call))
-        for each in network.modules()
-        if each is not network
-    ]
-    try:
-        with torch.no_grad():
-            model(lent(x, model))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack, torch.no_grad():
+        for module in network.modules():
+            if module is not network:
+                stack.enter_context(_hooked(module, lambda *call: calls.append(call)))
+        model(lent(x, model))
     return calls
 
 
 def _first_layers(network: nn.Module, calls: list[tuple[nn.Module, Any, Any]]) -> list[str]:
-    """The first layer that runs: with the activation right behind it, then alone."""
+    """The first layer that runs: with the activation right after it, then alone."""
     names = {module: name for name, module in network.named_modules()}
     for place, (module, _, output) in enumerate(calls):
         if isinstance(module, _WEIGHTED):
-            behind = [
-                names[other]
-                for other, inputs, _ in calls[place + 1 :]
-                if isinstance(other, _ACTIVATIONS) and inputs and inputs[0] is output
-            ]
-            return [*behind[:1], names[module]]
+            later = [(other, inputs) for other, inputs, _ in calls[place + 1 :] if isinstance(other, _ACTIVATIONS)]
+            activations = [names[other] for other, inputs in later if inputs and inputs[0] is output]
+            return [*activations[:1], names[module]]
     return []
 
 
@@ -276,8 +264,8 @@ def _problem(
     raw = x.detach().clone().requires_grad_()
     with torch.enable_grad(), no_recomputation(model), _hooked(module, cut):
         logits = logits_of(model, raw)
-    before, leaf, behind = ends
-    if behind._version:
+    before, leaf, given = ends
+    if given._version:
         return "what comes next overwrites its output in place"
     if not logits.requires_grad:
         return "the logits do not depend on it"
@@ -302,7 +290,7 @@ def _hooked(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
 
 
 def _innermost(model: nn.Module) -> nn.Module:
-    """The network behind all filters and preprocessing."""
+    """The network after all filters and preprocessing."""
     while isinstance(model, Preprocessed | Filtered):
         model = model.network
     return model

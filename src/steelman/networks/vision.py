@@ -1,36 +1,36 @@
-"""ImageNet's networks, from torchvision where the user has it."""
+"""ImageNet's networks, from torchvision where it is installed."""
 
 import importlib
 from collections.abc import Sequence
 
 from torch import nn
 
-from steelman.networks.shapes import check_shape
+from steelman.networks.layers import check_shape
 
 
 def AlexNet(*, shape: Sequence[int] = (3, 224, 224), classes: int = 1000, weights: str | None = None) -> nn.Module:
-    """torchvision's AlexNet; wants its input normalised (`Normalise`).
+    """torchvision's AlexNet; expects its input normalised (`Normalise`).
 
     shape    of one image, default (3, 224, 224); three channels, at least 63x63 pixels
     classes  default 1000
     weights  torchvision's name of trained weights, such as "IMAGENET1K_V1" (a download); default None
 
     Raises:
-        ImportError: torchvision is not installed, or does not go with this torch.
+        ImportError: torchvision is not installed, or built for another torch.
     Reference: Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014.
     """
     return _torchvision("alexnet", "AlexNet", shape, 63, classes, weights)
 
 
 def ResNet18(*, shape: Sequence[int] = (3, 224, 224), classes: int = 1000, weights: str | None = None) -> nn.Module:
-    """torchvision's ResNet-18; wants its input normalised (`Normalise`).
+    """torchvision's ResNet-18; expects its input normalised (`Normalise`).
 
     shape    of one image, default (3, 224, 224); three channels, at least 32x32 pixels
     classes  default 1000
     weights  torchvision's name of trained weights, such as "IMAGENET1K_V1" (a download); default None
 
     Raises:
-        ImportError: torchvision is not installed, or does not go with this torch.
+        ImportError: torchvision is not installed, or built for another torch.
     Reference: He, Zhang, Ren and Sun, "Deep residual learning for image recognition", CVPR 2016.
     """
     return _torchvision("resnet18", "ResNet18", shape, 32, classes, weights)

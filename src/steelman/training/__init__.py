@@ -5,11 +5,11 @@ from steelman.defences.game import Average, Descend, Game, Player, Step
 from steelman.defences.objective import MicroBatches
 from steelman.optimisers import SGD, Adam, Optimiser
 from steelman.schedules import Constant, Cosine, Linear, Schedule, Steps
-from steelman.training.fit import fit
-from steelman.training.play import Diverged, play
+from steelman.training.distributed import Processes, processes
+from steelman.training.loop import fit
 from steelman.training.prepare import Crafted, NoisyCopies, Preparation, SoftLabels
-from steelman.training.processes import Processes, processes
 from steelman.training.settings import History, Training
+from steelman.training.step import Diverged, play
 
 __all__ = [
     "SGD",

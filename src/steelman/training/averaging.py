@@ -11,7 +11,7 @@ from steelman.training.settings import Training
 
 
 class Averaging:
-    """What is validated and handed out: an average of the model's weights, or the model where there is none (yet)."""
+    """The model that is validated and returned: an average of its weights or, while there is none, the model itself."""
 
     def __init__(self, model: nn.Module, training: Training) -> None:
         self.model, self.swa = model, training.swa
@@ -22,7 +22,7 @@ class Averaging:
             self.average = AveragedModel(model, use_buffers=True)
 
     @property
-    def judged(self) -> nn.Module:
+    def evaluated(self) -> nn.Module:
         return self.model if self.average is None or int(self.average.n_averaged) == 0 else self.average.module
 
     def after_batch(self) -> None:

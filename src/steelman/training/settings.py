@@ -1,30 +1,32 @@
-"""What a training is told (`Training`), and what it leaves (`History`)."""
+"""The settings of a training (`Training`), and what it returns (`History`)."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from steelman.attacks.attack import Attack
+from annotated_types import Ge, Interval
+
+from steelman.attacks.core.attack import Attack
 from steelman.data.augment import Augmentation
 from steelman.optimisers import SGD, Optimiser
-from steelman.ranges import check_amounts
+from steelman.ranges import Checked, Count, Factor, Natural
 from steelman.schedules import Constant, Schedule
-from steelman.sinks import KINDS
+from steelman.training.trackers import KINDS
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Checked):
     """How to train; the `[training]` section of a recipe.
 
     epochs, batch_size  default 10 and 128; the batch is the global one, shared out over the processes. A last batch of
                         one image goes into the one before where batch normalisation cannot learn from one
     iterations          batches in all, in place of `epochs`; the last epoch ends where they do. Default none
-    optimiser, schedule default SGD(lr=.1, momentum=.9), Constant(); the schedule is asked before every batch
+    optimiser, schedule default SGD(lr=.1, momentum=.9), Constant(); the schedule is applied before every batch
     augment             default none; applied to whole batches, in order
     ema                 decay of an exponential moving average of the weights, such as .998; it begins with the weights
-                        after the first batch, and is validated and handed out in place of the raw ones. Default none
+                        after the first batch, and is validated and returned in place of the raw ones. Default none
     swa                 stochastic weight averaging: from this fraction of the training on, the equal average of the
-                        weights after every epoch is validated and handed out, with batch normalisation's statistics
+                        weights after every epoch is validated and returned, with batch normalisation's statistics
                         measured anew on the clean training images. Default none
     seed                decides order, noise, dropout and validation split; the network's first weights are the caller's
     micro_batch         images per descent, to save memory; the update is that of the whole batch. Default the whole
@@ -33,7 +35,7 @@ class Training:
                         that of the highest accuracy there: under `monitor` if given, otherwise clean
     monitor             attack on the held-out images after every epoch; by ANPGD, the largest mean margin is the best
     patience            stop after so many epochs without a new best on the held-out images (accuracy under `monitor` if
-                        given, otherwise clean), and hand out the best weights. Default none: train to the end
+                        given, otherwise clean), and return the best weights. Default none: train to the end
     track_test          so many test images are measured after every epoch (accuracy, rho_2) for convergence curves;
                         they never choose anything. Default 0
     checkpoint_seconds  a checkpoint is written after every epoch and at least this often; default 300
@@ -41,68 +43,48 @@ class Training:
     mlflow              also log every epoch's numbers to MLflow, wherever MLFLOW_TRACKING_URI says; default False
     """
 
-    epochs: int = 10
-    iterations: int | None = None
-    batch_size: int = 128
+    epochs: Natural = 10
+    iterations: Count | None = None
+    batch_size: Count = 128
     optimiser: Optimiser = SGD()
     schedule: Schedule = Constant()
     augment: tuple[Augmentation, ...] = ()
-    ema: float | None = None
-    swa: float | None = None
+    ema: Annotated[float, Interval(gt=0, lt=1)] | None = None
+    swa: Annotated[float, Interval(ge=0, lt=1)] | None = None
     seed: int = 0
-    micro_batch: int | None = None
-    images: int | None = None
-    validation: int | float = 0
+    micro_batch: Count | None = None
+    images: Count | None = None
+    validation: Annotated[int | float, Ge(0)] = 0
     monitor: Attack | None = None
-    patience: int | None = None
-    track_test: int = 0
-    checkpoint_seconds: float = 300.0
+    patience: Count | None = None
+    track_test: Natural = 0
+    checkpoint_seconds: Factor = 300.0
     tensorboard: bool = False
     mlflow: bool = False
 
     def __post_init__(self) -> None:
-        check_amounts("training", validation=self.validation, checkpoint_seconds=self.checkpoint_seconds)
-        if self.epochs < 0 or self.batch_size < 1 or self.track_test < 0:
-            raise ValueError(
-                "training needs epochs >= 0, batch_size >= 1 and track_test >= 0; got "
-                f"{self.epochs}, {self.batch_size} and {self.track_test}"
-            )
-        if self.iterations is not None and self.iterations < 1:
-            raise ValueError(f"iterations is a number of batches, at least 1; got {self.iterations}")
-        if self.images is not None and self.images < 1:
-            raise ValueError(f"images is how many images to train on, at least 1; got {self.images}")
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise ValueError(f"micro_batch is a number of images, at least 1; got {self.micro_batch}")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"ema is a decay between 0 and 1, such as .998; got {self.ema}")
-        if self.swa is not None and not (0 <= self.swa < 1 and self.ema is None):
-            raise ValueError(
-                "swa is a fraction of the training, 0 to below 1, from which weights are averaged, in place of ema; "
-                f"got swa {self.swa} and ema {self.ema}"
-            )
-        if self.patience is not None and (self.patience < 1 or not self.validation):
-            raise ValueError(
-                "patience counts epochs, at least 1, without a new best on held-out images: set validation, such as "
-                f"0.1; got patience {self.patience} and validation {self.validation}"
-            )
+        if self.swa is not None and self.ema is not None:
+            raise ValueError(f"swa averages weights in place of ema: set one; got swa {self.swa} and ema {self.ema}")
+        if self.patience is not None and not self.validation:
+            raise ValueError("patience counts epochs without a better validation: set validation, such as 0.1")
         if self.monitor is not None and not self.validation:
             raise ValueError("monitor attacks held-out images: set validation, such as 0.1")
 
     @property
-    def sinks(self) -> list[str]:
-        """Where numbers go beside the run's own files."""
+    def trackers(self) -> list[str]:
+        """The experiment trackers that are used."""
         return [name for name in KINDS if getattr(self, name)]
 
     @property
     def for_the_classifier(self) -> list[str]:
-        """The settings here that do nothing where the classifier stays as it is."""
+        """The settings here that have no effect where the classifier is frozen."""
         names = ("optimiser", "schedule", "ema", "swa", "monitor", "track_test")
         return [name for name in names if getattr(self, name) != getattr(Training(), name)]
 
 
 @dataclass(frozen=True)
 class History:
-    """What training left: a line per epoch (0 is before training), and the folder with its checkpoints."""
+    """The log of a training, a line per epoch (0 is before training), and the folder with its checkpoints."""
 
     log: list[dict[str, Any]] = field(default_factory=list)
     folder: Path | None = None

@@ -1,4 +1,4 @@
-"""Probes: what is measured of an image beside its attack, one column of the table each."""
+"""Probes: numbers that are measured of images beside the attacks, one column of the table each."""
 
 from steelman.evaluation.probes.clever import CLEVER
 from steelman.evaluation.probes.loss_sensitivity import LossSensitivity

@@ -1,44 +1,44 @@
-"""How steep the model can get around an image, by extreme value theory."""
+"""The largest gradient around an image, by extreme value theory."""
 
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import Annotated, Any, ClassVar, Literal, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from steelman.attacks.attack import Access
-from steelman.attacks.oracle import Oracle
+from steelman.attacks.core import Access, Oracle
 from steelman.evaluation.probes.probe import Probe
 from steelman.losses import Goal
 from steelman.norms import L1, L2, Linf, Norm
 from steelman.randomness import Draws, combine
+from steelman.ranges import Count, Natural, OneOf, Positive
 from steelman.types import Box, Images, Indices, Labels, Model, PerImage, Seeds
 
 DUAL = {L2: L2, Linf: L1, L1: Linf}
 STARTS = (1.0, 5.0, 20.0)
-"""Shapes from which the fit sets out. The authors' code has four more, which found no other end when tried."""
+"""Initial shapes of the fit. The authors' code has four more, which found no other end when tried."""
 
 
 @final
 @dataclass(frozen=True)
 class CLEVER(Probe):
-    """An estimate of how far the nearest misclassified image is, from gradients around the unattacked one.
+    """An estimate of the distance to the nearest misclassified image, from gradients around the unattacked one.
 
     min_k min((Z_c - Z_k)(x) / L_k, R) over the classes k other than the predicted one, c, where L_k is the largest dual
-    norm of grad(Z_c - Z_k) in the ball of radius R around x. It is estimated: of each of so many batches of points,
-    uniform in the ball, the largest dual norm is kept; these maxima follow a reverse Weibull distribution, whose upper
-    end, fitted by maximum likelihood, is L_k. The score is no bound: gradients that are masked make it too large.
+    norm of grad(Z_c - Z_k) in the ball of radius R around x. Of each batch of points, uniform in the ball, the largest
+    dual norm is kept; these maxima follow a reverse Weibull distribution, whose upper end, fitted by maximum
+    likelihood, estimates L_k. The score is no bound: masked gradients make it too large.
 
     norm        of the distance; L2 (default), Linf or L1
     radius      R (default 5; the authors' code has 3 for L2, 30 for L1 and .1 for Linf)
     batches     maxima per class (default 500: authors' code)
     batch_size  points per maximum (default 1024: authors' code)
-    pool        None (default: paper): every batch has points of its own. Otherwise the gradients are taken at
-                pool * batch_size points, from which batches are drawn with replacement: cheaper, but the maxima are no
-                longer independent. The adversarial-robustness-toolbox has 10
+    pool        None (default: paper): every batch has points of its own. Otherwise batches are drawn with replacement
+                from the gradients at pool * batch_size points: cheaper, but the maxima are no longer independent. The
+                adversarial-robustness-toolbox has 10
     target      None (default): the minimum over the classes. Or one of them: its number (0 for an image that has it),
                 "runner-up", "least-likely", or "random", drawn for each image
     box         the valid range of images, to which points are clipped (authors' code); None leaves them
@@ -54,35 +54,22 @@ class CLEVER(Probe):
     "Evaluating the robustness of neural networks: an extreme value theory approach", ICLR 2018.
 
     Raises:
-        ValueError: a norm without a dual (L0), radius not above 0, counts below 1, a target that is no class, a model
-            without gradients, or whose gradients are not finite.
+        ValueError: a target that is no class, a model without gradients, or whose gradients are not finite.
     """
 
     access: ClassVar[Access] = "gradients"
     of_clean: ClassVar[bool] = True
 
-    norm: Norm = L2
-    radius: float = 5.0
-    batches: int = 500
-    batch_size: int = 1024
-    pool: int | None = None
-    target: int | Literal["runner-up", "least-likely", "random"] | None = None
+    norm: Annotated[Norm, OneOf((L2, Linf, L1), "L0 has no dual norm")] = L2
+    radius: Positive = 5.0
+    batches: Count = 500
+    batch_size: Count = 1024
+    pool: Count | None = None
+    target: Natural | Literal["runner-up", "least-likely", "random"] | None = None
     box: Box | None = (0.0, 1.0)
-    at_once: int = 128
+    at_once: Count = 128
 
     def __post_init__(self) -> None:
-        if self.norm not in DUAL:
-            raise ValueError(f"CLEVER needs a norm with a dual: L2, Linf or L1; got {self.norm}")
-        if not 0 < self.radius < float("inf"):
-            raise ValueError(f"radius must be above 0 and finite; got {self.radius}")
-        counts = (self.batches, self.batch_size, self.at_once, 1 if self.pool is None else self.pool)
-        if min(counts) < 1:
-            raise ValueError(
-                f"batches, batch_size, pool and at_once must be at least 1; got {self.batches}, {self.batch_size}, "
-                f"{self.pool} and {self.at_once}"
-            )
-        if isinstance(self.target, int) and self.target < 0:
-            raise ValueError(f"target must be a class, 0 or above; got {self.target}")
         if isinstance(self.target, str) and self.target not in ("runner-up", "least-likely", "random"):
             raise ValueError(f'target must be "runner-up", "least-likely", "random" or a class; got {self.target!r}')
 
@@ -146,7 +133,7 @@ def _steepness(model: Model, at: Images, own: int, rivals: list[int], norm: Norm
         at = at.requires_grad_()
         logits = oracle.logits(at)
         gaps = [logits[:, own] - logits[:, rival] for rival in rivals]
-        # One after the other: of a thousand classes, a thousand gradients would fill the memory.
+        # One at a time: a thousand gradients, for a thousand classes, would fill the memory.
         return torch.stack([norm.size(oracle.backward(gap, at, keep=gap is not gaps[-1]).double()) for gap in gaps], 1)
 
 
@@ -173,7 +160,7 @@ def upper_end(maxima: np.ndarray) -> float:
 
 
 def _penalised(negative_log_likelihood: Callable[..., float], start: Any, args: tuple[Any, ...], disp: int) -> Any:
-    """Nelder and Mead's search, with the penalty that keeps it from shapes, scales and ends without limit."""
+    """Nelder and Mead's search, with the penalty that keeps shapes, scales and ends bounded."""
     from scipy.optimize import fmin
 
     def cost(parameters: np.ndarray, *data: Any) -> float:

@@ -1,4 +1,4 @@
-"""How alike two images look."""
+"""The perceptual similarity of two images."""
 
 import warnings
 from collections import Counter
@@ -20,13 +20,12 @@ WINDOW = 11
 @final
 @dataclass(frozen=True)
 class PASS(Probe):
-    """How alike the attacked image looks to the unattacked one, from whatever view: SSIM(psi(x', x), x), at most 1.
+    """The similarity of the attacked image to the unattacked one after alignment: SSIM(psi(x', x), x), at most 1.
 
-    psi moves x' by the homography with the highest enhanced correlation coefficient (ECC) with x, which OpenCV looks
-    for from the identity, in at most 100 steps and until one gains less than 1e-6, without smoothing; bilinear, with
-    the border continued. Where it finds none, a translation is looked for in the same way. What was found and
-    correlates less with x than x' itself is not the highest, and x' stays. A warning counts the images of a call for
-    which there was no homography.
+    psi moves x' by the homography with the highest enhanced correlation coefficient (ECC) with x, which OpenCV searches
+    from the identity, in at most 100 steps and until one gains less than 1e-6, without smoothing; bilinear, with the
+    border continued. Where it finds none, a translation is searched in the same way. An alignment that correlates less
+    with x than x' itself is discarded. A warning counts the images of a call for which there was no homography.
 
     SSIM is the mean, over all windows inside the image, of
     (2 m m' + C1) (2 s_xx' + C2) / ((m^2 + m'^2 + C1) (s^2 + s'^2 + C2)) with C1 = .01^2 and C2 = .03^2: the means, the
@@ -44,8 +43,8 @@ class PASS(Probe):
             attacked images that are not finite.
     """
 
-    def begin(self, training_images: Callable[[], Dataset]) -> "PASS":
-        _libraries()  # rather now than after the first attack
+    def setup(self, training_images: Callable[[], Dataset]) -> "PASS":
+        _libraries()  # what is missing is reported before the first attack
         return self
 
     def __call__(self, model: Model, x: Images, y: Labels, x_adv: Images, seeds: Seeds) -> PerImage:
@@ -93,7 +92,7 @@ def _grey(x: Images) -> np.ndarray:
 
 
 def _aligned(cv2: Any, image: np.ndarray, onto: np.ndarray) -> tuple[np.ndarray, str]:
-    """`image` as it correlates best with `onto`, and the kind of motion that was found."""
+    """`image`, moved for the highest correlation with `onto`, and the kind of motion."""
     if np.array_equal(image, onto):
         return image, "homography"
     narrow = [each.astype(np.float32) for each in (onto, image)]  # OpenCV 4 takes no others
@@ -104,7 +103,7 @@ def _aligned(cv2: Any, image: np.ndarray, onto: np.ndarray) -> tuple[np.ndarray,
     ):
         try:
             _, found = cv2.findTransformECC(*narrow, np.eye(rows, 3, dtype=np.float32), kind, ends, None, 1)
-        except cv2.error:  # it did not converge; flat images correlate with nothing
+        except cv2.error:  # no convergence, as of flat images
             continue
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         moved = warp(image, found, onto.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)

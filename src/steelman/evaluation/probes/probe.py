@@ -1,18 +1,19 @@
-"""What a probe is."""
+"""The base class of probes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from steelman.attacks.attack import Access
+from steelman.attacks.core import Access
 from steelman.data.dataset import Dataset
 from steelman.naming import call
+from steelman.ranges import Checked
 from steelman.types import Images, Labels, Model, PerImage
 
 
 @dataclass(frozen=True)
-class Probe(ABC):
+class Probe(Checked, ABC):
     """A number per image that is measured beside the attacks: a column of the table, named by the call that makes it.
 
     One that is `of_clean` images is measured once for each image, in the rows of "clean"; another for each image and
@@ -23,8 +24,8 @@ class Probe(ABC):
     """What it needs of a model."""
     of_clean: ClassVar[bool] = False
 
-    def begin(self, training_images: Callable[[], Dataset]) -> "Probe":
-        """The probe as it is run; one that needs the training set takes it here. Part of what a probe may override."""
+    def setup(self, training_images: Callable[[], Dataset]) -> "Probe":
+        """The probe as it is run; one that needs the training set, or a library, overrides this."""
         return self
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""How far an image is from all that was trained on."""
+"""The distance of an image from the training set."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from steelman.data.dataset import Dataset
 from steelman.evaluation.probes.probe import Probe
+from steelman.ranges import Count
 from steelman.types import Images, Labels, Model, PerImage, Seeds
 
 
@@ -17,42 +18,36 @@ from steelman.types import Images, Labels, Model, PerImage, Seeds
 class TrainingSetDistance(Probe):
     """The L2 distance from the attacked image to the nearest training image: min_j |x' - x_j|_2, exactly.
 
-    Most training images are ruled out by |x'|^2 + |x_j|^2 - 2 <x', x_j>, a matrix product. It loses digits where images
-    are near each other, so that only those are ruled out that are further by more than its rounding can cost; of the
-    others, squared differences are summed in double precision. The training set, which is in pixels, comes by `begin`.
+    Most training images are excluded by |x'|^2 + |x_j|^2 - 2 <x', x_j>, a matrix product. It loses digits where images
+    are near each other, so that only those are excluded that are further by more than its rounding error; for the
+    others, squared differences are summed in double precision. `setup` reads the training set, which is in pixels.
 
     The authors' code averages squares divided by |x|_2, over the images that were fooled, and calls it a distance: that
     is a measure of this column.
 
-    block  training images at a time (default 1024, the fastest of those tried). Beside them, memory holds one number
-           for each of them and each attacked image, so it does not grow with the training set
+    block  training images at a time (default 1024, the fastest of those tried). Memory holds them, and one number for
+           each of them and each attacked image, so it does not grow with the training set
 
     Cost: no pass; the training set is read once per call, and 2 batch * images * pixels operations.
     Reference: Valentina Zantedeschi, Maria-Irina Nicolae and Ambrish Rawat, "Efficient defenses against adversarial
     attacks", AISec 2017, table 2.
 
     Raises:
-        ValueError: called before `begin`; an empty training set, or one of other shapes; attacked images that are not
-            finite; block below 1.
+        ValueError: called before `setup`; an empty training set, or one of other shapes; attacked images that are not
+            finite.
     """
 
-    block: int = 1024
+    block: Count = 1024
     training: Dataset | None = field(default=None, init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        if self.block < 1:
-            raise ValueError(
-                f"block is how many training images to compare with at a time, at least 1; got {self.block}"
-            )
-
-    def begin(self, training_images: Callable[[], Dataset]) -> "TrainingSetDistance":
-        begun = replace(self)
-        object.__setattr__(begun, "training", training_images())
-        return begun
+    def setup(self, training_images: Callable[[], Dataset]) -> "TrainingSetDistance":
+        probe = replace(self)
+        object.__setattr__(probe, "training", training_images())
+        return probe
 
     def __call__(self, model: Model, x: Images, y: Labels, x_adv: Images, seeds: Seeds) -> PerImage:
         if self.training is None:
-            raise ValueError(f"{self} needs the training images: run {self}.begin(lambda: training_set)")
+            raise ValueError(f"{self} needs the training images: run {self}.setup(lambda: training_set)")
         if len(self.training) == 0 or self.training.shape != tuple(x_adv.shape[1:]):
             raise ValueError(
                 f"{self} compares images of shape {tuple(x_adv.shape[1:])} with {len(self.training)} training images "

@@ -1,0 +1,1 @@
+"""Attacks that maximise a loss within a perturbation budget."""

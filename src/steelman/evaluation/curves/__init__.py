@@ -1,1 +1,0 @@
-"""Curves: what they are, pure functions of tables and logs, and how they are drawn."""

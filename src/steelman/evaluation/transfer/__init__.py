@@ -1,1 +1,0 @@
-"""Crafted on one model, tested on another."""

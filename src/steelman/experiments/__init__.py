@@ -1,0 +1,1 @@
+"""Recipes, runs, sweeps and comparisons: what the command works with."""

@@ -1,0 +1,157 @@
+"""Any model by what the user names, as a `Subject`."""
+
+import inspect
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from steelman.attacks.core.mode import in_training
+from steelman.data.dataset import Dataset
+from steelman.experiments.run import Run
+from steelman.loading.images import source, table
+from steelman.loading.onnx import Onnx
+from steelman.loading.subject import Subject
+from steelman.loading.weights import fill, read_state
+from steelman.loading.zoo import robustbench
+from steelman.networks import Normalise, Preprocessed
+from steelman.networks.black_box import BlackBox
+from steelman.networks.building import device, network_of
+from steelman.norms import Norm
+from steelman.trust import imported, written
+
+WEIGHTS = (".safetensors", ".pt", ".pth")
+ZOO = "robustbench"
+
+
+def open_subject(
+    what: str,
+    *,
+    data: str | None = None,
+    data_dir: Path | None = None,
+    network: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    norm: Norm | None = None,
+) -> Subject:
+    """A model of any kind, with the images on which it is evaluated.
+
+    what      a run's folder or a checkpoint in it; 'module:function', which is a module, a function that returns one,
+              or a function of images itself; a state dict (.safetensors, .pt, .pth); an .onnx file; 'robustbench:NAME'
+    data      as for `source`; a run has its own
+    data_dir  the folder of the data sets
+    network   of a state dict: a network's name, 'module:function', or a TOML table like [network] of a recipe
+    mean, std of a normalising layer before the model, one number per channel; default none
+    norm      of the threat model, by which RobustBench's models are chosen
+
+    A 'module:function' given here is imported. One in a run's own files has to be trusted: `steelman.trust`.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: the model is missing, unreadable, no model, does not fit the network
+            or the images; or an option is missing or has no effect.
+    """
+    path = Path(what)
+    ours = path.is_dir() or (path.suffix == ".safetensors" and (path.parent / "recipe.toml").is_file())
+    if ours and network is None:
+        idle = {"--data": data, "--mean": mean, "--std": std}
+        if named := [name for name, value in idle.items() if value is not None]:
+            raise ValueError(
+                f"{what} is a run, which has its own data and network: leave out {named[0]}, or name its checkpoint "
+                "with --network, so that it is taken as a state dict"
+            )
+        return Run.open(path).subject(data_dir)
+    loaded = path.suffix in WEIGHTS
+    if network is not None and not loaded:
+        raise ValueError(f"--network is for state dicts ({', '.join(WEIGHTS)}); {what} brings its own network")
+    if not loaded and path.suffix != ".onnx" and ":" not in what:
+        raise FileNotFoundError(
+            f"{what} is no run: there is no {path / 'recipe.toml'}. `steelman train` makes one; other models are named "
+            "by 'module:function', a .safetensors, .pt, .pth or .onnx file, or 'robustbench:NAME'"
+        )
+    if data is None:
+        raise ValueError(f"{what} needs images: give --data, such as MNIST, an .npz file or a folder of pictures")
+    images = source(data)
+    test = images.load("test", data_dir).to(device())
+    if loaded:
+        model = _filled(path, network, test)
+    elif path.suffix == ".onnx":
+        model = Onnx(path, test.shape).eval()
+    elif what.startswith(f"{ZOO}:"):
+        model = robustbench(what.removeprefix(f"{ZOO}:"), images, norm)
+    else:
+        model = _found(what, test)
+    model = _normalised(model, test, mean, std)
+    name = path.stem if loaded or path.suffix == ".onnx" else what.rpartition(":")[2]
+    info = {"model": what, "data": str(images), **({} if network is None else {"network": network})}
+    return Subject(
+        name=name,
+        model=model.to(device()),
+        test=test,
+        training=lambda: images.load("train", data_dir),
+        data=type(images).__name__,
+        results=Path("evaluations") / re.sub(r"[^\w.-]+", "-", name),
+        info=info | ({} if mean is None else {"normalised by": f"mean {_listed(mean)}, std {_listed(std)}"}),
+    )
+
+
+def _filled(path: Path, network: str | None, like: Dataset) -> nn.Module:
+    state = read_state(path)
+    if network is None:
+        raise ValueError(
+            f"{path} holds weights ({', '.join(list(state)[:3])}, ...) and not what they are of: give --network, such "
+            "as LeNet, 'module:function' or '{ kind = \"MLP\", hidden = [24] }'"
+        )
+    settings: dict[str, Any] = table(network, "--network") if network.startswith("{") else {"kind": network}
+    with written(network):
+        model = network_of(settings, like.shape, len(like.classes), path="--network")
+    fill(model, state, str(path))
+    return model.eval()
+
+
+def _found(path: str, like: Dataset) -> nn.Module:
+    """A module as it is; a function that returns one is called; a function of images is a black box."""
+    found: Any = imported(path, from_file=False)
+    if isinstance(found, nn.Module):
+        return found
+    if not callable(found):
+        raise ValueError(f"{path} is a {type(found).__name__}, neither a model nor a function that returns one")
+    known = {"shape": like.shape, "classes": len(like.classes)}
+    parameters = _parameters(found)
+    needed = [name for name, default in parameters.items() if default is inspect.Parameter.empty and name not in known]
+    if len(needed) == 1 and not inspect.isclass(found):
+        return BlackBox(found).eval()
+    if needed:
+        raise ValueError(
+            f"{path} needs {', '.join(needed)}: give a function without such arguments that returns the model, or one "
+            "of images alone"
+        )
+    made = found(**{name: value for name, value in known.items() if name in parameters})
+    if isinstance(made, nn.Module):
+        return made
+    if callable(made):
+        return BlackBox(made).eval()
+    raise ValueError(f"{path} made a {type(made).__name__}, neither a model nor a function of images")
+
+
+def _parameters(function: Any) -> dict[str, object]:
+    """Names and defaults of a function's arguments; of one without a signature, images alone."""
+    try:
+        arguments = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return {"images": inspect.Parameter.empty}
+    return {each.name: each.default for each in arguments if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
+
+
+def _normalised(
+    model: nn.Module, like: Dataset, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> nn.Module:
+    if mean is None and std is None:
+        return model
+    layer = Normalise(shape=like.shape, mean=mean, std=std)
+    return Preprocessed(layer, model).train(in_training(model))
+
+
+def _listed(numbers: Sequence[float] | None) -> str:
+    return " ".join(f"{number:g}" for number in numbers or ())

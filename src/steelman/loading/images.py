@@ -1,0 +1,48 @@
+"""Test images by name."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from steelman import config
+from steelman.data import Arrays, External, ImageFolder
+from steelman.data.dataset import Source
+from steelman.files import parse_toml
+from steelman.naming import nearest
+from steelman.trust import written
+
+
+def source(text: str) -> Source:
+    """The data set that `--data` names.
+
+    text  a data set's name ("MNIST"), an .npz file, a folder of pictures, 'module:function' (see `External`), or a TOML
+          table with the settings of one of these: '{ kind = "ImageFolder", path = "pictures", size = [32, 32] }'
+
+    Raises:
+        ValueError: none of these; names the nearest data set.
+    """
+    if text.lstrip().startswith("{"):
+        with written(text):
+            found = config.read(Source, table(text, "--data"), "--data")
+        # The user has written this table: an object that is not made by `config.read` needs no trust.
+        return replace(found) if isinstance(found, External) else found
+    if text.endswith(".npz"):
+        return Arrays(text)
+    known = config.concrete(Source)
+    if text in known:
+        return config.read(Source, text, "--data")
+    if Path(text).is_dir():
+        return ImageFolder(text)
+    if ":" in text:
+        return External(text)
+    raise ValueError(
+        f"--data {text}: there is no such data set, file or folder; {nearest(text, known)} (or give an .npz file, a "
+        "folder with train/ and test/, or 'module:function')"
+    )
+
+
+def table(text: str, option: str) -> dict[str, object]:
+    """An inline table of TOML; ValueError where it is none."""
+    try:
+        return parse_toml(f"value = {text}")["value"]
+    except ValueError as error:
+        raise ValueError(f"{option} {text}: not a table of TOML ({error})") from error

@@ -1,0 +1,138 @@
+"""Shares of images that are right: unattacked, under one attack, under all of them, within a radius.
+
+An image is *right under an attack* when it was classified right before and after it: a natural error counts as an error
+under every attack, also where noise happens to heal it. So the accuracy under Gaussian or uniform noise, as papers
+print it, is `accuracy` of `GaussianNoise` or `UniformNoise` with one sample.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from steelman.measures.measure import Measure, Unmeasured, bootstrap, share
+from steelman.measures.rows import rows
+from steelman.norms import Norm
+from steelman.table.table import Evaluation
+
+
+def clean_accuracy(evaluation: Evaluation) -> Measure:
+    """The share of unattacked images that are classified right."""
+    return share(~rows(evaluation).wrong)
+
+
+def accuracy(evaluation: Evaluation, attack: str) -> Measure:
+    """The share of images that are right under one attack.
+
+    Raises:
+        Unmeasured: the attack skipped images that are right unattacked.
+    """
+    return share(rows(evaluation)[attack].whole().correct)
+
+
+def success_rate(evaluation: Evaluation, attack: str) -> Measure:
+    """The share of images that are wrong under one attack: 1 - `accuracy`, natural errors among them.
+
+    Deep Defense draws it against FGSM's eps.
+
+    Raises:
+        Unmeasured: as for `accuracy`.
+    """
+    return share(~rows(evaluation)[attack].whole().correct)
+
+
+def worst_case(evaluation: Evaluation, attacks: Sequence[str] | None = None) -> Measure:
+    """The share of images that are right under every one of the attacks; by default, of the bounded ones.
+
+    An image that an attack skipped, since another attack had broken it within this one's norm and radius, counts as
+    wrong.
+
+    Raises:
+        Unmeasured: no attacks; an image that no attack broke has no row of one of them.
+    """
+    chosen = rows(evaluation).chosen(_bounded(evaluation) if attacks is None else attacks)
+    if not chosen:
+        raise Unmeasured("a worst case needs at least one bounded attack; there is none")
+    return share(np.all([attack.correct & ~attack.skipped for attack in chosen], axis=0))
+
+
+def minimum(evaluation: Evaluation, attacks: Sequence[str] | None = None) -> Measure:
+    """The lowest of the accuracies, the column `Min` of papers; never below `worst_case`, which is by image.
+
+    By default of the bounded attacks.
+
+    Raises:
+        Unmeasured: no attacks, or one that has no accuracy of its own.
+    """
+    names = _bounded(evaluation) if attacks is None else attacks
+    if not names:
+        raise Unmeasured("Min needs at least one bounded attack; there is none")
+    return min((accuracy(evaluation, name) for name in names), key=lambda measure: measure.value)
+
+
+def robust_accuracy(evaluation: Evaluation, norm: Norm, eps: float, attacks: Sequence[str] | None = None) -> Measure:
+    """The share of images for which no attack in the table found an adversarial image within `eps`.
+
+    Every attack counts (by default, all) whose image came out within `eps`, whatever its own goal: one that is bounded
+    by a smaller radius, one without a radius.
+
+    Raises:
+        ValueError: a negative radius.
+        Unmeasured: no images; an image that no attack broke has no row of one of the attacks.
+    """
+    return share(still_correct(evaluation, norm, eps, attacks))
+
+
+def average_accuracy(
+    evaluation: Evaluation, norm: Norm, radii: Sequence[float] | None = None, *, clean: bool = True
+) -> Measure:
+    """The mean over radii of `robust_accuracy`: MMA's AvgAcc, and without the clean accuracy its AvgRobAcc.
+
+    norm   of the radii
+    radii  by default those of the table's bounded attacks of this norm; MMA's are 4, 8, ..., 32 of 255 for Linf on
+           CIFAR-10
+    clean  count the clean accuracy as one more radius, 0 (default; AvgAcc). False: AvgRobAcc
+
+    Each image has the share of the radii within which it is still correct; the interval is the bootstrap over images.
+
+    Reference: Gavin Weiguang Ding, Yash Sharma, Kry Yik Chau Lui and Ruitong Huang, "MMA training: direct input space
+    margin maximization through adversarial training", ICLR 2020, section 4.
+
+    Raises:
+        Unmeasured: no radii; as for `robust_accuracy`.
+    """
+    chosen = radii_of(evaluation, norm) if radii is None else list(radii)
+    if not chosen:
+        raise Unmeasured(f"an average over radii needs bounded attacks in {norm}; the table has none")
+    flags = [still_correct(evaluation, norm, eps) for eps in chosen]
+    if clean:
+        flags.append(~rows(evaluation).wrong)
+    return bootstrap(np.mean(flags, axis=0), kind="share")
+
+
+def radii_of(evaluation: Evaluation, norm: Norm) -> list[float]:
+    """The radii of the bounded attacks in this norm, rising."""
+    return sorted(eps for name, eps in threats(evaluation) if name == repr(norm))
+
+
+def threats(evaluation: Evaluation) -> dict[tuple[str, float], list[str]]:
+    """The names of the bounded attacks, by norm and radius."""
+    found: dict[tuple[str, float], list[str]] = {}
+    for name, attack in rows(evaluation).attacks.items():
+        if attack.bounded and attack.norm is not None:
+            found.setdefault((attack.norm, attack.eps), []).append(name)
+    return found
+
+
+def still_correct(evaluation: Evaluation, norm: Norm, eps: float, attacks: Sequence[str] | None = None) -> np.ndarray:
+    """The images, in order, for which no attack found an adversarial image within `eps`; see `robust_accuracy`."""
+    if not eps >= 0:
+        raise ValueError(f"eps is a radius, at least 0; got {eps}")
+    table = rows(evaluation)
+    chosen = table.chosen(attacks)
+    wrong = table.wrong_within(repr(norm), eps, chosen)
+    skipped = np.any([attack.skipped for attack in chosen], axis=0) if chosen else False
+    return ~(wrong | (skipped & table.wrong_within(repr(norm), eps, table.attacks.values())))
+
+
+def _bounded(evaluation: Evaluation) -> list[str]:
+    return [name for name, attack in rows(evaluation).attacks.items() if attack.bounded]

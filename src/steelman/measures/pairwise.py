@@ -1,0 +1,181 @@
+"""Two models on the same images, image by image: a paired test settles more than two intervals do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+
+from steelman.measures.accuracies import still_correct
+from steelman.measures.distances import smallest_norms
+from steelman.measures.measure import Measure, Unmeasured, bootstrap, share
+from steelman.measures.rows import rows
+from steelman.norms import Norm
+from steelman.table.records import CLEAN
+from steelman.table.table import Evaluation
+
+
+@dataclass(frozen=True)
+class Paired:
+    """How much better `ours` is than `theirs` on the same images.
+
+    `under` names the attack. `difference` is ours less theirs, with its 95 % interval. `better` counts the images on
+    which ours does better, `worse` those on which theirs does, and `p_value` is the probability of so uneven a split,
+    or a more uneven one, were both as likely: the exact sign test, which for shares is McNemar's.
+    """
+
+    under: str
+    ours: Measure
+    theirs: Measure
+    difference: Measure
+    better: int
+    worse: int
+    p_value: float
+
+    def sentence(self, ours: str, theirs: str) -> str:
+        """One sentence, with the models' names."""
+        p = f"p {'=' if self.p_value >= 1e-4 else '<'} {max(self.p_value, 1e-4):.2g}"
+        low, high = self.difference.low, self.difference.high
+        if self.difference.kind == "share":
+            return (
+                f"Under {self.under}, {ours} keeps {100 * self.ours.value:.1f} % of {self.ours.count} images right and "
+                f"{theirs} {100 * self.theirs.value:.1f} %, a difference of {100 * self.difference.value:+.1f} points "
+                f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f}): {self.better} images are right only with "
+                f"{ours}, {self.worse} only with {theirs} (exact McNemar {p})."
+            )
+        return (
+            f"The mean of {self.under} is {self.ours.value:.4g} for {ours} and {self.theirs.value:.4g} for {theirs}"
+            f" over {self.ours.count} images, a difference of {self.difference.value:+.3g} (95 % interval {low:+.3g} "
+            f"to {high:+.3g}): {self.better} images are further from an error with {ours}, {self.worse} with {theirs} "
+            f"(sign test {p})."
+        )
+
+    def __str__(self) -> str:
+        return self.sentence("ours", "theirs")
+
+
+def paired(ours: Evaluation, theirs: Evaluation, under: str | tuple[Norm, float] = CLEAN) -> Paired:
+    """The difference of two models' accuracies on the same images.
+
+    under  "clean" (default), an attack's name, or a norm and a radius: then an image is right where no attack broke it
+           within the radius (`robust_accuracy`), of the attacks that were run on both models
+
+    The interval is Newcombe's, from the two Wilson intervals and the correlation of the pairs; its p-value is exact, so
+    that the two need not agree to the last digit.
+
+    Reference: Robert G. Newcombe, "Improved confidence intervals for the difference between binomial proportions based
+    on paired data", Statistics in Medicine 17, 1998, method 10.
+
+    Raises:
+        ValueError: the tables are of different images; the attack was not the same in both.
+        Unmeasured: as for `accuracy` and `robust_accuracy`; no attack that was run on both.
+    """
+    same_images(ours, theirs)
+    if not isinstance(under, str):
+        name, names = f"{under[0]} {under[1]:.4g}", _common(ours, theirs)
+        flags = still_correct(ours, *under, names), still_correct(theirs, *under, names)
+    elif under == CLEAN:
+        name, flags = "no attack", (~rows(ours).wrong, ~rows(theirs).wrong)
+    else:
+        name, flags = under, (rows(ours)[under].whole().correct, rows(theirs)[under].whole().correct)
+        _check_same_attack(ours, theirs, under)
+    first, second = share(flags[0]), share(flags[1])
+    low, high = _newcombe(first, second, float(np.mean(flags[0] & flags[1])))
+    difference = Measure(first.value - second.value, low, high, first.count, "share")
+    return Paired(name, first, second, difference, *_sign_test(flags[0].astype(float), flags[1].astype(float)))
+
+
+def paired_norms(
+    ours: Evaluation,
+    theirs: Evaluation,
+    norm: Norm,
+    attacks: Sequence[str] | None = None,
+    *,
+    at_most: float = float("inf"),
+) -> Paired:
+    """The difference of two models' smallest adversarial perturbations (`smallest_norms`) on the same images.
+
+    attacks  default: all that were run on both models
+    at_most  distances above count as this, as do those of images for which nothing was found; by default there must be
+             no such images
+
+    The interval is the bootstrap over images of the mean difference.
+
+    Raises:
+        ValueError: the tables are of different images; an attack was not the same in both; at_most not above 0.
+        Unmeasured: no attack that was run on both; nothing was found for an image, and there is no `at_most`.
+    """
+    if not at_most > 0:
+        raise ValueError(f"at_most is the largest distance that counts, above 0; got {at_most}")
+    same_images(ours, theirs)
+    names = _common(ours, theirs, attacks)
+    sizes = [np.minimum(smallest_norms(table, norm, names), at_most) for table in (ours, theirs)]
+    failed = ~np.isfinite(sizes[0]) | ~np.isfinite(sizes[1])
+    if failed.any():
+        raise Unmeasured(
+            f"nothing was found for {int(failed.sum())} of {len(failed)} images; give at_most, the distance with which "
+            "such an image counts"
+        )
+    first, second, difference = bootstrap(sizes[0]), bootstrap(sizes[1]), bootstrap(sizes[0] - sizes[1])
+    name = f"the smallest {norm} perturbation by {', '.join(names)}"
+    return Paired(name, first, second, difference, *_sign_test(sizes[0], sizes[1]))
+
+
+def same_images(ours: Evaluation, theirs: Evaluation) -> None:
+    """Raises ValueError where two tables differ in places, labels or pixels of images; names the first such image."""
+    first, second = rows(ours), rows(theirs)
+    if not np.array_equal(first.images, second.images):
+        odd = np.setxor1d(first.images, second.images)
+        raise ValueError(
+            f"the tables are of different images: {len(odd)} are in only one of them (image {odd[0]} first); "
+            "take those that both have by evaluation.of_images(...)"
+        )
+    hashed = (first.pixels != 0) & (second.pixels != 0)
+    differ = (first.label != second.label) | (hashed & (first.pixels != second.pixels))
+    if ours.space == theirs.space == "pixels":
+        differ |= ~hashed & ~np.isclose(first.x_l2, second.x_l2, rtol=1e-5, atol=0.0, equal_nan=True)
+    if differ.any():
+        raise ValueError(
+            f"the tables are of different images: {int(differ.sum())} differ in label or pixels, image "
+            f"{first.images[differ][0]} first; evaluate both models on the same data"
+        )
+
+
+def _common(ours: Evaluation, theirs: Evaluation, names: Sequence[str] | None = None) -> list[str]:
+    """The attacks of these names, by default all that were run on both models, each the same in both tables."""
+    names = [name for name in ours.attacks if name in theirs.attacks] if names is None else list(names)
+    if not names:
+        raise Unmeasured("no attack was run on both models, so only their clean accuracies can be compared")
+    for name in names:
+        _check_same_attack(ours, theirs, name)
+    return names
+
+
+def _check_same_attack(ours: Evaluation, theirs: Evaluation, name: str) -> None:
+    both = [record for table in (ours, theirs) if (record := rows(table)[name].record).kind]
+    if len({record.method for record in both}) > 1:
+        calls = " and ".join(record.call for record in both)
+        raise ValueError(f"{name} is not the same attack in both tables: {calls}")
+
+
+def _sign_test(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, int, float]:
+    """How many images are better with ours, how many with theirs, and how likely so uneven a split is by chance."""
+    from scipy.stats import binomtest
+
+    better, worse = int((ours > theirs).sum()), int((ours < theirs).sum())
+    return better, worse, float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
+
+
+def _newcombe(ours: Measure, theirs: Measure, both: float) -> tuple[float, float]:
+    """The ends of the interval of ours - theirs, where `both` is the share of images on which both are right."""
+    count, p, q = ours.count, ours.value, theirs.value
+    spread = sqrt(p * (1 - p) * q * (1 - q))
+    covariance = both - p * q
+    covariance = max(covariance - 1 / (2 * count), 0.0) if covariance > 0 else covariance
+    phi = covariance / spread if spread else 0.0
+
+    def reach(one: float, other: float) -> float:
+        return sqrt(max(one**2 - 2 * phi * one * other + other**2, 0.0))
+
+    low = p - q - reach(p - ours.low, theirs.high - q)
+    return low, p - q + reach(ours.high - p, q - theirs.low)

@@ -1,0 +1,192 @@
+"""The table as measures read it: image by image, with what is known of an image that an attack skipped.
+
+An attack may lack rows (`evaluate(survivors_only=True)`): those of natural errors, which had not to be attacked, and,
+where it is bounded, those of images that another attack had broken within its norm and radius: it *skipped* these. An
+attack for which no image was left has no row.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from steelman.measures.measure import Unmeasured
+from steelman.naming import nearest
+from steelman.table.records import CLEAN, Record
+from steelman.table.schema import ROUNDING
+from steelman.table.table import Evaluation
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """One attack's rows; `row` is the place in the table of each image's, in order of the images, -1 where none is.
+
+    `wrong` marks natural errors: images that are misclassified unattacked.
+    """
+
+    table: "pyarrow.Table"
+    record: Record
+    row: np.ndarray
+    label: np.ndarray
+    wrong: np.ndarray
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def norm(self) -> str | None:
+        return self.record.norm
+
+    @property
+    def eps(self) -> float:
+        """NaN where the attack has no radius."""
+        return float("nan") if self.record.eps is None else self.record.eps
+
+    @property
+    def leaves_label(self) -> bool:
+        return self.record.reference == "label"
+
+    @property
+    def bounded(self) -> bool:
+        return self.record.bounded
+
+    @cached_property
+    def attacked(self) -> np.ndarray:
+        return self.row >= 0
+
+    @cached_property
+    def skipped(self) -> np.ndarray:
+        """Images that are right unattacked and that the attack was not run on."""
+        return ~self.attacked & ~self.wrong
+
+    @cached_property
+    def misclassified(self) -> np.ndarray:
+        """Images that were attacked and are misclassified after it."""
+        return self.attacked & (self.column("prediction", -1.0) != self.label)
+
+    @cached_property
+    def broken(self) -> np.ndarray:
+        """Images that were right unattacked and are misclassified after it."""
+        return self.misclassified & ~self.wrong
+
+    @cached_property
+    def changed(self) -> np.ndarray:
+        """Images that were attacked and whose prediction changed."""
+        return self.attacked & (self.column("prediction", -1.0) != self.column("clean_prediction", -1.0))
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Images that are right before the attack and, where they were attacked, after it."""
+        return ~self.wrong & ~self.misclassified
+
+    def within(self, norm: str, eps: float) -> np.ndarray:
+        """Images that are misclassified after the attack, at most `eps` from where they were."""
+        return self.misclassified & (self.size(norm) <= eps * ROUNDING)
+
+    def column(self, name: str, missing: float) -> np.ndarray:
+        if not len(self.table):
+            return np.full(len(self.row), missing)
+        values = self.table[name].to_numpy()[self.row]
+        return np.where(self.attacked, values, np.asarray(missing, values.dtype))
+
+    def size(self, norm: str) -> np.ndarray:
+        """The size of each image's perturbation; 0 where there was none."""
+        return self.column(norm.lower(), 0.0)
+
+    def whole(self) -> "Attacked":
+        """The same, where no image was skipped.
+
+        Raises:
+            Unmeasured: some were; the message says how many.
+        """
+        if self.skipped.any():
+            right = int((~self.wrong).sum())
+            raise Unmeasured(
+                f"{self.name} was run on {right - int(self.skipped.sum())} of the {right} images that are right "
+                "unattacked; it has no numbers of its own: robust_accuracy and worst_case are what such a table gives"
+            )
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """All images and attacks of a table of one space."""
+
+    images: np.ndarray
+    label: np.ndarray
+    wrong: np.ndarray
+    pixels: np.ndarray
+    x_l2: np.ndarray
+    x_linf: np.ndarray
+    clean: Attacked
+    attacks: dict[str, Attacked]
+
+    def __getitem__(self, name: str) -> Attacked:
+        if name == CLEAN:
+            return self.clean
+        if name not in self.attacks:
+            raise ValueError(f"no rows of attack {name!r}; {nearest(name, self.attacks)}")
+        return self.attacks[name]
+
+    def chosen(self, names: Sequence[str] | None) -> list[Attacked]:
+        """The attacks of these names, by default all, once it is sure that the images that they skipped were broken.
+
+        Raises:
+            ValueError: there is no such attack.
+            Unmeasured: an image that no attack has broken within the attack's norm and radius has no row of it.
+        """
+        attacks = [self[name] for name in (self.attacks if names is None else names)]
+        for attack in attacks:
+            if attack.skipped.any():
+                if not attack.bounded or attack.norm is None:
+                    attack.whole()
+                left = attack.skipped & ~self.wrong_within(attack.norm or "", attack.eps, self.attacks.values())
+                if left.any():
+                    raise Unmeasured(
+                        f"{attack.name} was not run on {int(left.sum())} images that no other attack in the table "
+                        f"broke within {attack.norm} {attack.eps:.4g} (image {self.images[left][0]}): run it on "
+                        "these too"
+                    )
+        return attacks
+
+    def wrong_within(self, norm: str, eps: float, attacks: Iterable[Attacked]) -> np.ndarray:
+        """Images that are wrong unattacked or after one of the attacks, at most `eps` from where they were."""
+        return np.logical_or.reduce([self.wrong, *(attack.within(norm, eps) for attack in attacks)])
+
+
+# An evaluation's rows hold its table and not the evaluation, so that they go when it goes.
+_CACHE: "WeakKeyDictionary[Evaluation, Rows]" = WeakKeyDictionary()
+
+
+def rows(evaluation: Evaluation) -> Rows:
+    """The table's rows, sorted once."""
+    if evaluation not in _CACHE:
+        _CACHE[evaluation] = _sorted(evaluation)
+    return _CACHE[evaluation]
+
+
+def _sorted(evaluation: Evaluation) -> Rows:
+    table = evaluation.table
+    images, first, place = np.unique(evaluation["image"], return_index=True, return_inverse=True)
+    label = evaluation["label"][first]
+    wrong = evaluation["clean_prediction"][first] != label
+    codes = table["attack"].combine_chunks().dictionary_encode()
+    numbers = {name: number for number, name in enumerate(codes.dictionary.to_pylist())}
+    of_row = codes.indices.to_numpy()
+
+    def attacked(record: Record) -> Attacked:
+        own = np.flatnonzero(of_row == numbers.get(record.name, -1))
+        row = np.full(len(images), -1)
+        row[place[own]] = own
+        return Attacked(table, record, row, label, wrong)
+
+    attacks = {name: attacked(evaluation.record(name)) for name in evaluation.attacks}
+    pixels, x_l2, x_linf = (evaluation[name][first] for name in ("pixels", "x_l2", "x_linf"))
+    return Rows(images, label, wrong, pixels, x_l2, x_linf, attacked(Record(CLEAN)), attacks)

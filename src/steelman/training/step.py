@@ -1,0 +1,73 @@
+"""One batch of a game: the only place where gradients are averaged over processes and optimisers step."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+
+from steelman.defences.game import Average, Descend, Game, Step
+from steelman.training.distributed import Processes
+from steelman.types import CLASSIFIER, Batch
+
+
+class Diverged(ArithmeticError):
+    """A loss or its gradient is NaN or infinite. The network was not updated with it."""
+
+
+def play(
+    game: Game,
+    nets: nn.Module,
+    batch: Batch,
+    optimisers: Mapping[str, torch.optim.Optimizer] | torch.optim.Optimizer,
+    processes: Processes = Processes(),  # noqa: B008 (frozen)
+    share: float = 1.0,
+) -> dict[str, float]:
+    """Play the game's updates on a batch; returns, per network that moved, the sum of the losses it descended.
+
+    `nets` and `optimisers` go by the players' names; a single network with its optimiser is the classifier.
+    `share` is this process's part of the global batch times the number of processes, so that the mean over processes is
+    the mean over images even when they do not divide evenly.
+
+    Raises:
+        Diverged: a loss or gradient is not finite in any process; raised in all of them, before the network moves.
+    """
+    if not isinstance(nets, nn.ModuleDict):
+        nets = nn.ModuleDict({CLASSIFIER: nets})
+    if isinstance(optimisers, torch.optim.Optimizer):
+        optimisers = {CLASSIFIER: optimisers}
+    for optimiser in optimisers.values():
+        optimiser.zero_grad(set_to_none=True)
+    owner = {id(parameter): name for name, net in nets.items() for parameter in net.parameters()}
+    descended = {name: torch.zeros((), device=batch.x.device) for name in nets}
+    losses: dict[str, float] = {}
+    for update in game.updates(nets, batch):
+        if isinstance(update, Descend):
+            into = [tensor for tensor in update.into if tensor.requires_grad]
+            loss = update.loss if share == 1 else update.loss * share
+            loss.backward(inputs=into, retain_graph=update.keep)
+            for name in {owner[id(tensor)] for tensor in into if id(tensor) in owner}:
+                descended[name] += loss.detach()
+        elif isinstance(update, Average):
+            processes.average_gradients(nets[update.net].parameters())
+            descended[update.net] = torch.zeros_like(descended[update.net])
+        else:
+            assert isinstance(update, Step)
+            losses[update.net] = losses.get(update.net, 0.0) + float(processes.mean(descended[update.net]))
+            descended[update.net] = torch.zeros_like(descended[update.net])
+            _move(update, nets[update.net], optimisers[update.net], processes, losses[update.net])
+    return losses
+
+
+def _move(step: Step, net: nn.Module, optimiser: torch.optim.Optimizer, processes: Processes, loss: float) -> None:
+    if not math.isfinite(loss):
+        raise Diverged(f"the loss of the {step.net} is {loss}")
+    processes.average_gradients(net.parameters())
+    gradients = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
+    if not bool(get_total_norm(gradients, norm_type=math.inf).isfinite()):
+        raise Diverged(f"the gradient of the {step.net} is not finite, though its loss is {loss:.4g}")
+    if step.clip is not None:
+        clip_grad_norm_(net.parameters(), step.clip)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)

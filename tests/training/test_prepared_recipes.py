@@ -1,0 +1,223 @@
+"""Recipes whose data are made before training: what is trained first, kills, several processes, wrong chains."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from preparations import everything
+from steelman import (
+    FGSM,
+    PGD,
+    Distillation,
+    checkpoint,
+    config,
+)
+from steelman.data import Digits, split_off
+from steelman.experiments import run as rooms
+from steelman.experiments.recipe import load_recipe
+from steelman.experiments.recipe_file import SHIPPED
+from steelman.training import prepare
+from steelman.training.prepare import Crafted, Guided, NoisyCopies, Preparation, SoftLabels
+
+BASE = """
+data = "Digits"
+network = { kind = "MLP", hidden = [16] }
+defence = "Plain"
+training = { epochs = 2, batch_size = 64, seed = 3, validation = 97, optimiser = { kind = "SGD", lr = 0.05 } }
+"""
+OFFLINE = """
+prepare = [
+    { kind = "Crafted", attack = { kind = "PGD", eps = 0.1, steps = 2 }, on = "base.toml" },
+    { kind = "NoisyCopies", copies = 1, sigma = 0.1 },
+    { kind = "SoftLabels", temperature = 2.0, on = "base" },
+]
+data = "Digits"
+network = { kind = "MLP", hidden = [8] }
+defence = "Distillation"
+training = { epochs = 2, batch_size = 400, seed = 3, validation = 97, optimiser = { kind = "SGD", lr = 0.05 } }
+"""
+
+
+def recipes(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "base.toml").write_text(BASE)
+    (folder / "offline.toml").write_text(OFFLINE.replace('on = "base"', f'on = "{folder / "base"}"'))
+    return folder / "offline.toml"
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chain, trained by one process without a stop."""
+    folder = tmp_path_factory.mktemp("alone")
+    rooms.train(str(recipes(folder)), folder / "runs", None)
+    return folder / "runs"
+
+
+def script(*command: str) -> subprocess.CompletedProcess[str]:
+    helpers = str(Path(__file__).parents[1] / "helpers")
+    path = os.pathsep.join(filter(None, (helpers, os.environ.get("PYTHONPATH"))))
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    return subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=120)
+
+
+def test_a_recipe_prepares_its_data_by_networks_that_are_trained_first(alone: Path):
+    assert sorted(path.name for path in alone.iterdir()) == ["base", "offline"]
+    kept = checkpoint.load(alone / "offline" / "prepared" / "0" / "0-1199.safetensors")["values"]
+    base, offline = rooms.Run.open(alone / "base"), rooms.Run.open(alone / "offline")
+    rest, _ = split_off(Digits().load("train"), 97, seed=3)
+    crafted = Crafted(PGD(eps=0.1, steps=2))(rest, base.network(rest), seed=3)
+    whole = everything(crafted, 3000).x
+    assert torch.equal(kept, whole[len(rest) :])
+    soft = checkpoint.load(alone / "offline" / "prepared" / "2" / "0-4799.safetensors")["values"]
+    noisy = everything(NoisyCopies(copies=1, sigma=0.1)(crafted, seed=4), 9000).x
+    torch.testing.assert_close(soft, (base.network(rest)(noisy) / 2).softmax(1).detach())
+    assert len(soft) == 4 * len(rest)
+    assert len(offline.log) == 3
+
+
+def test_without_on_the_reference_is_what_the_recipe_starts_from(tmp_path: Path):
+    recipes(tmp_path)
+    text = 'start = "base.toml"\nprepare = [{ kind = "Crafted", attack = "FGSM", keep_clean = false }]' + BASE
+    (tmp_path / "tuned.toml").write_text(text.replace("lr = 0.05", "lr = 0.0"))
+    tuned = rooms.train(str(tmp_path / "tuned.toml"), tmp_path / "runs", None)
+    rest, _ = split_off(Digits().load("train"), 97, seed=3)
+    reference = rooms.Run.open(tmp_path / "runs" / "base").network(rest)
+    made = Crafted(FGSM(), keep_clean=False)(rest, reference, seed=3)
+    assert torch.equal(stored(tuned.folder / "prepared" / "0"), everything(made, 2000).x)
+
+
+def test_killed_in_crafting_and_in_training_it_ends_in_the_same_bits(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(prepare, "PART", 500)
+    path = recipes(tmp_path)
+    done = script(__file__, str(path))
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "runs" / "offline" / "prepared" / "0").glob("*.safetensors"))) == 3
+    assert checkpoint.load(tmp_path / "runs" / "offline" / "last.safetensors")["position"][0] == 0
+    rooms.train(str(path), tmp_path / "runs", None)
+    same(tmp_path / "runs", alone)
+
+
+def test_two_processes_make_the_same_data_and_the_same_network(alone: Path, tmp_path: Path):
+    path = recipes(tmp_path)
+    done = script("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", __file__, str(path))
+    assert done.returncode == 0, done.stderr
+    same(tmp_path / "runs", alone, tolerance=1e-6)
+
+
+def same(ours: Path, theirs: Path, tolerance: float = 0.0) -> None:
+    """Data and networks; the data may be cut into other parts."""
+    for stage in ("0", "2"):
+        one, two = (stored(root / "offline" / "prepared" / stage) for root in (ours, theirs))
+        torch.testing.assert_close(one, two, rtol=0, atol=tolerance)
+    for name in ("base", "offline"):
+        one, two = (checkpoint.load(root / name / "last.safetensors")["nets"]["classifier"] for root in (ours, theirs))
+        torch.testing.assert_close(one, two, rtol=0, atol=tolerance)
+
+
+def stored(folder: Path) -> Tensor:
+    files = sorted(folder.glob("*.safetensors"), key=lambda path: int(path.name.split("-")[0]))
+    return torch.cat([checkpoint.load(file)["values"] for file in files])
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ('prepare = [{ kind = "Crafted", attack = "FGSM" }]', ValueError, r"Crafted needs a trained network: name its"),
+        ('prepare = [{ kind = "Crafted", attack = "FGSM", on = "me.toml" }]', ValueError, r"me\.toml needs .*me"),
+        ('start = "other.toml"', ValueError, r"other\.toml needs .*me\.toml first, which needs other\.toml itself"),
+        ('prepare = [{ kind = "SoftLabels", on = "bse" }]', FileNotFoundError, r"there is no recipe bse"),
+        ('prepare = [{ kind = "SoftLabels", on = "larger" }]', ValueError, r"is not for Digits, so it cannot guide"),
+        (
+            'prepare = [{ kind = "SoftLabel", on = "x" }]',
+            ValueError,
+            r"prepare\[0\]\.kind: .*did you mean SoftLabels\?",
+        ),
+        ('prepare = [{ kind = "NoisyCopies", copies = 0 }]', ValueError, r"prepare\[0\]: NoisyCopies needs"),
+    ],
+)
+def test_a_chain_that_cannot_be_is_refused_before_training(
+    text: str, kind: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("me.toml").write_text(text + BASE)
+    Path("other.toml").write_text('start = "me.toml"' + BASE)
+    chance = torch.Generator().manual_seed(0)
+    x, y = torch.rand(200, 1, 9, 9, generator=chance).numpy(), np.arange(200) % 10
+    np.savez("larger.npz", x_train=x, x_test=x, y_train=y, y_test=y)
+    Path("larger.toml").write_text(BASE.replace('"Digits"', '{ kind = "Arrays", file = "larger.npz" }'))
+    with pytest.raises(kind, match=message):
+        rooms.train("me.toml", tmp_path / "runs", None)
+    assert not (tmp_path / "runs" / "me").exists()
+
+
+def test_a_run_with_another_preparation_is_refused(alone: Path):
+    path = recipes(alone.parent)
+    path.write_text(path.read_text().replace("eps = 0.1", "eps = 0.2"))
+    with pytest.raises(ValueError, match=r"holds a run with another prepare"):
+        rooms.train(str(path), alone, None)
+    recipes(alone.parent)
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED[1].glob("*.toml")), ids=lambda path: path.stem)
+def test_what_shipped_recipes_wait_for_is_there_and_fits(path: Path):
+    recipe = load_recipe(path)
+    rooms._check_chain(path, recipe)
+    for preparation in recipe.prepare:
+        if not isinstance(preparation, Guided) or preparation.on is None:
+            continue
+        guide = load_recipe(path.parent / preparation.on)
+        assert guide.data == recipe.data
+        assert guide.training.seed == recipe.training.seed  # so that both hold out the same images
+        if isinstance(preparation, SoftLabels):
+            assert isinstance(recipe.defence, Distillation)
+            assert guide.defence == recipe.defence
+            assert preparation.temperature == recipe.defence.temperature
+
+
+@pytest.mark.parametrize("preparation", [NoisyCopies(clip=True), Crafted(FGSM(), on="x.toml"), SoftLabels(5.0)])
+def test_preparations_survive_toml(preparation: Preparation):
+    assert config.read(Preparation, config.write(preparation)) == preparation
+
+
+def _main(path: Path) -> None:
+    torch.set_num_threads(1)
+    prepare.PART = 500
+    if "WORLD_SIZE" in os.environ:
+        rooms.train(str(path), path.parent / "runs", None)
+        return
+    for victim in ("base/last", "prepared/0/500-999", "prepared/2/1500-1999", "offline/last"):
+        child = os.fork()
+        if child == 0:
+            _die_in_write(f"{victim}.safetensors")
+            rooms.train(str(path), path.parent / "runs", None)
+            os._exit(1)  # not reached
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status), victim
+        assert os.WTERMSIG(status) == signal.SIGKILL, victim
+
+
+def _die_in_write(victim: str) -> None:
+    """Kill this process when it is about to put such a file in its place for the second time, or a part at all."""
+    put, seen = os.replace, 0
+
+    def counting(source: Path, target: Path) -> None:
+        nonlocal seen
+        seen += str(target).endswith(victim)
+        if seen == (2 if "last" in victim else 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        put(source, target)
+
+    os.replace = counting
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))

@@ -1,0 +1,28 @@
+"""The complete loops in examples/ run as they stand there; on a tenth of their images, which is enough to see that."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from steelman.data import Digits, InMemory
+from steelman.data.dataset import Split
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs_and_ends_in_figures(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    whole = Digits.load
+
+    def few(self: Digits, split: Split, folder: Path | None = None) -> InMemory:
+        found = whole(self, split, folder)
+        return found.subset(torch.arange(0, len(found), 10))
+
+    monkeypatch.setattr(Digits, "load", few)
+    runpy.run_path(str(path), run_name="__main__")
+    assert "accuracy" in capsys.readouterr().out
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 45
