@@ -1,10 +1,10 @@
-"""The standard battery beside AutoAttack's own code: who leaves fewer images standing, and in what time.
+"""The standard battery beside AutoAttack's own code: which leaves fewer images correct, and in what time.
 
 `make evaluate DATA=folder`: two LeNets on MNIST, plain and PGD-trained, Linf .3, the first 1,000 test images. Both
 sides get the same network, the same images and one thread; they are run one after the other in one process, and time is
 that thread's own. Every returned image is judged here, in a fresh forward pass, inside box and ball. AutoAttack's code
-asks for the worst case alone, so the battery does too (`survivors_only=True`). It gathers what still stands over all images
-before it cuts batches, the battery over four batches.
+asks for the worst case alone, so the battery does too (`survivors_only=True`). It collects the correct images
+from all batches, the battery from four batches.
 
 Our tables stay in runs/evaluate: `steelman evaluate RUN --battery standard --images 1000 --folder runs/evaluate/RUN`
 makes the report of one without attacking again, `steelman compare runs/evaluate/*` that of both.

@@ -42,7 +42,7 @@ What could not be set equal:
   one run of as many iterations with its default c = 1. Foolbox returns a black image where it finds nothing; here that
   is no success. ART halves and doubles the constant besides.
 - PGD L1: CleverHans has sparse descent (1 % of the entries per step) only.
-- DDN, FMN, ALMA, Sigma-zero: ours has its first look and its polish within the same number of gradient passes.
+- DDN, FMN, ALMA, Sigma-zero: start at the linearised boundary and polish count among our gradient passes.
 - APGD-T: images that are done leave, in ours at once, in the peers before the next target.
 - FAB-T: AutoAttack's own stops at the first target within eps; here its single runs are joined, the nearest kept.
 - AutoAttack's ensemble in ART is another one: APGD on two losses, DeepFool and Square. torchattacks' APGD-T and Square

@@ -104,7 +104,7 @@ def unresolved(base: type, settings: dict[str, Any], error: Exception) -> Any:
     def refuse(self: Unresolved, *given: Any, **options: Any) -> Any:
         raise NotImported(self.problem)
 
-    abstract = dict.fromkeys(getattr(base, "__abstractmethods__", ()), refuse)
+    abstract: dict[str, Any] = dict.fromkeys(getattr(base, "__abstractmethods__", ()), refuse)
     made = object.__new__(type(f"_Unresolved{base.__name__}", (Unresolved, base), abstract))
     vars(made).update(settings=settings, problem=str(error))
     return made

@@ -75,9 +75,10 @@ def merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
         before = result.get(key)
         if isinstance(before, str) and isinstance(value, dict):  # a kind without settings
             before = {"kind": before}
-        tables = isinstance(value, dict) and isinstance(before, dict)
-        same = tables and value.get("kind", before.get("kind")) == before.get("kind")
-        result[key] = merged(before, value) if same else value
+        if isinstance(value, dict) and isinstance(before, dict):
+            same = value.get("kind", before.get("kind")) == before.get("kind")
+            value = merged(before, value) if same else value
+        result[key] = value
     return result
 
 

@@ -165,9 +165,9 @@ def test_pgd_with_a_target_per_rival_reaches_the_worst_of_ten_classes(norm: Norm
     untargeted = PGD(eps=eps, norm=norm, steps=40, step_size=eps / 3, loss=Margin(), restarts=5)
     logits = model(untargeted(model, model.x, model.y, generator=generator()))
     own = logits.gather(1, model.y[:, None])[:, 0]
-    found = logits.scatter(1, model.y[:, None], -torch.inf).amax(1) - own
-    assert (found <= model.worst_margin(norm, eps) + 1e-9).all()
-    assert float((found >= model.worst_margin(norm, eps) - 1e-3).double().mean()) >= 0.75
+    reached = logits.scatter(1, model.y[:, None], -torch.inf).amax(1) - own
+    assert (reached <= model.worst_margin(norm, eps) + 1e-9).all()
+    assert float((reached >= model.worst_margin(norm, eps) - 1e-3).double().mean()) >= 0.75
 
 
 def test_affine_optima_agree_with_each_other() -> None:

@@ -33,11 +33,11 @@ def test_of_two_classes_it_finds_the_margin_whatever_the_ball(norm: Norm, share:
 
 
 def test_it_looks_along_the_perturbation_of_pgd() -> None:
-    found = ANPGD(radius=0.1)(MODEL, X, Y, generator=SEEDS)
+    x_adv = ANPGD(radius=0.1)(MODEL, X, Y, generator=SEEDS)
     # AN-PGD has one climb, whose start is drawn as PGD's first restart is.
     far = PGD(eps=0.1, loss=SoftMargin())(MODEL, X, Y, generator=SEEDS)
     unit = (far - X) / Linf.size(far - X).reshape(-1, 1, 1, 1)
-    moved = torch.where((found != X).flatten(1).any(1))[0]
+    moved = torch.where((x_adv != X).flatten(1).any(1))[0]
     assert len(moved) >= 4
     for row in moved.tolist():
         low, high = (0.0, 0.1) if bool(MODEL(far)[row].argmax() != Y[row]) else (0.1, 1.0)
@@ -45,7 +45,7 @@ def test_it_looks_along_the_perturbation_of_pgd() -> None:
             middle = (low + high) / 2
             image = (X[row] + middle * unit[row]).clamp(0, 1)
             low, high = (low, middle) if bool(MODEL(image[None]).argmax() != Y[row]) else (middle, high)
-        torch.testing.assert_close(found[row], (X[row] + high * unit[row]).clamp(0, 1), rtol=0, atol=1e-9)
+        torch.testing.assert_close(x_adv[row], (X[row] + high * unit[row]).clamp(0, 1), rtol=0, atol=1e-9)
 
 
 def test_more_bisections_come_closer_and_never_end_on_the_wrong_side() -> None:
@@ -58,7 +58,7 @@ def test_more_bisections_come_closer_and_never_end_on_the_wrong_side() -> None:
     assert sizes[0] > sizes[1] > sizes[2]
 
 
-def test_failures_come_back_clean_and_the_end_of_the_search_is_looked_at() -> None:
+def test_failures_come_back_clean_and_the_end_of_the_interval_is_tried() -> None:
     result = ANPGD(radius=1e-4, eps_max=1e-4).run(MODEL, X, Y, generator=SEEDS)
     assert not bool(result.success.any())
     assert torch.equal(result.x_adv, X)

@@ -22,8 +22,9 @@ def perceptron() -> nn.Module:
     """Smaller than `MODEL`: the slow version asks it thousands of times."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = nn.Sequential(nn.Flatten(), nn.Linear(24, 16), nn.Tanh(), nn.Linear(16, 10)).double()
-    net.requires_grad_(False)[-1].weight *= 4
+        last = nn.Linear(16, 10)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(24, 16), nn.Tanh(), last).double().requires_grad_(False)
+    last.weight *= 4
     return net
 
 

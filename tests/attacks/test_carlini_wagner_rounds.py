@@ -21,7 +21,7 @@ MODEL = small_net()
 
 def one_round(attack: CarliniWagnerLinf, x: Tensor, y: int, tau: float, c: float) -> tuple[Tensor, bool]:
     """A Linf round for one image, with torch's own Adam."""
-    w = x.clone().requires_grad_()
+    image, w = x, x.clone().requires_grad_()
     adam = torch.optim.Adam([w], lr=attack.step_size)
     for _ in range(attack.steps):
         image = w.detach().clone()

@@ -32,10 +32,10 @@ def naive(model: nn.Module, x: Tensor, label: int, steps: int, gamma: float, nor
 def test_it_is_the_papers_algorithm_without_look_and_polish() -> None:
     model, x = small_net(), images(6)
     y = model(x).argmax(1)
-    found = DDN(steps=30, gamma=0.1, init_norm=0.7, classes=0, polish=0)(model, x, y)
+    x_adv = DDN(steps=30, gamma=0.1, init_norm=0.7, classes=0, polish=0)(model, x, y)
     expected = torch.stack([naive(model, x[row], int(y[row]), 30, 0.1, 0.7) for row in range(6)])
     assert bool((expected != x).flatten(1).any(1).all())
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(x_adv, expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("levels", [256, 16])
@@ -54,10 +54,10 @@ def test_returned_images_have_grey_levels_and_succeed(levels: int) -> None:
 def test_grey_levels_divide_any_box() -> None:
     model, x = small_net(torch.float32), 2 * images(6, torch.float32) - 1
     y = model(x).argmax(1)
-    found = DDN(steps=40, levels=11, box=(-1.0, 1.0))(model, x, y)
-    moved = (found != x).flatten(1).any(1)
+    x_adv = DDN(steps=40, levels=11, box=(-1.0, 1.0))(model, x, y)
+    moved = (x_adv != x).flatten(1).any(1)
     assert bool(moved.any())
-    places = (found[moved] + 1) * 5
+    places = (x_adv[moved] + 1) * 5
     torch.testing.assert_close(places, places.round(), rtol=0, atol=1e-5)
 
 

@@ -70,10 +70,10 @@ def naive(model: nn.Module, norm: Norm, x: Tensor, label: int, steps: int) -> Te
 def test_it_is_the_papers_algorithm_without_look_and_polish(norm: Norm) -> None:
     model, x = small_net(), images(5)
     y = model(x).argmax(1)
-    found = FMN(norm=norm, steps=30, classes=0, polish=0)(model, x, y)
+    x_adv = FMN(norm=norm, steps=30, classes=0, polish=0)(model, x, y)
     expected = torch.stack([naive(model, norm, x[row], int(y[row]), 30) for row in range(5)])
     assert int((expected != x).flatten(1).any(1).sum()) >= 4
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)
+    torch.testing.assert_close(x_adv, expected, rtol=0, atol=1e-8)
 
 
 @NORMS

@@ -33,7 +33,7 @@ def test_the_minimiser_ends_where_scipys_does(box: Any) -> None:
         return ((delta @ matrix) * delta).sum(1) / 2, delta @ matrix
 
     start = torch.full((5, 8), 0.5, dtype=torch.float64)
-    found = minimise(slope, start, box, steps=300, memory=10)
+    end = minimise(slope, start, box, steps=300, memory=10)
     for row in range(5):
         one = torch.tensor([row])
 
@@ -42,7 +42,7 @@ def test_the_minimiser_ends_where_scipys_does(box: Any) -> None:
             return float(number), gradient[0].numpy()
 
         other = minimize(value, start[row].numpy(), jac=True, method="L-BFGS-B", bounds=box and [box] * 8, tol=1e-12)
-        ours = float(slope(found[one], one)[0])
+        ours = float(slope(end[one], one)[0])
         assert ours <= float(other.fun) * (1 + 1e-3) + 1e-4
     assert int(rows_asked.max()) < 300
 

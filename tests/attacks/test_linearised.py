@@ -108,7 +108,7 @@ def test_scale_does_not_matter_and_zeros_do_no_harm(p: float, box: tuple[float, 
 @pytest.mark.parametrize("p", [math.inf, 2.0, 1.0])
 @pytest.mark.parametrize("slack", [1.0, 1.5, math.inf])
 def test_the_nearest_boundary_of_all(p: float, slack: float) -> None:
-    """The first look is exact; a second one elsewhere is nearly so, and exact where every class is looked at."""
+    """The first step is exact; a second one elsewhere is nearly so, and exact where every class takes part."""
     model, x = small_net(), images(30)
     y = model(x).argmax(1)
     goal, which = Goal(y), torch.arange(30)
@@ -117,7 +117,7 @@ def test_the_nearest_boundary_of_all(p: float, slack: float) -> None:
         for turn, here in enumerate((x, (x + 0.03 * images(30, seed=2)).clamp(0, 1))):
             before = oracle.gradients.clone()
             gap, slope, step = boundaries.nearest(oracle, here, goal, which)
-            looks = oracle.gradients - before
+            passes = oracle.gradients - before
             distances = []
             for k in range(10):
                 image = here.clone().requires_grad_()
@@ -133,7 +133,7 @@ def test_the_nearest_boundary_of_all(p: float, slack: float) -> None:
             torch.testing.assert_close((slope * step).flatten(1).sum(1), -gap)
             if turn == 0 or slack == math.inf:
                 assert bool(exact.all())
-                assert looks.tolist() == [9] * 30
+                assert passes.tolist() == [9] * 30
             else:
                 assert float(exact.double().mean()) >= 0.9
-                assert float(looks.double().mean()) < 5
+                assert float(passes.double().mean()) < 5

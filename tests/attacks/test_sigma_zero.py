@@ -44,11 +44,11 @@ def test_it_is_the_papers_algorithm_without_look_and_polish(targeted: bool) -> N
     model, x = small_net(), images(6)
     y = model(x).argmax(1)
     target = (y + 3) % 10 if targeted else None
-    found = SigmaZero(steps=25, classes=0, polish=0)(model, x, y, target=target)
+    x_adv = SigmaZero(steps=25, classes=0, polish=0)(model, x, y, target=target)
     goals = [None] * 6 if target is None else target.tolist()
     expected = torch.stack([naive(model, x[row], int(y[row]), 25, goals[row]) for row in range(6)])
     assert int((expected != x).flatten(1).any(1).sum()) >= 3
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
+    torch.testing.assert_close(x_adv, expected, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -225,17 +225,18 @@ def judged(folder: Path) -> dict[str, Tensor]:
 
 def _main(root: Path) -> None:
     torch.set_num_threads(1)
+    os.fsync = lambda _: None  # a process may be killed here, but the machine is not
     if "WORLD_SIZE" in os.environ:
         for name in DEFENCES:
             train(name, root / name)
         _diverge(root)
         _normalise(root)
         return
-    images()
+    train("training of gap", training=replace(TRAINING, epochs=1))  # imports once what each child needs
     for turn, name in enumerate(KILLED):
         child = os.fork()
         if child == 0:
-            _die_in_write((3, 4, 5, 6, 7, 9, 10, 11)[turn % 8])
+            _die_in_write((3, 4, 5, 6, 7, 9)[turn % 6])
             train(name, root / name, replace(TRAINING, checkpoint_seconds=0.0))
             os._exit(1)  # not reached
         _, status = os.waitpid(child, 0)

@@ -1,1 +1,1 @@
-"""Attacks that look for the smallest perturbation."""
+"""Attacks that minimise the perturbation."""

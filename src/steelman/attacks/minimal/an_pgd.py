@@ -60,10 +60,10 @@ class ANPGD(Attack):
             raise ValueError(f"{type(self.loss).__name__} compares with the clean logits; use SoftMargin()")
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        found = x.clone()
+        x_adv = x.clone()
         which = torch.where(~goal.reached(oracle.logits(x)))[0]
         if len(which) == 0:
-            return found
+            return x_adv
         rows = self._rows(x, goal)[which]
 
         def over(logits: Logits, goal: Goal) -> Flags:
@@ -73,8 +73,8 @@ class ANPGD(Attack):
         rest = torch.where(~hit)[0]
         if len(rest):
             hit[rest] = self._ask(oracle, rows[rest], unit[rest], high[rest], over)
-        found[which[hit]] = self._at(rows, unit, high)[hit]
-        return found
+        x_adv[which[hit]] = self._at(rows, unit, high)[hit]
+        return x_adv
 
     def crossing(
         self, model: Model, x: Images, y: Labels, *, target: Labels | None = None, generator: Randomness = None

@@ -75,7 +75,7 @@ class JSMA(Attack):
             raise ValueError(f"JSMA needs a finite theta, of at least a thousandth of the box; got {self.theta}")
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
-        found, won = x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        x_adv, won = x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
         which, clean, image, aim = torch.arange(len(x), device=x.device), x, x, goal
         while len(which):
             with torch.enable_grad():
@@ -96,8 +96,8 @@ class JSMA(Attack):
                 moves[stuck], able[stuck] = self._choose(way[stuck], gain, None)
             stay = torch.where(able)[0]
             which, clean, aim = which[stay], clean[stay], aim[stay]
-            found[which] = image = self._move(clean, image[stay], moves[stay])
-        return self._put_back(oracle, x, found, goal, torch.where(won)[0]) if self.prune else found
+            x_adv[which] = image = self._move(clean, image[stay], moves[stay])
+        return self._put_back(oracle, x, x_adv, goal, torch.where(won)[0]) if self.prune else x_adv
 
     @property
     def _signs(self) -> tuple[int, ...]:
@@ -156,13 +156,13 @@ class JSMA(Attack):
         return flat.scatter(1, entries, there).reshape(image.shape)
 
     @staticmethod
-    def _put_back(oracle: Oracle, x: Images, found: Images, goal: Goal, which: Indices) -> Images:
-        """`found` with as many entries as can be, of the images `which`, back at `x`: those of least effect."""
-        changed = (found != x).flatten(1).sum(1)
+    def _put_back(oracle: Oracle, x: Images, x_adv: Images, goal: Goal, which: Indices) -> Images:
+        """`x_adv` with as many entries as can be, of the images `which`, back at `x`: those of least effect."""
+        changed = (x_adv != x).flatten(1).sum(1)
         which = which[changed[which] > 1]
         if len(which) == 0:
-            return found
-        clean, image, aim = x[which], found[which], goal[which]
+            return x_adv
+        clean, image, aim = x[which], x_adv[which], goal[which]
         _, _, slope = oracle.gradient(image, partial(Margin(), goal=aim), which)
         effect = (slope * (image - clean)).masked_fill_(image == clean, torch.inf)
         rank = effect.flatten(1).argsort(dim=1, stable=True).argsort(1).reshape(image.shape)
@@ -170,11 +170,11 @@ class JSMA(Attack):
         while True:
             open = torch.where(many - enough > 1)[0]
             if len(open) == 0:
-                return found
+                return x_adv
             count = (enough[open] + many[open]) // 2
             trial = torch.where(rank[open] < count.reshape(-1, *[1] * (x.ndim - 1)), clean[open], image[open])
             reached = aim[open].reached(oracle.logits(trial, which[open]))
-            found[which[open[reached]]] = trial[reached]
+            x_adv[which[open[reached]]] = trial[reached]
             enough[open[reached]], many[open[~reached]] = count[reached], count[~reached]
 
 

@@ -45,7 +45,7 @@ class Remaining(Rows):
     which  their places in the batch
     start  the images, moved onto the nearest of their linearised boundaries, or as they are
     spent  the gradient passes that `start` has cost; 0 where nothing has moved
-    best   what the search has found
+    best   the successes of the search
     """
 
     oracle: Oracle
@@ -81,7 +81,7 @@ class Remaining(Rows):
 
 
 Search: TypeAlias = Callable[[Remaining, Images, int], None]
-"""A search from the given images, with so many gradient passes. What it finds goes into `best`."""
+"""A search from the given images, with so many gradient passes. Its successes go into `best`."""
 
 
 def search_remaining(
@@ -95,9 +95,9 @@ def search_remaining(
     rounds: int,
     reached: Callable[[Goal, Logits], Flags] = Goal.reached,
 ) -> Images:
-    """What a search finds for the images that have not `reached` the goal, after `rounds` of polish; others stay `x`.
+    """The successes of a search for images that have not `reached` the goal, after `rounds` of polish; others stay `x`.
 
-    The search returns its images themselves where it finds nothing. With 2 `classes` or more, it may begin at
+    The search returns its images themselves where it has no success. With 2 `classes` or more, it may begin at
     `linearised_start`.
     """
     norm, start, spent = attack.measured_in, x, 0

@@ -22,7 +22,7 @@ class Variable:
     """The variable in which an image in the box is moved.
 
     tanh       w, the image being centre + reach tanh(w)
-    clipped    an image that may leave the box, clipped when looked at; no gradient where it has left
+    clipped    an image that may leave the box, clipped where the model gets it; no gradient where it has left
     projected  an image that is clipped after every step
     """
 

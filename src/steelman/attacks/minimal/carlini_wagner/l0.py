@@ -1,4 +1,4 @@
-"""Few pixels, by freezing those of least effect one after the other."""
+"""Few pixels, by freezing those of least effect in turn."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -85,7 +85,7 @@ class CarliniWagnerL0(InRounds):
         for image in candidates:
             image = polish(rest.oracle, rest.x, image, rest.goal, L0, self.box, self.polish, rest.which)
             size = L0.size(image - rest.x)
-            rest.best.keep(image, size, size > 0)  # 0: nothing was found
+            rest.best.keep(image, size, size > 0)  # 0: no success
         return rest.best.x_adv
 
     def _greedy(self, rest: Remaining) -> Images:
@@ -96,7 +96,7 @@ class CarliniWagnerL0(InRounds):
         place = torch.arange(len(x), device=x.device)
         while len(place):
             image, done = self._round(rest[place], start[place], free[place], c[place])
-            first = ~(best[place] != x[place]).flatten(1).any(1)  # nothing found yet: go on from here
+            first = ~(best[place] != x[place]).flatten(1).any(1)  # no success yet: go on from here
             start[place[first]] = image[first]
             here, image = place[done], image[done]
             if len(here):

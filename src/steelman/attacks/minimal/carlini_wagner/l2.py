@@ -115,7 +115,7 @@ class CarliniWagner(Attack):
         towards = Goal(rest.goal.labels[rows], rival[rows])
         image, x = self._cold(replace(rest[rows], goal=towards)), rest.x[rows]
         size, before = L2.size(image - x), L2.size(best[rows] - x)
-        nearer = torch.where((size > 0) & ((before == 0) | (size < before)))[0]  # 0: nothing was found
+        nearer = torch.where((size > 0) & ((before == 0) | (size < before)))[0]  # 0: no success
         return best.index_copy(0, rows[nearer], image[nearer])
 
     def _warm(self, rest: Remaining) -> Images:
@@ -142,7 +142,7 @@ class CarliniWagner(Attack):
         return self._shorten(rest, best.x_adv)
 
     def _cold(self, rest: Remaining) -> Images:
-        """The binary search over c, each step from the images; they come back where nothing is found."""
+        """The binary search over c, each step from the images; they come back where there is no success."""
         best = Successes.none(rest.x)
         low, high = torch.zeros_like(best.size), best.size.clone()
         c = torch.full_like(low, self.c * self.box_width**2)
