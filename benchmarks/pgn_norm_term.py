@@ -62,10 +62,6 @@ if __name__ == "__main__":
         for scale in (1 / 128, 1.0, 10.0):
             part, size = share(scale, c)
             print(
-<<<<<<< HEAD
-                f"norm_weight {c:g}, grad_scale {scale:.4g}: {100 * part:.2g} % of the cross-entropy's, |delta| {size:.2f}"
-=======
                 f"norm_weight {c:g}, grad_scale {scale:.4g}: {100 * part:.2g} % of the cross-entropy's, "
                 f"|delta| {size:.2f}"
->>>>>>> main
             )

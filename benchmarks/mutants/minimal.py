@@ -104,8 +104,8 @@ FAULTS = (
     Fault(
         "jsma-put-back",
         "attack: JSMA",
-        "found[which[open[reached]]] = trial[reached]",
-        "found[which[open]] = trial",
+        "x_adv[which[open[reached]]] = trial[reached]",
+        "x_adv[which[open]] = trial",
         "jsma",
     ),
     # --- AN-PGD

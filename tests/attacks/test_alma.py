@@ -60,14 +60,8 @@ def test_it_is_the_papers_algorithm_without_look_and_polish(norm: Norm, rate: fl
     """Small steps and frequent checks let rho grow."""
     model, x = small_net(), images(5)
     y = model(x).argmax(1)
-<<<<<<< HEAD
-    found = ALMA(norm=norm, steps=30, step_size=rate, check=check, classes=0, polish=0)(model, x, y)
+    x_adv = ALMA(norm=norm, steps=30, step_size=rate, check=check, classes=0, polish=0)(model, x, y)
     expected = torch.stack([naive(model, norm, x[row], int(y[row]), 30, rate, check) for row in range(5)])
-=======
-    rate = 0.02
-    x_adv = ALMA(norm=norm, steps=30, step_size=rate, classes=0, polish=0)(model, x, y)
-    expected = torch.stack([naive(model, norm, x[row], int(y[row]), 30, rate) for row in range(5)])
->>>>>>> main
     assert int((expected != x).flatten(1).any(1).sum()) >= 3
     torch.testing.assert_close(x_adv, expected, rtol=0, atol=1e-5)
 
