@@ -6,7 +6,7 @@ First every selection of tests runs without a fault, and has to pass. A fault af
 survived. What was found is kept in docs/results/mutants.json as it comes, and a fault is run again only where the
 package, a test or the fault has changed since; so a killed run goes on where it was.
 
-Exit code 1: a fault survived. 2: a fault or its tests cannot be found, or tests fail without a fault.
+Exit code 1: a fault survived. 2: a fault or its tests cannot be found or run, or tests fail without a fault.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from datetime import date
 from pathlib import Path
@@ -65,8 +65,10 @@ def measure(faults: list[Fault], results: Results, root: Path, jobs: int) -> Non
     """Run what is not known yet.
 
     Raises:
-        ValueError: a fault or a file of tests is not there once, or tests fail without a fault.
+        ValueError: a fault or a file of tests is not there once.
+        RuntimeError: tests failed without a fault, or could not be run with one; all others have been run.
     """
+    wrong: list[str] = []
     for fault in faults:
         place(fault, root / "src")
         files_of(fault.tests, root / "tests")
@@ -80,10 +82,14 @@ def measure(faults: list[Fault], results: Results, root: Path, jobs: int) -> Non
             return run_tests(plain[name], pristine, root, 1800)
 
         for name, outcome in _each(pool, without, plain):
-            if not outcome.passed:
-                raise ValueError(f"the tests of {name} fail without a fault: {outcome.failed}")
-            results.keep(results.plain, name, plain[name], seconds=round(outcome.seconds, 1))
-        by_name = {fault.name: fault for fault in left}
+            if isinstance(outcome, RuntimeError) or not outcome.passed:
+                why = outcome if isinstance(outcome, RuntimeError) else outcome.failed
+                wrong.append(f"the tests of {name} fail without a fault: {why}")
+            else:
+                results.keep(results.plain, name, plain[name], seconds=round(outcome.seconds, 1))
+        by_name = {
+            fault.name: fault for fault in left if results.known(results.plain, _called(fault), fault.selection)
+        }
 
         def with_one(name: str) -> Outcome:
             alone = results.plain[_called(by_name[name])]["seconds"]
@@ -91,18 +97,24 @@ def measure(faults: list[Fault], results: Results, root: Path, jobs: int) -> Non
 
         for done, (name, outcome) in enumerate(_each(pool, with_one, by_name), 1):
             fault = by_name[name]
+            if isinstance(outcome, RuntimeError):
+                wrong.append(f"fault {name}: {outcome}")
+                continue
             row = {"kind": fault.kind, "killed_by": outcome.failed, "seconds": round(outcome.seconds, 1)}
             results.keep(results.rows, name, fault, **row)
             _say(f"{done}/{len(left)} {name}: {outcome.failed or 'SURVIVED'} ({outcome.seconds:.0f} s)")
+    if wrong:
+        raise RuntimeError("\n".join(wrong))
 
 
 def _each(
     pool: ThreadPoolExecutor, work: Callable[[str], Outcome], names: Iterable[str]
-) -> Iterable[tuple[str, Outcome]]:
+) -> Iterator[tuple[str, Outcome | RuntimeError]]:
     started: dict[Future[Outcome], str] = {pool.submit(work, name): name for name in names}
     try:
         for future in as_completed(started):
-            yield started[future], future.result()
+            error = future.exception()
+            yield started[future], error if isinstance(error, RuntimeError) else future.result()
     finally:
         for future in started:
             future.cancel()
