@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-measures evaluate carlini-tables survey yopo learned learned-cost learned-figures soak docs clean
+.PHONY: help setup demo test check format bench bench-measures evaluate carlini-tables survey yopo learned learned-cost learned-figures soak mutants docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | awk -F '\t' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ learned-figures: .venv/.ready  ## the learned adversaries' figures on MNIST, hal
 soak: .venv/.ready  ## kills at random moments, and 100,000 damaged files (FUZZ=...), at length; half an hour, no data
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.kills $(ARGS)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzz $(FUZZ)
+
+mutants: .venv/.ready  ## plant deliberate faults one at a time and see that tests notice; half an hour, no data
+	@$(BIN)/python -m benchmarks.mutants $(ARGS)
 
 docs: .venv/.ready  ## write docs/methods.md and docs/defences.md anew from docstrings, recipes and examples
 	@$(BIN)/python tools/method_pages.py docs

@@ -19,7 +19,7 @@ def penalty(v: Tensor, rho: Tensor, mu: Tensor) -> Tensor:
     return mu * v / (1 - rho * v)
 
 
-def naive(model: nn.Module, norm: Norm, x: Tensor, label: int, steps: int, rate: float) -> Tensor:
+def naive(model: nn.Module, norm: Norm, x: Tensor, label: int, steps: int, rate: float, check: int) -> Tensor:
     """Algorithm 1 of the paper for one image."""
     power = 2 if norm is L2 else 1
     delta, best, shortest, since = torch.zeros_like(x), x, math.inf, steps + 1
@@ -37,7 +37,7 @@ def naive(model: nn.Module, norm: Norm, x: Tensor, label: int, steps: int, rate:
                 best, shortest = (x + d).detach(), length.item()
         if step == 0:
             checked = v.item()
-        elif (step + 1) % 10 == 0:
+        elif (step + 1) % check == 0:
             if shortest == math.inf and v.item() >= 0.95 * checked:
                 rho = 1.2 * rho
             checked = v.item()
@@ -54,13 +54,14 @@ def naive(model: nn.Module, norm: Norm, x: Tensor, label: int, steps: int, rate:
     return best
 
 
+@pytest.mark.parametrize(("rate", "check"), [(0.02, 10), (0.002, 3)])
 @pytest.mark.parametrize("norm", [L2, L1], ids=repr)
-def test_it_is_the_papers_algorithm_without_look_and_polish(norm: Norm) -> None:
+def test_it_is_the_papers_algorithm_without_look_and_polish(norm: Norm, rate: float, check: int) -> None:
+    """Small steps and frequent checks let rho grow."""
     model, x = small_net(), images(5)
     y = model(x).argmax(1)
-    rate = 0.02
-    x_adv = ALMA(norm=norm, steps=30, step_size=rate, classes=0, polish=0)(model, x, y)
-    expected = torch.stack([naive(model, norm, x[row], int(y[row]), 30, rate) for row in range(5)])
+    x_adv = ALMA(norm=norm, steps=30, step_size=rate, check=check, classes=0, polish=0)(model, x, y)
+    expected = torch.stack([naive(model, norm, x[row], int(y[row]), 30, rate, check) for row in range(5)])
     assert int((expected != x).flatten(1).any(1).sum()) >= 3
     torch.testing.assert_close(x_adv, expected, rtol=0, atol=1e-5)
 

@@ -135,19 +135,21 @@ def naive_l1(model: Any, x: Tensor, start: Tensor, goal: Goal, eps: float, steps
     raise AssertionError
 
 
-def test_the_iterates_in_l1_are_those_of_mind_the_box() -> None:
+@pytest.mark.parametrize("eps", [1.5, 8.0])
+def test_the_iterates_in_l1_are_those_of_mind_the_box(eps: float) -> None:
+    """In the large ball most pixels change, so that a number of them falls by less than 5 %, too."""
     net, x, steps = small_net(), images(6), 60
     y = net(x).argmax(1).detach()
     for row in range(0, 6, 2):
         model = Recording(net)
         one, goal = x[row : row + 1], Goal(y[row : row + 1])
-        APGD(eps=1.5, norm=L1, steps=steps)(model, one, goal.labels, generator=torch.tensor([row]))
+        APGD(eps=eps, norm=L1, steps=steps)(model, one, goal.labels, generator=torch.tensor([row]))
         asked = model.asked[-steps - 1 :]
-        expected = naive_l1(net, one, asked[0], goal, 1.5, steps)
+        expected = naive_l1(net, one, asked[0], goal, eps, steps)
         for k, (mine, theirs) in enumerate(zip(asked, expected, strict=True)):
             if k == 0 or k % (steps // 25):
                 torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
-        assert int((asked[-1] != one).sum()) < 24
+        assert int((asked[-1] != one).sum()) < 24 or eps > 2
 
 
 @pytest.mark.parametrize(("norm", "eps"), [(Linf, 0.05), (L2, 0.3), (L1, 1.0)], ids=repr)
@@ -176,6 +178,20 @@ def test_stop_early_changes_no_success_and_saves_passes(more: dict[str, Any]) ->
     assert (early.gradients <= whole.gradients).all()
     assert early.gradients[early.success].double().mean() < 0.8 * whole.gradients.double().mean()
     assert torch.equal(early.x_adv[~early.success], whole.x_adv[~early.success])
+
+
+def test_of_failed_targets_the_highest_margin_comes_back() -> None:
+    """Each target's own loss is on another scale, so that losses of different targets are not compared."""
+    net, x = small_net(), images(12)
+    y = net(x).argmax(1).detach()
+    for row in range(0, 12, 2):
+        model = Recording(net)
+        one, label = x[row : row + 1], y[row : row + 1]
+        x_adv = APGD(eps=0.01, steps=8, loss=DLR(), targets=4)(model, one, label, generator=torch.tensor([row]))
+        asked = torch.cat(model.asked[1:])  # the first is the clean image, for the targets
+        margins = Margin()(net(asked).detach(), Goal(label.expand(len(asked))))
+        assert float(margins.max()) < 0
+        torch.testing.assert_close(Margin()(net(x_adv).detach(), Goal(label))[0], margins.max())
 
 
 def test_of_the_iterates_a_success_comes_back_and_else_the_highest_loss() -> None:

@@ -162,6 +162,16 @@ def test_objectives_and_encodings_find_the_optimum(name: Any, encoding: Any) -> 
     assert (result.l2 <= 1.02 * model.nearest(L2) + 2e-5).all()
 
 
+def test_a_second_search_keeps_the_nearer_of_two_rivals() -> None:
+    model = affine(0, images=16)
+    attack = CarliniWagner(steps=60, search_steps=4, c=0.1, warm_start=False)
+    both = attack.run(model, model.x, model.y)
+    once = replace(attack, retry_target=False).run(model, model.x, model.y)
+    assert bool(once.success.all())
+    assert bool((both.l2 <= once.l2).all())
+    assert float((both.l2 / once.l2).min()) < 0.98
+
+
 def test_a_warm_start_is_nearer_for_fewer_passes() -> None:
     x = images(12, seed=4)
     y = MODEL(x).argmax(1)

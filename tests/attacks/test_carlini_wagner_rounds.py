@@ -1,6 +1,7 @@
 """Carlini and Wagner's Linf and L0 attacks: rounds, frozen pixels, polish and errors."""
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -49,6 +50,41 @@ def test_a_linf_round_is_the_slow_version() -> None:
         torch.testing.assert_close(image[row : row + 1], expected, rtol=0, atol=1e-9)
         assert bool(done[row]) == ended
     assert len(done.unique()) == 2
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_linf_rounds_are_those_of_the_card(targeted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a round that succeeds, the ball shrinks and the image is the next start; after a failure, c grows."""
+    attack = CarliniWagnerLinf(steps=40, c=0.001, c_factor=10.0, step_size=0.02, warm_start=False, polish=0)
+    rounds: list[tuple[Tensor, ...]] = []
+    one = CarliniWagnerLinf._round
+
+    def spy(self: Any, rest: Any, start: Tensor, tau: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        image, done = one(self, rest, start, tau, c)
+        rounds.append((start.clone(), tau, c, image, done))
+        return image, done
+
+    monkeypatch.setattr(CarliniWagnerLinf, "_round", spy)
+    model = affine(2, images=8)
+    row = int(model.nearest(Linf).argmax())
+    x, y = model.x[row : row + 1], model.y[row : row + 1]
+    target = (y + 1) % 10 if targeted else None
+    assert bool(attack.run(model, x, y, target=target).success)
+    assert {bool(done) for *_, done in rounds} == {False, True}
+    inside = 0
+    for (_, tau, c, image, done), (next_start, next_tau, next_c, _, _) in pairwise(rounds):
+        reach = float((image - x).abs().max())
+        if bool(done):
+            prediction = model(image).argmax(1)
+            assert bool(prediction == target if target is not None else prediction != y)
+            assert float(((image - x).abs() - tau).clamp(min=0).sum()) < 1e-4 * float(c)
+            assert float(next_tau) == pytest.approx(0.9 * min(float(tau), reach))
+            assert torch.equal(next_start, image)
+            inside += reach < float(tau)
+        else:
+            assert torch.equal(next_tau, tau)
+        assert float(next_c) == pytest.approx(float(c) if bool(done) else 10 * float(c))
+    assert inside > 0
 
 
 def test_linf_rounds_shrink_the_ball_and_the_polish_mends_what_they_leave() -> None:

@@ -124,6 +124,25 @@ def test_out_of_time_the_nearest_successes_so_far_are_returned() -> None:
 
 
 @pytest.mark.usefixtures("clock")
+def test_out_of_time_what_is_returned_is_the_nearest_of_all_that_were_asked() -> None:
+    net, attack = small_net(), CarliniWagner(steps=10_000, step_size=0.2, c=2.0)
+    for row in range(4):
+        x, y, asked = X[row : row + 1], Y[row : row + 1], list[Tensor]()
+
+        def model(z: Tensor, asked: list[Tensor] = asked) -> Tensor:
+            asked.append(z.detach().clone())
+            return net(z)
+
+        with pytest.warns(UserWarning, match="time limit was reached"):
+            x_adv = attack.run(model, x, y, time_limit=100.0).x_adv
+        tried = torch.cat(asked[:100])
+        sizes = (tried - x).flatten(1).norm(dim=1)[labels(net, tried) != y]
+        assert len(sizes) > 1
+        assert float(sizes[-1]) > float(sizes.min())
+        torch.testing.assert_close((x_adv - x).norm(), sizes.min())
+
+
+@pytest.mark.usefixtures("clock")
 def test_out_of_time_images_whose_turn_never_came_are_clean_and_bounds_are_kept() -> None:
     with pytest.warns(UserWarning, match="the attack on 8 of 12 images was cut short"):
         result = PGD(eps=0.2, steps=20).run(small_net(), X, Y, time_limit=30.0, batch_size=4)

@@ -42,6 +42,17 @@ def test_the_gradient_is_that_of_the_mean_loss_over_the_draws() -> None:
     assert oracle.forwards.tolist() == oracle.gradients.tolist() == [5] * 12
 
 
+def test_an_answer_is_the_mean_over_the_draws_and_costs_as_many_passes() -> None:
+    model, goal = Noisy(0.3).eval(), Goal(Y)
+    torch.manual_seed(0)
+    with Oracle(model, goal) as oracle, oracle.part(torch.arange(12), goal, samples=5) as part:
+        logits = part.logits(X)
+    torch.manual_seed(0)
+    torch.testing.assert_close(logits, torch.stack([model(X) for _ in range(5)]).mean(0).detach())
+    assert oracle.forwards.tolist() == [5] * 12
+    assert oracle.gradients.tolist() == [0] * 12
+
+
 def expected_loss(model: nn.Module, x: Tensor) -> float:
     torch.manual_seed(99)
     with torch.no_grad():

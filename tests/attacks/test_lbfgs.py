@@ -57,6 +57,24 @@ def test_losses_by_formula() -> None:
 
 
 @pytest.mark.parametrize("targeted", [False, True])
+def test_the_search_ends_where_distance_and_loss_are_least(targeted: bool) -> None:
+    smooth, c, asked = affine(0, images=1), 3.0, list[Tensor]()
+    x, y = smooth.x, smooth.y
+    goal = Goal(y, (y + 1) % 10 if targeted else None)
+
+    def model(z: Tensor) -> Tensor:
+        asked.append(z.detach().clone())
+        return smooth(z)
+
+    LBFGS(steps=300, search_steps=1, c=c, polish=0, box=None)(model, x, y, target=goal.target)
+    end = asked[-1].requires_grad_()
+    terms = (end - x).square().sum(), c * _loss(smooth(end), goal).sum()
+    slopes = [torch.autograd.grad(each, end)[0] for each in terms]
+    assert float(slopes[0].norm()) > 0.1
+    assert float((slopes[0] + slopes[1]).norm()) < 0.02 * float(slopes[0].norm())
+
+
+@pytest.mark.parametrize("targeted", [False, True])
 def test_more_search_never_lengthens(targeted: bool) -> None:
     x = images(6, seed=6)
     y = MODEL(x).argmax(1)

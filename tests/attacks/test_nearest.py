@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from affine import _smallest_in_box, images, small_net  # pyright: ignore[reportPrivateUsage]
+from affine import _smallest_in_box, affine, images, small_net  # pyright: ignore[reportPrivateUsage]
 from every_attack import size
 from steelman.attacks.core.oracle import Oracle
 from steelman.attacks.minimal.nearest import onto_plane, polish
@@ -62,3 +62,15 @@ def test_a_polish_shortens_and_still_succeeds(norm: Norm) -> None:
         assert bool(goal.reached(model(near)).all())
     assert (size(norm, near, x) <= size(norm, far, x)).all()
     assert float((size(norm, near, x) / size(norm, far, x)).median()) < 0.7
+
+
+@pytest.mark.parametrize("norm", [Linf, L2, L1], ids=repr)
+@pytest.mark.parametrize("edge", [False, True])
+def test_of_two_affine_classes_one_polish_ends_at_the_nearest_point(norm: Norm, edge: bool) -> None:
+    model = affine(1, classes=2, edge=edge)
+    goal, nearest = Goal(model.y), model.nearest_in_box(norm)
+    slope = torch.stack([model.slopes(row, 1 - int(model.y[row]))[0] for row in range(24)]).reshape(model.x.shape)
+    far = norm.furthest(model.x, slope, 1.5 * nearest, (0.0, 1.0))
+    with Oracle(model, goal) as oracle:
+        near = polish(oracle, model.x, far, goal, norm, (0.0, 1.0), 1, torch.arange(24))
+    torch.testing.assert_close(size(norm, near, model.x), nearest, rtol=1e-3, atol=1e-6)

@@ -161,6 +161,17 @@ def test_share_max_limits_the_entries_set() -> None:
     x = X.clone()
     most = SaltAndPepper(share_max=0.25, samples=50).run(MODEL, x, Y, generator=generator())
     assert 1 <= int(most.l0.max()) <= 6
+
+    grey = GREY[:1, :1, :4, :6]
+
+    def counting(z: Tensor) -> Tensor:
+        """Fooled by 7 entries of 24."""
+        changed = (z != grey).flatten(1).sum(1, keepdim=True).to(z.dtype)
+        return torch.cat([torch.zeros_like(changed), changed - 6.5], 1)
+
+    for share, wanted in ((0.25, False), (7 / 24, True)):
+        attack = SaltAndPepper(share_max=share, samples=3)
+        assert bool(attack.run(counting, grey, ZERO[:1], generator=generator()).success) == wanted
     assert not bool(SaltAndPepper().run(constant, GREY, ZERO, generator=generator()).success.any())
     unfooled = SaltAndPepper()(constant, GREY, ZERO, generator=generator())
     assert torch.equal(unfooled, GREY)

@@ -208,6 +208,10 @@ def test_what_a_restart_has_broken_leaves_the_later_ones() -> None:
     assert 0 < int(result.success.sum()) < 8
     assert (result.gradients[~result.success] == 24).all()
     assert (result.gradients[result.success] < 24).any()
+    alone = replace(attack, parallel_restarts=1).run(MODEL, X, Y, generator=SEEDS)
+    first = alone.success & (alone.gradients <= 4)
+    assert bool(first.any())
+    assert (result.gradients[first] <= 6 * alone.gradients[first]).all()  # all leave when the first restart succeeds
 
 
 @pytest.mark.parametrize("norm", [Linf, L2], ids=repr)

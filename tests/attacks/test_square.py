@@ -94,6 +94,38 @@ def test_l2_questions_have_the_whole_norm_and_change_two_windows() -> None:
     assert small > 50
 
 
+def indifferent(x: Tensor) -> Tensor:
+    """The same answer for all images, so that no question is ever accepted."""
+    return torch.tensor([[100.0, 0.0]], dtype=x.dtype).expand(len(x), 2)
+
+
+@pytest.mark.parametrize("rescale", [True, False])
+def test_linf_squares_have_the_side_of_the_schedule(rescale: bool) -> None:
+    """Against stripes that stay, a changed column of a square is changed over the whole side."""
+    model, queries = Recording(indifferent), 200
+    x = torch.full((1, 3, 9, 12), 0.5, dtype=torch.float64)
+    Square(eps=0.1, queries=queries, rescale=rescale)(model, x, torch.tensor([0]), generator=torch.tensor([3]))
+    for query, asked in enumerate(model.asked[1:], 1):
+        rows = torch.where((asked != model.asked[0])[0].any(0).any(1))[0]
+        share = 0.8 / 2 ** halvings(query, queries if rescale else 10_000)
+        assert int(rows.max() - rows.min()) + 1 == min(max(round(math.sqrt(share * 108)), 1), 9)
+
+
+def test_l2_questions_empty_one_window_into_another_and_leave_the_rest() -> None:
+    """Also where the box has cut the perturbation, whose lost norm goes into the window, too."""
+    model, queries, emptied = Recording(indifferent), 100, 0
+    x = 0.02 + 0.1 * torch.rand(1, 3, 15, 15, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    Square(eps=3.0, norm=L2, queries=queries)(model, x, torch.tensor([0]), generator=torch.tensor([3]))
+    before = (model.asked[0] - x)[0]
+    assert float(before.norm()) < 2.9
+    for query, asked in enumerate(model.asked[1:], 1):
+        after = (asked - x)[0]
+        side = max(round(math.sqrt(0.8 / 2 ** halvings(query, queries) * 225)), 3)
+        assert int(((after - before).abs() > 1e-9).any(0).sum()) <= 2 * (side + 1 - side % 2) ** 2
+        emptied += bool((after.abs() < 1e-12).all(0).any())
+    assert emptied > 50
+
+
 def naive_bump(side: int) -> Tensor:
     """The authors' construction, frame by frame."""
 

@@ -58,6 +58,15 @@ def test_the_smallest_perturbation_is_taken_image_by_image() -> None:
     torch.testing.assert_close(best.l2, sizes.amin(0))
 
 
+def test_a_failure_is_not_taken_for_a_small_perturbation() -> None:
+    failing = DeepFool(steps=1, overshoot=0.0)
+    failed = ~failing.run(MODEL, X, Y).success
+    assert int(failed.sum()) > 0
+    best = BestOf((DeepFool(), failing)).run(MODEL, X, Y)
+    assert bool(best.success.all())
+    torch.testing.assert_close(best.x_adv[failed], DeepFool()(MODEL, X, Y)[failed])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

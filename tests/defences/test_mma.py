@@ -1,5 +1,8 @@
 """MMA against closed forms of linear models, and against its algorithm image by image."""
 
+import math
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from steelman import (
     fit,
 )
 from steelman.data import Digits, split_off
+from steelman.defences import Objective
 from steelman.defences.mma import Margins
 from steelman.losses import Goal, Margin, SoftMargin
 from steelman.measures import mean_margin
@@ -302,6 +306,31 @@ def test_margins_are_kept_in_checkpoints_and_in_the_log(tmp_path: Path) -> None:
     assert len(known) == len(images()) - 16
     assert history.last["kept_margin"] == pytest.approx(float(known.mean()))
     assert history.last["kept_margin_50"] == pytest.approx(float(known.quantile(0.5)))
+
+
+class Stopping(Objective):
+    """Adds nothing to the loss, and asks for a stop at a batch."""
+
+    def __init__(self, at: int | None = None) -> None:
+        self.at, self.batches = at, 0
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        self.batches += 1
+        if self.batches == self.at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return 0 * model(batch.x).sum()
+
+
+def test_a_training_that_was_stopped_goes_on_with_its_margins(tmp_path: Path) -> None:
+    training = replace(TRAINING, epochs=2, batch_size=40)
+    defence, whole, again = MMA(d_max=0.2, eps_min=0.02, steps=3), network(), network()
+    wanted = fit(whole, images(), Sum((defence, Stopping())), training, progress=False)
+    at = math.ceil(len(images()) / 40) + 1
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), images(), Sum((defence, Stopping(at))), training, folder=tmp_path, progress=False)
+    found = fit(again, images(), Sum((defence, Stopping())), training, folder=tmp_path, progress=False)
+    assert found.last["kept_margin"] == wanted.last["kept_margin"]
+    assert all(torch.equal(one, other) for one, other in zip(again.parameters(), whole.parameters(), strict=True))
 
 
 def test_the_best_epoch_is_that_of_the_largest_mean_margin_on_held_out_images(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,6 +130,26 @@ def trained() -> nn.Module:
         nn.functional.cross_entropy(net(train.x), train.y).backward()
         optimiser.step()
     return net.eval()
+
+
+def test_an_evaluation_that_was_stopped_attacks_no_image_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model, attacks, search = Net().eval(), {"FGSM": FGSM(eps=0.1)}, FGSM.search
+    whole, attacked, blocks = evaluate(model, TEST, attacks, progress=False, batch_size=10), [], 2
+
+    def spy(self: FGSM, oracle: Any, x: Tensor, *rest: Any) -> Tensor:
+        if len(attacked) == blocks:
+            raise ArithmeticError("stopped")
+        attacked.append(len(x))
+        return search(self, oracle, x, *rest)
+
+    monkeypatch.setattr(FGSM, "search", spy)
+    with pytest.raises(ArithmeticError, match="stopped"):
+        evaluate(model, TEST, attacks, folder=tmp_path, progress=False, batch_size=10)
+    blocks = 4
+    found = evaluate(model, TEST, attacks, folder=tmp_path, progress=False, batch_size=10)
+    assert attacked == [10] * 4
+    for column in ("image", "prediction", "linf", "loss"):
+        np.testing.assert_array_equal(found[column], whole[column])
 
 
 def test_a_random_model_may_contradict_itself_and_no_more():
@@ -336,3 +357,23 @@ def test_an_attack_without_remaining_images_is_a_record_without_rows():
     again = evaluate(model, TEST, attacks, survivors_only=True, known=found, **QUIET)
     assert again.table == found.table
     assert again.records == found.records
+
+
+def test_of_two_records_of_an_attack_that_of_its_rows_is_kept():
+    model = trained()
+    attacks = {"far": PGD(eps=1.0, steps=20, random_start=False), "FGSM": FGSM(eps=1.0)}
+    found = evaluate(model, TEST, attacks, survivors_only=True, **QUIET)
+    assert len(found.only("FGSM")) == 0
+    grown = evaluate(model, TEST, attacks, known=found, **QUIET)
+    assert set(grown.table["record"].unique().to_pylist()) == {record.id for record in grown.records}
+    assert grown.record("FGSM").asked == "every"
+
+
+def test_a_random_models_first_answers_decide_what_is_attacked():
+    model, attacks = Random(1.0).eval(), {"FGSM": FGSM(eps=0.05)}
+    first = evaluate(model, TEST, {}, batch_size=40, progress=False)
+    right = first["image"][first["prediction"] == first["label"]]
+    other = evaluate(model, TEST, {}, batch_size=20, progress=False)
+    assert (other["prediction"] != first["prediction"]).any()
+    grown = evaluate(model, TEST, attacks, survivors_only=True, batch_size=20, known=first, progress=False)
+    assert set(grown.only("FGSM")["image"].tolist()) == set(right.tolist())

@@ -2,6 +2,7 @@
 
 import pickle
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from steelman.attacks import FGSM, PGD, Surrogate, WorstOf
 from steelman.data.memory import InMemory
 from steelman.evaluation import evaluate, transfer
 from steelman.evaluation.task import seeds_of
+from steelman.evaluation.transferability import MeanLogits
 from steelman.measures import Transfer, worst_case
 from steelman.norms import Linf
 
@@ -77,6 +79,11 @@ def test_every_pair_is_what_a_loop_over_models_finds(matrix: Transfer):
         assert matrix.clean[j].value == float((NETS[target](DATA[0]).argmax(1) == Y).double().mean())
 
 
+def test_several_models_answer_with_the_mean_of_their_logits():
+    a, b, *_ = NETS.values()
+    torch.testing.assert_close(MeanLogits([a, b])(DATA[0]), Mean(a, b)(DATA[0]))
+
+
 def test_white_boxes_are_marked_and_equal_evaluate(matrix: Transfer):
     assert matrix.white == {("A", "A"), ("B", "B"), ("A and B", "A"), ("A and B", "B")}
     assert [matrix.black(target) for target in "ABC"] == [("B",), ("A",), ("A", "B", "A and B")]
@@ -107,6 +114,12 @@ def test_white_boxes_are_marked_and_equal_evaluate(matrix: Transfer):
             ("Linf", 0.1, "white", "label")
         ] * 2
         np.testing.assert_allclose(ours["loss"], white["loss"], rtol=1e-5)
+
+
+def test_a_copy_of_the_target_is_a_white_box():
+    a, b, *_ = NETS.values()
+    found = transfer({"copy": deepcopy(a), "A and B": [deepcopy(a), b]}, {"A": a}, DATA, FGSM(eps=0.1))
+    assert found.white == {("copy", "A"), ("A and B", "A")}
 
 
 def test_a_targets_own_table_takes_the_transfer_in(matrix: Transfer):

@@ -86,6 +86,19 @@ def test_combine_tells_every_number_and_its_place_apart() -> None:
     assert torch.equal(combine(seeds, torch.arange(100))[7], combine(torch.tensor(7), 7))
 
 
+def test_combine_is_a_step_of_splitmix64() -> None:
+    """In integers of Python's: results that were stored with a seed depend on these bits."""
+
+    def mix(bits: int) -> int:
+        bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        bits = (bits ^ bits >> 27) * 0x94D049BB133111EB % 2**64
+        return bits ^ bits >> 31
+
+    for seed, number in ((0, 0), (1234567, 3), (-5, -2)):
+        expected = mix((seed + mix((2 * number + 1) % 2**64) + 0x9E3779B97F4A7C15) % 2**64)
+        assert int(combine(torch.tensor(seed), number)) % 2**64 == expected
+
+
 @pytest.mark.parametrize("seeds", [torch.zeros(3), torch.zeros(2, dtype=torch.int64), torch.zeros(3, 1).long()])
 def test_wrong_seeds_are_refused(seeds: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"seeds must be int64 of shape \(3,\)"):

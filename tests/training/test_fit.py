@@ -197,6 +197,18 @@ def test_held_out_images_are_never_trained_on_and_choose_the_best(tmp_path: Path
     assert log[best]["clean"] == (model(whole.x).argmax(1) == whole.y).double().mean().item()
 
 
+def test_a_training_that_was_stopped_remembers_what_its_best_epoch_reached(tmp_path: Path):
+    training = replace(TRAINING, epochs=8, optimiser=SGD(lr=0.3), validation=0.2, monitor=FGSM(eps=0.05), seed=2)
+    fit(network(), images(), Spy(), training, folder=tmp_path / "whole")
+    best = checkpoint.load(tmp_path / "whole" / "best.safetensors")["epoch"]
+    assert 0 < best < 8, "nothing follows the best epoch, so nothing is tested"
+    stop = Spy(lambda batch, model: os.kill(os.getpid(), signal.SIGINT) if batch == 4 * best + 1 else None)
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), images(), stop, training, folder=tmp_path / "stopped")
+    fit(network(), images(), Spy(), training, folder=tmp_path / "stopped")
+    assert checkpoint.load(tmp_path / "stopped" / "best.safetensors")["epoch"] == best
+
+
 def test_few_images_are_trained_on_where_few_are_asked_for():
     spy = Spy()
     fit(network(), images(), spy, replace(TRAINING, images=30, validation=20, seed=2))
@@ -241,6 +253,21 @@ def test_augmentation_varies_each_image_in_each_epoch():
         for x, index in zip(batch.x, batch.index, strict=True)
     )
     assert 200 < changed <= 270  # all but one in 18 of 270
+
+
+def test_every_epoch_and_every_seed_has_an_order_and_a_chance_of_its_own():
+    orders, chances = [], []
+    for seed in (0, 1, 0):
+        drawn: list[float] = []
+        spy = Spy(lambda batch, model, drawn=drawn: drawn.append(float(torch.rand(1))))
+        fit(network(), images(), spy, replace(TRAINING, epochs=2, seed=seed))
+        order = torch.cat([batch.index for batch in spy.seen if batch.index is not None]).tolist()
+        orders += [order[:90], order[90:]]
+        chances += [drawn[:5], drawn[5:]]
+    assert all(sorted(order) == sorted(orders[0]) for order in orders)
+    for found in (orders, chances):
+        assert len({tuple(each) for each in found}) == 4
+        assert found[:2] == found[4:]
 
 
 def test_what_cannot_be_trained_is_refused_before_work():

@@ -1,0 +1,14 @@
+"""All faults, in the order in which they are planted."""
+
+from benchmarks.mutants import adversaries, core, defences, evaluation, iterated, minimal, training
+from benchmarks.mutants.fault import Fault
+
+FAULTS: tuple[Fault, ...] = (
+    *iterated.FAULTS,
+    *minimal.FAULTS,
+    *core.FAULTS,
+    *defences.FAULTS,
+    *adversaries.FAULTS,
+    *training.FAULTS,
+    *evaluation.FAULTS,
+)
