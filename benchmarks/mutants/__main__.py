@@ -87,9 +87,7 @@ def measure(faults: list[Fault], results: Results, root: Path, jobs: int) -> Non
                 wrong.append(f"the tests of {name} fail without a fault: {why}")
             else:
                 results.keep(results.plain, name, plain[name], seconds=round(outcome.seconds, 1))
-        by_name = {
-            fault.name: fault for fault in left if results.known(results.plain, _called(fault), fault.selection)
-        }
+        by_name = {fault.name: fault for fault in left if results.known(results.plain, _called(fault), fault.selection)}
 
         def with_one(name: str) -> Outcome:
             alone = results.plain[_called(by_name[name])]["seconds"]
