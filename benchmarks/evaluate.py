@@ -115,7 +115,7 @@ def _row(table: Evaluation, ours: float, theirs: float, left: np.ndarray) -> dic
         "fell to theirs only": int((mine & ~left).sum()),
         "fell to ours only": int((~mine & left).sum()),
         "met": {name: len(table.only(name)) for name in table.attacks},
-        "felled": {name: cascade.broken.get(name, 0) for name in table.attacks},
+        "broken": {name: cascade.broken.get(name, 0) for name in table.attacks},
         "seconds": {name: float(table.only(name)["seconds"].sum()) for name in table.attacks},
     }
 
@@ -144,14 +144,14 @@ def page(found: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "Which attack met how many images, felled how many within the radius, and took which share of the time:",
+        "How many images each attack was run on, how many it broke within the radius, and its share of the time:",
         "",
     ]
-    lines += ["| network | attack | met | felled | time |", "|---|---|---|---|---|"]
+    lines += ["| network | attack | images | broken | time |", "|---|---|---|---|---|"]
     for name, row in found["networks"].items():
         whole = sum(row["seconds"].values())
         lines += [
-            f"| {name} | {attack} | {met} | {row['felled'][attack]} | {100 * row['seconds'][attack] / whole:.0f} % |"
+            f"| {name} | {attack} | {met} | {row['broken'][attack]} | {100 * row['seconds'][attack] / whole:.0f} % |"
             for attack, met in row["met"].items()
         ]
     return "\n".join(lines) + "\n"
