@@ -5,6 +5,7 @@ DATA   ?= $(STEELMAN_DATA)
 
 BIN       := .venv/bin
 BENCH_BIN := .venv-bench/bin
+unexport PYTHONDONTWRITEBYTECODE # tests start many processes, each of which would compile the package
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 

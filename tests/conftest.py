@@ -4,10 +4,11 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from jaxtyping import install_import_hook
+
+import typechecks
 
 # Before the first import of steelman, so that all of it is checked.
-install_import_hook("steelman", "beartype.beartype")
+typechecks.install()
 
 import torch  # noqa: E402
 
