@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-import typechecks
 
+import typechecks
 from steelman.losses import other_logits
 from steelman.types import Labels, Logits, PerImage
 
