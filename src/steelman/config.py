@@ -18,7 +18,7 @@ from torch import Tensor
 
 from steelman.classes import Unresolved, class_of, concrete, spelt, unresolved
 from steelman.extras import require
-from steelman.files import one_line, parse_toml
+from steelman.files import parse_toml, reason_of
 from steelman.naming import nearest
 from steelman.norms import NORMS, Norm
 from steelman.ranges import check_finite, may_be_infinite
@@ -60,7 +60,7 @@ def parse_file(path: Path, what: str) -> dict[str, Any]:
     try:
         return parse_toml(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not TOML: {one_line(error)}") from error
+        raise ValueError(f"{path} is not TOML: {reason_of(error)}") from error
 
 
 def in_file(path: Path, error: ValueError) -> ValueError:

@@ -183,10 +183,10 @@ def decoding(
     except Exception as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # EINVAL: a seek before the start
             raise
-        raise ValueError(f"{path} is not {what}: {one_line(error).rstrip('.')}. {remedy}") from error
+        raise ValueError(f"{path} is not {what}: {reason_of(error).rstrip('.')}. {remedy}") from error
 
 
-def one_line(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """The message of an error without line breaks and control characters, shortened; with the error's type where the
     message alone says little."""
     text = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in " ".join(str(error).split()))

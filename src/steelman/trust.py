@@ -9,6 +9,7 @@ import importlib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -18,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from steelman.files import one_line, parse_toml
+from steelman.files import parse_toml, reason_of
 
 __all__ = ["Untrusted", "trusting"]
 
@@ -143,7 +144,7 @@ def configured() -> frozenset[str]:
     try:
         settings = parse_toml(raw.decode("utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is not TOML: {one_line(error)}") from error
+        raise ValueError(f"{file} is not TOML: {reason_of(error)}") from error
     if strange := next((key for key in settings if key != "trusted"), None):
         raise ValueError(f"{file}: there is no setting {strange!r}; there is trusted = ['my_package']")
     names = settings.get("trusted", [])
@@ -200,10 +201,22 @@ def _import(name: str, module: str, by_this_call: bool) -> Any:
         sys.path.append(os.getcwd())
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there; a module that it imports is not
-        raise ValueError(f"{name!r}: no module named {error.name!r} on the Python path or in {os.getcwd()}") from error
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{module}.".startswith(f"{missing}."):
+            message = f"no module named {missing!r} on the Python path or in {os.getcwd()}"
+        else:
+            message = f"its module cannot be imported: {_failed_at(error)}{reason_of(error)}"
+        raise ValueError(f"{name!r}: {message}") from error
+
+
+def _failed_at(error: Exception) -> str:
+    """The file and line in which a module that was being imported has failed; a syntax error names them itself."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [
+        each for each in frames if each.filename not in (__file__, importlib.__file__) and each.filename[0] != "<"
+    ]
+    return f"{theirs[-1].filename}, line {theirs[-1].lineno}: " if theirs else ""
 
 
 def _check_home(name: str, found: Callable[..., Any], from_file: bool) -> None:

@@ -232,6 +232,21 @@ def test_a_program_s_own_classes_do_not_hide_those_of_the_package(place: Path):
     assert concrete(Attack)["FGSM"] is FGSM
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("from steelman.defences import Robust", r"mine\.py, line 1: ImportError: cannot import name 'Robust'"),
+        ("import no_such_package", r"mine\.py, line 1: ModuleNotFoundError: No module named 'no_such_package'"),
+        ("PGD = FGSN", r"mine\.py, line 1: NameError: name 'FGSN' is not defined"),
+        ("def (", r"its module cannot be imported: SyntaxError: invalid syntax \(mine\.py, line 1\)"),
+    ],
+)
+def test_a_module_that_fails_is_an_error_that_names_its_line(place: Path, line: str, message: str):
+    (place / "mine.py").write_text(f"{line}\n{MODULE}")
+    with trusting("mine"), pytest.raises(ValueError, match=f"attack.kind: 'mine:Weak': .*{message}"):
+        config.read(Attack, "mine:Weak", "attack")
+
+
 def test_a_run_is_evaluated_and_compared_without_its_defence(run: Path, place: Path):
     """As a newcomer would: a file of one's own, a recipe, `train`, `evaluate`, `compare`; then the file is gone."""
     evaluated(run)

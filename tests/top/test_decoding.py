@@ -20,7 +20,7 @@ from steelman import Plain, Training, checkpoint, fit
 from steelman.cli.options import numbers, radius
 from steelman.data import SVHN, Digits
 from steelman.data.mat import read_mat
-from steelman.files import decoding, one_line, parse_json, parse_toml, refuse_bomb
+from steelman.files import decoding, parse_json, parse_toml, reason_of, refuse_bomb
 from steelman.loading.weights import read_state
 from steelman.networks import MLP
 from steelman.networks.building import network_of
@@ -61,7 +61,7 @@ def test_the_system_s_own_errors_stay(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(KeyboardInterrupt), decoding("a", "b"):
         raise KeyboardInterrupt
-    assert one_line(ValueError("x")) == "x"
+    assert reason_of(ValueError("x")) == "x"
 
 
 def test_texts_are_nested_a_hundred_deep_at_most() -> None:

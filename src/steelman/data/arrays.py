@@ -12,7 +12,7 @@ import torch
 from steelman.data.dataset import Source, Split, check_split
 from steelman.data.files import find
 from steelman.data.memory import InMemory, numbered
-from steelman.files import decoding, one_line, refuse_bomb
+from steelman.files import decoding, reason_of, refuse_bomb
 
 
 def read_npz(file: Path, *names: str) -> list[np.ndarray]:
@@ -25,7 +25,7 @@ def read_npz(file: Path, *names: str) -> list[np.ndarray]:
         stored = [name.removesuffix(".npy") for name in archive.namelist()]
         arrays = {name: _member(archive, name, file.stat().st_size) for name in names if name in stored}
     if len(arrays) < len({*names}):
-        others = one_line(ValueError(", ".join(stored) or "none"))
+        others = reason_of(ValueError(", ".join(stored) or "none"))
         raise ValueError(f"{file} needs the arrays {', '.join(names)}; it has {others}")
     return [arrays[name] for name in names]
 

@@ -1,5 +1,6 @@
 """Defences: one file per paper. Each is a frozen dataclass, most of them an objective."""
 
+from steelman.defences.adversarial import Adversarial
 from steelman.defences.adversarial_training import AdversarialTraining
 from steelman.defences.awp import AWP
 from steelman.defences.bilateral import Bilateral
@@ -28,6 +29,7 @@ __all__ = [
     "TRADES",
     "VAT",
     "YOPO",
+    "Adversarial",
     "AdversarialTraining",
     "Bilateral",
     "CrossLipschitz",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from steelman import checkpoint
-from steelman.files import decoding, one_line, refuse_bomb
+from steelman.files import decoding, reason_of, refuse_bomb
 from steelman.naming import nearest
 
 PREFIXES = ("module.", "model.", "_orig_mod.", "network.", "net.")
@@ -49,7 +49,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if pickled:
         raise ValueError(
             f"{path} holds more than tensors and plain values, or is damaged, and nothing here is unpickled: save "
-            f"model.state_dict() alone ({one_line(ValueError(pickled))})"
+            f"model.state_dict() alone ({reason_of(ValueError(pickled))})"
         )
     return _inside(held, path)
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from steelman.data.dataset import Dataset
-from steelman.files import one_line
+from steelman.files import reason_of
 from steelman.filters.squeeze import BitDepth, MedianSmoothing
 from steelman.naming import nearest
 from steelman.networks.bounded_relu import bounded_relus
@@ -147,7 +147,7 @@ def _network_of(
     except Untrusted:
         raise  # its message names the remedy
     except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:  # also of impossible sizes
-        raise ValueError(f"{path}: {one_line(error)}") from error
+        raise ValueError(f"{path}: {reason_of(error)}") from error
     if layer is not None:
         if not isinstance(layer, Preprocess):
             raise ValueError(f"{path}.preprocess: {type(layer).__name__} is not a preprocessing layer")
