@@ -1,9 +1,8 @@
 """Recipes whose data are made before training: what is trained first, kills, several processes, wrong chains."""
 
 import os
-import signal
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from preparations import everything
+from scripts import in_a_pair, killed, run_script
 from steelman import (
     FGSM,
     PGD,
@@ -52,19 +52,23 @@ def recipes(folder: Path) -> Path:
     return folder / "offline.toml"
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The chain, trained by one process without a stop."""
-    folder = tmp_path_factory.mktemp("alone")
+def train_chain(folder: Path) -> Path:
     rooms.train(str(recipes(folder)), folder / "runs", None)
     return folder / "runs"
 
 
-def script(*command: str) -> subprocess.CompletedProcess[str]:
-    helpers = str(Path(__file__).parents[1] / "helpers")
-    path = os.pathsep.join(filter(None, (helpers, os.environ.get("PYTHONPATH"))))
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    return subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=120)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chain, trained by one process without a stop."""
+    return train_chain(tmp_path_factory.mktemp("alone"))
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chain, trained by two processes in `pair`, and killed again and again in `killed`."""
+    folder = tmp_path_factory.mktemp("started")
+    run_script(__file__, str(folder))
+    return folder
 
 
 def test_a_recipe_prepares_its_data_by_networks_that_are_trained_first(alone: Path):
@@ -94,23 +98,18 @@ def test_without_on_the_reference_is_what_the_recipe_starts_from(tmp_path: Path)
 
 
 def test_killed_in_crafting_and_in_training_it_ends_in_the_same_bits(
-    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: Path, started: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(prepare, "PART", 500)
-    path = recipes(tmp_path)
-    done = script(__file__, str(path))
-    assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "runs" / "offline" / "prepared" / "0").glob("*.safetensors"))) == 3
-    assert checkpoint.load(tmp_path / "runs" / "offline" / "last.safetensors")["position"][0] == 0
-    rooms.train(str(path), tmp_path / "runs", None)
-    same(tmp_path / "runs", alone)
+    runs = started / "killed" / "runs"
+    assert len(list((runs / "offline" / "prepared" / "0").glob("*.safetensors"))) == 3
+    assert checkpoint.load(runs / "offline" / "last.safetensors")["position"][0] == 0
+    train_chain(started / "killed")
+    same(runs, alone)
 
 
-def test_two_processes_make_the_same_data_and_the_same_network(alone: Path, tmp_path: Path):
-    path = recipes(tmp_path)
-    done = script("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", __file__, str(path))
-    assert done.returncode == 0, done.stderr
-    same(tmp_path / "runs", alone, tolerance=1e-6)
+def test_two_processes_make_the_same_data_and_the_same_network(alone: Path, started: Path):
+    same(started / "pair" / "runs", alone, tolerance=1e-6)
 
 
 def same(ours: Path, theirs: Path, tolerance: float = 0.0) -> None:
@@ -188,35 +187,18 @@ def test_preparations_survive_toml(preparation: Preparation):
     assert config.read(Preparation, config.write(preparation)) == preparation
 
 
-def _main(path: Path) -> None:
+def _main(folder: Path) -> None:
     torch.set_num_threads(1)
+    os.fsync = lambda _: None  # a process may be killed here, but the machine is not
+    recipes(folder)
+    rooms.train(str(folder / "base.toml"), folder, None, ["training.epochs=0"])  # imports all
     prepare.PART = 500
-    if "WORLD_SIZE" in os.environ:
-        rooms.train(str(path), path.parent / "runs", None)
-        return
-    for victim in ("base/last", "prepared/0/500-999", "prepared/2/1500-1999", "offline/last"):
-        child = os.fork()
-        if child == 0:
-            _die_in_write(f"{victim}.safetensors")
-            rooms.train(str(path), path.parent / "runs", None)
-            os._exit(1)  # not reached
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status), victim
-        assert os.WTERMSIG(status) == signal.SIGKILL, victim
-
-
-def _die_in_write(victim: str) -> None:
-    """Kill this process when it is about to put such a file in its place for the second time, or a part at all."""
-    put, seen = os.replace, 0
-
-    def counting(source: Path, target: Path) -> None:
-        nonlocal seen
-        seen += str(target).endswith(victim)
-        if seen == (2 if "last" in victim else 1):
-            os.kill(os.getpid(), signal.SIGKILL)
-        put(source, target)
-
-    os.replace = counting
+    in_a_pair(partial(train_chain, folder / "pair"))
+    train = partial(train_chain, folder / "killed")
+    killed(train, "base/last.safetensors", 2)
+    killed(train, "prepared/0/500-999.safetensors", 1)
+    killed(train, "prepared/2/1500-1999.safetensors", 1)
+    killed(train, "offline/last.safetensors", 2)
 
 
 if __name__ == "__main__":
