@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+import shipped
+from shipped import ALL
 from steelman import FGSM, config
 from steelman.adversaries import Adversary
 from steelman.attacks.core.attack import Attack
 from steelman.evaluation.battery import named_battery
-from steelman.experiments.recipe import load_recipe
-from steelman.experiments.recipe_file import SHIPPED
 
 BATTERIES = {
     "mma-l2_mnist_madrynet": "paper:mma-l2",
@@ -62,7 +62,7 @@ OTHERS = {
 }
 """Recipes without a paper's battery, and why; these patterns count first."""
 
-ALL = sorted({path.stem: path for folder in SHIPPED for path in folder.glob("*.toml")}.values())
+pytestmark = shipped.group
 
 
 def first(table: dict[str, str], name: str) -> str | None:
@@ -71,7 +71,7 @@ def first(table: dict[str, str], name: str) -> str | None:
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 def test_recipes_of_one_paper_evaluate_with_its_battery(path: Path):
-    recipe, why = load_recipe(path), first(OTHERS, path.stem)
+    recipe, why = shipped.shipped(path), first(OTHERS, path.stem)
     if why is not None:
         assert recipe.evaluation.deep_defense or why != "deep_defense"
         return
@@ -98,7 +98,7 @@ def attacks_in(value: Any) -> list[Attack]:
 )
 def test_deep_defenses_fgs_is_not_clipped(path: Path):
     """The paper attacks images less their mean, which have no box. `pgd_mnist_lenet` is Madry's, and attacks pixels."""
-    recipe = load_recipe(path)
+    recipe = shipped.shipped(path)
     found = [attack for part in (recipe.defence, recipe.prepare) for attack in attacks_in(part)]
     assert bool(found) == path.stem.startswith(("adv-train", "deep-defense-fgs", "pgd_"))
     if path.stem != "pgd_mnist_lenet":

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import shipped
 from preparations import everything
 from scripts import in_a_pair, killed, run_script
 from steelman import (
@@ -21,10 +22,10 @@ from steelman import (
 )
 from steelman.data import Digits, split_off
 from steelman.experiments import run as rooms
-from steelman.experiments.recipe import load_recipe
-from steelman.experiments.recipe_file import SHIPPED
 from steelman.training import prepare
 from steelman.training.prepare import Crafted, Guided, NoisyCopies, Preparation, SoftLabels
+
+group = pytest.mark.xdist_group("prepared recipes")  # whose fixture starts processes: once is enough
 
 BASE = """
 data = "Digits"
@@ -97,6 +98,7 @@ def test_without_on_the_reference_is_what_the_recipe_starts_from(tmp_path: Path)
     assert torch.equal(stored(tuned.folder / "prepared" / "0"), everything(made, 2000).x)
 
 
+@group
 def test_killed_in_crafting_and_in_training_it_ends_in_the_same_bits(
     alone: Path, started: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -108,6 +110,7 @@ def test_killed_in_crafting_and_in_training_it_ends_in_the_same_bits(
     same(runs, alone)
 
 
+@group
 def test_two_processes_make_the_same_data_and_the_same_network(alone: Path, started: Path):
     same(started / "pair" / "runs", alone, tolerance=1e-6)
 
@@ -166,14 +169,15 @@ def test_a_run_with_another_preparation_is_refused(alone: Path):
     recipes(alone.parent)
 
 
-@pytest.mark.parametrize("path", sorted(SHIPPED[1].glob("*.toml")), ids=lambda path: path.stem)
+@shipped.group
+@pytest.mark.parametrize("path", shipped.ALL, ids=lambda path: path.stem)
 def test_what_shipped_recipes_wait_for_is_there_and_fits(path: Path):
-    recipe = load_recipe(path)
+    recipe = shipped.shipped(path)
     rooms._check_chain(path, recipe)
     for preparation in recipe.prepare:
         if not isinstance(preparation, Guided) or preparation.on is None:
             continue
-        guide = load_recipe(path.parent / preparation.on)
+        guide = shipped.shipped(path.parent / preparation.on)
         assert guide.data == recipe.data
         assert guide.training.seed == recipe.training.seed  # so that both hold out the same images
         if isinstance(preparation, SoftLabels):
