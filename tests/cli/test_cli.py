@@ -1,11 +1,9 @@
 """The command, from a recipe to a report, and what it says to those who err."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from importlib.metadata import version
@@ -14,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import forks
 from steelman import checkpoint
 from steelman.cli import main as cli
 from steelman.methods import methods
@@ -30,6 +29,7 @@ deep_defense = true
 [evaluation.attacks]
 "FGSM .1" = { kind = "FGSM", eps = 0.1 }
 """
+pytestmark = pytest.mark.xdist_group("forks")  # as the other tests that use the process that forks; one run for all
 VERBS = ("demo", "train", "attack-train", "evaluate", "sweep", "compare", "cite")
 
 
@@ -94,6 +94,13 @@ def test_how_it_is_evaluated_may_change_but_not_how_it_was_trained(root: Path, c
     assert call(*train, "evaluation.images=40")[0] == 0
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without pictures, which take most of their time."""
+    monkeypatch.setattr("steelman.report.document.charts_of", lambda *_: {})
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_runs_are_compared_and_told_apart(root: Path, tmp_path: Path, call):
     shutil.copytree(root / "runs" / "tiny", tmp_path / "other" / "tiny")
     code, out, err = call("compare", root / "runs" / "tiny", tmp_path / "other" / "tiny", "--folder", tmp_path / "both")
@@ -102,12 +109,6 @@ def test_runs_are_compared_and_told_apart(root: Path, tmp_path: Path, call):
     assert "other/tiny" in out
     assert set(results(tmp_path / "both")) == {"runs/tiny", "other/tiny"}
     assert (tmp_path / "both" / "report.html").is_file()
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports without pictures, which take most of their time."""
-    monkeypatch.setattr("steelman.report.document.charts_of", lambda *_: {})
 
 
 def times(folder: Path) -> dict[Path, int]:
@@ -157,6 +158,7 @@ def test_what_an_evaluation_left_is_compared_without_its_model(root: Path, tmp_p
     assert "left is no run, so it has no model for a transfer" in err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_cannot_be_compared_is_refused(root: Path, tmp_path: Path, call):
     run, other = root / "runs" / "tiny", tmp_path / "other"
     shutil.copytree(run, other)
@@ -183,6 +185,7 @@ def test_what_cannot_be_compared_is_refused(root: Path, tmp_path: Path, call):
     assert "has not been evaluated: `steelman evaluate" in err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_last_checkpoint_is_evaluated_when_it_is_named(root: Path, tmp_path: Path, call):
     run = tmp_path / "run"
     shutil.copytree(root / "runs" / "tiny", run)
@@ -305,40 +308,43 @@ def test_citations(call):
     assert "CarliniWagner" not in out
 
 
-LONG = "training.epochs=12"
+LONG = ("training.epochs=12", "training.images=400")
 
 
 @pytest.fixture(scope="module")
 def undisturbed(root: Path) -> Path:
-    train("tiny", root / "tiny.toml", root / "undisturbed", LONG)
+    train("tiny", root / "tiny.toml", root / "undisturbed")
     return root / "undisturbed" / "tiny"
 
 
-def train(name: str, recipe: Path, runs: Path, change: str) -> None:
+def train(name: str, recipe: Path, runs: Path) -> None:
     from steelman.experiments import run as rooms
 
-    rooms.train(str(recipe), runs, None, [change], name)
+    rooms.train(str(recipe), runs, None, [*LONG], name)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_a_checkpoint_from_which_it_ends_in_the_same_bits(
-    number: signal.Signals, root: Path, undisturbed: Path, tmp_path: Path
+    root: Path, undisturbed: Path, tmp_path: Path
 ):
-    words = [sys.executable, "-m", "steelman", "train", str(root / "tiny.toml"), "--runs", str(tmp_path), "--set", LONG]
-    run = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    last = tmp_path / "tiny" / "last.safetensors"
-    deadline = time.monotonic() + 60
-    while not last.exists():
-        assert time.monotonic() < deadline
-        assert run.poll() is None
-        time.sleep(0.02)
-    run.send_signal(number)
-    _, err = run.communicate(timeout=60)
-    assert run.returncode == 130
-    assert err == "steelman: training was interrupted; the same call resumes it from its checkpoint\n"
-    epoch, *_ = checkpoint.load(last)["position"]
-    assert epoch < 12
-    train("tiny", root / "tiny.toml", tmp_path, LONG)
+    changes = [word for change in LONG for word in ("--set", change)]
+    words = [sys.executable, "-m", "steelman", "train", root / "tiny.toml", "--runs", tmp_path, *changes]
+    last, epochs = tmp_path / "tiny" / "last.safetensors", [-1]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before = last.stat().st_ino if last.exists() else None
+        run = forks.Popen(words, stderr=forks.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while not last.exists() or last.stat().st_ino == before:
+            assert time.monotonic() < deadline
+            assert run.poll() is None
+            time.sleep(0.002)
+        run.send_signal(number)
+        _, err = run.communicate(timeout=60)
+        assert run.returncode == 130
+        assert err == "steelman: training was interrupted; the same call resumes it from its checkpoint\n"
+        epochs.append(checkpoint.load(last)["position"][0])
+    assert epochs == sorted(epochs)
+    assert epochs[-1] < 12
+    train("tiny", root / "tiny.toml", tmp_path)
     for name in ("best", "last"):
         ours, theirs = (trained_weights(folder, name) for folder in (last.parent, undisturbed))
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import forks
 from steelman import failures
 from steelman.cli.summaries import ROOMS, summaries
 from steelman.failures import KEPT, described, guarded, one_line, plainly, warned
@@ -255,27 +255,17 @@ model = Model(64, 10)
 EVALUATE = ("evaluate", "failing:model", "--data", "Digits", "--images", "20", "--workers", "2", "--batch-size", "10")
 
 
-def started(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
+def evaluated(folder: Path, how: str) -> forks.Popen:
     (folder / "failing.py").write_text(MODULE)
-    environment |= {"XDG_STATE_HOME": str(folder), "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background would hand on SIG_IGN
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-m", "steelman", *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=folder,
-            env=os.environ | environment,
-            process_group=0,
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
+    environment = os.environ | {"XDG_STATE_HOME": str(folder), "OMP_NUM_THREADS": "1", "HOW": how}
+    command = [sys.executable, "-m", "steelman", *EVALUATE]
+    return forks.Popen(command, stdout=forks.PIPE, stderr=forks.PIPE, text=True, cwd=folder, env=environment)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the model looks in /proc")
+@pytest.mark.xdist_group("forks")
 def test_what_goes_wrong_in_a_worker_is_one_line_as_its_warnings_are(tmp_path: Path):
-    process = started(tmp_path, *EVALUATE, HOW="fails")
+    process = evaluated(tmp_path, "fails")
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     warning, error = dict.fromkeys(err.splitlines())
@@ -286,13 +276,14 @@ def test_what_goes_wrong_in_a_worker_is_one_line_as_its_warnings_are(tmp_path: P
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the model looks in /proc")
+@pytest.mark.xdist_group("forks")
 def test_an_interrupt_ends_workers_at_once_and_without_a_word(tmp_path: Path):
-    process = started(tmp_path, *EVALUATE, HOW="waits")
+    process = evaluated(tmp_path, "waits")
     deadline = time.monotonic() + 120
     while not (tmp_path / "begun").exists():
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+        time.sleep(0.01)
     os.killpg(process.pid, 2)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -302,7 +293,11 @@ def test_an_interrupt_ends_workers_at_once_and_without_a_word(tmp_path: Path):
 @pytest.mark.parametrize("words", ["cite PGD", "train --help"])
 def test_a_reader_that_has_gone_is_no_error(words: str, tmp_path: Path):
     """As `| head -0`: the pipe is closed before anything is written."""
-    with started(tmp_path, *words.split()) as process:
+    command, environment = (
+        [sys.executable, "-m", "steelman", *words.split()],
+        os.environ | {"XDG_STATE_HOME": str(tmp_path)},
+    )
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environment) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
@@ -311,17 +306,18 @@ def test_a_reader_that_has_gone_is_no_error(words: str, tmp_path: Path):
     assert not list(tmp_path.glob("steelman/*"))
 
 
-@pytest.mark.parametrize("words", ["--help", "evalute", "train --help", "attack-train -h", "sweep --vari x", "--hlp"])
-def test_help_and_typos_do_not_wait_for_torch(words: str):
-    program = f"""
+def test_help_and_typos_do_not_wait_for_torch():
+    program = """
 import sys
-sys.argv = ["steelman", *{words.split()!r}]
 from steelman.__main__ import main
-try:
-    main()
-finally:
-    slow = {{"torch", "numpy", "jaxtyping", "pyarrow", "scipy", "matplotlib"}} & set(sys.modules)
-    print("slow:", slow, file=sys.stderr)
+for words in ("--help", "evalute", "train --help", "attack-train -h", "sweep --vari x", "--hlp"):
+    sys.argv = ["steelman", *words.split()]
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code == (0 if "-h" in words.replace("hlp", "") else 2), (words, end.code)
+slow = {"torch", "numpy", "jaxtyping", "pyarrow", "scipy", "matplotlib"} & set(sys.modules)
+print("slow:", slow, file=sys.stderr)
 """
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert found.stderr.endswith("slow: set()\n"), found.stderr

@@ -1,13 +1,13 @@
 """An evaluation's folder with several processes: no rows are lost, and no file is half written."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import forks
 from steelman.attacks import FGSM
 from steelman.data import Digits
 from steelman.evaluation import evaluate
@@ -25,22 +25,23 @@ from steelman.evaluation import evaluate
 from steelman.networks import MLP
 torch.manual_seed(0)
 attacks = {"PGD": PGD(eps=0.1, steps=10)} if sys.argv[1] == "PGD" else {"DDN": DDN(steps=20)}
-test = Digits().load("test").subset(torch.arange(100))
-table = evaluate(MLP(shape=test.shape).eval(), test, attacks, folder=sys.argv[2], batch_size=20, progress=False)
+test = Digits().load("test").subset(torch.arange(40))
+table = evaluate(MLP(shape=test.shape).eval(), test, attacks, folder=sys.argv[2], batch_size=8, progress=False)
 print(sorted(table.attacks), len(table))
 """
 
 
+@pytest.mark.xdist_group("forks")
 def test_evaluations_in_one_folder_all_end_with_all_rows(tmp_path: Path):
     """Two with the same attack, and one with another."""
     calls = [
-        subprocess.Popen([sys.executable, "-c", SCRIPT, name, str(tmp_path)], stdout=-1, stderr=-1, text=True)
+        forks.Popen([sys.executable, "-c", SCRIPT, name, tmp_path], stdout=forks.PIPE, stderr=forks.PIPE, text=True)
         for name in ("PGD", "PGD", "DDN")
     ]
     output = [call.communicate(timeout=240) for call in calls]
     assert [call.returncode for call in calls] == [0, 0, 0], output
     table = Evaluation.load(table_path(tmp_path))
-    assert (sorted(table.attacks), len(table)) == (["DDN", "PGD"], 100 * 3)
+    assert (sorted(table.attacks), len(table)) == (["DDN", "PGD"], 40 * 3)
     assert table.whole("PGD")
     assert table.whole("DDN")
     assert not list(tmp_path.rglob("*.partial"))

@@ -48,7 +48,7 @@ def npy(shape: tuple[int, ...], kind: str = "|u1", content: bytes = b"") -> byte
 def npz(path: Path, method: int = zipfile.ZIP_STORED, **arrays: bytes) -> None:
     x, y = npy((2, 2, 2), content=bytes(8)), npy((2,), content=bytes(2))
     small = {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
-    with zipfile.ZipFile(path, "w", method) as archive:
+    with zipfile.ZipFile(path, "w", method, compresslevel=1) as archive:
         for name, content in (small | arrays).items():
             archive.writestr(f"{name}.npy", content)
 
@@ -62,7 +62,7 @@ def idx(path: Path, images: int, content: bytes) -> None:
     path = path / "mnist"
     path.mkdir()
     raw = struct.pack(">4I", 0x803, images, 28, 28) + content
-    (path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(raw))
+    (path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(raw, 1))
     (path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(struct.pack(">2I", 0x801, 2) + b"\0\1"))
 
 
@@ -109,7 +109,10 @@ def matlab(path: Path, claimed: int) -> None:
 def weights(path: Path) -> None:
     """An archive of torch whose tensor is joined by a lot of zeros."""
     torch.save({"a": torch.zeros(3)}, path)
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as whole, whole.open("archive/data/9", "w") as stream:
+    with (
+        zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as whole,
+        whole.open("archive/data/9", "w") as stream,
+    ):
         for _ in range(LARGE >> 20):
             stream.write(bytes(2**20))
 

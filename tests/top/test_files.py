@@ -4,7 +4,6 @@ import fcntl
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import forks
 from steelman import Batch, Plain, Training, checkpoint, fit
 from steelman.data import Digits
 from steelman.defences import Objective
@@ -105,13 +105,13 @@ with working_in(folder):
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[Any]:
     """Another process, which works in the folder for some seconds."""
-    begun: list[subprocess.Popen[bytes]] = []
+    begun: list[forks.Popen] = []
 
-    def hold(folder: Path, seconds: float) -> subprocess.Popen[bytes]:
-        begun.append(subprocess.Popen([sys.executable, "-c", HOLD, str(folder), str(seconds)]))
+    def hold(folder: Path, seconds: float) -> forks.Popen:
+        begun.append(forks.Popen([sys.executable, "-c", HOLD, str(folder), str(seconds)]))
         while not (folder / "held").exists():
             assert begun[0].poll() is None
-            time.sleep(0.05)
+            time.sleep(0.01)
         (folder / "held").unlink()
         return begun[0]
 
@@ -121,10 +121,11 @@ def holder(tmp_path: Path) -> Iterator[Any]:
         process.wait()
 
 
+@pytest.mark.xdist_group("forks")
 def test_the_second_process_waits_and_says_for_whom(holder: Any, tmp_path: Path):
-    process = holder(tmp_path, 2.0)
+    process = holder(tmp_path, 1.0)
     start = time.monotonic()
-    told = rf"in use by process {process.pid} on .* since .*\(.*2\.0\): waiting until that ends"
+    told = rf"in use by process {process.pid} on .* since .*\(.*1\.0\): waiting until that ends"
     with ExitStack() as stack:
         with pytest.warns(UserWarning, match=told):
             stack.enter_context(working_in(tmp_path))
@@ -136,6 +137,7 @@ def test_the_second_process_waits_and_says_for_whom(holder: Any, tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
+@pytest.mark.xdist_group("forks")
 def test_a_holder_that_was_killed_holds_nothing(holder: Any, tmp_path: Path):
     process = holder(tmp_path, 60.0)
     os.kill(process.pid, signal.SIGKILL)
@@ -210,6 +212,7 @@ def test_a_sweep_holds_its_folder_and_each_of_its_runs(tmp_path: Path, monkeypat
 
 
 @pytest.mark.filterwarnings("ignore:.*in use by process:UserWarning")
+@pytest.mark.xdist_group("forks")
 def test_two_trainings_in_one_folder_are_one(tmp_path: Path):
     """The first waits until the folder is free. Then both start, and the second of them finds nothing left to do."""
     (tmp_path / "tiny.toml").write_text(RECIPE)
@@ -217,12 +220,12 @@ def test_two_trainings_in_one_folder_are_one(tmp_path: Path):
     command = [sys.executable, "-m", "steelman", "train", str(tmp_path / "tiny.toml"), "--runs", str(both.parent)]
     errors = tmp_path / "errors"
     with errors.open("w") as file, working_in(both):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
+        process = forks.Popen(command, stdout=forks.DEVNULL, stderr=file)
         deadline = time.monotonic() + 60
         while f"in use by process {os.getpid()} on" not in errors.read_text():
             assert time.monotonic() < deadline
             assert process.poll() is None
-            time.sleep(0.1)
+            time.sleep(0.01)
         assert sorted(path.name for path in both.iterdir()) == [".lock", ".lock.json"]
     train(str(tmp_path / "tiny.toml"), both.parent, None)
     assert process.wait(60) == 0
@@ -251,6 +254,7 @@ def test_a_thread_waits_for_another(tmp_path: Path):
 # --- a recipe's run
 
 
+@pytest.mark.xdist_group("forks")
 def test_a_kill_while_the_recipe_is_written_leaves_a_folder_that_goes_on(tmp_path: Path):
     (tmp_path / "tiny.toml").write_text(RECIPE)
     code = f"""
@@ -265,7 +269,7 @@ def die(descriptor):
 os.fsync = die
 train("{tmp_path}/tiny.toml", Path("{tmp_path}"), None)
 """
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    assert forks.Popen([sys.executable, "-c", code]).wait() == -signal.SIGKILL
     (left,) = (tmp_path / "tiny").glob("*.partial")
     assert re.fullmatch(r"recipe\.toml\.\d+\.partial", left.name)
     assert not (tmp_path / "tiny" / "recipe.toml").exists()

@@ -75,22 +75,20 @@ def python(code: str) -> str:
     return done.stdout
 
 
-def test_the_import_loads_nothing_heavy():
-    loaded = python(
-        "import sys, torch; before = set(sys.modules); from steelman import PGD; print(*set(sys.modules) - before)"
-    )
-    assert "steelman.attacks.bounded.pgd" in loaded.split()
-    assert {name.split(".")[0] for name in loaded.split()} & set(HEAVY) == set()
-
-
-def test_the_import_costs_at_most_three_tenths_more_than_torch():
-    # Both in the same process, in its own processor time: what else the machine does cancels.
+def test_the_import_loads_nothing_heavy_and_costs_at_most_three_tenths_more_than_torch():
+    # Both in the same process, in its own processor time: what else the machine does cancels. Once is enough where it
+    # is as fast as that; where not, the median of three decides.
     code = (
-        "import time\nstart = time.process_time()\nimport torch\nmiddle = time.process_time()\n"
-        "from steelman import PGD\n"
-        "print((time.process_time() - start) / (middle - start))"
+        "import sys, time\nstart = time.process_time()\nimport torch\nmiddle = time.process_time()\n"
+        "before = set(sys.modules)\nfrom steelman import PGD\n"
+        "print((time.process_time() - start) / (middle - start), *set(sys.modules) - before)"
     )
-    ratios = [float(python(code)) for _ in range(3)]
+    ratio, *loaded = python(code).split()
+    assert "steelman.attacks.bounded.pgd" in loaded
+    assert {name.split(".")[0] for name in loaded} & set(HEAVY) == set()
+    ratios = [float(ratio)]
+    while ratios[0] > 1.3 and len(ratios) < 3:
+        ratios.append(float(python(code).split()[0]))
     assert median(ratios) <= 1.3, ratios
 
 
@@ -104,8 +102,9 @@ def example(page: str) -> ModuleType:
     return module
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def forget_examples():
+    """For the tests of other files in this process, too; within this one, the same page is read several times."""
     yield
     gc.collect()  # a class that nothing refers to any more is no longer among its base's subclasses
 

@@ -2,17 +2,20 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow
+import pytest
 import torch
+from benchmarks.kills import started
 from benchmarks.kills.chain import Moment, Reference, chain
 from benchmarks.kills.same import differences
 from benchmarks.kills.started import ENVIRONMENT
 from pyarrow import parquet
 from safetensors.torch import save_file
+
+import forks
 
 SMALL = ("--set", "network.hidden=[16]", "--set", "training.checkpoint_seconds=0")
 TRAIN = ("train", "plain_digits_mlp", *SMALL, "--set")
@@ -25,7 +28,7 @@ PGD = { kind = "PGD", eps = 0.1, steps = 10 }
 
 
 def undisturbed(folder: Path, *commands: tuple[str, ...]) -> Path:
-    """Commands in sequence in one new process: in this one, type checks change the digests of code."""
+    """Commands in sequence in one other process: in this one, type checks change the digests of code."""
     folder.mkdir()
     (folder / "battery.toml").write_text(BATTERY)
     program = f"""
@@ -35,8 +38,15 @@ for words in {commands!r}:
     sys.argv[:] = ["__main__.py", *words]  # which tables remember
     app(standalone_mode=False)
 """
-    subprocess.run([sys.executable, "-c", program], cwd=folder, env=ENVIRONMENT, check=True, capture_output=True)
+    process = forks.Popen([sys.executable, "-c", program], cwd=folder, env=ENVIRONMENT, stdout=forks.DEVNULL)
+    assert process.wait() == 0
     return folder
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are killed need not import everything anew; `make soak` starts each from nothing."""
+    monkeypatch.setattr(started, "subprocess", forks)
 
 
 def killed(words: tuple[str, ...], whole: Path, *plan: Moment) -> None:
@@ -49,20 +59,18 @@ def killed(words: tuple[str, ...], whole: Path, *plan: Moment) -> None:
     assert differences(whole, folder) == []
 
 
-def test_training_is_killed(tmp_path: Path):
-    words = (*TRAIN, "training.epochs=2")
-    whole = undisturbed(tmp_path / "whole", words)
+@pytest.mark.usefixtures("forked")
+@pytest.mark.xdist_group("forks")
+def test_training_and_evaluation_are_killed(tmp_path: Path):
+    train = (*TRAIN, "training.epochs=2")
+    evaluate = ("evaluate", RUN, "--battery", "battery.toml", "--images", "60", "--batch-size", "5")
+    whole = undisturbed(tmp_path / "whole", train, evaluate)
+    evaluation = shutil.move(whole / RUN / "evaluation", tmp_path / "evaluation")
     (tmp_path / "chain").mkdir()
     shutil.copy(whole / "battery.toml", tmp_path / "chain")
-    killed(words, whole, Moment(0.1, False), Moment(0.05, True))
-
-
-def test_evaluation_is_killed(tmp_path: Path):
-    words = ("evaluate", RUN, "--battery", "battery.toml", "--images", "60", "--batch-size", "3")
-    whole = undisturbed(tmp_path / "whole", (*TRAIN, "training.epochs=1"), words)
-    shutil.copytree(whole, tmp_path / "chain")
-    shutil.rmtree(tmp_path / "chain" / RUN / "evaluation")
-    killed(words, whole, Moment(0.1, True), Moment(0.3, False))
+    killed(train, whole, Moment(0.1, False), Moment(0.05, True))
+    shutil.move(evaluation, whole / RUN / "evaluation")
+    killed(evaluate, whole, Moment(0.1, True), Moment(0.3, False))
 
 
 def test_what_differs_is_named(tmp_path: Path):

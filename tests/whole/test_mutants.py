@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
+from benchmarks.mutants import work
 from benchmarks.mutants.fault import Fault, files_of, mutated, place, plant
 from benchmarks.mutants.page import page
 from benchmarks.mutants.table import FAULTS
@@ -48,8 +49,9 @@ def _names(word: str, text: str) -> bool:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A package of one function, with a test that sees its sign alone."""
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package of one function, with a test that sees its sign alone; it does not need PyTorch."""
+    monkeypatch.setattr(work, "PRELOADED", [])
     (tmp_path / "src" / "steelman").mkdir(parents=True)
     (tmp_path / "src" / "steelman" / "__init__.py").write_text("def square(x):\n    return x * x\n")
     (tmp_path / "tests" / "deep").mkdir(parents=True)
