@@ -44,7 +44,7 @@ class Opened:
     """The page, with what its browser complained of and asked for."""
 
     def __init__(self, browser: "playwright.Browser", address: str, **how: object) -> None:
-        self.page = browser.new_page(viewport=WIDE, **how)
+        self.page = browser.new_page(viewport=WIDE, reduced_motion="reduce", **how)
         self.errors: list[str] = []
         self.requests: list[str] = []
         self.page.on("console", lambda message: self.errors.append(message.text))
