@@ -48,12 +48,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A start, an ordinary network, a teacher and its student, by one call."""
     folder = tmp_path_factory.mktemp("chain")
     defence = f'{{ kind = "Distillation", temperature = {TEMPERATURE} }}'
-    ordinary = {"defence": '"Plain"', "lr": 0.05, "prepare": ""}
-    distilled = {"defence": defence, "lr": 2.0, "epochs": "epochs = 8", "start": 'start = "start.toml"'}
+    ordinary = {"defence": '"Plain"', "lr": 0.1, "prepare": ""}
+    distilled = {"defence": defence, "lr": 10.0, "epochs": "epochs = 4", "start": 'start = "start.toml"'}
     soft = f'prepare = [{{ kind = "SoftLabels", temperature = {TEMPERATURE}, on = "teacher.toml" }}]'
     recipes = {
         "start": RECIPE.format(start="", epochs="epochs = 1", **ordinary),
-        "plain": RECIPE.format(start='start = "start.toml"', epochs="epochs = 8", **ordinary),
+        "plain": RECIPE.format(start='start = "start.toml"', epochs="epochs = 4", **ordinary),
         "teacher": RECIPE.format(prepare="", **distilled),
         "student": RECIPE.format(prepare=soft, **distilled),
     }
