@@ -46,7 +46,7 @@ class Case:
 
     def __init__(self, kind: Callable[..., nn.Module], shape: tuple[int, int, int], width: int, batch: int) -> None:
         torch.manual_seed(0)
-        self.attack = L2LDA(width=width, steps=STEPS, clip=CLIP)
+        self.attack = L2LDA(width=width, steps=STEPS, clip_norm=CLIP)
         self.classifier, self.generator = kind(shape=shape), self.attack.network(shape, 10)
         self.x, self.y = torch.rand(batch, *shape), torch.arange(batch) % 10
         self.seeds = torch.arange(batch)
