@@ -29,13 +29,8 @@ PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL
 MODULES = (
     *("torch", "torch._dynamo", "torch.export", "safetensors.torch", "sklearn.datasets", "scipy.stats"),
     *("pyarrow.parquet", "pyarrow.dataset", "pydantic.type_adapter", "tomli_w", "jinja2", "PIL.PngImagePlugin"),
-    *(
-        "matplotlib.figure",
-        "matplotlib.backends.backend_agg",
-        "matplotlib.backends.backend_svg",
-        "steelman.cli.main",
-        "steelman.methods",
-    ),
+    *("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"),
+    *("steelman.cli.main", "steelman.methods"),
     *("steelman.experiments.assess", "steelman.experiments.opening", "steelman.experiments.sweep"),
     *("steelman.data.digits", "steelman.report.export"),
 )
@@ -51,11 +46,11 @@ def serve(channel: socket.socket) -> dict[str, Any] | None:
     gc.collect()
     gc.freeze()  # so that forks share it
     while True:
-        said, descriptors, _, _ = socket.recv_fds(channel, 1 << 20, 4)
-        if not said:
+        received, descriptors, _, _ = socket.recv_fds(channel, 1 << 20, 4)
+        if not received:
             return None
         if os.fork() == 0:
-            return watched(json.loads(said), descriptors)
+            return watched(json.loads(received), descriptors)
         for each in descriptors:
             os.close(each)
         while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG):  # those that have ended
@@ -179,22 +174,22 @@ class Popen:
         socket.send_fds(_server(), [json.dumps(request).encode()], [*streams, write])
         for each in (null, write, *mine):
             os.close(each)
-        self.said = b""
-        while b"\n" not in self.said:
-            self._hear()
-        self.pid = int(self.said.partition(b"\n")[0])
+        self.reported = b""
+        while b"\n" not in self.reported:
+            self._read_status()
+        self.pid = int(self.reported.partition(b"\n")[0])
 
-    def _hear(self) -> None:
-        said = os.read(self.status, 100)
-        assert said, "the process that forks has ended"
-        self.said += said
-        if self.said.count(b"\n") == 2:
-            self.returncode = int(self.said.split()[1])
+    def _read_status(self) -> None:
+        received = os.read(self.status, 100)
+        assert received, "the process that forks has ended"
+        self.reported += received
+        if self.reported.count(b"\n") == 2:
+            self.returncode = int(self.reported.split()[1])
             os.close(self.status)
 
     def poll(self) -> int | None:
         if self.returncode is None and select([self.status], [], [], 0)[0]:
-            self._hear()
+            self._read_status()
         return self.returncode
 
     def wait(self, timeout: float = 300) -> int:
@@ -202,7 +197,7 @@ class Popen:
         while self.returncode is None:
             if not select([self.status], [], [], max(0, until - time.monotonic()))[0]:
                 raise subprocess.TimeoutExpired("a fork", timeout)
-            self._hear()
+            self._read_status()
         return self.returncode
 
     def communicate(self, timeout: float = 300) -> tuple[Any, Any]:
