@@ -85,7 +85,7 @@ FAULTS = (
         '1 - np.searchsorted(smallest, radius, side="left")',
         "curves",
     ),
-    Fault("clever", "measure: probes", "{L2: L2, Linf: L1, L1: Linf}", "{L2: L2, Linf: Linf, L1: L1}", "probes"),
+    Fault("clever", "measure: probes", "{L2: L2, Linf: L1, L1: Linf}", "{L2: L2, Linf: Linf, L1: L1}", "clever"),
     # --- signs of masking
     Fault(
         "sign-one-step",
