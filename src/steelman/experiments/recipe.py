@@ -25,10 +25,10 @@ class Recipe:
     """One result: everything that decides it. Its file may begin from another recipe (`read_tables`).
 
     data        where images come from
-    network     `kind` and its settings; `bounded_relu = 1.0` bounds its ReLUs; `preprocess` names a layer, or gives its
-                `kind` and settings, that is fitted on the training set where it needs that, and put before it;
-                `filter` likewise names one of `steelman.filters` that is put before both. An `Ensemble` has `members`,
-                each such a table
+    network     `kind` and its settings; `init = { std = 0.01 }` draws its first weights (`networks.NormalInit`);
+                `bounded_relu = 1.0` bounds its ReLUs; `preprocess` names a layer, or gives its `kind` and settings,
+                that is fitted on the training set where it needs that, and put before it; `filter` likewise names one
+                of `steelman.filters` that is put before both. An `Ensemble` has `members`, each such a table
     defence     what is descended
     training    how
     evaluation  what is measured afterwards

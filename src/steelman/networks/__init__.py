@@ -6,6 +6,7 @@ from steelman.networks.building import build
 from steelman.networks.cifar import NIN, ConvNet, ConvPoolCNN
 from steelman.networks.ensemble import Ensemble
 from steelman.networks.filtered import Filtered
+from steelman.networks.initial import NormalInit
 from steelman.networks.layers import Rescale
 from steelman.networks.mnist import CNN, MLP, CarliniNet, ConvResNet, LeNet, LeNet5, MadryNet, SmallCNN
 from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean, Whiten
@@ -37,6 +38,7 @@ __all__ = [
     "LeNet5",
     "LogOfProbabilities",
     "MadryNet",
+    "NormalInit",
     "Normalise",
     "PreActResNet18",
     "Preprocess",

@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from steelman.networks.bounded_relu import bounded_relus
 from steelman.networks.cifar import NIN, ConvNet, ConvPoolCNN
 from steelman.networks.ensemble import Ensemble
 from steelman.networks.filtered import Filtered
+from steelman.networks.initial import NormalInit
 from steelman.networks.mnist import CNN, MLP, CarliniNet, ConvResNet, LeNet, LeNet5, MadryNet, SmallCNN
 from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean, Whiten
 from steelman.networks.residual import PreActResNet18, ResNet20, WideResNet
@@ -124,8 +126,8 @@ def _network_of(
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: needs a table; got {settings!r}")
     options = dict(settings)
-    kind, preprocess, bound, filter = (
-        options.pop(key, None) for key in ("kind", "preprocess", "bounded_relu", "filter")
+    kind, init, preprocess, bound, filter = (
+        options.pop(key, None) for key in ("kind", "init", "preprocess", "bounded_relu", "filter")
     )
     if not isinstance(kind, str):
         raise ValueError(f"{path}.kind: needs a name, such as LeNet; got {kind!r}")
@@ -138,6 +140,8 @@ def _network_of(
         )
     try:
         network = _build(kind, True, shape=shape, classes=classes, **options)
+        if init is not None:
+            _init(init)(network)
         if bound is not None:
             bounded_relus(network, float(bound))
         layer = None if preprocess is None else _part(preprocess, shape)
@@ -153,6 +157,15 @@ def _network_of(
             raise ValueError(f"{path}.preprocess: {type(layer).__name__} is not a preprocessing layer")
         network = Preprocessed(layer if fit is None or layer.fitted else layer.fit(fit), network)
     return network if before is None else Filtered(before, network)
+
+
+def _init(settings: Any) -> NormalInit:
+    if not isinstance(settings, dict):
+        raise ValueError(f"init needs a table, such as {{ std = 0.01 }}; got {settings!r}")
+    known = [field.name for field in fields(NormalInit)]
+    if unknown := [name for name in settings if name not in known]:
+        raise ValueError(f"init has no setting {unknown[0]!r}; it takes {', '.join(known)}")
+    return NormalInit(**settings)
 
 
 def _part(settings: str | dict[str, Any], shape: Sequence[int]) -> nn.Module:

@@ -51,16 +51,18 @@ class LeNet(nn.Sequential):
 
     shape    of one image, default (1, 28, 28); at least 16x16 pixels
     classes  default 10: 431,080 parameters on MNIST
+    gain     what the input is multiplied by, default 1, as in `MLP`; 255 gives the scale of the authors' images
 
-    Layers: conv1, pool1, conv2, pool2, flatten, fc1, relu1, fc2.
+    Layers: rescale (where gain is not 1), conv1, pool1, conv2, pool2, flatten, fc1, relu1, fc2.
     Reference: Yan, Guo and Zhang, "Deep Defense: training DNNs with improved adversarial robustness", NeurIPS 2018,
     section 4; after MatConvNet's MNIST example.
     """
 
-    def __init__(self, *, shape: Sequence[int] = (1, 28, 28), classes: int = 10) -> None:
+    def __init__(self, *, shape: Sequence[int] = (1, 28, 28), classes: int = 10, gain: float = 1.0) -> None:
         channels, height, width = check_shape("LeNet", shape, 16)
         rows, columns = (((side - 4) // 2 - 4) // 2 for side in (height, width))
         layers = numbered(
+            *([Rescale(scale=gain)] if gain != 1 else []),
             *(nn.Conv2d(channels, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2)),
             *(nn.Flatten(), nn.Linear(50 * rows * columns, 500), nn.ReLU(), nn.Linear(500, classes)),
         )

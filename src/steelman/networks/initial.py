@@ -1,0 +1,37 @@
+"""Initial weights other than PyTorch's."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from steelman.ranges import Checked, Positive
+
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass(frozen=True)
+class NormalInit(Checked):
+    """Weights of convolutions and fully connected layers from N(0, std^2), and constant biases.
+
+    std        default .01 (MatConvNet's examples)
+    bias       default 0
+    truncated  values beyond two standard deviations are drawn again, as TensorFlow's truncated normal; default False
+
+    Other layers, such as batch normalisation, start as PyTorch's do. Values come from torch's global generator.
+    """
+
+    std: Positive = 0.01
+    bias: float = 0.0
+    truncated: bool = False
+
+    @torch.no_grad()
+    def __call__(self, network: nn.Module) -> None:
+        for layer in network.modules():
+            if isinstance(layer, _LAYERS):
+                if self.truncated:
+                    nn.init.trunc_normal_(layer.weight, std=self.std, a=-2 * self.std, b=2 * self.std)
+                else:
+                    nn.init.normal_(layer.weight, std=self.std)
+                if layer.bias is not None:
+                    nn.init.constant_(layer.bias, self.bias)
