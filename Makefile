@@ -39,7 +39,7 @@ evaluate: .venv-bench/.ready  ## the standard battery beside AutoAttack's own co
 	@OMP_NUM_THREADS=1 $(BENCH_BIN)/python -m benchmarks.evaluate $(if $(DATA),--data-dir "$(DATA)") $(ARGS)
 
 bench-measures: .venv-bench/.ready  ## our measures beside ART's on MNIST, some minutes, into docs/results/
-	@$(BENCH_BIN)/steelman train reference_mnist_lenet $(if $(DATA),--data-dir "$(DATA)")
+	@$(BENCH_BIN)/steelman train evaluate_mnist_plain $(if $(DATA),--data-dir "$(DATA)")
 	@OMP_NUM_THREADS=1 $(BENCH_BIN)/python -m benchmarks.measures $(if $(DATA),--data-dir "$(DATA)") $(ARGS)
 
 carlini-tables: .venv/.ready  ## Carlini and Wagner's tables III and IV on MNIST, an hour or two, into docs/results/
@@ -67,7 +67,7 @@ soak: .venv/.ready  ## kills at random moments, and 100,000 damaged files (FUZZ=
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.kills $(ARGS)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzz $(FUZZ)
 
-mutants: .venv/.ready  ## plant deliberate faults one at a time and see that tests notice; half an hour, no data
+mutants: .venv/.ready  ## plant deliberate faults one at a time and see that tests notice; 20 minutes, no data
 	@$(BIN)/python -m benchmarks.mutants $(ARGS)
 
 docs: .venv/.ready  ## write docs/methods.md and docs/defences.md anew from docstrings, recipes and examples

@@ -30,7 +30,7 @@ from steelman.measures.waterfalls import waterfall
 from steelman.norms import Linf
 from steelman.table import Evaluation
 
-NETWORKS = {"plain LeNet": "reference_mnist_lenet", "PGD-trained LeNet": "evaluate_mnist_pgd"}
+NETWORKS = {"plain LeNet": "evaluate_mnist_plain", "PGD-trained LeNet": "evaluate_mnist_pgd"}
 EPS = 0.3
 BATCH = 250
 """AutoAttack's default, and ours."""

@@ -209,7 +209,7 @@ def _ratios(ratios: np.ndarray) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, default=Path("runs/reference_mnist_lenet"))
+    parser.add_argument("--run", type=Path, default=Path("runs/evaluate_mnist_plain"))
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--scored", type=int, default=6, help="images that get a CLEVER score")

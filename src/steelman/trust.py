@@ -213,10 +213,9 @@ def _import(name: str, module: str, by_this_call: bool) -> Any:
 def _failed_at(error: Exception) -> str:
     """The file and line in which a module that was being imported has failed; a syntax error names them itself."""
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [
-        each for each in frames if each.filename not in (__file__, importlib.__file__) and each.filename[0] != "<"
-    ]
-    return f"{theirs[-1].filename}, line {theirs[-1].lineno}: " if theirs else ""
+    own = (__file__, importlib.__file__)
+    frames = [each for each in frames if each.filename not in own and not each.filename.startswith("<")]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}: " if frames else ""
 
 
 def _check_home(name: str, found: Callable[..., Any], from_file: bool) -> None:

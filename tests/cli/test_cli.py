@@ -200,10 +200,14 @@ def test_a_recipe_begins_where_another_ends(root: Path, tmp_path: Path, call):
     assert call("train", tmp_path / "next.toml", "--runs", root / "runs")[0] == 0
     ours, theirs = (trained_weights(root / "runs" / name) for name in ("next", "tiny"))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    (tmp_path / "wide.toml").write_text(start.replace("[24]", "[25]"))
-    code, _, err = call("train", tmp_path / "wide.toml", "--runs", root / "runs")
-    assert code == 2
-    assert "network is not that of" in err
+    for number, (change, name) in enumerate({"[25]": "hidden", "[24], gain = 2.0": "gain"}.items()):
+        (tmp_path / f"other{number}.toml").write_text(start.replace("[24]", change))
+        code, _, err = call("train", tmp_path / f"other{number}.toml", "--runs", root / "runs")
+        assert code == 2
+        assert f"network is not that of {root / 'runs' / 'tiny'}, its start: both need the same {name}, or" in err
+    bounded = start.replace("[24]", "[24], bounded_relu = 1.0, init = { std = 0.1 }")
+    (tmp_path / "bounded.toml").write_text(bounded)
+    assert call("train", tmp_path / "bounded.toml", "--runs", root / "runs")[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ def test_a_gain_scales_the_input(kind: Any) -> None:
     [
         (0.01, r"network: init needs a table, such as \{ std = 0.01 \}; got 0.01"),
         ({"sigma": 1}, "network: init has no setting 'sigma'; it takes std, bias, truncated"),
+        ({"bias": float("nan")}, r"network: init needs numbers std and bias, .*got NormalInit\(std=0.01, bias=nan"),
         ({"std": 0.0}, "network: NormalInit needs std > 0; got 0"),
     ],
 )

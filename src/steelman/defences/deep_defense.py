@@ -44,7 +44,8 @@ class DeepDefense(Objective):
     p         norm of D and x, default 2 (paper); 1 <= p <= infinity
     steps     at most, default 5 (authors' code; not in the paper)
     overshoot  default .02 (code); D = (1 + overshoot) * sum of steps, done or not
-    damping   added to each entry of the gradient inside its norm, default 5e-6 (code, MNIST; CIFAR 1e-5)
+    damping   added to each entry of the gradient inside its norm, default 5e-6 (code, MNIST; CIFAR 1e-5),
+              on its images of 0 to 255: on images of 0 to 1, 255 times that is the same
     classes   how many of the highest logits compete, default 10 (code; all of them on MNIST and CIFAR-10)
     layers    names of submodules; the penalty's gradient reaches only them (the paper's layer-wise study). Default all
     legacy_from_class  wrong images: after its first step the authors' code takes the logit of the previous class, and

@@ -293,12 +293,26 @@ class Stages:
         return data
 
 
+MAY_DIFFER = ("init", "bounded_relu", "filter")
+"""Settings of a network that its start may have otherwise: first weights, and what a defence adds to it."""
+
+
 def _begin(model: nn.Module, recipe: Recipe, starts: list[Run]) -> None:
     whole = [start.recipe.network for start in starts] == [recipe.network]
-    parts = list(model.members) if isinstance(model, Ensemble) and starts and not whole else [model][: len(starts)]
+    if isinstance(model, Ensemble) and starts and not whole:
+        parts, described = list(model.members), recipe.network["members"]
+    else:
+        parts, described = [model][: len(starts)], [recipe.network][: len(starts)]
     if len(parts) != len(starts):
         raise ValueError(f"start: {len(starts)} recipes for {len(parts)} networks; an Ensemble has one for each member")
-    for part, start in zip(parts, starts, strict=True):
+    for part, settings, start in zip(parts, described, starts, strict=True):
+        differ = [key for key in settings.keys() | start.recipe.network.keys() if key not in MAY_DIFFER]
+        differ = sorted(key for key in differ if settings.get(key) != start.recipe.network.get(key))
+        if differ:
+            raise ValueError(
+                f"this recipe's network is not that of {start.folder}, its start: both need the same "
+                f"{', '.join(differ)}, or the start's weights compute something else"
+            )
         try:
             checkpoint.fill(part, trained_weights(start.folder, start.which), start.checkpoint)
         except ValueError as error:

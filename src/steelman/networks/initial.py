@@ -1,5 +1,6 @@
 """Initial weights other than PyTorch's."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,11 +20,19 @@ class NormalInit(Checked):
     truncated  values beyond two standard deviations are drawn again, as TensorFlow's truncated normal; default False
 
     Other layers, such as batch normalisation, start as PyTorch's do. Values come from torch's global generator.
+
+    Raises:
+        ValueError: std is not positive, bias not a finite number, or truncated neither True nor False.
     """
 
     std: Positive = 0.01
     bias: float = 0.0
     truncated: bool = False
+
+    def __post_init__(self) -> None:
+        numbers = all(isinstance(each, float | int) and not isinstance(each, bool) for each in (self.std, self.bias))
+        if not (numbers and math.isfinite(self.bias) and isinstance(self.truncated, bool)):
+            raise ValueError(f"init needs numbers std and bias, and truncated = true or false; got {self}")
 
     @torch.no_grad()
     def __call__(self, network: nn.Module) -> None:
