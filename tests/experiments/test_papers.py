@@ -21,6 +21,7 @@ BATTERIES = {
     "pgd-ens_*": "paper:mma",
     "pgd-eps0?_*": "paper:mma",
     "*_cnn": "paper:efficient-defenses",
+    "*_convresnet": "paper:efficient-defenses",
     "*_mnist_lenet5": "paper:l2l-da",
     "*_cifar10_resnet20": "paper:l2l-da",
     "*_cifar10*_convpool": "paper:pgn",
