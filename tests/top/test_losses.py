@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from steelman.attacks import FGSM
 from steelman.losses import (
     DLR,
     KL,
@@ -16,6 +17,7 @@ from steelman.losses import (
     LogitDifference,
     Loss,
     Margin,
+    RoundedCrossEntropy,
     SoftMargin,
     cross_entropy,
     kl_divergence,
@@ -41,7 +43,7 @@ def softmax(row: list[float]) -> list[float]:
 
 def naive(loss: Loss, row: list[float], y: int, t: int | None) -> float:
     best = sorted(row, reverse=True)
-    if isinstance(loss, CrossEntropy):
+    if isinstance(loss, CrossEntropy | RoundedCrossEntropy):
         return -math.log(softmax(row)[y]) if t is None else math.log(softmax(row)[t])
     if isinstance(loss, Margin):
         if t is None:
@@ -56,7 +58,7 @@ def naive(loss: Loss, row: list[float], y: int, t: int | None) -> float:
     return -(row[y] - row[t]) / (best[0] - (best[2] + best[3]) / 2)
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(), Margin(), Margin(0.5), LogitDifference(), DLR()], ids=repr)
+@pytest.mark.parametrize("loss", [CrossEntropy(), RoundedCrossEntropy(), Margin(), Margin(0.5), LogitDifference(), DLR()], ids=repr)
 @pytest.mark.parametrize("targeted", [False, True])
 @given(seed=st.integers(0, 2**31))
 @settings(max_examples=25, deadline=None)
@@ -171,3 +173,18 @@ def test_the_scale_free_cross_entropy_keeps_the_direction_and_where_it_can_the_g
     assert (length > 0).all()
     torch.testing.assert_close(ours / length, soft / soft.norm(dim=1, keepdim=True))
     torch.testing.assert_close(ours[[0, 3, 4, 5]], own[[0, 3, 4, 5]])
+
+
+def test_rounded_cross_entropy_loses_the_label_where_the_model_is_sure():
+    """On a linear model with rows w_k, the exact direction is sign(w_rival - w_label); rounded, w_label drops out."""
+    weight = torch.tensor([[3.0, 1.0, -1.0], [1.0, -2.0, 2.0]])
+    x = torch.tensor([[[[10.0, 5.0, -5.0]]]])  # logits 40 and -10
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 2, bias=False))
+    with torch.no_grad():
+        model[1].weight.copy_(weight)
+    y = torch.tensor([0])
+    moved = {loss: FGSM(1.0, loss=loss, box=None)(model, x, y) - x for loss in (CrossEntropy(), RoundedCrossEntropy())}
+    assert torch.equal(moved[CrossEntropy()].flatten(), (weight[1] - weight[0]).sign())
+    assert torch.equal(moved[RoundedCrossEntropy()].flatten(), weight[1].sign())
+    near = x / 50
+    assert torch.equal(FGSM(1.0, loss=RoundedCrossEntropy(), box=None)(model, near, y), FGSM(1.0, box=None)(model, near, y))

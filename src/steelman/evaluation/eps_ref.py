@@ -7,19 +7,26 @@ from steelman.data.dataset import Data
 from steelman.evaluation.evaluation import batches_of
 from steelman.evaluation.task import answers, space_of
 from steelman.forward import answer_of
+from steelman.losses import CrossEntropy, Loss
 from steelman.norms import Linf
 from steelman.table.places import Space
 from steelman.types import Model
 
 
 def reference_epsilon(
-    model: Model, dataset: Data, *, space: Space = "pixels", batch_size: int = 250, tolerance: float = 1e-4
+    model: Model,
+    dataset: Data,
+    *,
+    space: Space = "pixels",
+    loss: Loss = CrossEntropy(),  # noqa: B008 (frozen)
+    batch_size: int = 250,
+    tolerance: float = 1e-4,
 ) -> float:
     """eps_ref: the smallest radius at which FGSM leaves at most half of the images correct.
 
     FGSM's direction is fixed, so only its length is searched: by doubling or halving until half is crossed, then by
     bisection to a relative `tolerance`; FGSM at the returned radius is past the half. An image that is misclassified
-    unattacked is so at every radius. In the preprocessed space nothing is clipped.
+    unattacked is so at every radius. In the preprocessed space nothing is clipped. `loss` is FGSM's.
 
     The error need not grow with the radius; where it crosses one half twice within a factor of two, the bisection finds
     one of the crossings.
@@ -43,7 +50,7 @@ def reference_epsilon(
             count += len(batch)
             if bool(right.any()):
                 x, y = x[right], batch.y[right]
-                direction = (FGSM(eps=1.0, box=None)(network, x, y) - x).sign()
+                direction = (FGSM(eps=1.0, loss=loss, box=None)(network, x, y) - x).sign()
                 held.append((x, direction.to(torch.int8), y))
 
         def broken(eps: float) -> bool:
