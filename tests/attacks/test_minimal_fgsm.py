@@ -66,6 +66,40 @@ def test_the_papers_grid_takes_the_first_of_its_steps() -> None:
     assert len(size.mul(20).round().unique()) > 1, "all leave at the same step, so nothing was tested"
 
 
+def authors_loop(x: torch.Tensor, predict: Any, fast_gradient: Any, step: float, eps_max: float) -> torch.Tensor:
+    """What the code of July 2017 does, in numpy's words: `curr` is relative to itself, and used as absolute."""
+    y, x_adv, curr, eps = predict(x), x.clone(), torch.arange(len(x)), step
+    while len(curr) and eps <= eps_max:
+        x_adv[curr] = fast_gradient(x[curr], y[curr], eps)
+        new = predict(x_adv[curr])
+        curr = torch.nonzero(y[curr] == new)[:, 0]
+        eps += step
+    return x_adv
+
+
+def test_legacy_indexing_is_the_authors_loop() -> None:
+    x = images(60)
+    wrong = (MODEL(x).argmax(1) + torch.arange(60).remainder(5).eq(0)) % 10  # a fifth are natural errors
+    attack = MinimalFGSM(grid=0.05, eps_max=0.95, legacy_indexing=True, reference="prediction")
+    x_adv = attack(MODEL, x, wrong)
+    expected = authors_loop(
+        x, lambda some: MODEL(some).argmax(1), lambda some, y, eps: FGSM(eps=eps)(MODEL, some, y), 0.05, 1.0
+    )
+    torch.testing.assert_close(x_adv, expected, rtol=0, atol=1e-12)
+    right = MinimalFGSM(grid=0.05, eps_max=0.95, reference="prediction").run(MODEL, x, wrong)
+    fooled = MODEL(x_adv).argmax(1) != MODEL(x).argmax(1)
+    assert int(fooled.sum()) < int(right.success.sum()), "the fault left no image out, so nothing was tested"
+    assert bool(((x_adv - right.x_adv).abs().flatten(1).amax(1) > 0.01)[fooled].any()), "it attacked none again"
+
+
+def test_legacy_indexing_depends_on_the_whole_batch() -> None:
+    attack = MinimalFGSM(grid=0.05, legacy_indexing=True)
+    whole = attack(MODEL, X, Y)
+    alone = torch.cat([attack(MODEL, X[row : row + 1], Y[row : row + 1]) for row in range(8)])
+    assert not torch.equal(whole, alone)
+    torch.testing.assert_close(alone, MinimalFGSM(grid=0.05)(MODEL, X, Y), rtol=0, atol=1e-12)
+
+
 def test_it_costs_one_gradient_and_stops_at_the_first_success() -> None:
     result = MinimalFGSM().run(MODEL, X, Y)
     assert (result.gradients == 1).all()
@@ -88,6 +122,7 @@ def test_what_it_cannot_do_is_refused() -> None:
         ({"eps_max": math.inf}, "needs eps_max finite and > 0; got inf"),
         ({"grid": 0.0}, "needs grid > 0; got 0"),
         ({"grid": 2.0}, r"needs grid <= eps_max; got 2\.0 and 1"),
+        ({"legacy_indexing": True}, "legacy_indexing repeats a search on a grid, and needs one"),
         ({"loss": KL()}, "KL has no gradient at the clean image"),
     ]
     for settings, message in wrong:
