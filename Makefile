@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-measures evaluate carlini-tables survey yopo learned learned-cost learned-figures soak mutants docs clean
+.PHONY: help setup demo test check format bench bench-measures evaluate survey yopo learned learned-cost learned-figures soak mutants docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | awk -F '\t' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -41,11 +41,6 @@ evaluate: .venv-bench/.ready  ## the standard battery beside AutoAttack's own co
 bench-measures: .venv-bench/.ready  ## our measures beside ART's on MNIST, some minutes, into docs/results/
 	@$(BENCH_BIN)/steelman train evaluate_mnist_plain $(if $(DATA),--data-dir "$(DATA)")
 	@OMP_NUM_THREADS=1 $(BENCH_BIN)/python -m benchmarks.measures $(if $(DATA),--data-dir "$(DATA)") $(ARGS)
-
-carlini-tables: .venv/.ready  ## Carlini and Wagner's tables III and IV on MNIST, an hour or two, into docs/results/
-	@$(BIN)/steelman train plain_mnist_carlini $(if $(DATA),--data-dir "$(DATA)")
-	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/carlini_tables.py $(if $(DATA),--data-dir "$(DATA)")
-	@$(BIN)/python benchmarks/carlini_tables.py --page $(ARGS)
 
 survey: .venv/.ready  ## every defence on MNIST, an hour or more, into docs/results/; goes on where it stopped
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.survey $(if $(DATA),--data-dir "$(DATA)") $(ARGS)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from affine import affine, images, small_net
 from steelman.attacks import CarliniWagner, DeepFool
-from steelman.attacks.composed.over_targets import over_targets
 from steelman.losses import margin
 from steelman.norms import L2, Linf
 
@@ -180,24 +179,6 @@ def test_a_warm_start_is_nearer_for_fewer_passes() -> None:
     assert bool(warm.success.all())
     assert float((warm.l2 / cold.l2).median()) <= 1.01
     assert int(warm.gradients.sum()) < int(cold.gradients.sum()) / 2
-
-
-def test_over_targets_is_the_attack_at_every_wrong_class() -> None:
-    attack = CarliniWagner(steps=6, search_steps=2, c=1.0, step_size=0.1)
-    result = over_targets(attack, MODEL, X, Y, batch_size=7)
-    assert result.target.shape == (3, 9)
-    for turn in range(9):
-        target = (Y + 1 + turn) % 10
-        alone = attack.run(MODEL, X, Y, target=target)
-        assert torch.equal(result.target[:, turn], target)
-        assert torch.equal(result.success[:, turn], alone.success)
-        torch.testing.assert_close(result.x_adv[:, turn], alone.x_adv, rtol=0, atol=1e-7)
-        torch.testing.assert_close(result.size[:, turn], alone.l2.where(alone.success, torch.inf))
-    assert torch.equal(result.best[0], result.size.min(1).values)
-    assert torch.equal(result.best[1], result.success.any(1))
-    assert torch.equal(result.worst[0].isfinite(), result.success.all(1))
-    assert torch.equal(result.worst[1], result.success.all(1))
-    assert result.average[0].shape == (27,)
 
 
 def test_confidence_is_the_margin_in_logits() -> None:

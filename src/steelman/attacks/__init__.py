@@ -9,11 +9,12 @@ from steelman.attacks.bounded.square import Square
 from steelman.attacks.bounded.vat import VirtualAdversarial
 from steelman.attacks.composed.auto_attack import AutoAttack
 from steelman.attacks.composed.eot import EOT
-from steelman.attacks.composed.over_targets import OverTargets, over_targets
+from steelman.attacks.composed.smallest_radius import SmallestRadius
 from steelman.attacks.composed.surrogate import (
     IgnoringFilter,
     Surrogate,
 )
+from steelman.attacks.composed.towards import Towards, every_target
 from steelman.attacks.composed.universal import UniversalPerturbation
 from steelman.attacks.composed.within import Within
 from steelman.attacks.composed.worst_of import BestOf, WorstOf
@@ -58,16 +59,17 @@ __all__ = [
     "HopSkipJump",
     "IgnoringFilter",
     "MinimalFGSM",
-    "OverTargets",
     "RandomFGSM",
     "SaltAndPepper",
     "SigmaZero",
+    "SmallestRadius",
     "Square",
     "Surrogate",
+    "Towards",
     "UniformNoise",
     "UniversalPerturbation",
     "VirtualAdversarial",
     "Within",
     "WorstOf",
-    "over_targets",
+    "every_target",
 ]

@@ -118,6 +118,10 @@ class Attack(Checked, ABC):
         eps = getattr(self, "eps", None)
         return None if eps is None else (self.measured_in or Linf, eps)
 
+    def aim(self, y: Labels) -> Labels | None:
+        """The target of each image, of an attack that has targets of its own: `Towards`."""
+        return None
+
     @property
     def parts(self) -> tuple["Attack", ...]:
         """The attacks in its settings."""
@@ -217,6 +221,9 @@ class AttackWrapper(Attack):
     @property
     def eps(self) -> Radius | None:
         return self.attack.budget and self.attack.budget[1]
+
+    def aim(self, y: Labels) -> Labels | None:
+        return self.attack.aim(y)
 
     @property
     def inner(self) -> Attack:

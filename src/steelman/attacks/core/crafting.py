@@ -53,7 +53,7 @@ def craft(
 
     Images of half precision, in which small steps vanish and squares overflow, are searched in float32.
     """
-    _check(attack, x, y, target, how)
+    target = _checked_target(attack, x, y, target, how)
     warn_if_mode_matters(model, x)
     deadline = None if how.time_limit is None else time.monotonic() + how.time_limit
     given = x.dtype
@@ -184,9 +184,14 @@ def _warn_of_flat(oracle: Oracle, x_adv: Images, goal: Goal) -> None:
 # --- checks
 
 
-def _check(attack: "Attack", x: Images, y: Labels, target: Labels | None, how: Execution) -> None:
+def _checked_target(attack: "Attack", x: Images, y: Labels, target: Labels | None, how: Execution) -> Labels | None:
+    """The target, given or the attack's own, where all can be attacked."""
     check_images(x, attack.box)
     check_labels("y", y, x)
+    if (own := attack.aim(y)) is not None:
+        if target is not None:
+            raise ValueError(f"{type(attack).__name__} has targets of its own: leave target out")
+        target = own
     attack.check_input(x, target is not None, None)
     if target is not None and attack.reference == "prediction":
         raise ValueError(f'{type(attack).__name__} with reference="prediction" leaves that class, and has no target')
@@ -206,6 +211,7 @@ def _check(attack: "Attack", x: Images, y: Labels, target: Labels | None, how: E
         check_grid(x, attack.box, bounded=attack.budget is not None)
     if attack.shared and isinstance(how.batch_size, int) and how.batch_size < len(x):
         raise ValueError(f"{type(attack).__name__} finds one answer for all images, so it has no batch_size")
+    return target
 
 
 def _check_lengths(attack: "Attack", images: int) -> None:
