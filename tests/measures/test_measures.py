@@ -279,9 +279,12 @@ def test_measures_as_plain_values_are_json():
         "robust accuracy, Linf 0.1",
         "robust accuracy, Linf 0.05",
         "Min, Linf 0.1",
-        *(f"{kind}, nearest" for kind in ("mean L2", "median L2", "rho_cw", "median rho_cw", "empirical robustness")),
+        *(
+            f"{kind}, nearest"
+            for kind in ("success", "mean L2", "median L2", "rho_cw", "median rho_cw", "empirical robustness")
+        ),
         *(f"{kind}, away" for kind in ("rho_2", "l_2")),
-        *(f"{kind}, grid" for kind in ("rho_inf", "empirical robustness")),
+        *(f"{kind}, grid" for kind in ("accuracy", "rho_inf", "empirical robustness", "empirical robustness (code)")),
     }
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["robust accuracy, Linf 0.1"]["value"] == robust_accuracy(TABLE, Linf, 0.1).value

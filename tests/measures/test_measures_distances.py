@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from made_up import RUN, Row, changed, made_up, of, right, table_of
-from steelman.attacks import DDN, EOT, PGD, MinimalFGSM, WorstOf
+from steelman.attacks import DDN, EOT, PGD, CarliniWagner, IgnoringFilter, MinimalFGSM, WorstOf
 from steelman.measures import (
     accuracy,
     clean_accuracy,
@@ -106,6 +106,22 @@ def test_empirical_robustness_in_both_forms():
     right_only = [row for row in ROWS if row["attack"] != "weak" or row["clean_prediction"] == row["label"]]
     with pytest.raises(ValueError, match=r"weak was run on \d+ of 41 images, and this is of all"):
         empirical_robustness(table_of(right_only), "weak")
+
+
+@pytest.mark.parametrize("around", [IgnoringFilter, lambda it: it])
+def test_both_forms_of_table_2_are_among_the_measures_of_its_attack_alone(around, with_probes):
+    rows = changed(with_probes, "nearest", run=around(MinimalFGSM(grid=0.05)), norm="Linf")
+    table, name = table_of(rows), "nearest"
+    found = measures(table)
+    assert found["accuracy, nearest"] == accuracy(table, name)
+    assert found["empirical robustness, nearest"] == empirical_robustness(table, name)
+    assert found["empirical robustness (code), nearest"] == empirical_robustness(table, name, "code")
+    assert found["TrainingSetDistance, nearest"] == training_set_distance(table, name)
+    assert found["TrainingSetDistance (code), nearest"] == training_set_distance(table, name, "code")
+    assert found["TrainingSetDistance, nearest"].value != found["TrainingSetDistance (code), nearest"].value
+    others = measures(table_of(changed(with_probes, "grid", run=CarliniWagner())))
+    assert "TrainingSetDistance, nearest" in others
+    assert not [label for label in others if "(code)" in label or label == "accuracy, nearest"]
 
 
 def test_mean_norm_is_over_successes_and_median_norm_over_all_that_were_attacked():

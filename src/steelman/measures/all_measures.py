@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from steelman.measures import accuracies, distances, probes
+from steelman.measures import accuracies, distances, probes, targets
 from steelman.measures.measure import Measure, Unmeasured
 from steelman.measures.rows import Attacked, rows
 from steelman.norms import NORMS
@@ -67,8 +67,9 @@ def along_radii(radii: Sequence[float]) -> bool:
 def _candidates(table: Evaluation) -> Iterator[tuple[str, Callable[[], Measure]]]:
     """Names and what computes them, in the order in which they are shown."""
     attacks = rows(table).attacks
+    alone = {name: each for name, each in attacks.items() if not targets.is_towards(each.record)}
     yield "clean accuracy", partial(accuracies.clean_accuracy, table)
-    for name, attack in attacks.items():
+    for name, attack in alone.items():
         if attack.bounded:
             yield f"accuracy, {name}", partial(accuracies.accuracy, table, name)
     for (norm, eps), names in accuracies.threats(table).items():
@@ -81,16 +82,19 @@ def _candidates(table: Evaluation) -> Iterator[tuple[str, Callable[[], Measure]]
             where = f"{label}, {len(radii)} radii to {radii[-1]:.4g}"
             yield f"AvgAcc, {where}", partial(accuracies.average_accuracy, table, norm)
             yield f"AvgRobAcc, {where}", partial(accuracies.average_accuracy, table, norm, clean=False)
-    for name, attack in attacks.items():
+    for name, attack in alone.items():
         for label, measure in _of_minimal(attack) if not attack.bounded else ():
             yield f"{label}, {name}", partial(measure, table, name)
+    for name, of_table in targets.of_targets(rows(table)):
+        yield name, partial(of_table, table)
     for probe in table.probes:
         for name in probes.measured_by(table, probe):
             label = probe.removesuffix("()") + ("" if name == CLEAN else f", {name}")
             if probe.startswith("CLEVER("):
                 yield label, partial(probes.clever, table, probe)
             elif probe.startswith("TrainingSetDistance("):
-                yield label, partial(probes.training_set_distance, table, name, probe=probe)
+                for form, named in _forms(attacks.get(name), label):
+                    yield named, partial(probes.training_set_distance, table, name, form, probe=probe)
             else:
                 yield label, partial(probes.probed, table, probe, name)
 
@@ -98,8 +102,13 @@ def _candidates(table: Evaluation) -> Iterator[tuple[str, Callable[[], Measure]]
 def _of_minimal(attack: Attacked) -> Iterator[tuple[str, Callable[[Evaluation, str], Measure]]]:
     """The measures of a minimal attack, by label."""
     norm = attack.norm or "L2"
+    if _of_table_2(attack):  # it may find nothing, which others hardly do
+        yield "accuracy", accuracies.accuracy
     if attack.leaves_label or norm != "L2":  # else it is rho_2
-        yield "empirical robustness", distances.empirical_robustness
+        for form, named in _forms(attack, "empirical robustness"):
+            yield named, partial(distances.empirical_robustness, form=form)
+    if attack.leaves_label:
+        yield "success", targets.success
     if attack.leaves_label or norm not in ("L2", "Linf"):
         yield f"mean {norm}", distances.mean_norm
         yield f"median {norm}", distances.median_norm
@@ -111,3 +120,15 @@ def _of_minimal(attack: Attacked) -> Iterator[tuple[str, Callable[[Evaluation, s
     if distances.is_carlini_wagner(attack):
         yield "rho_cw", distances.rho_cw
         yield "median rho_cw", partial(distances.rho_cw, statistic="median")
+
+
+def _forms(attack: Attacked | None, label: str) -> Iterator[tuple[distances.Form, str]]:
+    """The forms of a measure of Efficient Defenses' table 2: its code's only for the attack that is in that table."""
+    yield "paper", label
+    if attack is not None and _of_table_2(attack):
+        name, comma, rest = label.partition(", ")
+        yield "code", f"{name} (code){comma}{rest}"
+
+
+def _of_table_2(attack: Attacked) -> bool:
+    return not attack.bounded and "MinimalFGSM" in attack.record.kinds()

@@ -33,15 +33,14 @@ class MinimalFGSM(Attack):
     eps_max  largest radius, default 1 in units of the box
     grid     try grid, 2 grid, ... up to eps_max instead, and do not bisect; None (default) does not, .05 is the paper's
     loss     cross-entropy (default), Margin, DLR
-    legacy_indexing  default False; True repeats the authors' code of 2017, with its fault, on their grid: table 2 of the
-             paper was made so. After a radius, the images that are left are known by their places among those that were
-             just attacked. At the third radius and after, these are taken for places in the whole batch. So others are
-             attacked again, those that are left mostly are not, and the image of an image's last radius is returned,
-             fooled or not. The first radius is for all images, misclassified ones too
+    legacy_indexing  default False. True repeats the authors' code of 2017 with its fault, on a grid: table 2 of the
+             paper was made so. After each radius it knows the images that are left by their places among those just
+             attacked, and from the third radius on takes these for places in the whole batch. So other images are
+             attacked again, and most of those that are left are not. An image comes back with its last radius, fooled
+             or not. The first radius is for all, misclassified images too
 
-    With legacy_indexing, an answer depends on which images are in the call and in which order: the authors had all 10,000
-    test images in one, `evaluate` has batch_size of them. Their sum .05 + .05 + ... ends above 1, so that their last
-    radius is .95.
+    With legacy_indexing, an answer depends on which images are in the call, and in which order: the authors had all
+    10,000 test images in one, `evaluate` has batch_size of them. Their last radius was .95, since .05 added up passes 1.
 
     Cost: 1 forward and 1 gradient pass, at most 25 forward passes for the radii and 14 for the bisection. Once images
     have left, others try several radii at once in their place.
