@@ -63,8 +63,12 @@ def bootstrap(
     kind: Kind = "length",
     failures: int = 0,
     resamples: int = 1000,
+    weights: np.ndarray | None = None,
 ) -> Measure:
     """The mean or median of per-image values, with the percentile bootstrap interval: images drawn with replacement.
+
+    With `weights`, the number of things that an image's value is the sum of, the mean over all of these; the images are
+    drawn, so that things of one image need not be independent.
 
     The draws are seeded, so the same table gives the same interval. Ends are values that resamples took, never
     interpolated, so that values may be infinite.
@@ -73,7 +77,12 @@ def bootstrap(
         Unmeasured: no images.
     """
     _some(values)
-    if statistic == "mean":
+    if weights is not None:
+        drawn = [(values[each].sum(axis=1), weights[each].sum(axis=1)) for each in _drawn(len(values), resamples)]
+        sums, counts = (np.concatenate(each) for each in zip(*drawn, strict=True))
+        resampled = sums[counts > 0] / counts[counts > 0]
+        value = values.sum() / weights.sum()
+    elif statistic == "mean":
         resampled = np.concatenate([values[drawn].mean(axis=1) for drawn in _drawn(len(values), resamples)])
         value = values.mean()
     else:
