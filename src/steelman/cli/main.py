@@ -21,6 +21,7 @@ from steelman.cli.options import (
     Recipe,
     Results,
     Runs,
+    Scale,
     Std,
     SubjectName,
     SurvivorsOnly,
@@ -301,6 +302,43 @@ def compare(
         console.print(each, markup=False, highlight=False)
         console.print()
     console.print(f"report: {found.written[-1]}", markup=False, soft_wrap=True, highlight=False)
+
+
+@app.command(cls=Verb, epilog="Example: steelman reproduce deep-defense --rows 'MNIST MLP*' --plan")
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="A paper's name or file; default: list the papers.")] = "",
+    table: Annotated[list[str] | None, typer.Option(help="A table to make, such as 1; may be repeated.")] = None,
+    figure: Annotated[list[str] | None, typer.Option(help="A figure to draw; may be repeated.")] = None,
+    rows: Annotated[str, typer.Option(metavar="PATTERN", help="Only these rows of tables, such as 'MNIST*'.")] = "",
+    scale: Scale = "paper",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of trainings of each network.")] = 1,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print what is missing and its cost here, and do nothing.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes that train and attack.")] = 1,
+    data_dir: DataDir = None,
+    runs: Runs = Path("runs"),
+    folder: Annotated[Path, typer.Option(help="The folder of the pages and their results.")] = Path("reproduced"),
+    trust: Trust = None,
+) -> None:
+    """A paper's tables and figures: train, attack, and print the paper's number beside ours.
+
+    The same call resumes. Networks are shared between tables and with `steelman train`. The folder has the page
+    PAPER.md, its pictures, and PAPER.json, from which the page can be made again.
+    """
+    from rich.console import Console
+
+    from steelman.papers import terminal
+
+    chosen = {"tables": table or (), "figures": figure or (), "rows": rows}
+    if not paper:
+        terminal.list_papers(Console(), folder)
+    elif plan:
+        terminal.print_plan(Console(), paper, scale, seeds, runs, data_dir, folder, **chosen)
+    else:
+        failed = terminal.make(Console(), paper, scale, seeds, runs, data_dir, folder, workers, _say, **chosen)
+        if failed:
+            raise typer.Exit(1)
 
 
 @app.command(cls=Verb, epilog="Example: steelman cite PGD DeepDefense")

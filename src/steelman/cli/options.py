@@ -38,6 +38,13 @@ def shape(text: str) -> str:
     return _one_of(text, SHAPES)
 
 
+def scale(text: str) -> str:
+    """How much of a paper's budget is spent."""
+    from steelman.papers.paper import SCALES
+
+    return _one_of(text, SCALES)
+
+
 def numbers(text: str) -> list[float]:
     """Numbers with commas between them."""
     try:
@@ -143,5 +150,11 @@ PaperShape: TypeAlias = Annotated[
         metavar="SHAPE",
         help="Whose table: deep-defense, deep-defense-2, efficient-defenses, l2l-da, pgn, mma, all; default: the one "
         "that fits.",
+    ),
+]
+Scale: TypeAlias = Annotated[
+    Any,
+    typer.Option(
+        parser=scale, metavar="SCALE", help="paper: the paper's own budget; night, hour: reduced forms of it."
     ),
 ]

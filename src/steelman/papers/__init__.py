@@ -1,0 +1,1 @@
+"""Papers as data, and what makes their numbers again: `steelman reproduce`."""

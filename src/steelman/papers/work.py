@@ -1,0 +1,137 @@
+"""Trains and measures: one job in, one entry of the results out. Each is called in any process."""
+
+import time
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from steelman.evaluation.eps_ref import reference_epsilon
+from steelman.evaluation.evaluation import evaluate
+from steelman.evaluation.transferability import transfer
+from steelman.experiments.assess import attacked
+from steelman.experiments.run import Run, train_recipe
+from steelman.loading.subject import Subject
+from steelman.measures import Measure, measures
+from steelman.measures.measure import plain
+from steelman.networks.building import device
+from steelman.papers.jobs import Measured, Trained
+from steelman.report.export import slug
+from steelman.table.records import Provenance
+
+LOGGED = ("epoch", "test_clean", "test_rho_2", "clean", "seconds")
+"""What is kept of a training's log, a mapping per epoch."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job, with where its files go and come from."""
+
+    job: Trained | Measured
+    runs: Path
+    data: Path | None
+    progress: bool
+
+
+def work(task: Work) -> dict[str, Any]:
+    """Do a job; what is already in its folder is not done again."""
+    start = time.monotonic()
+    with warnings.catch_warnings():
+        # A rounded gradient is zero on some images, which is what such an attack is there to show.
+        warnings.filterwarnings("ignore", "the model's gradient is zero")
+        found = train(task) if isinstance(task.job, Trained) else measure(task)
+    made = Provenance.now(device())
+    versions = {"steelman": made.steelman, "PyTorch": made.pytorch, "Python": made.python}
+    about = {"date": made.date, **versions, "device": made.device, "hardware": made.hardware}
+    return {
+        "digest": task.job.digest,
+        "reduced": task.job.reduced,
+        "seconds": round(time.monotonic() - start, 1),
+        "made": about,
+        **found,
+    }
+
+
+def train(task: Work) -> dict[str, Any]:
+    job = task.job
+    assert isinstance(job, Trained)
+    run = train_recipe(job.recipe, job.path, task.runs, job.name, task.data, task.progress)
+    log = [{key: line[key] for key in LOGGED if key in line} for line in run.log]
+    return {
+        "recipe": job.path.stem,
+        "seed": job.recipe.training.seed,
+        "epochs": log[-1]["epoch"],
+        "training_seconds": round(sum(line.get("seconds", 0.0) for line in log), 1),
+        "log": log,
+    }
+
+
+def measure(task: Work) -> dict[str, Any]:
+    job = task.job
+    assert isinstance(job, Measured)
+    subject = Run.open(task.runs / job.network.name).subject(task.data)
+    test = subject.sample(job.evaluation.images or job.battery.images)
+    eps_ref, found = _eps_ref(task, job), {}
+    attacks = job.attacks(eps_ref, len(test.classes))
+    folder = task.runs / job.network.name / f"paper-{job.name.rpartition(' / ')[2]}"
+    how: dict[str, Any] = {"seed": job.evaluation.seed, "progress": task.progress}
+    if job.source is not None:
+        found = _transferred(task, job, subject)
+    elif job.evaluation.space == "preprocessed":
+        probes = [probe.setup(subject.training) for probe in job.battery.probes]
+        found = measures(
+            evaluate(
+                subject.model,
+                test,
+                attacks,
+                space=subject.space,
+                folder=folder,
+                probes=probes,
+                survivors_only=job.battery.survivors_only,
+                **how,
+            )
+        )
+    else:
+        battery = replace(job.battery, attacks=attacks)
+        images = len(test) if job.evaluation.images or job.battery.images else None
+        tables = attacked(subject, battery, folder=folder, images=images, eps_ref=eps_ref, **how)
+        found = measures(*tables.values())
+    return {
+        "images": len(test),
+        **({"eps_ref": eps_ref} if eps_ref is not None else {}),
+        "measures": plain(found),
+    }
+
+
+def _eps_ref(task: Work, job: Measured) -> float | None:
+    """eps_ref of the model that the evaluation names, by the loss of its first FGSM that needs it."""
+    if job.eps_ref_of is None:
+        return None
+    subject = Run.open(task.runs / job.eps_ref_of.name).subject(task.data)
+    named = [job.battery.attacks[name] for name in job.evaluation.radii if name in job.battery.attacks]
+    more = {"loss": loss} if named and (loss := getattr(named[0], "loss", None)) is not None else {}
+    test = subject.sample(job.evaluation.images or job.battery.images)
+    return reference_epsilon(subject.model, test, space=subject.space, **more)
+
+
+def _transferred(task: Work, job: Measured, subject: Subject) -> dict[str, Measure]:
+    """Accuracies on images that are crafted once on the source, in its folder."""
+    assert job.source is not None
+    source = Run.open(task.runs / job.source.name).subject(task.data)
+    test = subject.sample(job.evaluation.images or job.battery.images)
+    found: dict[str, Measure] = {}
+    for name, attack in job.attacks(None, len(test.classes)).items():
+        place = task.runs / job.source.name / f"paper-{job.name.rpartition(' / ')[2]}" / slug(name)
+        one = transfer(
+            {job.source.name: source.model},
+            {subject.name: subject.model},
+            test,
+            attack,
+            name=name,
+            seed=job.evaluation.seed,
+            folder=place,
+            progress=task.progress,
+        )
+        found["clean accuracy"] = one.clean[0]
+        found[f"accuracy, {name}"] = one.accuracy[0][0]
+    return found
