@@ -40,6 +40,32 @@ class SGD(Optimiser):
 
 
 @dataclass(frozen=True)
+class UnevenSGD(SGD):
+    """`SGD` with other rates for biases and for the last layer, as MatConvNet's and Caffe's examples have them.
+
+    bias  factor on the rate of every bias, default 2 (Caffe). Parameters of one dimension count as biases
+    last  factor on that of the last layer, its bias included, default 1
+    """
+
+    bias: Factor = 2.0
+    last: Factor = 1.0
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        everything = list(parameters)
+        final = max((place for place, each in enumerate(everything) if each.ndim > 1), default=0)
+        groups = [
+            {
+                "params": [each],
+                "lr": self.lr * (self.bias if each.ndim < 2 else 1) * (self.last if place >= final else 1),
+            }
+            for place, each in enumerate(everything)
+        ]
+        return torch.optim.SGD(
+            groups, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
+        )
+
+
+@dataclass(frozen=True)
 class Adam(Optimiser):
     """Adam (`torch.optim.Adam`). Weight decay is added to the gradient."""
 

@@ -48,6 +48,25 @@ class Steps(Schedule):
 
 
 @dataclass(frozen=True)
+class Stages(Schedule):
+    """One of several factors: the first until the fraction at[0] of the training, the second until at[1], and so on.
+
+    factors  one more than `at` has fractions; default a tenth, then 1
+    at       rising
+    """
+
+    factors: tuple[Factor, ...] = (0.1, 1.0)
+    at: tuple[Fraction, ...] = (0.1,)
+
+    def __post_init__(self) -> None:
+        if len(self.factors) != len(self.at) + 1 or list(self.at) != sorted(self.at):
+            raise ValueError(f"Stages needs rising fractions and one more factor; got {self.at} and {self.factors}")
+
+    def __call__(self, progress: float) -> float:
+        return self.factors[sum(progress >= fraction - 1e-9 for fraction in self.at)]
+
+
+@dataclass(frozen=True)
 class Cosine(Schedule):
     """Half a cosine from 1 down to 0, after a linear rise over the fraction `warmup`."""
 

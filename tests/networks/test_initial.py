@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from steelman.networks import MLP, LeNet, NormalInit
+from steelman.networks import MLP, NIN, AlexNet, ConvNet, LeNet, NormalInit
 from steelman.networks.building import description_of, network_of
 
 
@@ -46,9 +46,18 @@ def test_other_layers_start_as_before_and_the_seed_decides() -> None:
     assert description.network["init"] == {"std": 0.02}
 
 
-@pytest.mark.parametrize("kind", [MLP, LeNet])
-def test_a_gain_scales_the_input(kind: Any) -> None:
-    plain, scaled, x = kind(), kind(gain=255.0), torch.rand(3, 1, 28, 28)
+def test_the_first_layer_may_have_another_deviation() -> None:
+    network = made({"std": 0.05, "first": 0.01}, "ConvNet")
+    stds = [float(each.weight.detach().std()) for each in network.modules() if isinstance(each, nn.Conv2d)]
+    assert stds == pytest.approx([0.01, *[0.05] * 4], rel=0.1)
+    with pytest.raises(ValueError, match="NormalInit needs first > 0; got 0"):
+        made({"first": 0.0})
+
+
+@pytest.mark.parametrize(("kind", "side"), [(MLP, 28), (LeNet, 28), (ConvNet, 28), (NIN, 28), (AlexNet, 67)])
+def test_a_gain_scales_the_input(kind: Any, side: int) -> None:
+    plain, scaled = (kind(shape=(1, side, side), gain=gain).eval() for gain in (1.0, 255.0))
+    x = torch.rand(3, 1, side, side)
     scaled.load_state_dict(plain.state_dict())
     torch.testing.assert_close(scaled(x), plain(255 * x))
 
@@ -57,8 +66,11 @@ def test_a_gain_scales_the_input(kind: Any) -> None:
     ("init", "message"),
     [
         (0.01, r"network: init needs a table, such as \{ std = 0.01 \}; got 0.01"),
-        ({"sigma": 1}, "network: init has no setting 'sigma'; it takes std, bias, truncated"),
-        ({"bias": float("nan")}, r"network: init needs numbers std and bias, .*got NormalInit\(std=0.01, bias=nan"),
+        ({"sigma": 1}, "network: init has no setting 'sigma'; it takes std, first, bias, truncated"),
+        (
+            {"bias": float("nan")},
+            r"network: init needs numbers std and bias, .*got NormalInit\(std=0.01, first=None, bias=nan",
+        ),
         ({"std": 0.0}, "network: NormalInit needs std > 0; got 0"),
     ],
 )

@@ -1,6 +1,8 @@
 """Networks: sizes, and every layer against torch's functions."""
 
+import importlib
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -241,25 +243,97 @@ def test_shapes_that_are_none_are_refused() -> None:
         MLP(shape=(784,))
 
 
-@pytest.mark.parametrize("network", [AlexNet, ResNet18])
-def test_without_torchvision_the_remedy_is_named(network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nin_begins_with_hes_weights_and_a_tenth_of_them() -> None:
+    convolutions = [each for each in NIN().modules() if isinstance(each, nn.Conv2d)]
+    for convolution in convolutions:
+        wanted = (2 / convolution.weight[0].numel()) ** 0.5 * (0.1 if convolution is convolutions[-1] else 1)
+        assert float(convolution.weight.detach().std()) == pytest.approx(wanted, rel=0.05)
+        assert not convolution.bias.any()
+
+
+def test_alexnet_is_caffes() -> None:
+    with torch.device("meta"):
+        assert sum(each.numel() for each in AlexNet().parameters()) == 60_965_224
+        assert AlexNet()(torch.rand(1, 3, 227, 227)).shape == (1, 1000)
+    torch.manual_seed(0)
+    model, maps = AlexNet(shape=(3, 67, 75), classes=7).eval(), torch.rand(2, 3, 67, 75)
+    x = maps
+    for place, (stride, pad, groups) in enumerate([(4, 0, 1), (1, 2, 2), (1, 1, 1), (1, 1, 2), (1, 1, 2)], start=1):
+        kernel, bias = weight(model, f"conv{place}")
+        halves = [
+            functional.conv2d(part, rows, stride=stride, padding=pad)
+            for part, rows in zip(maps.chunk(groups, 1), kernel.chunk(groups), strict=True)
+        ]
+        maps = (torch.cat(halves, 1) + bias[:, None, None]).clamp(min=0)
+        if place < 3:
+            squares = functional.pad(maps.square(), (0, 0, 0, 0, 2, 2)).unfold(1, 5, 1).sum(-1)
+            maps = maps / (1 + 1e-4 / 5 * squares) ** 0.75
+        if place in (1, 2, 5):
+            maps = maps.unfold(2, 3, 2).unfold(3, 3, 2).amax((4, 5))
+    hidden = maps.flatten(1)
+    for layer in ("fc6", "fc7"):
+        assert torch.equal(model.get_parameter(f"{layer}.bias"), torch.full((4096,), 0.1))
+        assert float(model.get_parameter(f"{layer}.weight").detach().std()) == pytest.approx(0.005, rel=0.01)
+        hidden = functional.linear(hidden, *weight(model, layer)).clamp(min=0)
+    torch.testing.assert_close(model(x), functional.linear(hidden, *weight(model, "fc8")))
+    assert not torch.equal(model.train()(x), model(x))
+    with pytest.raises(ValueError, match="at least 67x67"):
+        AlexNet(shape=(3, 66, 227))
+
+
+def test_resnet18_layer_by_layer() -> None:
+    torch.manual_seed(0)
+    assert sum(each.numel() for each in ResNet18().parameters()) == 11_689_512
+    model, x = ResNet18(shape=(3, 64, 33), classes=7), torch.rand(4, 3, 64, 33)
+    model(x)  # moves the statistics
+    state = model.eval().state_dict()
+
+    def normal(maps: Tensor, name: str) -> Tensor:
+        mean, variance = state[f"{name}.running_mean"], state[f"{name}.running_var"]
+        scale = state[f"{name}.weight"] / (variance + 1e-5).sqrt()
+        return (maps - mean[:, None, None]) * scale[:, None, None] + state[f"{name}.bias"][:, None, None]
+
+    def convolved(maps: Tensor, name: str, stride: int) -> Tensor:
+        kernel = state[f"{name}.weight"]
+        return functional.conv2d(maps, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+
+    maps = normal(convolved(x, "conv1", 2), "bn1").clamp(min=0)
+    maps = functional.pad(maps, (1, 1, 1, 1)).unfold(2, 3, 2).unfold(3, 3, 2).amax((4, 5))
+    for stage in (1, 2, 3, 4):
+        for block in (0, 1):
+            name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+            shortcut = (
+                maps if stride == 1 else normal(convolved(maps, f"{name}.downsample.0", 2), f"{name}.downsample.1")
+            )
+            first = normal(convolved(maps, f"{name}.conv1", stride), f"{name}.bn1").clamp(min=0)
+            maps = (normal(convolved(first, f"{name}.conv2", 1), f"{name}.bn2") + shortcut).clamp(min=0)
+    wanted = functional.linear(maps.mean((2, 3)), state["fc.weight"], state["fc.bias"])
+    torch.testing.assert_close(model(x), wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="at least 32x32"):
+        ResNet18(shape=(3, 31, 32))
+
+
+def test_trained_weights_of_resnet18_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
     with pytest.raises(ImportError, match=r"pip install 'steelman\[vision\]'"):
-        network()
+        ResNet18(weights="IMAGENET1K_V1")
     with pytest.raises(ValueError, match="3 channels"):
-        network(shape=(1, 224, 224))
+        ResNet18(shape=(1, 224, 224), weights="IMAGENET1K_V1")
     with pytest.raises(ValueError, match="1000 classes"):
-        network(classes=10, weights="IMAGENET1K_V1")
-    with pytest.raises(ValueError, match="at least"):
-        network(shape=(3, 31, 31))
+        ResNet18(classes=10, weights="IMAGENET1K_V1")
+    theirs = ResNet18()
+    models = SimpleNamespace(get_model=lambda name, weights: {("resnet18", "IMAGENET1K_V1"): theirs}[name, weights])
+    monkeypatch.setitem(sys.modules, "torchvision.models", models)
+    x = torch.rand(1, 3, 64, 64)
+    assert torch.equal(ResNet18(weights="IMAGENET1K_V1").eval()(x), theirs.eval()(x))
 
 
-@pytest.mark.parametrize(("network", "count"), [(AlexNet, 61_100_840), (ResNet18, 11_689_512)])
-def test_torchvisions_networks(network, count: int) -> None:
+def test_resnet18_answers_as_torchvisions() -> None:
     try:
-        model = network().eval()
-    except ImportError as error:
+        models = importlib.import_module("torchvision.models")
+    except (ImportError, RuntimeError) as error:
         pytest.skip(str(error))
-    assert sum(each.numel() for each in model.parameters()) == count
-    assert network(shape=(3, 64, 64), classes=10).eval()(torch.rand(1, 3, 64, 64)).shape == (1, 10)
+    theirs, ours, x = models.resnet18().eval(), ResNet18().eval(), torch.rand(2, 3, 64, 64)
+    ours.load_state_dict(theirs.state_dict())
+    assert torch.equal(ours(x), theirs(x))

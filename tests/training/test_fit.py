@@ -28,7 +28,9 @@ from steelman.training import (
     Linear,
     MicroBatches,
     Schedule,
+    Stages,
     Steps,
+    UnevenSGD,
     trained_weights,
 )
 from trainings import TRAINING, Spy, images, network, same
@@ -74,12 +76,29 @@ def test_a_plain_loop_written_here_ends_in_the_same_weights():
         (Cosine(warmup=0.4), [0, 0.5, 1, 0.75, 0.25]),
         (Linear(), [0, 0.2, 0.4, 0.6, 0.8]),
         (Linear(start=1.0, end=0.5, by=0.4), [1, 0.75, 0.5, 0.5, 0.5]),
+        (Stages((0.2, 1.0, 0.5), (0.2, 0.8)), [0.2, 1, 1, 1, 0.5]),
     ],
 )
 def test_schedules(schedule: Schedule, factors: list[float]):
     """One batch an epoch, so that the log tells every rate."""
     log = fit(network(), images(20), Plain(), Training(epochs=5, optimiser=Adam(lr=0.01), schedule=schedule)).log
     assert [line["lr"] for line in log[1:]] == pytest.approx([0.01 * factor for factor in factors])
+
+
+def test_biases_and_the_last_layer_have_rates_of_their_own():
+    """Every step is -lr times the factor times (gradient + decay), from the same gradient."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 10))
+    before = [each.detach().clone() for each in model.parameters()]
+    x, y = next(images(20).in_order(20)).x, next(images(20).in_order(20)).y
+    slopes = torch.autograd.grad(nn.functional.cross_entropy(model(x), y), list(model.parameters()))
+    optimiser = UnevenSGD(lr=0.1, momentum=0.0, weight_decay=0.5, bias=20.0, last=0.25)
+    log = fit(
+        model, images(20), Plain(), Training(epochs=1, optimiser=optimiser, schedule=Stages((0.5, 1.0), (1.0,)))
+    ).log
+    for after, start, slope, factor in zip(model.parameters(), before, slopes, (1, 20, 0.25, 5), strict=True):
+        torch.testing.assert_close(after.detach(), start - 0.05 * factor * (slope + 0.5 * start))
+    assert log[1]["lr"] == pytest.approx(0.05)
 
 
 WRONG = [
@@ -91,6 +110,7 @@ WRONG = [
 @pytest.mark.parametrize(
     "wrong",
     [lambda: Steps((1.5,)), lambda: Cosine(warmup=1.0), lambda: Linear(by=0.0)]
+    + [lambda: Stages((1.0,), (0.5,)), lambda: Stages((1.0, 2.0, 3.0), (0.8, 0.2))]
     + [lambda settings=settings: Training(**settings) for settings in WRONG],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: Callable[[], object]):

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import final
 
+import torch
 from torch import nn
 
-from steelman.networks.layers import check_shape, numbered
+from steelman.networks.layers import check_shape, gained, numbered
 
 
 @final
@@ -19,15 +20,18 @@ class ConvNet(nn.Sequential):
 
     shape    of one image, default (3, 32, 32); at least 8x8 pixels
     classes  default 10: 145,578 parameters on CIFAR-10
+    gain     what the input is multiplied by, default 1, as in `MLP`; 255 gives the scale of the authors' images
 
-    Layers: conv1 .. conv5, pool1 .. pool3, relu1 .. relu4, flatten.
+    MatConvNet's example pools 3x3 pixels in steps of 2; the paper's table and its authors' code pool 2x2.
+    Layers: rescale (where gain is not 1), conv1 .. conv5, pool1 .. pool3, relu1 .. relu4, flatten.
     Reference: Yan, Guo and Zhang, "Deep Defense: training DNNs with improved adversarial robustness", NeurIPS 2018,
     section 4; after MatConvNet's CIFAR-10 example.
     """
 
-    def __init__(self, *, shape: Sequence[int] = (3, 32, 32), classes: int = 10) -> None:
+    def __init__(self, *, shape: Sequence[int] = (3, 32, 32), classes: int = 10, gain: float = 1.0) -> None:
         channels, height, width = check_shape("ConvNet", shape, 8)
         layers = numbered(
+            *gained(gain),
             *(nn.Conv2d(channels, 32, 5, padding=2), nn.MaxPool2d(2), nn.ReLU()),
             *(nn.Conv2d(32, 32, 5, padding=2), nn.ReLU(), nn.AvgPool2d(2)),
             *(nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.AvgPool2d(2)),
@@ -46,17 +50,23 @@ class NIN(nn.Sequential):
     shape    of one image, default (3, 32, 32); at least 4x4 pixels
     classes  default 10: 966,986 parameters on CIFAR-10
     dropout  probability after both poolings, default .5
+    gain     what the input is multiplied by, default 1, as in `MLP`; 255 gives the scale of the authors' images
 
     Paper and code differ: the paper's table has no dropout, its authors' code has .5; `dropout=0` is the table.
-    Layers: block1 .. block3, with conv1, relu1, conv2, relu2, conv3 in each; relu1, relu2, pool1 .. pool3, dropout1,
-    dropout2, flatten.
+    Weights begin as He's normal ones, of the last layer a tenth of those, and biases as 0 (MatConvNet's example, which
+    pools 3x3 pixels in steps of 2, where table and code pool 2x2).
+    Layers: rescale (where gain is not 1), block1 .. block3, with conv1, relu1, conv2, relu2, conv3 in each; relu1,
+    relu2, pool1 .. pool3, dropout1, dropout2, flatten.
     Reference: Lin, Chen and Yan, "Network in network", ICLR 2014; in the form of Yan, Guo and Zhang, "Deep Defense:
     training DNNs with improved adversarial robustness", NeurIPS 2018, section 4.
     """
 
-    def __init__(self, *, shape: Sequence[int] = (3, 32, 32), classes: int = 10, dropout: float = 0.5) -> None:
+    def __init__(
+        self, *, shape: Sequence[int] = (3, 32, 32), classes: int = 10, dropout: float = 0.5, gain: float = 1.0
+    ) -> None:
         channels, _, _ = check_shape("NIN", shape, 4)
         layers = OrderedDict[str, nn.Module](
+            numbered(*gained(gain)),
             block1=_block(channels, 5, 192, 160, 96),
             relu1=nn.ReLU(),
             pool1=nn.MaxPool2d(2),
@@ -70,6 +80,17 @@ class NIN(nn.Sequential):
             flatten=nn.Flatten(),
         )
         super().__init__(layers)
+        convolutions = [each for each in self.modules() if isinstance(each, nn.Conv2d)]
+        for convolution in convolutions:
+            _he(convolution)
+        with torch.no_grad():
+            convolutions[-1].weight *= 0.1
+
+
+def _he(convolution: nn.Conv2d) -> None:
+    nn.init.kaiming_normal_(convolution.weight)
+    assert convolution.bias is not None
+    nn.init.zeros_(convolution.bias)
 
 
 def _block(channels: int, kernel: int, first: int, second: int, third: int) -> nn.Sequential:
@@ -102,8 +123,6 @@ class ConvPoolCNN(nn.Sequential):
         layers: list[nn.Module] = []
         for place, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
             convolution = nn.Conv2d(fan_in, fan_out, 3, padding=1)
-            nn.init.kaiming_normal_(convolution.weight)
-            assert convolution.bias is not None
-            nn.init.zeros_(convolution.bias)
+            _he(convolution)
             layers += [convolution, nn.LeakyReLU(0.2), *[nn.AvgPool2d(2)] * (place % 2 == 0)]
         super().__init__(OrderedDict(**numbered(*layers), mean=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()))

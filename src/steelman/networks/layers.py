@@ -26,6 +26,11 @@ class Rescale(nn.Module):
         return f"shift={self.shift}, scale={self.scale}"
 
 
+def gained(gain: float) -> list[nn.Module]:
+    """A network's first layer where its input is multiplied by a gain; no layer where that is 1."""
+    return [] if gain == 1 else [Rescale(scale=gain)]
+
+
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 _ALWAYS = {"conv": nn.Conv2d, "fc": nn.Linear, "relu": (nn.ReLU, nn.LeakyReLU), "bn": nn.BatchNorm2d, "pool": _POOLS}
 _IF_SEVERAL = {"dropout": nn.Dropout, "flatten": nn.Flatten, "rescale": Rescale}

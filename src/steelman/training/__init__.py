@@ -3,8 +3,8 @@
 from steelman.checkpoint import trained_weights
 from steelman.defences.game import Average, Descend, Game, Player, Step
 from steelman.defences.objective import MicroBatches
-from steelman.optimisers import SGD, Adam, Optimiser
-from steelman.schedules import Constant, Cosine, Linear, Schedule, Steps
+from steelman.optimisers import SGD, Adam, Optimiser, UnevenSGD
+from steelman.schedules import Constant, Cosine, Linear, Schedule, Stages, Steps
 from steelman.training.distributed import Processes, processes
 from steelman.training.loop import fit
 from steelman.training.prepare import Crafted, NoisyCopies, Preparation, SoftLabels
@@ -31,9 +31,11 @@ __all__ = [
     "Processes",
     "Schedule",
     "SoftLabels",
+    "Stages",
     "Step",
     "Steps",
     "Training",
+    "UnevenSGD",
     "fit",
     "play",
     "processes",
