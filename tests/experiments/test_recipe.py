@@ -15,7 +15,7 @@ import shipped
 from shipped import ALL
 from steelman import FGSM, L2LDA, PGD, AttackTraining, Plain
 from steelman.adversaries import Adversary
-from steelman.data import CIFAR10, CIFAR100, Digits, InMemory
+from steelman.data import CIFAR10, CIFAR100, Digits, ImageFolder, InMemory
 from steelman.experiments.assess import attacked, battery_of
 from steelman.experiments.recipe import Battery, Recipe, build, load_recipe, to_toml
 from steelman.experiments.recipe_file import find_recipe
@@ -43,7 +43,8 @@ def tiny(tmp_path: Path) -> Path:
 @cache
 def made_up(data: type) -> InMemory:
     """Images of the shape that a data set has."""
-    shape = {Digits: (1, 8, 8), CIFAR10: (3, 32, 32), CIFAR100: (3, 32, 32)}.get(data, (1, 28, 28))
+    shapes = {Digits: (1, 8, 8), CIFAR10: (3, 32, 32), CIFAR100: (3, 32, 32), ImageFolder: (3, 67, 67)}
+    shape = shapes.get(data, (1, 28, 28))
     chance = torch.Generator().manual_seed(0)
     return InMemory("made", torch.rand(20, *shape, generator=chance), torch.arange(20) % 10, tuple("0123456789"))
 
