@@ -169,7 +169,7 @@ class Jobs:
             self.trained(Network(each)) if each else None for each in (evaluation.source, evaluation.eps_ref_of)
         )
         battery = _battery(json.dumps(evaluation.settings), type(trained.recipe.data).__name__, evaluation.name)
-        facts = {**vars(evaluation), "settings": config.write(battery)}
+        facts = {**vars(evaluation), "settings": config.write(battery), "source": "", "eps_ref_of": ""}
         digest = sha256(json.dumps([facts, *(each and each.digest for each in (trained, source, of))], sort_keys=True))
         reduced = self.reduced.what if small else trained.reduced
         name = f"{trained.name} / {evaluation.name}" + (f"-{self.scale}" if small else "")

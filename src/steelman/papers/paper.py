@@ -277,11 +277,18 @@ def _row(row: dict[str, Any], table: dict[str, Any], more: list[dict[str, Any]],
         measure = own.get("measure", "") if own else measures[place]
         made = bool(recipe and measure) and not row.get("missing")
         network = Network(recipe, tuple(row.get("set", ()))) if made else None
-        printed = None if value is None or (isinstance(value, float) and math.isnan(value)) else value
+        printed = _printed(value)
         missing = row.get("missing") or table.get("missing", "")
         cells.append(Cell(printed, network, evaluation, measure, missing))
     facts = {key: row[key] for key in SHOWN_OF_ROW if key in row}
     return Row(row["name"], facts, tuple(cells), row.get("note", ""), ours)
+
+
+def _printed(value: Any) -> Printed:
+    """A number, or text in a table of layers; None for a dash."""
+    if value is None or isinstance(value, str):
+        return value
+    return None if math.isnan(value) else float(value)
 
 
 def _figure(name: str, settings: dict[str, Any]) -> Figure:

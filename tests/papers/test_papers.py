@@ -1,0 +1,105 @@
+"""The papers that come with the package, and the pages that were made of them."""
+
+import math
+import tomllib
+from pathlib import Path
+
+import pytest
+from tests.helpers.shipped import group
+
+from steelman.papers.agreement import agreement
+from steelman.papers.chosen import wanted
+from steelman.papers.jobs import Jobs
+from steelman.papers.page import page_of
+from steelman.papers.paper import DATA, SCALES, Paper, load_paper, names
+from steelman.papers.results import Results, Value
+
+ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "docs" / "results"
+PRINTED = ROOT.parent / "shared" / "papers"
+WIRED = [name for name in names() if load_paper(name).wired]
+MADE = [name for name in WIRED if (PAGES / f"{name}.json").is_file()]
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_paper_has_a_caption_for_each_table_and_figure(name: str):
+    paper = load_paper(name)
+    assert paper.title
+    assert paper.tables
+    assert all(each.caption for each in (*paper.tables.values(), *paper.figures.values()))
+
+
+@pytest.mark.skipif(not PRINTED.is_dir(), reason="the printed tables are not here")
+@pytest.mark.parametrize("name", names())
+def test_the_printed_numbers_are_those_of_the_paper(name: str):
+    """Against the tables as they were copied from the papers, row by row."""
+    theirs = tomllib.loads((PRINTED / f"{name}.toml").read_text(encoding="utf-8"))
+    ours = tomllib.loads((DATA / f"{name}.toml").read_text(encoding="utf-8"))
+    assert ours["table"].keys() == theirs["table"].keys()
+    for key, table in theirs["table"].items():
+        assert ours["table"][key]["columns"] == table["columns"]
+        rows = ours["table"][key]["rows"]
+        assert [_known(row["values"]) for row in rows] == [_known(row["values"]) for row in table["rows"]]
+        assert [row["name"] for row in rows] == [row["name"] for row in table["rows"]]
+
+
+def _known(values: list) -> list:
+    return [None if isinstance(value, float) and math.isnan(value) else value for value in values]
+
+
+@group
+@pytest.mark.parametrize("name", WIRED)
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_cell_names_recipes_attacks_and_measures_that_there_are(name: str, scale: str):
+    """Recipes are read with their changes; the attack in a measure's name is one of the evaluation's."""
+    paper = load_paper(name)
+    if scale not in ("paper", *paper.reduced):
+        pytest.skip("no such scale")
+    made = Jobs(paper, scale, 0, Path("runs"))
+    for network, evaluation in wanted(paper):
+        if evaluation is None:
+            made.trained(network)
+            continue
+        job = made.measured(network, paper.evaluations[evaluation])
+        attacks = [*job.attacks(0.1), *job.battery.attacks]
+        for measure in _measures(paper, network, evaluation):
+            _, _, of = measure.removesuffix(" (preprocessed)").partition(", ")
+            assert not of or of in attacks or measure.startswith(("robust accuracy", "worst case", "Min")), measure
+
+
+def _measures(paper: Paper, network, evaluation: str) -> set[str]:
+    cells = (cell for table in paper.tables.values() for cell in table.cells)
+    return {cell.measure for cell in cells if cell.network == network and cell.evaluation == evaluation}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_page_is_made_of_its_json_alone(name: str):
+    """A number that was typed by hand, or a page of another file, would differ."""
+    text = (PAGES / f"{name}.md").read_text(encoding="utf-8")
+    assert page_of(load_paper(name), Results.load(PAGES, name)) == text
+    for line in text.splitlines():
+        if line.startswith("!["):
+            assert (PAGES / line.partition("(")[2].rstrip(")")).is_file()
+
+
+def value(number: float, half: float, kind: str = "share", reduced: str = "") -> Value:
+    return Value(number, number - half, number + half, kind, 1000, 1, 0, "night" if reduced else "paper", reduced)
+
+
+@pytest.mark.parametrize(
+    ("printed", "ours", "expected"),
+    [
+        (98.31, value(0.9831, 0.0), "agrees"),
+        # sqrt(2) * .3 points and 3 % of the error of 1.69 points are .475 points.
+        (98.31, value(0.9831 - 0.0047, 0.003), "agrees"),
+        (98.31, value(0.9831 - 0.0048, 0.003), "differs"),
+        (0.225, value(0.2317, 0.0, "ratio"), "agrees"),
+        (0.225, value(0.2318, 0.0, "ratio"), "differs"),
+        (0.225, value(0.225, 0.0, "ratio", "fewer epochs"), "not comparable"),
+        (None, value(0.5, 0.1), "measured"),
+        ("FC-10", value(0.5, 0.1), "measured"),
+        (50.0, None, "missing"),
+    ],
+)
+def test_numbers_agree_by_the_rule(printed, ours, expected: str):
+    assert agreement(printed, ours) == expected
