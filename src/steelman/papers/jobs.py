@@ -169,11 +169,20 @@ class Jobs:
             self.trained(Network(each)) if each else None for each in (evaluation.source, evaluation.eps_ref_of)
         )
         battery = _battery(json.dumps(evaluation.settings), type(trained.recipe.data).__name__, evaluation.name)
+        if self.reduced and self.reduced.attacks:
+            less = {key: self._lessened(attack) for key, attack in battery.attacks.items()}
+            small, battery = small or less != battery.attacks, replace(battery, attacks=less)
         facts = {**vars(evaluation), "settings": config.write(battery), "source": "", "eps_ref_of": ""}
         digest = sha256(json.dumps([facts, *(each and each.digest for each in (trained, source, of))], sort_keys=True))
         reduced = self.reduced.what if small else trained.reduced
         name = f"{trained.name} / {evaluation.name}" + (f"-{self.scale}" if small else "")
         return Measured(name, trained, evaluation, battery, source, of, reduced, digest[:16])
+
+    def _lessened(self, attack: Attack) -> Attack:
+        """An attack with the settings that the scale has for its class."""
+        less = self.reduced.settings(type(attack).__name__)
+        where = f"scale.{self.scale}.attacks.{type(attack).__name__}"
+        return config.read(Attack, config.write(attack) | less, where) if less else attack
 
 
 def jobs_of(

@@ -142,14 +142,20 @@ class Reduced:
 
     images    most test images of an evaluation
     training  pairs of a pattern of recipes' names, and changes of those recipes
+    attacks   pairs of an attack's class, and settings of every attack of that class
     """
 
     what: str
     images: int | None = None
     training: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    attacks: tuple[tuple[str, Mapping[str, Any]], ...] = ()
 
     def changes(self, recipe: str) -> tuple[str, ...]:
         return tuple(change for pattern, changes in self.training if fnmatch(recipe, pattern) for change in changes)
+
+    def settings(self, kind: str) -> dict[str, Any]:
+        """What an attack of this class has less of."""
+        return {key: value for name, changes in self.attacks if name == kind for key, value in changes.items()}
 
 
 @dataclass(frozen=True)
@@ -237,9 +243,10 @@ def _merged(name: str, every: Mapping[str, dict[str, Any]], above: tuple[str, ..
 def _reduced(name: str, settings: dict[str, Any]) -> Reduced:
     if name not in SCALES[1:]:
         raise ValueError(f"scale.{name}: a reduced scale is {' or '.join(SCALES[1:])}")
-    _known(settings, ("what", "images", "training"), f"scale.{name}")
+    _known(settings, ("what", "images", "training", "attacks"), f"scale.{name}")
     training = tuple((each["recipes"], tuple(each["set"])) for each in settings.get("training", ()))
-    return Reduced(settings["what"], settings.get("images"), training)
+    attacks = tuple((each["kind"], each["set"]) for each in settings.get("attacks", ()))
+    return Reduced(settings["what"], settings.get("images"), training, attacks)
 
 
 def _table(name: str, settings: dict[str, Any]) -> Table:

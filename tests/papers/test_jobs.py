@@ -1,0 +1,44 @@
+"""Jobs at a reduced scale: attacks with less than the paper's budget."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from steelman import FGSM, CarliniWagner, DeepFool
+from steelman.papers.jobs import Jobs
+from steelman.papers.paper import Evaluation, Network, Paper, Reduced
+
+CW = {"kind": "CarliniWagner", "c": 1.0}
+EVALUATION = Evaluation("strong", {"attacks": {"CW": CW, "DeepFool": {"kind": "DeepFool"}}}, targets=True)
+LESS = Reduced("20 steps", attacks=(("CarliniWagner", {"steps": 20}), ("FGSM", {"eps": 0.5})))
+
+
+def jobs(reduced: Reduced, scale: str) -> Jobs:
+    paper = Paper("p", "P", (), "", "", {}, {}, {"strong": EVALUATION}, {"night": reduced})
+    return Jobs(paper, scale, 0, Path("runs"))  # pyright: ignore[reportArgumentType]
+
+
+def test_a_scale_has_settings_of_its_own_for_attacks_of_a_class():
+    whole = jobs(LESS, "paper").measured(Network("plain_digits_mlp"), EVALUATION)
+    less = jobs(LESS, "night").measured(Network("plain_digits_mlp"), EVALUATION)
+    assert whole.battery.attacks == {"CW": CarliniWagner(c=1.0), "DeepFool": DeepFool()}
+    assert less.battery.attacks == {"CW": CarliniWagner(c=1.0, steps=20), "DeepFool": DeepFool()}
+    assert (whole.reduced, less.reduced) == ("", "20 steps")
+    assert whole.digest != less.digest
+    assert less.name.endswith("-night")
+    assert list(less.attacks(classes=3)) == [f"{name}, target +{k}" for name in ("CW", "DeepFool") for k in (1, 2)]
+
+
+def test_a_scale_without_an_attack_of_that_class_changes_nothing():
+    only = replace(LESS, attacks=LESS.attacks[1:])
+    whole = jobs(only, "paper").measured(Network("plain_digits_mlp"), EVALUATION)
+    assert jobs(only, "night").measured(Network("plain_digits_mlp"), EVALUATION) == whole
+    other = replace(EVALUATION, settings={"attacks": {"FGSM": {"kind": "FGSM"}}})
+    assert jobs(only, "night").measured(Network("plain_digits_mlp"), other).battery.attacks == {"FGSM": FGSM(eps=0.5)}
+
+
+def test_a_setting_that_the_attack_lacks_is_refused_by_name():
+    wrong = replace(LESS, attacks=(("CarliniWagner", {"stepz": 20}),))
+    with pytest.raises(ValueError, match=r"scale\.night\.attacks\.CarliniWagner.*stepz.*steps"):
+        jobs(wrong, "night").measured(Network("plain_digits_mlp"), EVALUATION)
