@@ -103,3 +103,17 @@ def value(number: float, half: float, kind: str = "share", reduced: str = "") ->
 )
 def test_numbers_agree_by_the_rule(printed, ours, expected: str):
     assert agreement(printed, ours) == expected
+
+
+def test_the_example_of_the_page_is_a_paper(tmp_path: Path):
+    """The first block of the page, whose cells name recipes, attacks and measures that there are."""
+    text = (ROOT / "docs" / "adding-a-paper.md").read_text(encoding="utf-8")
+    path = tmp_path / "example.toml"
+    path.write_text(text.split("```toml\n")[1].split("```")[0], encoding="utf-8")
+    paper = load_paper(str(path))
+    made = Jobs(paper, "paper", 0, tmp_path)
+    jobs = [made.measured(network, paper.evaluations[name or ""]) for network, name in wanted(paper)]
+    assert {(job.network.name, *job.attacks()) for job in jobs} == {
+        ("plain_digits_mlp", "FGSM .1"),
+        ("pgd_digits_mlp", "FGSM .1"),
+    }
