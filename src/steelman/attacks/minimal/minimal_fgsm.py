@@ -40,7 +40,7 @@ class MinimalFGSM(Attack):
              or not. The first radius is for all, misclassified images too
 
     With legacy_indexing, an answer depends on which images are in the call, and in which order: the authors had all
-    10,000 test images in one, `evaluate` has batch_size of them. Their last radius was .95, since .05 added up passes 1.
+    10,000 test images in one, `evaluate` has batch_size of them. Their last radius was .95: .05 added up passes 1.
 
     Cost: 1 forward and 1 gradient pass, at most 25 forward passes for the radii and 14 for the bisection. Once images
     have left, others try several radii at once in their place.
