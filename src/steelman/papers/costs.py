@@ -51,9 +51,10 @@ def _training(recipe: Recipe, data: Path | None) -> float:
     game = recipe.defence.setup(model, images)
     spent = []
     for rows in torch.arange(len(images)).split(batch):
-        each = next(images.batches([rows])).to(device()) if hasattr(Batch, "to") else next(images.batches([rows]))
+        each = next(images.batches([rows]))
         assert each.index is not None
-        each = Batch(each.x.to(device()), each.y.to(device()), each.index, combine(each.index, 1), each.soft, 0.5, 7)
+        seeds = combine(each.index, 1)
+        each = Batch(each.x.to(device()), each.y.to(device()), each.index, seeds, each.soft, 0.5, 7)
         start = time.perf_counter()
         play(game, model.train(), each, optimiser)
         spent.append(time.perf_counter() - start)

@@ -1,10 +1,10 @@
 """A paper's page: every printed number with ours beside it. A function of the paper's file and the results alone."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from steelman.papers.agreement import RULE, Agreement, agreement
-from steelman.papers.chosen import heading
+from steelman.papers.chosen import fits, heading
 from steelman.papers.figures import caption_of
 from steelman.papers.paper import Cell, Figure, Paper, Printed, Table
 from steelman.papers.results import Reader, Results, Value
@@ -36,6 +36,25 @@ def page_of(paper: Paper, results: Results) -> str:
 
 def _about(paper: Paper) -> str:
     return f"{', '.join(paper.authors)}. {paper.venue}.\n\n{_flat(paper.note)}".strip()
+
+
+def brief(reader: Reader, table: str, rows: str, columns: Mapping[str, str]) -> str:
+    """Some rows and columns of a table, with new headings and without marks, for a page that links to this one."""
+    found = reader.paper.tables[table]
+    places = {found.columns.index(column): head for column, head in columns.items()}
+    lines = [["", *places.values()]]
+    for row in found.rows:
+        if fits(row, rows):
+            pairs = ((row.cells[place].printed, reader.value(row.cells[place])) for place in places)
+            lines.append([heading(row), *(_pair(printed, ours) for printed, ours in pairs)])
+    return _markdown(lines)
+
+
+def _pair(printed: Printed, ours: Value | None) -> str:
+    if ours is None:
+        return written(printed)
+    number = f"{100 * ours.value:.2f}" if ours.kind == "share" else f"{ours.value:.4f}"
+    return f"{written(printed)} → {number}" if printed is not None else number
 
 
 def _counted(paper: Paper, reader: Reader) -> str:

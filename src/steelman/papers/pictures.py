@@ -1,6 +1,7 @@
 """Figures of images: what attacks make of a few test images on several models."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ from steelman.types import Batch
 
 DRAWN = {"toy_study": drawings.toy_study}
 """What draws a figure of kind "drawn", by the name that a paper's file gives it."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a picture: its name, its images, and a text below each."""
+
+    name: str
+    images: list[Tensor]
+    texts: list[str]
 
 
 def draw_pictures(
@@ -53,22 +63,26 @@ def _jobs(paper: Paper, figure: Figure, runs: Path) -> list[Measured]:
 
 
 def _draw(figure: Figure, made: Jobs, runs: Path, data: Path | None, paper: Paper, path: Path) -> list[str]:
-    """One grid per panel: a row for the images themselves and one for each model and attack, a column per image."""
-    lines: list[list[Tensor]] = []
-    names: list[str] = []
-    texts: list[list[str]] = []
+    """A grid: a row for the images themselves and one for each model and attack, a column per image.
+
+    Of one image, there is a row for each panel, and a column for each model.
+    """
+    grid: list[Line] = []
     for panel in figure.panels:
+        lines: list[Line] = []
         for curve, (network, *_) in panel.curves.items():
-            job = made.measured(network, paper.evaluations[panel.evaluation])
-            x, found = _attacked(job, panel, runs, data)
-            if not lines:
-                names, lines, texts = ["image"], [list(x)], [[""] * len(x)]
-            for attack, (x_adv, texted) in found.items():
-                names.append(curve if len(found) == 1 else f"{curve}, {attack}")
-                lines.append(list(x_adv))
-                texts.append(texted)
-    save_figure(_grid(lines, names, texts), path)
-    return [f"{name}: {'; '.join(text)}" for name, text in zip(names[1:], texts[1:], strict=True)]
+            x, found = _attacked(made.measured(network, paper.evaluations[panel.evaluation]), panel, runs, data)
+            lines = lines or [Line("image", list(x), [""] * len(x))]
+            lines += [
+                Line(curve if len(found) == 1 else f"{curve}, {attack}", list(x_adv), texts)
+                for attack, (x_adv, texts) in found.items()
+            ]
+        if len(panel.images) == 1:
+            texts = [f"{line.name}: {line.texts[0]}" if line.texts[0] else line.name for line in lines]
+            lines = [Line(panel.title, [line.images[0] for line in lines], texts)]
+        grid += lines
+    save_figure(_grid(grid), path)
+    return [f"{line.name}. {'; '.join(text for text in line.texts if text)}" for line in grid if any(line.texts)]
 
 
 def _attacked(
@@ -93,23 +107,19 @@ def _attacked(
     return batch.x.cpu(), found
 
 
-def _grid(lines: list[list[Tensor]], names: list[str], texts: list[list[str]]) -> Any:
-    """Images with names at the left and texts below; of one image each, side by side."""
+def _grid(lines: Sequence[Line]) -> Any:
+    """Images with the names of their lines at the left and texts below."""
     from matplotlib.figure import Figure as Drawing
 
-    if len(lines[0]) == 1:
-        lines, texts = [[line[0] for line in lines]], [[f"{n}\n{t[0]}" for n, t in zip(names, texts, strict=True)]]
-        names = [""]
-    rows, columns = len(lines), len(lines[0])
-    figure = Drawing(figsize=(1.25 * columns + 1.2, 1.35 * rows), layout="constrained")
-    for row in range(rows):
-        for column in range(columns):
+    rows, columns = len(lines), len(lines[0].images)
+    figure = Drawing(figsize=(1.3 * columns + 1.2, 1.45 * rows), layout="constrained")
+    for row, line in enumerate(lines):
+        for column, (image, text) in enumerate(zip(line.images, line.texts, strict=True)):
             axes = figure.add_subplot(rows, columns, row * columns + column + 1)
-            image = lines[row][column]
             axes.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[])
-            axes.set_xlabel(texts[row][column].replace(", ", "\n"), fontsize=6)
+            axes.set_xlabel(text.replace(": ", "\n").replace(", ", "\n"), fontsize=6)
             if column == 0:
-                axes.set_ylabel(names[row], fontsize=7, rotation=0, ha="right", va="center")
+                axes.set_ylabel(line.name, fontsize=7, rotation=0, ha="right", va="center")
     figure.set_label("adversarial images")
     return figure
