@@ -103,7 +103,7 @@ def _radii(paper: Paper, panel: Panel, reader: Reader) -> Chart:
         pairs = [(radius, value) for radius, value in zip(radii, found, strict=True) if value is not None]
         series.append(_line(name, pairs, panel.success) if pairs else None)
     up = Axis("success rate" if panel.success else "accuracy", share=True)
-    return Chart(panel.title, Axis("ε"), up, tuple(series))
+    return Chart(panel.title, Axis(panel.x or "ε"), up, tuple(series))
 
 
 def _line(name: str, pairs: list[tuple[float, Value]], success: bool) -> Series:

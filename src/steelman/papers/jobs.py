@@ -79,9 +79,9 @@ class Measured:
         for name, attack in self.battery.attacks.items():
             radii = self.evaluation.radii.get(name)
             if radii is not None:
+                key = "confidence" if attack.budget is None else "eps"
                 found |= {
-                    at_radius(name, radius): replace(attack, eps=_number(radius, eps_ref))  # pyright: ignore[reportCallIssue]
-                    for radius in radii
+                    at_radius(name, radius): replace(attack, **{key: _number(radius, eps_ref)}) for radius in radii
                 }
             else:
                 found[name] = attack
