@@ -8,7 +8,7 @@ from typing import final
 
 from torch import nn
 
-from steelman.networks.layers import Rescale, check_shape, numbered
+from steelman.networks.layers import Rescale, check_shape, gained, numbered
 from steelman.networks.residual import Residual
 
 
@@ -36,7 +36,7 @@ class MLP(nn.Sequential):
         gain: float = 1.0,
     ) -> None:
         check_shape("MLP", shape, 1)
-        layers: list[nn.Module] = [nn.Flatten(), *([Rescale(scale=gain)] if gain != 1 else [])]
+        layers: list[nn.Module] = [nn.Flatten(), *gained(gain)]
         for fan_in, fan_out in pairwise([math.prod(shape), *hidden, classes]):
             layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
         super().__init__(numbered(*layers[:-1]))
@@ -62,7 +62,7 @@ class LeNet(nn.Sequential):
         channels, height, width = check_shape("LeNet", shape, 16)
         rows, columns = (((side - 4) // 2 - 4) // 2 for side in (height, width))
         layers = numbered(
-            *([Rescale(scale=gain)] if gain != 1 else []),
+            *gained(gain),
             *(nn.Conv2d(channels, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2)),
             *(nn.Flatten(), nn.Linear(50 * rows * columns, 500), nn.ReLU(), nn.Linear(500, classes)),
         )
