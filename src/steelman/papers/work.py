@@ -73,7 +73,7 @@ def measure(task: Work) -> dict[str, Any]:
     test = subject.sample(job.evaluation.images or job.battery.images)
     eps_ref, found = _eps_ref(task, job), {}
     attacks = job.attacks(eps_ref, len(test.classes))
-    folder = task.runs / job.network.name / f"paper-{job.name.rpartition(' / ')[2]}"
+    folder = task.runs / job.network.name / _place(job, len(test))
     how: dict[str, Any] = {"seed": job.evaluation.seed, "progress": task.progress}
     if job.source is not None:
         found = _transferred(task, job, subject)
@@ -121,7 +121,7 @@ def _transferred(task: Work, job: Measured, subject: Subject) -> dict[str, Measu
     test = subject.sample(job.evaluation.images or job.battery.images)
     found: dict[str, Measure] = {}
     for name, attack in job.attacks(None, len(test.classes)).items():
-        place = task.runs / job.source.name / f"paper-{job.name.rpartition(' / ')[2]}" / slug(name)
+        place = task.runs / job.source.name / _place(job, len(test)) / slug(name)
         one = transfer(
             {job.source.name: source.model},
             {subject.name: subject.model},
@@ -135,3 +135,8 @@ def _transferred(task: Work, job: Measured, subject: Subject) -> dict[str, Measu
         found["clean accuracy"] = one.clean[0]
         found[f"accuracy, {name}"] = one.accuracy[0][0]
     return found
+
+
+def _place(job: Measured, images: int) -> str:
+    """The folder of an evaluation, in that of the run whose network makes the images."""
+    return f"paper-{job.name.rpartition(' / ')[2]}-{images}"
