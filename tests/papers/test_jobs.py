@@ -38,6 +38,14 @@ def test_a_scale_without_an_attack_of_that_class_changes_nothing():
     assert jobs(only, "night").measured(Network("plain_digits_mlp"), other).battery.attacks == {"FGSM": FGSM(eps=0.5)}
 
 
+def test_an_attack_without_a_radius_is_run_at_confidences():
+    settings = {"attacks": {"CW": CW, "FGSM": {"kind": "FGSM"}}}
+    evaluation = Evaluation("transfer", settings, radii={"CW": [0.0, 2.5], "FGSM": [0.1]})
+    found = jobs(LESS, "paper").measured(Network("plain_digits_mlp"), evaluation).attacks()
+    weak, strong = CarliniWagner(c=1.0), CarliniWagner(c=1.0, confidence=2.5)
+    assert found == {"CW 0": weak, "CW 2.5": strong, "FGSM .1": FGSM(eps=0.1)}
+
+
 def test_a_setting_that_the_attack_lacks_is_refused_by_name():
     wrong = replace(LESS, attacks=(("CarliniWagner", {"stepz": 20}),))
     with pytest.raises(ValueError, match=r"scale\.night\.attacks\.CarliniWagner.*stepz.*steps"):
