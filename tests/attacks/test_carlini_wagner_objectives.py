@@ -1,13 +1,15 @@
 """The seven objectives of Carlini and Wagner, and the variables that keep images in the box, with their gradients."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from affine import images
+from affine import affine, images
+from steelman.attacks import CarliniWagner
 from steelman.attacks.minimal.carlini_wagner.descent import Variable
 from steelman.attacks.minimal.carlini_wagner.objectives import CWObjective
 from steelman.losses import Goal
@@ -83,3 +85,30 @@ def test_encodings_stay_in_the_box_with_their_gradients(encoding: Any) -> None:
         return
     difference = (variable.decode(w + 1e-6)[0] - variable.decode(w - 1e-6)[0]) / 2e-6
     torch.testing.assert_close(chain, difference, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("objective", ["f2", "f3", "f4"])
+def test_objectives_on_probabilities_need_large_constants_of_a_sure_model(objective: str) -> None:
+    """Their slopes are about as small as the probabilities of the wrong classes, also in double precision."""
+    model = affine(0, images=60, scale=80.0)
+    unsure = 1 - model(model.x).softmax(1).amax(1)
+    rows = torch.where((unsure < 1e-4) & (unsure > 1e-14))[0]
+    x, y, unsure = model.x[rows], model.y[rows], unsure[rows]
+    attack = CarliniWagner(
+        objective=objective,  # pyright: ignore[reportArgumentType]
+        steps=50,
+        search_steps=1,
+        encoding="projected",
+        warm_start=False,
+        retry_target=False,
+        polish=0,
+    )
+
+    def won(**settings: Any) -> Tensor:
+        return replace(attack, **settings).run(model, x, y).success
+
+    small = won(c=1e-3)
+    assert bool(won(c=1e-3, objective="f6").all())
+    assert 5 < int(small.sum()) < len(rows) - 5
+    assert float(unsure[~small].median()) < float(unsure[small].median()) / 10
+    assert bool(won(c=1e3).all())
