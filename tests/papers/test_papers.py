@@ -56,7 +56,7 @@ def test_every_cell_names_recipes_attacks_and_measures_that_there_are(name: str,
     if scale not in ("paper", *paper.reduced):
         pytest.skip("no such scale")
     made = Jobs(paper, scale, 0, Path("runs"))
-    for network, evaluation in wanted(paper):
+    for network, evaluation, _ in wanted(paper):
         if evaluation is None:
             made.trained(network)
             continue
@@ -112,7 +112,7 @@ def test_the_example_of_the_page_is_a_paper(tmp_path: Path):
     path.write_text(text.split("```toml\n")[1].split("```")[0], encoding="utf-8")
     paper = load_paper(str(path))
     made = Jobs(paper, "paper", 0, tmp_path)
-    jobs = [made.measured(network, paper.evaluations[name or ""]) for network, name in wanted(paper)]
+    jobs = [made.measured(network, paper.evaluations[name or ""]) for network, name, _ in wanted(paper)]
     assert {(job.network.name, *job.attacks()) for job in jobs} == {
         ("plain_digits_mlp", "FGSM .1"),
         ("pgd_digits_mlp", "FGSM .1"),

@@ -199,6 +199,7 @@ def test_what_changes_is_made_again_and_nothing_else(root: Path):
         return [job.name for job in jobs]
 
     assert left("", "") == []
+    assert left('"clean accuracy", ', '"median norm, FGS", ') == ["plain / shares", "tuned / shares"]
     assert left('kind = "FGSM", eps = 0.1', 'kind = "FGSM", eps = 0.2') == ["plain / from-plain", "tuned / from-plain"]
     (root / "tuned.toml").write_text(TUNED.replace("0.1", "0.05"))
     shutil.rmtree(root / "runs" / "tuned")

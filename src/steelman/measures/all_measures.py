@@ -114,6 +114,7 @@ def _of_minimal(attack: Attacked) -> Iterator[tuple[str, Callable[[Evaluation, s
         yield f"median {norm}", distances.median_norm
     elif norm == "Linf":
         yield "rho_inf", distances.rho_inf
+        yield "mean Linf", distances.mean_norm
     else:
         yield "rho_2", distances.rho_2
         yield "l_2", distances.l_2

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeAlias
 
 from steelman.naming import nearest
 from steelman.papers.paper import Network, Paper, Row, Table
 
-Wanted = tuple[Network, str | None]
-"""A network, and the evaluation that measures it; none where its log is enough."""
+Wanted: TypeAlias = tuple[Network, str | None, str]
+"""A network, the evaluation that measures it (none where its log is enough), and the measure, where it is one."""
 
 
 def wanted(paper: Paper, tables: Sequence[str] = (), figures: Sequence[str] = (), rows: str = "") -> Iterator[Wanted]:
@@ -28,11 +28,11 @@ def wanted(paper: Paper, tables: Sequence[str] = (), figures: Sequence[str] = ()
     for _, row in found:
         for cell in row.cells:
             if cell.network is not None:
-                yield cell.network, cell.evaluation
+                yield cell.network, cell.evaluation, cell.measure
     for figure in chosen_figures if not rows else ():
         for panel in figure.panels:
             for networks in panel.curves.values():
-                yield from ((network, panel.evaluation or None) for network in networks)
+                yield from ((network, panel.evaluation or None, "") for network in networks)
 
 
 def heading(row: Row) -> str:

@@ -58,6 +58,7 @@ class Measured:
     """An evaluation of a network.
 
     needs  the networks of which it has to know: its own, its source, that of its eps_ref
+    wants  measures that are asked for; more are kept
     """
 
     name: str
@@ -68,6 +69,7 @@ class Measured:
     eps_ref_of: Trained | None
     reduced: str
     digest: str
+    wants: frozenset[str] = frozenset()
 
     @property
     def needs(self) -> tuple[Trained, ...]:
@@ -205,12 +207,13 @@ def jobs_of(
     measured: dict[str, Measured] = {}
     for seed in range(seeds):
         made = Jobs(paper, scale, seed, runs)
-        for network, evaluation in wanted(paper, tables, figures, rows):
+        for network, evaluation, measure in wanted(paper, tables, figures, rows):
             if evaluation is None:
                 found = made.trained(network).every
             else:
                 job = made.measured(network, paper.evaluations[evaluation])
-                measured[job.name] = job
+                known = measured.get(job.name, job)
+                measured[job.name] = replace(known, wants=known.wants | ({measure} if measure else set()))
                 found = (each for need in job.needs for each in need.every)
             trained |= {each.name: each for each in found}
     return list(trained.values()), list(measured.values())

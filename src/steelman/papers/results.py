@@ -74,9 +74,12 @@ class Results:
         (self.networks if isinstance(job, Trained) else self.evaluations)[job.name] = entry
 
     def entry(self, job: Trained | Measured) -> dict[str, Any] | None:
-        """The entry of a finished job, if its settings are the same."""
+        """The entry of a finished job, if its settings are the same and it has the measures that are asked for."""
         found = (self.networks if isinstance(job, Trained) else self.evaluations).get(job.name)
-        return found if found is not None and found["digest"] == job.digest else None
+        if found is None or found["digest"] != job.digest:
+            return None
+        known = isinstance(job, Trained) or job.wants <= {*found["measures"], *found.get("unmeasured", ())}
+        return found if known else None
 
     @property
     def entries(self) -> Iterator[dict[str, Any]]:

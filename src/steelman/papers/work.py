@@ -12,7 +12,8 @@ from steelman.evaluation.transferability import transfer
 from steelman.experiments.assess import attacked
 from steelman.experiments.run import Run, train_recipe
 from steelman.loading.subject import Subject
-from steelman.measures import Measure, measures
+from steelman.measures import Measure
+from steelman.measures.all_measures import measures_and_gaps
 from steelman.measures.measure import plain
 from steelman.networks.building import device
 from steelman.papers.jobs import Measured, Trained
@@ -71,7 +72,7 @@ def measure(task: Work) -> dict[str, Any]:
     assert isinstance(job, Measured)
     subject = Run.open(task.runs / job.network.name).subject(task.data)
     test = subject.sample(job.evaluation.images or job.battery.images)
-    eps_ref, found = _eps_ref(task, job), {}
+    eps_ref, found, gaps = _eps_ref(task, job), {}, {}
     attacks = job.attacks(eps_ref, len(test.classes))
     folder = task.runs / job.network.name / _place(job, len(test))
     how: dict[str, Any] = {"seed": job.evaluation.seed, "progress": task.progress}
@@ -79,7 +80,7 @@ def measure(task: Work) -> dict[str, Any]:
         found = _transferred(task, job, subject)
     elif job.evaluation.space == "preprocessed":
         probes = [probe.setup(subject.training) for probe in job.battery.probes]
-        found = measures(
+        found, gaps = measures_and_gaps(
             evaluate(
                 subject.model,
                 test,
@@ -95,11 +96,12 @@ def measure(task: Work) -> dict[str, Any]:
         battery = replace(job.battery, attacks=attacks)
         images = len(test) if job.evaluation.images or job.battery.images else None
         tables = attacked(subject, battery, folder=folder, images=images, eps_ref=eps_ref, **how)
-        found = measures(*tables.values())
+        found, gaps = measures_and_gaps(*tables.values())
     return {
         "images": len(test),
         **({"eps_ref": eps_ref} if eps_ref is not None else {}),
         "measures": plain(found),
+        "unmeasured": gaps,
     }
 
 
