@@ -127,3 +127,21 @@ def test_a_whole_evaluation_of_an_affine_model_gives_the_closed_form() -> None:
     ]
     assert abs(found["average success, PGD"].value - float(torch.stack(runs).double().mean())) <= 0.05
     assert found["average mean Linf, PGD"].value == pytest.approx(0.05, rel=1e-3)
+
+
+def test_a_table_that_grows_by_one_attack_at_a_time_has_the_same_measures(tmp_path) -> None:
+    model = affine(1, images=10, classes=3)
+    data = (model.x, model.y)
+    attacks = every_target({"DeepFool": DeepFool(), "PGD": PGD(eps=0.05)}, 3)
+    whole = evaluate(model, data, attacks, progress=False)  # pyright: ignore[reportArgumentType]
+    names = list(attacks)
+    for some in (names[:2], names):
+        grown = evaluate(
+            model,  # pyright: ignore[reportArgumentType]
+            data,
+            {name: attacks[name] for name in some},
+            progress=False,
+            folder=tmp_path,
+        )
+        assert grown.attacks == tuple(some)
+    assert measures(grown) == measures(whole)

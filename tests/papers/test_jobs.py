@@ -8,6 +8,7 @@ import pytest
 from steelman import FGSM, CarliniWagner, DeepFool
 from steelman.papers.jobs import Jobs
 from steelman.papers.paper import Evaluation, Network, Paper, Reduced
+from steelman.papers.work import portions
 
 CW = {"kind": "CarliniWagner", "c": 1.0}
 EVALUATION = Evaluation("strong", {"attacks": {"CW": CW, "DeepFool": {"kind": "DeepFool"}}}, targets=True)
@@ -50,3 +51,17 @@ def test_a_setting_that_the_attack_lacks_is_refused_by_name():
     wrong = replace(LESS, attacks=(("CarliniWagner", {"stepz": 20}),))
     with pytest.raises(ValueError, match=r"scale\.night\.attacks\.CarliniWagner.*stepz.*steps"):
         jobs(wrong, "night").measured(Network("plain_digits_mlp"), EVALUATION)
+
+
+@pytest.mark.parametrize(("size", "counts"), [(2, [2, 4, 5]), (5, [5]), (1, [1, 2, 3, 4, 5])])
+def test_portions_grow_to_all_attacks_in_order(size: int, counts: list[int]):
+    attacks = {name: DeepFool(steps=place + 1) for place, name in enumerate("abcde")}
+    found = portions(attacks, size)
+    assert [len(each) for each in found] == counts
+    assert all(list(each) == list(attacks)[: len(each)] for each in found)
+    assert found[-1] == attacks
+
+
+def test_no_attacks_are_one_portion():
+    """An evaluation may have probes alone."""
+    assert portions({}, 0) == [{}]

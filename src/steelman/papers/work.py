@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from steelman.attacks.core import Attack
 from steelman.evaluation.eps_ref import reference_epsilon
 from steelman.evaluation.evaluation import evaluate
 from steelman.evaluation.transferability import transfer
@@ -93,9 +94,10 @@ def measure(task: Work) -> dict[str, Any]:
             )
         )
     else:
-        battery = replace(job.battery, attacks=attacks)
-        images = len(test) if job.evaluation.images or job.battery.images else None
-        tables = attacked(subject, battery, folder=folder, images=images, eps_ref=eps_ref, **how)
+        images, tables = len(test) if job.evaluation.images or job.battery.images else None, {}
+        for some in portions(attacks, len(test.classes) - 1 if job.evaluation.targets else len(attacks)):
+            battery = replace(job.battery, attacks=some)
+            tables = attacked(subject, battery, folder=folder, images=images, eps_ref=eps_ref, **how)
         found, gaps = measures_and_gaps(*tables.values())
     return {
         "images": len(test),
@@ -103,6 +105,13 @@ def measure(task: Work) -> dict[str, Any]:
         "measures": plain(found),
         "unmeasured": gaps,
     }
+
+
+def portions(attacks: dict[str, Attack], size: int) -> list[dict[str, Attack]]:
+    """The first `size` attacks, the first 2 `size` and so on to all: the table is saved after each, so that an
+    evaluation of few images and many attacks can be stopped."""
+    names, size = list(attacks), max(size, 1)
+    return [{name: attacks[name] for name in names[:end]} for end in (*range(size, len(names), size), len(names))]
 
 
 def _eps_ref(task: Work, job: Measured) -> float | None:
