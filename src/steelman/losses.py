@@ -99,7 +99,7 @@ class CrossEntropy(Loss):
 
 @dataclass(frozen=True)
 class RoundedCrossEntropy(Loss):
-    """`CrossEntropy` with the gradient that most code computes: softmax(Z) - e_y, rounded to the precision of the images.
+    """`CrossEntropy` with the gradient that most code computes: softmax(Z) - e_y, in the precision of the logits.
 
     Where the label's softmax rounds to 1 (from 17 between the highest logits on in float32) the label's own share of
     the gradient is lost, and its direction is wrong; further on all of it is 0. Attacks by it seem to fail there. Only

@@ -58,7 +58,9 @@ def naive(loss: Loss, row: list[float], y: int, t: int | None) -> float:
     return -(row[y] - row[t]) / (best[0] - (best[2] + best[3]) / 2)
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(), RoundedCrossEntropy(), Margin(), Margin(0.5), LogitDifference(), DLR()], ids=repr)
+@pytest.mark.parametrize(
+    "loss", [CrossEntropy(), RoundedCrossEntropy(), Margin(), Margin(0.5), LogitDifference(), DLR()], ids=repr
+)
 @pytest.mark.parametrize("targeted", [False, True])
 @given(seed=st.integers(0, 2**31))
 @settings(max_examples=25, deadline=None)
@@ -187,4 +189,6 @@ def test_rounded_cross_entropy_loses_the_label_where_the_model_is_sure():
     assert torch.equal(moved[CrossEntropy()].flatten(), (weight[1] - weight[0]).sign())
     assert torch.equal(moved[RoundedCrossEntropy()].flatten(), weight[1].sign())
     near = x / 50
-    assert torch.equal(FGSM(1.0, loss=RoundedCrossEntropy(), box=None)(model, near, y), FGSM(1.0, box=None)(model, near, y))
+    assert torch.equal(
+        FGSM(1.0, loss=RoundedCrossEntropy(), box=None)(model, near, y), FGSM(1.0, box=None)(model, near, y)
+    )

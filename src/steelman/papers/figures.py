@@ -33,11 +33,11 @@ def draw_figures(paper: Paper, reader: Reader, folder: Path) -> list[Path]:
         if not charts:
             continue
         axes = panels(len(charts))
-        for place, (chart, each) in enumerate(zip(charts, axes, strict=True)):
-            drawn = draw(chart, each, legend=place == len(charts) - 1)
+        drawn = [draw(chart, each, chart is charts[-1]) for chart, each in zip(charts, axes, strict=True)]
+        for chart, each in zip(charts, axes, strict=True):
             each.set_title(chart.about)
         written.append(folder / f"{paper.name}-figure-{figure.name}.png")
-        save_figure(drawn, written[-1])
+        save_figure(drawn[-1], written[-1])
     return written
 
 
@@ -100,7 +100,7 @@ def _radii(paper: Paper, panel: Panel, reader: Reader) -> Chart:
     for name, (network, *_) in panel.curves.items():
         measures = (f"accuracy, {at_radius(panel.attack, radius)}{suffix}" for radius in radii)
         found = [reader.measured(network, panel.evaluation, measure) for measure in measures]
-        pairs = [(radius, value) for radius, value in zip(radii, found, strict=True) if value is not None]
+        pairs = [(float(radius), value) for radius, value in zip(radii, found, strict=True) if value is not None]
         series.append(_line(name, pairs, panel.success) if pairs else None)
     up = Axis("success rate" if panel.success else "accuracy", share=True)
     return Chart(panel.title, Axis(panel.x or "ε"), up, tuple(series))
@@ -117,7 +117,8 @@ def _points(paper: Paper, panel: Panel, reader: Reader) -> Chart:
     for name, networks in panel.curves.items():
         found = [_point(panel, network, reader, axes) for network in networks]
         pairs = sorted(pair for pair in found if pair is not None)
-        series.append(Series(name, *(np.array(each) for each in zip(*pairs, strict=True))) if pairs else None)
+        x, y = np.array(pairs).T if pairs else (np.array([]), np.array([]))
+        series.append(Series(name, x, y) if pairs else None)
     none = Axis("")
     return Chart(panel.title, axes.get(panel.x, none), axes.get(panel.y, none), tuple(series))
 

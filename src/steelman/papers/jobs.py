@@ -175,6 +175,8 @@ class Jobs:
             less = {key: self._lessened(attack) for key, attack in battery.attacks.items()}
             small, battery = small or less != battery.attacks, replace(battery, attacks=less)
         facts = {**vars(evaluation), "settings": config.write(battery), "source": "", "eps_ref_of": ""}
+        if evaluation.batch_size == Evaluation.batch_size:  # it matters only to attacks on a whole batch
+            del facts["batch_size"]
         digest = sha256(json.dumps([facts, *(each and each.digest for each in (trained, source, of))], sort_keys=True))
         reduced = self.reduced.what if small else trained.reduced
         name = f"{trained.name} / {evaluation.name}" + (f"-{self.scale}" if small else "")

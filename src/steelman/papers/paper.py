@@ -129,6 +129,7 @@ class Evaluation:
     settings: Mapping[str, Any]
     space: Literal["pixels", "preprocessed"] = "pixels"
     seed: int = 0
+    batch_size: int = 250
     images: int | None = None
     eps_ref_of: str = ""
     source: str = ""
@@ -225,7 +226,7 @@ def _paper(name: str, settings: dict[str, Any]) -> Paper:
 
 def _evaluation(name: str, every: Mapping[str, dict[str, Any]], above: tuple[str, ...] = ()) -> Evaluation:
     settings = _merged(name, every, above)
-    own = ("space", "seed", "eps_ref_of", "source", "targets", "radii", "images")
+    own = ("space", "seed", "batch_size", "eps_ref_of", "source", "targets", "radii", "images")
     given = {key: settings.pop(key) for key in own if key in settings}
     return Evaluation(name, settings, **given)
 

@@ -76,7 +76,8 @@ def measure(task: Work) -> dict[str, Any]:
     eps_ref, found, gaps = _eps_ref(task, job), {}, {}
     attacks = job.attacks(eps_ref, len(test.classes))
     folder = task.runs / job.network.name / _place(job, len(test))
-    how: dict[str, Any] = {"seed": job.evaluation.seed, "progress": task.progress}
+    how: dict[str, Any] = {"seed": job.evaluation.seed, "batch_size": job.evaluation.batch_size}
+    how["progress"] = task.progress
     if job.source is not None:
         found = _transferred(task, job, subject)
     elif job.evaluation.space == "preprocessed":
