@@ -32,10 +32,12 @@ def draw_figures(paper: Paper, reader: Reader, folder: Path) -> list[Path]:
         charts = charts_of(paper, figure, reader)
         if not charts:
             continue
-        axes = panels(len(charts))
+        axes = panels(len(charts), across=2)
         drawn = [draw(chart, each, chart is charts[-1]) for chart, each in zip(charts, axes, strict=True)]
         for chart, each in zip(charts, axes, strict=True):
             each.set_title(chart.about)
+            if figure.kind != "radii":  # what differs is far from 0
+                each.autoscale(axis="y")
         written.append(folder / f"{paper.name}-figure-{figure.name}.png")
         save_figure(drawn[-1], written[-1])
     return written

@@ -102,13 +102,15 @@ def _without_tex(figure: "matplotlib.figure.Figure") -> Iterator[None]:
         yield
 
 
-def panels(count: int = 1) -> "list[matplotlib.axes.Axes]":
-    """Empty axes side by side in one figure."""
+def panels(count: int = 1, across: int | None = None) -> "list[matplotlib.axes.Axes]":
+    """Empty axes in one figure, side by side, or so many `across`."""
     require("a picture", "matplotlib")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2 * count, 3.6), layout="constrained")
-    return [_styled(figure.add_subplot(1, count, place + 1)) for place in range(count)]
+    across = min(across or count, count)
+    rows = -(-count // across)
+    figure = Figure(figsize=(5.2 * across, 3.6 * rows), layout="constrained")
+    return [_styled(figure.add_subplot(rows, across, place + 1)) for place in range(count)]
 
 
 def _styled(axes: "matplotlib.axes.Axes") -> "matplotlib.axes.Axes":
