@@ -44,7 +44,7 @@ class Steps(Schedule):
 
     def __call__(self, progress: float) -> float:
         # Slightly early: 4 of 5 epochs may be just below .8 by rounding.
-        return self.factor ** sum(progress >= fraction - 1e-9 for fraction in self.at)
+        return self.factor ** passed(progress, self.at)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Stages(Schedule):
             raise ValueError(f"Stages needs rising fractions and one more factor; got {self.at} and {self.factors}")
 
     def __call__(self, progress: float) -> float:
-        return self.factors[sum(progress >= fraction - 1e-9 for fraction in self.at)]
+        return self.factors[passed(progress, self.at)]
 
 
 @dataclass(frozen=True)
@@ -76,3 +76,8 @@ class Cosine(Schedule):
         if progress < self.warmup:
             return progress / self.warmup
         return 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))
+
+
+def passed(progress: float, at: tuple[float, ...]) -> int:
+    """How many of these shares of the training are over."""
+    return sum(progress >= fraction - 1e-9 for fraction in at)

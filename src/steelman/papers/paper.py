@@ -24,7 +24,7 @@ Printed: TypeAlias = float | str | None
 PRINTED_OF_ROW = ("std", "dataset", "network", "attack", "source_network", "steps", "restarts", "norm", "eps", "mark")
 SHOWN_OF_ROW = ("dataset", "network", "attack", "source_network", "steps", "restarts", "norm", "eps")
 OWN_OF_ROW = ("recipe", "set", "evaluation", "measures", "missing", "note")
-PRINTED = ("caption", "source", "note")
+PRINTED = ("caption", "note")
 OF_TABLE = ("columns", "unit", "units", "settings", "rows")
 OWN_OF_TABLE = (
     *("evaluation", "measures", "column_evaluations", "column_recipes", "why", "extra", "extra_columns", "missing"),
@@ -202,7 +202,7 @@ def load_paper(name: str) -> Paper:
 def _paper(name: str, settings: dict[str, Any]) -> Paper:
     _known(settings, ("paper", "scale", "evaluation", "table", "figure"), "")
     about = settings["paper"]
-    _known(about, ("title", "authors", "venue", "seed", "note"), "paper")
+    _known(about, ("title", "authors", "venue", "note"), "paper")
     evaluations = {each: _evaluation(each, settings["evaluation"]) for each in settings.get("evaluation", {})}
     tables = {each: _table(each, found) for each, found in settings.get("table", {}).items()}
     figures = {each: _figure(each, found) for each, found in settings.get("figure", {}).items()}

@@ -128,8 +128,8 @@ def _run(
     count = len(left)
     if like is None:
         return failed
-    for job, found in _each(left, failed, like, executor):
-        place = f"[{count - len(left)}/{count}] {job.name}"
+    for done, (job, found) in enumerate(_each(left, failed, like, executor), start=1):
+        place = f"[{done}/{count}] {job.name}"
         if isinstance(found, BaseException):
             failed[job.name] = described(found)[1]
             say(f"{place} failed: {failed[job.name]}")
