@@ -1,4 +1,7 @@
-"""Write docs/methods.md and docs/defences.md from the docstrings, the recipes and the examples: `make docs`."""
+"""Write docs/methods.md, docs/defences.md and the README's results: `make docs`.
+
+The pages are made of the docstrings, the recipes and the examples, the results of what `steelman reproduce` measured.
+"""
 
 import dataclasses
 import re
@@ -8,8 +11,21 @@ from pathlib import Path
 
 from steelman.experiments.recipe_file import read_tables
 from steelman.methods import Card, methods, own_fields
+from steelman.papers.page import brief
+from steelman.papers.paper import load_paper
+from steelman.papers.results import Reader, Results
 
 WRITTEN = "<!-- Written by `make docs` from the docstrings{}: change those. -->\n"
+
+RESULTS = "<!-- results: written by `make docs` -->", "<!-- end of results -->"
+SHOWN = {
+    "Acc.": "accuracy, %",
+    "ρ_2": "ρ₂",
+    "Acc.@0.5 ε_ref": "FGS, ½ ε_ref",
+    "Acc.@1.0 ε_ref": "FGS, ε_ref",
+    "exact FGS, 1.0 ε_ref": "exact FGS, ε_ref",
+}
+"""Columns of Deep Defense's table 1 that the README shows, with its own headings."""
 
 
 def methods_page() -> str:
@@ -46,6 +62,22 @@ def defences_page(root: Path) -> str:
         text = path.read_text(encoding="utf-8")
         page.append(f"### {path.stem.replace('_', ' ').capitalize()}\n\n```python\n{text}```\n")
     return "\n".join(page)
+
+
+def readme(root: Path) -> str:
+    """The README, with Deep Defense's table between its marks."""
+    text = (root / "README.md").read_text(encoding="utf-8")
+    reader = Reader(load_paper("deep-defense"), Results.load(root / "docs" / "results", "deep-defense"))
+    before, _, rest = text.partition(RESULTS[0])
+    return (
+        before
+        + RESULTS[0]
+        + "\n"
+        + brief(reader, "1", "MNIST*", SHOWN)
+        + "\n"
+        + RESULTS[1]
+        + rest.partition(RESULTS[1])[2]
+    )
 
 
 def _chapter(title: str, cards: Sequence[Card], recipes: Sequence[Path] = ()) -> list[str]:
@@ -102,3 +134,4 @@ if __name__ == "__main__":
     docs = Path(sys.argv[1])
     (docs / "methods.md").write_text(methods_page(), encoding="utf-8")
     (docs / "defences.md").write_text(defences_page(docs.parent), encoding="utf-8")
+    (docs.parent / "README.md").write_text(readme(docs.parent), encoding="utf-8")

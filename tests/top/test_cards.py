@@ -178,5 +178,9 @@ def test_the_pages_are_what_the_docstrings_say(page: str):
     assert written == expected, f"docs/{page}.md is stale: run `make docs`"
 
 
+def test_the_readme_has_the_results_that_were_measured():
+    assert method_pages.readme(ROOT) == (ROOT / "README.md").read_text(encoding="utf-8"), "run `make docs`"
+
+
 def test_mathematics_survives_markdown():
     assert method_pages._text("|d|_2 <= x * `a_b` [c]") == r"\|d\|\_2 \<= x \* `a_b` \[c\]"
