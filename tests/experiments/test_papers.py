@@ -49,6 +49,7 @@ OTHERS = {
     "deep-defense*_mnist_*": "deep_defense",
     "adv-train-?_mnist_*": "deep_defense",
     "parseval_mnist_*": "deep_defense",
+    "fine-tuned_mnist_*": "deep_defense",
     "reference_mnist_*": "deep_defense",
     "*_cifar10_convnet": "deep_defense",
     "*_cifar10_nin": "deep_defense",

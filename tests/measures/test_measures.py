@@ -284,7 +284,10 @@ def test_measures_as_plain_values_are_json():
             for kind in ("success", "mean L2", "median L2", "rho_cw", "median rho_cw", "empirical robustness")
         ),
         *(f"{kind}, away" for kind in ("rho_2", "l_2")),
-        *(f"{kind}, grid" for kind in ("accuracy", "rho_inf", "empirical robustness", "empirical robustness (code)")),
+        *(
+            f"{kind}, grid"
+            for kind in ("accuracy", "rho_inf", "mean Linf", "empirical robustness", "empirical robustness (code)")
+        ),
     }
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["robust accuracy, Linf 0.1"]["value"] == robust_accuracy(TABLE, Linf, 0.1).value

@@ -189,7 +189,7 @@ def test_tables_of_two_spaces_that_version_1_wrote_are_read(tmp_path: Path):
     assert said["median rho_cw, CW"] == "0 [0, 0.203]"
     assert said["LossSensitivity"] == "0.3243 [0.266, 0.382]"
     assert said["rho_2, DeepFool 5 (preprocessed)"] == "0.1912 [0.0955, 0.302]"
-    assert len(said) == 19
+    assert len(said) == 20
     records = {record.name: record for record in pixels.records}
     assert {name: record.knowledge for name, record in records.items() if name != "clean"} == {
         **dict.fromkeys(("FGSM", "PGD .1", "DeepFool", "CW"), "white"),

@@ -354,8 +354,8 @@ def test_a_battery_leaves_out_what_the_images_do_not_allow() -> None:
 
 COMPOSED = ("networks/filtered.py", "networks/preprocess.py", "networks/surgery.py", "networks/black_box.py")
 """Networks made of others, which are called through `Forward` as a whole."""
-OTHERS = ("adversaries/adversary.py", "experiments/run.py", "experiments/compare.py", "checkpoint.py")
-"""A generator, and functions that build a network."""
+OTHERS = ("adversaries/adversary.py", "experiments/run.py", "experiments/compare.py", "checkpoint.py", "papers/toy.py")
+"""A generator, functions that build a network, and a study of points in the plane with a network of its own."""
 
 
 def test_no_other_code_calls_a_model() -> None:
