@@ -170,7 +170,7 @@ def test_the_page_has_both_numbers_and_what_is_missing(made: Path):
     text = (made / "pages" / "small.md").read_text(encoding="utf-8")
     assert re.search(r"\| Digits \| Plain \| 0.5 → \*\*\d+\.\d\d\*\* \[[\d.]+, [\d.]+\] ✗ \|", text)
     assert "Not measured, Letters Other: no letters." in text
-    assert "**Why.** Digits are smaller." in text
+    assert "**Ours.** Digits are smaller." in text
     assert "FC-16" in text
     assert "`steelman reproduce small`" in text
     for number in (1, 2, 3):

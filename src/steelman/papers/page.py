@@ -93,7 +93,7 @@ def _table(table: Table, reader: Reader) -> str:
         return "\n\n".join(part for part in (*parts, _flat(table.note)) if part)
     values = {id(cell): reader.value(cell) for cell in table.cells}
     parts.append(_grid(table, values))
-    parts += [*_below(table, values), _flat(table.note), table.why and f"**Why.** {_flat(table.why)}"]
+    parts += [*_below(table, values), _flat(table.note), table.why and f"**Ours.** {_flat(table.why)}"]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -183,7 +183,7 @@ def _figure(paper: Paper, figure: Figure, reader: Reader) -> str:
         parts.append(f"Not drawn: {figure.missing or 'nothing draws it yet'}.")
     else:
         parts.append("Not drawn yet.")
-    parts += [figure.shows and f"The paper: {_flat(figure.shows)}", figure.why and f"**Here.** {_flat(figure.why)}"]
+    parts += [figure.shows and f"The paper: {_flat(figure.shows)}", figure.why and f"**Ours.** {_flat(figure.why)}"]
     return "\n\n".join(part for part in (*parts, _flat(figure.note)) if part)
 
 
