@@ -13,8 +13,10 @@ from steelman import FGSM
 from steelman.evaluation.eps_ref import reference_epsilon
 from steelman.experiments.run import Run
 from steelman.papers import reproduce as module
+from steelman.papers.costs import seconds_of
+from steelman.papers.jobs import Jobs
 from steelman.papers.page import page_of
-from steelman.papers.paper import load_paper
+from steelman.papers.paper import Network, load_paper
 from steelman.papers.reproduce import missing, reproduce
 from steelman.papers.results import Reader, Results
 
@@ -334,3 +336,25 @@ def test_a_paper_without_recipes_shows_its_printed_tables(call):
     assert code == 0
     assert "no recipes yet" in out
     assert "85.14" in out
+
+
+@pytest.mark.parametrize(
+    "defence",
+    [
+        '"Plain"',
+        '{ kind = "L2LDA", eps = 0.1, steps = 2 }',
+        '"Distillation"\nprepare = [{ kind = "SoftLabels", on = "plain.toml" }, { kind = "NoisyCopies", copies = 1 }]',
+    ],
+)
+def test_the_cost_of_a_training_is_measured_for_every_kind_of_game(defence: str, tmp_path: Path):
+    """Of a tenth of the epochs it is about a tenth; the absolute number is the machine's."""
+    (tmp_path / "plain.toml").write_text(PLAIN)
+    (tmp_path / "other.toml").write_text(PLAIN.replace('"Plain"', defence))
+    made = Jobs(load_paper("mma"), "paper", 0, tmp_path)
+    one, ten = (
+        seconds_of(made.trained(Network(str(tmp_path / "other.toml"), changes)), tmp_path, None)
+        for changes in (("training.epochs=10",), ("training.epochs=100",))
+    )
+    assert one is not None
+    assert ten is not None
+    assert 0 < one < ten

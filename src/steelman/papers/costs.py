@@ -4,7 +4,9 @@ import time
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from steelman.defences.game import Player, players_of
 from steelman.experiments.recipe import Recipe, build
 from steelman.experiments.run import Run
 from steelman.networks.building import device
@@ -12,7 +14,7 @@ from steelman.papers.jobs import Measured, Trained
 from steelman.randomness import combine
 from steelman.training import play
 from steelman.training.prepare import Guided
-from steelman.types import Batch
+from steelman.types import CLASSIFIER, Batch
 
 BATCHES = 3
 IMAGES = 32
@@ -47,8 +49,10 @@ def _training(recipe: Recipe, data: Path | None) -> float:
         made = prepare(few, model if isinstance(prepare, Guided) else None, seed=0, progress=False)
         once += (time.perf_counter() - start) * len(whole) / len(few)
         count = count * len(made) // len(few)
-    optimiser = settings.optimiser.build(model.parameters())
     game = recipe.defence.setup(model, images)
+    everyone = {CLASSIFIER: Player(model, settings.optimiser), **players_of(game, images, {})}
+    nets = nn.ModuleDict({name: each.network.to(device()).train() for name, each in everyone.items()})
+    optimisers = {name: each.optimiser.build(each.network.parameters()) for name, each in everyone.items()}
     spent = []
     for rows in torch.arange(len(images)).split(batch):
         each = next(images.batches([rows]))
@@ -56,7 +60,7 @@ def _training(recipe: Recipe, data: Path | None) -> float:
         seeds = combine(each.index, 1)
         each = Batch(each.x.to(device()), each.y.to(device()), each.index, seeds, each.soft, 0.5, 7)
         start = time.perf_counter()
-        play(game, model.train(), each, optimiser)
+        play(game, nets, each, optimisers)
         spent.append(time.perf_counter() - start)
     held = settings.validation if settings.validation >= 1 else settings.validation * count
     an_epoch = (settings.images or count - held) / batch
