@@ -31,8 +31,9 @@ def wanted(paper: Paper, tables: Sequence[str] = (), figures: Sequence[str] = ()
                 yield cell.network, cell.evaluation, cell.measure
     for figure in chosen_figures if not rows else ():
         for panel in figure.panels:
+            evaluation = None if figure.kind == "images" else panel.evaluation or None
             for networks in panel.curves.values():
-                yield from ((network, panel.evaluation or None, "") for network in networks)
+                yield from ((network, evaluation, "") for network in networks)
 
 
 def heading(row: Row) -> str:

@@ -59,14 +59,17 @@ def _pair(printed: Printed, ours: Value | None) -> str:
 
 def _counted(paper: Paper, reader: Reader) -> str:
     found = Counter(
-        agreement(cell.printed, reader.value(cell)) for table in paper.tables.values() for cell in table.cells
+        agreement(cell.printed, reader.value(cell))
+        for table in paper.tables.values()
+        for cell in table.cells
+        if table.wired
     )
     wired = sum(found.values())
     named = ("agrees", "agree"), ("differs", "differ"), ("not comparable", "are at a reduced scale, so not comparable")
     said = [f"{found[key]} {words}" for key, words in named if found[key]]
     said += [f"{found['measured']} are ours alone"] if found["measured"] else []
     said += [f"{found['missing']} are not measured"] if found["missing"] else []
-    return f"Of {wired} numbers in its tables, {', '.join(said)}."
+    return f"Of {wired} numbers in the tables that are wired, {', '.join(said)}."
 
 
 def _how(paper: Paper, results: Results) -> str:
