@@ -84,8 +84,9 @@ def _how(paper: Paper, results: Results) -> str:
     return (
         f"Made by `{results.command or f'steelman reproduce {paper.name}'}`, {when}, with steelman "
         f"{', '.join(facts['steelman'])} and PyTorch {', '.join(facts['PyTorch'])} on {'; '.join(facts['hardware'])}: "
-        f"{trained:.1f} hours of training and {measured:.1f} of attacks, one core each and shared with other work, so "
-        "upper bounds. 95 % intervals in brackets, over images, and over seeds where there are several."
+        f"{trained:.1f} hours of training and {measured:.1f} of attacks, one core each and shared with other work. "
+        "Of a job that went on from what an earlier call left, the last call counts alone. "
+        "95 % intervals in brackets, over images, and over seeds where there are several."
     )
 
 
