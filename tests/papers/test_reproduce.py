@@ -13,6 +13,7 @@ from steelman import FGSM
 from steelman.evaluation.eps_ref import reference_epsilon
 from steelman.experiments.run import Run
 from steelman.papers import reproduce as module
+from steelman.papers.chosen import Part, wanted
 from steelman.papers.costs import seconds_of
 from steelman.papers.jobs import Jobs
 from steelman.papers.page import page_of
@@ -216,7 +217,7 @@ def test_a_reduced_scale_has_networks_of_its_own_and_is_not_comparable(root: Pat
     kept = dict(results.evaluations)
     results.evaluations.clear()
     results.save(root / "pages")
-    found = make(root, scale="night", tables=["1"])
+    found = make(root, scale="night", part=Part(["1"]))
     assert not found.failed
     assert {"plain-night", "tuned-night"} <= found.results.networks.keys()
     assert found.results.networks["plain-night"]["epochs"] == 1
@@ -233,7 +234,7 @@ def test_a_reduced_scale_has_networks_of_its_own_and_is_not_comparable(root: Pat
 
 
 def test_seeds_are_trained_from_starts_of_their_own_and_averaged(root: Path):
-    found = make(root, seeds=3, tables=["1"], executor=Direct())
+    found = make(root, seeds=3, part=Part(["1"]), executor=Direct())
     assert not found.failed
     networks = [Run.open(root / "runs" / name) for name in ("tuned", "tuned-seed2", "tuned-seed3")]
     assert [run.recipe.training.seed for run in networks] == [7, 8, 9]
@@ -255,7 +256,7 @@ def test_a_failure_is_reported_and_the_others_continue(tmp_path: Path):
     lines: list[str] = []
     found = reproduce(
         str(tmp_path / "small.toml"),
-        tables=["1"],
+        part=Part(["1"]),
         runs=tmp_path / "runs",
         folder=tmp_path / "pages",
         say=lines.append,
@@ -267,12 +268,24 @@ def test_a_failure_is_reported_and_the_others_continue(tmp_path: Path):
     assert "not run yet" in found.page.read_text(encoding="utf-8")
 
 
+def test_rows_and_columns_choose_what_is_measured(tmp_path: Path):
+    files(tmp_path)
+    paper = load_paper(str(tmp_path / "small.toml"))
+    evaluations = {evaluation for _, evaluation, _ in wanted(paper, Part(["1"], columns="TRANS*"))}
+    assert evaluations == {"from-plain"}
+    assert [measure for *_, measure in wanted(paper, Part(rows="*tuned", columns="acc. at *"))] == [
+        "accuracy, FGS 0.5 eps_ref",
+        "accuracy, FGS 1.0 eps_ref",
+    ]
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"tables": ["3"]}, "there is no table 3"),
-        ({"figures": ["7"]}, "there is no figure 7"),
-        ({"rows": "CIFAR*"}, "no row fits 'CIFAR\\*'"),
+        ({"part": Part(["3"])}, "there is no table 3"),
+        ({"part": Part(figures=["7"])}, "there is no figure 7"),
+        ({"part": Part(rows="CIFAR*")}, "no row fits 'CIFAR\\*'"),
+        ({"part": Part(columns="CIFAR*")}, "no column fits 'CIFAR\\*'"),
         ({"scale": "hour"}, "small has no scale 'hour'; it has paper, night"),
         ({"seeds": 0}, "seeds are counted from 1"),
     ],

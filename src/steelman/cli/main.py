@@ -310,6 +310,9 @@ def reproduce(
     table: Annotated[list[str] | None, typer.Option(help="A table to make, such as 1; may be repeated.")] = None,
     figure: Annotated[list[str] | None, typer.Option(help="A figure to draw; may be repeated.")] = None,
     rows: Annotated[str, typer.Option(metavar="PATTERN", help="Only these rows of tables, such as 'MNIST*'.")] = "",
+    columns: Annotated[
+        str, typer.Option(metavar="PATTERN", help="Only these columns of tables, such as '*CIFAR*'.")
+    ] = "",
     scale: Scale = "paper",
     seeds: Annotated[int, typer.Option(min=1, help="Number of trainings of each network.")] = 1,
     plan: Annotated[
@@ -329,14 +332,15 @@ def reproduce(
     from rich.console import Console
 
     from steelman.papers import terminal
+    from steelman.papers.chosen import Part
 
-    chosen = {"tables": table or (), "figures": figure or (), "rows": rows}
+    part = Part(table or (), figure or (), rows, columns)
     if not paper:
         terminal.list_papers(Console(), folder)
     elif plan:
-        terminal.print_plan(Console(), paper, scale, seeds, runs, data_dir, folder, **chosen)
+        terminal.print_plan(Console(), paper, scale, seeds, runs, data_dir, folder, part)
     else:
-        failed = terminal.make(Console(), paper, scale, seeds, runs, data_dir, folder, workers, _say, **chosen)
+        failed = terminal.make(Console(), paper, scale, seeds, runs, data_dir, folder, workers, _say, part)
         if failed:
             raise typer.Exit(1)
 

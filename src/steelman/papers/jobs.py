@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from steelman.evaluation.battery import Battery, written_out
 from steelman.experiments.recipe import Recipe, load_recipe
 from steelman.experiments.recipe_file import beside, find_recipe
 from steelman.files import sha256
+from steelman.papers.chosen import Part, wanted
 from steelman.papers.paper import Evaluation, Network, Paper, Scale
 from steelman.training.fingerprint import FREE
 from steelman.training.prepare import Guided
@@ -194,22 +195,18 @@ def jobs_of(
     scale: Scale,
     seeds: int,
     runs: Path,
-    tables: Sequence[str],
-    figures: Sequence[str],
-    rows: str,
+    part: Part,
 ) -> tuple[list[Trained], list[Measured]]:
-    """What the chosen tables and figures need, each once, in the order in which it is printed.
+    """What a part of a paper needs, each once, in the order in which it is printed.
 
     Raises:
-        ValueError: no such table or figure; no row fits the pattern.
+        ValueError: no such table or figure; no row or column fits its pattern.
     """
-    from steelman.papers.chosen import wanted
-
     trained: dict[str, Trained] = {}
     measured: dict[str, Measured] = {}
     for seed in range(seeds):
         made = Jobs(paper, scale, seed, runs)
-        for network, evaluation, measure in wanted(paper, tables, figures, rows):
+        for network, evaluation, measure in wanted(paper, part):
             if evaluation is None:
                 found = made.trained(network).every
             else:

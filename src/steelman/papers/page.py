@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from steelman.papers.agreement import RULE, Agreement, agreement
-from steelman.papers.chosen import fits, heading
+from steelman.papers.chosen import Part, heading
 from steelman.papers.figures import caption_of
 from steelman.papers.paper import Cell, Figure, Paper, Printed, Table
 from steelman.papers.results import Reader, Results, Value
@@ -42,9 +42,9 @@ def brief(reader: Reader, table: str, rows: str, columns: Mapping[str, str]) -> 
     """Some rows and columns of a table, with new headings and without marks, for a page that links to this one."""
     found = reader.paper.tables[table]
     places = {found.columns.index(column): head for column, head in columns.items()}
-    lines = [["", *places.values()]]
+    lines, part = [["", *places.values()]], Part(rows=rows)
     for row in found.rows:
-        if fits(row, rows):
+        if part.has(row):
             pairs = ((row.cells[place].printed, reader.value(row.cells[place])) for place in places)
             lines.append([heading(row), *(_pair(printed, ours) for printed, ours in pairs)])
     return _markdown(lines)

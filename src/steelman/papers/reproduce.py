@@ -7,7 +7,7 @@ from pathlib import Path
 
 from steelman.failures import described
 from steelman.files import working_in, write_text
-from steelman.papers.chosen import shown
+from steelman.papers.chosen import WHOLE, Part, shown
 from steelman.papers.figures import draw_figures
 from steelman.papers.jobs import Measured, Trained, jobs_of
 from steelman.papers.page import page_of
@@ -31,9 +31,7 @@ class Reproduced:
 def reproduce(
     name: str,
     *,
-    tables: Sequence[str] = (),
-    figures: Sequence[str] = (),
-    rows: str = "",
+    part: Part = WHOLE,
     scale: Scale = "paper",
     seeds: int = 1,
     runs: Path = Path("runs"),
@@ -46,7 +44,7 @@ def reproduce(
     """Train, attack and write the page of a paper.
 
     name     of a paper (`steelman.papers.paper.names`), or the path of a file of one's own
-    tables, figures, rows  what is made of it: names, and a pattern of rows; default all
+    part     what is made of it: tables, figures, rows and columns; default all
     scale    "paper" for the paper's own budget, or a reduced form that the paper's file declares
     seeds    so many trainings of each network, with seeds one apart
     runs     the folder of the runs. A finished training or evaluation is not done again
@@ -58,7 +56,7 @@ def reproduce(
     A job that fails is reported, and what needs it is left out; the others continue. Called again, it goes on.
 
     Raises:
-        ValueError: no such paper, table, figure or row; seeds below 1; a scale that the paper does not declare.
+        ValueError: no such paper, table, figure, row or column; seeds below 1; a scale that the paper does not declare.
     """
     paper = load_paper(name)
     check(paper, scale, seeds)
@@ -66,10 +64,10 @@ def reproduce(
     with working_in(folder), written():
         results = Results.load(folder, paper.name)
         results.command = command or results.command
-        jobs = missing(paper, results, scale, seeds, runs, tables, figures, rows)
+        jobs = missing(paper, results, scale, seeds, runs, part)
         like = Work(jobs[0], runs, data, executor is None) if jobs else None
         failed = _run(jobs, results, like, folder, executor, say)
-        results.pictures |= draw_pictures(paper, results, runs, data, folder, shown(paper, tables, figures)[1])
+        results.pictures |= draw_pictures(paper, results, runs, data, folder, shown(paper, part)[1])
         results.save(folder)
         draw_figures(paper, Reader(paper, results), folder)
         page = folder / f"{paper.name}.md"
@@ -91,15 +89,13 @@ def missing(
     scale: Scale,
     seeds: int,
     runs: Path,
-    tables: Sequence[str] = (),
-    figures: Sequence[str] = (),
-    rows: str = "",
+    part: Part = WHOLE,
 ) -> list[Trained | Measured]:
     """The jobs that are not done, each after those that it needs.
 
     A network whose evaluations are all there is not trained again, unless a figure needs its log.
     """
-    trained, measured = jobs_of(paper, scale, seeds, runs, tables, figures, rows)
+    trained, measured = jobs_of(paper, scale, seeds, runs, part)
     found: dict[str, Trained | Measured] = {}
     for job in measured:
         if results.entry(job) is None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelman.papers.agreement import agreement
-from steelman.papers.chosen import fits, heading, shown
+from steelman.papers.chosen import Part, heading, shown
 from steelman.papers.costs import seconds_of
 from steelman.papers.page import MARKS, with_interval, written
-from steelman.papers.paper import Cell, Paper, Row, Scale, Table, load_paper, names
+from steelman.papers.paper import Cell, Paper, Scale, Table, load_paper, names
 from steelman.papers.reproduce import check, missing, reproduce
 from steelman.papers.results import Reader, Results
 from steelman.workers import workers as several
@@ -60,17 +60,14 @@ def print_plan(
     runs: Path,
     data: Path | None,
     folder: Path,
-    *,
-    tables: Sequence[str],
-    figures: Sequence[str],
-    rows: str,
+    part: Part,
 ) -> None:
     """What is missing, and what each costs on this machine, measured on a few batches."""
     from rich.table import Table as Grid
 
     paper = load_paper(name)
     check(paper, scale, seeds)
-    jobs = missing(paper, Results.load(folder, paper.name), scale, seeds, runs, tables, figures, rows)
+    jobs = missing(paper, Results.load(folder, paper.name), scale, seeds, runs, part)
     grid = Grid(box=None, pad_edge=False)
     for head in ("missing", "", "here, on one process"):
         grid.add_column(head)
@@ -98,10 +95,7 @@ def make(
     folder: Path,
     workers: int,
     say: Callable[[str], None],
-    *,
-    tables: Sequence[str],
-    figures: Sequence[str],
-    rows: str,
+    part: Part,
 ) -> bool:
     """Make what is asked for and print it; returns whether a job failed."""
     paper = load_paper(name)
@@ -110,9 +104,7 @@ def make(
         with several(workers) or nullcontext() as executor:
             done = reproduce(
                 name,
-                tables=tables,
-                figures=figures,
-                rows=rows,
+                part=part,
                 scale=scale,
                 seeds=seeds,
                 runs=runs,
@@ -125,8 +117,8 @@ def make(
         reader, failed, page = Reader(paper, done.results), bool(done.failed), f"page: {done.page}"
     else:
         console.print(f"{paper.title}: no recipes yet. The printed tables:\n", markup=False, highlight=False)
-    for table in shown(paper, tables, figures)[0]:
-        for grid in _grids(table, [row for row in table.rows if fits(row, rows)], reader, console.width):
+    for table in shown(paper, part)[0]:
+        for grid in _grids(table, part, reader, console.width):
             console.print(grid)
             console.print()
     if page:
@@ -134,24 +126,26 @@ def make(
     return failed
 
 
-def _grids(table: Table, rows: Sequence[Row], reader: Reader, width: int) -> "Iterator[Grid]":
+def _grids(table: Table, part: Part, reader: Reader, width: int) -> "Iterator[Grid]":
     """A table, in as many parts as its columns need to fit."""
     from rich.markup import escape
     from rich.table import Table as Grid
 
-    columns = [[head, *(_text(row.cells[place], reader) for row in rows)] for place, head in enumerate(table.columns)]
+    rows = [row for row in table.rows if part.has(row)]
+    cells = [part.cells(table, row) for row in rows]
+    columns = [[column[0][0], *(_text(cell, reader) for _, cell in column)] for column in zip(*cells, strict=True)]
     labels = ["", *map(heading, rows)]
     title = f"Table {table.name}. {' '.join(table.caption.split())}"
     first = max(map(len, labels))
     while columns:
         grid = Grid(title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
-        part, taken = [labels], first
-        while columns and (len(part) == 1 or taken + 2 + _width(columns[0]) <= width):
-            part.append(columns.pop(0))
-            taken += 2 + _width(part[-1])
-        for head in part:
+        block, taken = [labels], first
+        while columns and (len(block) == 1 or taken + 2 + _width(columns[0]) <= width):
+            block.append(columns.pop(0))
+            taken += 2 + _width(block[-1])
+        for head in block:
             grid.add_column(escape(head[0]), overflow="fold")
-        for line in zip(*(column[1:] for column in part), strict=True):
+        for line in zip(*(column[1:] for column in block), strict=True):
             grid.add_row(*map(escape, line))
         title = ""
         yield grid
