@@ -6,6 +6,7 @@ import shutil
 from concurrent.futures import Executor, Future
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from steelman.experiments.run import Run
 from steelman.papers import reproduce as module
 from steelman.papers.chosen import Part, wanted
 from steelman.papers.costs import seconds_of
+from steelman.papers.figures import charts_of
 from steelman.papers.jobs import Jobs
 from steelman.papers.page import page_of
 from steelman.papers.paper import Network, load_paper
@@ -66,7 +68,10 @@ unit = "%"
 evaluation = "shares"
 measures = ["clean accuracy", "accuracy, FGS 0.5 eps_ref", "accuracy, FGS 1.0 eps_ref"]
 why = "Digits are smaller."
-extra_columns = [{ name = "transfer", unit = "%", measure = "accuracy, FGSM", evaluation = "from-plain" }]
+extra_columns = [
+  { name = "transfer", unit = "%", measure = "accuracy, FGSM", evaluation = "from-plain" },
+  { name = "cost", unit = "s", measure = "seconds an epoch" },
+]
 rows = [
   { name = "Plain", dataset = "Digits", values = [0.5, 70.0, 50.0], recipe = "ROOT/plain.toml" },
   { name = "Tuned", dataset = "Digits", values = [91.0, 71.0, nan], recipe = "ROOT/tuned.toml" },
@@ -82,7 +87,10 @@ rows = [{ name = "Plain", values = ["FC-16"] }]
 [figure.1]
 caption = "Epochs."
 kind = "epochs"
-draw = [{ title = "accuracy", y = "test_clean", curves = { "Plain" = "ROOT/plain.toml" } }]
+draw = [
+  { title = "accuracy", y = "test_clean", curves = { "Plain" = "ROOT/plain.toml" } },
+  { title = "by time", x = "seconds", y = "test_clean", curves = { "Plain" = "ROOT/plain.toml" } },
+]
 
 [figure.2]
 caption = "Radii."
@@ -161,12 +169,26 @@ def test_a_cell_is_the_measure_of_its_row_and_column(made: Path):
         model = Run.open(made / "runs" / name).subject(None).model
         moved = [FGSM(share * eps)(model, batch.x, batch.y) for share in (0.5, 1.0)]
         crafted = FGSM(0.1)(plain.model, batch.x, batch.y)
-        for cell, x in zip(row.cells, (batch.x, *moved, crafted), strict=True):
+        for cell, x in zip(row.cells[:4], (batch.x, *moved, crafted), strict=True):
             found = reader(made).value(cell)
             assert found is not None
             assert found.value == pytest.approx(float((model(x).argmax(1) == batch.y).float().mean()))
             assert found.images == 60
             assert found.low < found.value < found.high or found.value in (found.low, found.high)
+
+
+def test_a_training_has_its_time(made: Path):
+    found = reader(made)
+    paper = found.paper
+    cost = found.value(paper.tables["1"].rows[0].cells[4])
+    log = Run.open(made / "runs" / "plain").log
+    assert cost is not None
+    assert cost.value == pytest.approx(sum(line.get("seconds", 0.0) for line in log) / 2, abs=0.06)
+    chart = charts_of(paper, paper.figures["1"], found)[1]
+    (_, line), *_ = chart.shown
+    assert line.x == pytest.approx(np.cumsum([each.get("seconds", 0.0) for each in log]))
+    assert line.x[-1] > 0
+    assert line.y == pytest.approx([each["test_clean"] for each in log])
 
 
 def test_the_page_has_both_numbers_and_what_is_missing(made: Path):

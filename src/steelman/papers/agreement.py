@@ -15,7 +15,7 @@ RULE = (
     "A number **agrees** where it differs from the printed one by no more than the width of both intervals together, "
     "√2 times half of our 95 % interval (the paper prints none, so its own is taken to be as wide), and 3 % of the "
     "printed number besides (of an accuracy: of the smaller of it and the error). Otherwise it **differs**. At a "
-    "reduced scale the two are **not comparable**."
+    "reduced scale the two are **not comparable**, nor are times on different machines."
 )
 
 
@@ -25,7 +25,7 @@ def agreement(printed: Printed, ours: Value | None) -> Agreement:
         return "missing"
     if printed is None or isinstance(printed, str):
         return "measured"
-    if ours.reduced:
+    if ours.reduced or ours.kind == "time":
         return "not comparable"
     scale = 100.0 if ours.kind == "share" else 1.0
     nearest = min(printed, 100.0 - printed) if ours.kind == "share" else abs(printed)

@@ -55,7 +55,7 @@ def wanted(paper: Paper, part: Part = WHOLE) -> Iterator[Wanted]:
         for row in filter(part.has, table.rows):
             for _, cell in part.cells(table, row):
                 if cell.network is not None:
-                    yield cell.network, cell.evaluation, cell.measure
+                    yield cell.network, cell.evaluation or None, cell.measure
     for figure in () if part.rows or part.columns else figures:
         for panel in figure.panels:
             evaluation = None if figure.kind == "images" else panel.evaluation or None

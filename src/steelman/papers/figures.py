@@ -12,7 +12,12 @@ from steelman.papers.results import Reader, Value
 from steelman.report.charts import Chart, Series
 from steelman.report.plots import draw, panels, save_figure
 
-QUANTITIES = {"test_clean": Axis("test accuracy", share=True), "test_rho_2": Axis("rho_2")}
+QUANTITIES = {
+    "test_clean": Axis("test accuracy", share=True),
+    "test_rho_2": Axis("rho_2"),
+    "clean": Axis("held-out accuracy", share=True),
+    "robust": Axis("held-out robust accuracy", share=True),
+}
 """What a training logs."""
 
 
@@ -88,10 +93,17 @@ def _reduced(panel: Panel, reader: Reader) -> Iterator[str]:
 def _epochs(paper: Paper, panel: Panel, reader: Reader) -> Chart:
     series = []
     for name, (network, *_) in panel.curves.items():
-        log = [line for line in reader.log(network)[0] if panel.y in line]
-        x, y = (np.array([line[key] for line in log], dtype=float) for key in ("epoch", panel.y))
-        series.append(Series(name, x, y) if len(log) else None)
-    return Chart(panel.title, Axis("epoch"), QUANTITIES.get(panel.y, Axis(panel.y)), tuple(series))
+        log = reader.log(network)[0]
+        spent = np.cumsum([line.get("seconds", 0.0) for line in log])
+        pairs = [
+            (seconds if panel.x == "seconds" else line["epoch"], line[panel.y])
+            for line, seconds in zip(log, spent, strict=True)
+            if panel.y in line
+        ]
+        x, y = np.array(pairs, dtype=float).reshape(-1, 2).T
+        series.append(Series(name, x, y) if pairs else None)
+    across = Axis("seconds of training" if panel.x == "seconds" else "epoch")
+    return Chart(panel.title, across, QUANTITIES.get(panel.y, Axis(panel.y)), tuple(series))
 
 
 def _radii(paper: Paper, panel: Panel, reader: Reader) -> Chart:

@@ -134,6 +134,8 @@ def _cell(cell: Cell, ours: Value | None) -> str:
 
 def with_interval(ours: Value) -> str:
     """A number of ours with its interval."""
+    if ours.kind == "time":
+        return f"**{ours.value:.3g}**"
     if ours.kind == "share":
         text = f"**{100 * ours.value:.2f}** [{100 * ours.low:.1f}, {100 * ours.high:.1f}]"
     else:
@@ -143,7 +145,7 @@ def with_interval(ours: Value) -> str:
 
 def _below(table: Table, values: dict[int, Value | None]) -> Iterator[str]:
     """How many images and seeds, what is missing, what rows say."""
-    found = [value for value in values.values() if value is not None]
+    found = [value for value in values.values() if value is not None and value.images]
     if found:
         count = sorted({value.images for value in found})
         seeds = sorted({value.seeds for value in found})

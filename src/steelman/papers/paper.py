@@ -21,6 +21,9 @@ SCALES: tuple[Scale, ...] = ("paper", "night", "hour")
 
 Printed: TypeAlias = float | str | None
 
+OF_TRAINING = ("seconds an epoch", "training seconds")
+"""Measures of a training and not of an evaluation."""
+
 PRINTED_OF_ROW = ("std", "dataset", "network", "attack", "source_network", "steps", "restarts", "norm", "eps", "mark")
 SHOWN_OF_ROW = ("dataset", "network", "attack", "source_network", "steps", "restarts", "norm", "eps")
 OWN_OF_ROW = ("recipe", "set", "evaluation", "measures", "missing", "note")
@@ -206,7 +209,7 @@ def _paper(name: str, settings: dict[str, Any]) -> Paper:
     evaluations = {each: _evaluation(each, settings["evaluation"]) for each in settings.get("evaluation", {})}
     tables = {each: _table(each, found) for each, found in settings.get("table", {}).items()}
     figures = {each: _figure(each, found) for each, found in settings.get("figure", {}).items()}
-    named = {cell.evaluation for table in tables.values() for cell in table.cells if cell.network}
+    named = {cell.evaluation for table in tables.values() for cell in table.cells if cell.network and cell.evaluation}
     named |= {panel.evaluation for figure in figures.values() for panel in figure.panels if panel.evaluation}
     if unknown := named - evaluations.keys():
         raise ValueError(f"there is no evaluation {min(unknown)!r}; {nearest(min(unknown), evaluations)}")
@@ -285,6 +288,7 @@ def _row(row: dict[str, Any], table: dict[str, Any], more: list[dict[str, Any]],
         measure = own.get("measure", "") if own else measures[place]
         made = bool(recipe and measure) and not row.get("missing")
         network = Network(recipe, tuple(row.get("set", ()))) if made else None
+        evaluation = "" if measure in OF_TRAINING else evaluation
         printed = _printed(value)
         missing = row.get("missing") or table.get("missing", "")
         cells.append(Cell(printed, network, evaluation, measure, missing))

@@ -10,7 +10,7 @@ from typing import Any
 from steelman.files import decoding, parse_json, write_text
 from steelman.measures import Measure
 from steelman.papers.jobs import Jobs, Measured, Trained
-from steelman.papers.paper import SCALES, Cell, Network, Paper
+from steelman.papers.paper import OF_TRAINING, SCALES, Cell, Network, Paper
 
 MOST_SEEDS = 20
 
@@ -104,6 +104,8 @@ class Reader:
 
     def measured(self, network: Network, evaluation: str, measure: str) -> Value | None:
         """One measure of one network, over its seeds; None where it has not been measured."""
+        if measure in OF_TRAINING:
+            return self._trained(network, measure)
         for scale, found in self._by_scale(network, evaluation):
             several = [Measure(**each["measures"][measure]) for each in found if measure in each["measures"]]
             if several:
@@ -116,6 +118,15 @@ class Reader:
             if (found := self.results.entry(self.jobs(scale, 0).trained(network))) is not None:
                 return found["log"], f"{scale}: {found['reduced']}" if found["reduced"] else ""
         return [], ""
+
+    def _trained(self, network: Network, measure: str) -> Value | None:
+        """Of a training's time, at the first seed."""
+        for scale in SCALES:
+            if (found := self.results.entry(self.jobs(scale, 0).trained(network))) is not None:
+                seconds = found["training_seconds"] / (found["epochs"] if measure == "seconds an epoch" else 1)
+                reduced = found["reduced"]
+                return Value(seconds, seconds, seconds, "time", 0, 1, 0, scale if reduced else "paper", reduced)
+        return None
 
     def _by_scale(self, network: Network, evaluation: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         for scale in SCALES if self.results.evaluations else ():

@@ -21,7 +21,7 @@ from steelman.papers.jobs import Measured, Trained
 from steelman.report.export import slug
 from steelman.table.records import Provenance
 
-LOGGED = ("epoch", "test_clean", "test_rho_2", "clean", "seconds")
+LOGGED = ("epoch", "test_clean", "test_rho_2", "clean", "robust", "seconds")
 """What is kept of a training's log, a mapping per epoch."""
 
 
