@@ -17,7 +17,7 @@ from steelman.naming import nearest
 from steelman.networks.bounded_relu import bounded_relus
 from steelman.networks.cifar import NIN, ConvNet, ConvPoolCNN
 from steelman.networks.ensemble import Ensemble
-from steelman.networks.filtered import Filtered
+from steelman.networks.filtered import Filtered, filtered_shape
 from steelman.networks.initial import NormalInit
 from steelman.networks.mnist import CNN, MLP, CarliniNet, ConvResNet, LeNet, LeNet5, MadryNet, SmallCNN
 from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean, Whiten
@@ -139,15 +139,16 @@ def _network_of(
             _network_of(each, shape, classes, fit, f"{path}.members[{place}]") for place, each in enumerate(members)
         )
     try:
-        network = _build(kind, True, shape=shape, classes=classes, **options)
+        before = None if filter is None else _part(filter, shape)
+        if fit is not None and getattr(before, "fitted", True) is False:
+            before = before.fit(fit)  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
+        inner = tuple(shape) if before is None else filtered_shape(before, shape)
+        network = _build(kind, True, shape=inner, classes=classes, **options)
         if init is not None:
             _init(init)(network)
         if bound is not None:
             bounded_relus(network, float(bound))
-        layer = None if preprocess is None else _part(preprocess, shape)
-        before = None if filter is None else _part(filter, shape)
-        if before is not None:
-            Filtered(before, network).filter(torch.zeros(1, *shape))  # raises where it changes the shape
+        layer = None if preprocess is None else _part(preprocess, inner)
     except Untrusted:
         raise  # its message names the remedy
     except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError) as error:  # also of impossible sizes
@@ -155,6 +156,11 @@ def _network_of(
     if layer is not None:
         if not isinstance(layer, Preprocess):
             raise ValueError(f"{path}.preprocess: {type(layer).__name__} is not a preprocessing layer")
+        if before is not None and fit is not None and not layer.fitted and inner != tuple(shape):
+            raise ValueError(
+                f"{path}.preprocess: {type(layer).__name__} is measured on images of {tuple(shape)}, and the filter "
+                f"gives the network {inner}; leave it out, or give its statistics"
+            )
         network = Preprocessed(layer if fit is None or layer.fitted else layer.fit(fit), network)
     return network if before is None else Filtered(before, network)
 

@@ -86,6 +86,12 @@ class IgnoringFilter(AttackWrapper):
                 f"{type(self.attack).__name__} itself"
             )
         oracle.decisions(x)  # which refuses invalid models
+        seen = oracle.model.filter(x[:1].clone())
+        if seen.shape[1:] != x.shape[1:]:
+            raise ValueError(
+                f"the filter makes {tuple(seen.shape[1:])} of images of {tuple(x.shape[1:])}, so the network behind it "
+                f"cannot be attacked on these. Run {type(self.attack).__name__} itself"
+            )
         with oracle.another(oracle.model.network, goal) as inner:
             x_adv = self.inner.search(inner, x, goal, draws)
         oracle.add(inner, torch.arange(len(x), device=x.device))
