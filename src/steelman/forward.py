@@ -7,10 +7,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from steelman.types import Images, Logits, Model
+from steelman.types import Images, Labels, Logits, Model
 
 _OTHER_TYPE = re.compile(r"dtype|scalar type|should be the same|same type", re.IGNORECASE)
 """Torch's messages about images and weights of incompatible types."""
+
+
+REJECTED = -1
+"""Stands in tables for the class that means "rejected"."""
 
 
 class Forward:
@@ -137,6 +141,22 @@ def unwrapped(answer: Any) -> Tensor:
     )
 
 
+def reject_class(model: Model) -> int | None:
+    """The class that means "rejected", of a model with a reject option: its attribute `reject_class`, the last class.
+
+    Behind a filter or preprocessing, that of the network there.
+    """
+    found = getattr(model, "reject_class", None)
+    behind = getattr(model, "network", None)
+    return reject_class(behind) if found is None and isinstance(behind, nn.Module) else found
+
+
+def classes_of(answer: Tensor, rejected: int | None = None) -> Labels:
+    """The predicted classes, from logits or classes; `REJECTED` in place of the class that means that."""
+    found = answer.argmax(1) if answer.is_floating_point() else answer.to(torch.int64)
+    return found if rejected is None else torch.where(found == rejected, REJECTED, found)
+
+
 def lent(x: Images, model: Model | None = None) -> Images:
     """A copy in the type of a model's parameters, for layers that may write into their images."""
     types = set() if model is None else _parameter_types(model)
@@ -160,6 +180,16 @@ def check_answer(answer: Tensor, batch: int, highest_label: int) -> None:
     elif answer.shape != (batch,):
         raise ValueError(
             f"the model must return logits, or one class per image; got {answer.dtype} {tuple(answer.shape)}"
+        )
+
+
+def check_rejection(answer: Tensor, rejected: int, highest_label: int) -> None:
+    """Raises ValueError unless the class that means "rejected" is the model's last, and no label's."""
+    last = answer.shape[1] - 1 if answer.is_floating_point() else rejected
+    if rejected != last or highest_label >= rejected:
+        raise ValueError(
+            f"reject_class is {rejected}: it must be the last of the model's {last + 1} classes, above all labels (the "
+            f"highest is {highest_label})"
         )
 
 

@@ -9,7 +9,15 @@ from steelman.checkup.labels import Known, label_findings, not_above_chance, per
 from steelman.checkup.slopes import Slopes
 from steelman.data.dataset import Data
 from steelman.data.sample import sample_order, sampled
-from steelman.forward import Forward, answer_of, are_probabilities, check_answer
+from steelman.forward import (
+    REJECTED,
+    Forward,
+    answer_of,
+    are_probabilities,
+    check_answer,
+    classes_of,
+    reject_class,
+)
 from steelman.measures.chance import more_hits
 from steelman.types import Flags, Images, Labels, Model
 
@@ -163,10 +171,17 @@ class ModelCheck:
         return True
 
     def _accuracy(self, answer: Tensor) -> None:
-        predicted, finite, scores = _classes(answer), bool(answer.isfinite().all()), answer.is_floating_point()
+        rejected = reject_class(self.model)
+        predicted, finite, scores = (
+            classes_of(answer, rejected),
+            bool(answer.isfinite().all()),
+            answer.is_floating_point(),
+        )
         right = predicted == self.y
         one = len(predicted) > 1 and len(predicted.unique()) == 1
         self.findings += label_findings(self.known, predicted, self.y)
+        if rejected is not None:
+            self.report("rejects", f"{percent(predicted == REJECTED)} of the images are rejected unattacked")
         if len(self.y) > 1 and len(self.y.unique()) == 1:
             self.report("labels", f"all are of class {int(self.y[0])}", "Give images of more classes")
             one = False
@@ -200,7 +215,7 @@ class ModelCheck:
         for mean, std in tried:
             shift, scale = (self.x.new_tensor(each).reshape(1, -1, 1, 1) for each in (mean, std))
             try:
-                theirs = _classes(self.ask((self.x - shift) / scale)) == self.y
+                theirs = classes_of(self.ask((self.x - shift) / scale)) == self.y
             except Exception:  # a model may refuse such images
                 continue
             if more_hits(theirs.cpu().numpy(), ours) < EXPECTED / len(tried):
@@ -217,12 +232,12 @@ class ModelCheck:
         else:
             differs = "the answer differs"
             if as_given.shape == answer.shape:
-                differs = f"the class differs on {percent(_classes(as_given) != _classes(answer))} of the images"
+                differs = f"the class differs on {percent(classes_of(as_given) != classes_of(answer))} of the images"
             self.report("mode", f"train, where {differs}", "It is evaluated in evaluation mode", "note")
 
     def _deterministic(self, answer: Tensor) -> bool:
         again = self.ask(self.x)
-        other, classes = ~_same(answer, again), _classes(answer) != _classes(again)
+        other, classes = ~_same(answer, again), classes_of(answer) != classes_of(again)
         found, advice = "a second call gives the same answers", ""
         if other.any():
             found = f"a second call differs on {percent(other)} of the images, in the class on {percent(classes)}"
@@ -303,10 +318,6 @@ class ModelCheck:
         )
         wrong = float(along.float().mean()) > 0.1 or float(across.float().mean()) > 0.25
         self.report("slopes", found, REPLACED if wrong else "")
-
-
-def _classes(answer: Tensor) -> Labels:
-    return answer.argmax(1) if answer.is_floating_point() else answer.long()
 
 
 def _same(first: Tensor, second: Tensor, rtol: float = 1e-4) -> Flags:

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from steelman.attacks.core import Attack, AttackResult, check_images, check_labels, evaluation_mode
 from steelman.evaluation.probes.probe import Probe
-from steelman.forward import answer_of, check_answer, lent
+from steelman.forward import answer_of, check_answer, classes_of, lent, reject_class
 from steelman.identity import image_digests
 from steelman.losses import cross_entropy
 from steelman.randomness import combine
 from steelman.table.places import Space
 from steelman.table.records import CLEAN, Record
-from steelman.table.schema import ROUNDING, AttackedImages, table_of
+from steelman.table.schema import ROUNDING, AttackedImages, misclassified, table_of
 from steelman.table.table import Evaluation
 from steelman.types import Batch, Images, Labels, Model, PerImage, Seeds
 
@@ -68,12 +68,14 @@ class Task:
             check_images(x, None)
             check_labels("y", batch.y, x)
             rows = _Rows(self, image_digests(batch.x, batch.y))
-            clean = self._clean(rows, network, batch, x)
+            clean, rejected = self._clean(rows, network, batch, x), reject_class(network)
             for name, attack in self.attacks.items():
                 which = torch.where(torch.from_numpy(rows.missing(self.records[name])))[0].to(x.device)
                 for part in which.chunk(math.ceil(len(which) / self.at_once)) if len(which) else ():
                     images, seeds = batch[part], self._seeds(attack.noise or name, batch[part])
                     result = attack.run(network, x[part], images.y, generator=seeds)
+                    if rejected is not None:
+                        result = replace(result, prediction=classes_of(result.prediction, rejected))
                     self._write(rows, name, network, images, x[part], clean[part], result)
                 advance(name, len(batch))
         return Evaluation.of(rows.table(), self.records.values(), space=self.space, probes=rows.probes)
@@ -197,7 +199,7 @@ class _Rows:
         return np.array([self.place[image] for image in images.tolist()], int)
 
     def _add_broken(self, table: "pyarrow.Table", at: np.ndarray) -> None:
-        wrong = table["prediction"].to_numpy() != self.label[at]
+        wrong = misclassified(table["prediction"].to_numpy(), self.label[at])
         self.broken.append((at[wrong], {norm: table[norm].to_numpy()[wrong] for norm in NORMS}))
 
     def missing(self, record: Record) -> np.ndarray:
@@ -238,9 +240,9 @@ def answers(model: Model, x: Images, y: Labels, highest: int = -1) -> tuple[Labe
     with evaluation_mode(model), torch.no_grad():
         answer = answer_of(model, x)
     check_answer(answer, len(x), max(int(y.max()), highest))
-    if not answer.is_floating_point():
-        return answer.to(torch.int64), torch.full(y.shape, torch.nan, device=x.device)
-    return answer.argmax(1), cross_entropy(answer, y)
+    prediction = classes_of(answer, reject_class(model))
+    hard = not answer.is_floating_point()
+    return prediction, torch.full(y.shape, torch.nan, device=x.device) if hard else cross_entropy(answer, y)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from steelman.data.dataset import Data, Dataset
 from steelman.evaluation.evaluation import batches_of, evaluate
 from steelman.evaluation.task import placed
 from steelman.files import PARTIAL, working_in
-from steelman.forward import answer_of, check_answer
+from steelman.forward import answer_of, check_answer, reject_class
 from steelman.losses import Goal
 from steelman.measures.transfer import Transfer, _folder, from_source
 from steelman.randomness import Draws, combine
@@ -252,7 +252,7 @@ def _check(sources: Mapping[str, Model], targets: Mapping[str, Model], batch: Ba
             ) from error
         check_answer(answer, len(batch), int(batch.y.max()))
         if answer.is_floating_point():
-            classes.setdefault(answer.shape[1], name)
+            classes.setdefault(answer.shape[1] - (reject_class(model) is not None), name)
     if len(classes) > 1:
         (one, first), (two, second), *_ = classes.items()
         raise ValueError(

@@ -12,12 +12,25 @@ import numpy as np
 from steelman.measures.measure import Measure, Unmeasured, bootstrap, share
 from steelman.measures.rows import rows
 from steelman.norms import Norm
+from steelman.table.records import CLEAN
 from steelman.table.table import Evaluation
 
 
 def clean_accuracy(evaluation: Evaluation) -> Measure:
     """The share of unattacked images that are classified right."""
     return share(~rows(evaluation).wrong)
+
+
+def rejection_rate(evaluation: Evaluation, attack: str = CLEAN) -> Measure:
+    """The share of images that the model rejects, unattacked or under an attack.
+
+    An unattacked image that is rejected counts as an error in `clean_accuracy`, and in every accuracy under attack. An
+    image that was right and is rejected under attack counts as right there.
+
+    Raises:
+        Unmeasured: as for `accuracy`.
+    """
+    return share(rows(evaluation)[attack].whole().rejected)
 
 
 def accuracy(evaluation: Evaluation, attack: str) -> Measure:

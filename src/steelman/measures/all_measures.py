@@ -69,6 +69,10 @@ def _candidates(table: Evaluation) -> Iterator[tuple[str, Callable[[], Measure]]
     attacks = rows(table).attacks
     alone = {name: each for name, each in attacks.items() if not targets.is_towards(each.record)}
     yield "clean accuracy", partial(accuracies.clean_accuracy, table)
+    if any(each.rejected.any() for each in (rows(table).clean, *attacks.values())):
+        yield "clean rejection rate", partial(accuracies.rejection_rate, table)
+        for name in alone:
+            yield f"rejection rate, {name}", partial(accuracies.rejection_rate, table, name)
     for name, attack in alone.items():
         if attack.bounded:
             yield f"accuracy, {name}", partial(accuracies.accuracy, table, name)

@@ -13,10 +13,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from steelman.forward import REJECTED
 from steelman.measures.measure import Unmeasured
 from steelman.naming import nearest
 from steelman.table.records import CLEAN, Record
-from steelman.table.schema import ROUNDING
+from steelman.table.schema import ROUNDING, misclassified
 from steelman.table.table import Evaluation
 
 if TYPE_CHECKING:
@@ -68,8 +69,13 @@ class Attacked:
 
     @cached_property
     def misclassified(self) -> np.ndarray:
-        """Images that were attacked and are misclassified after it."""
-        return self.attacked & (self.column("prediction", -1.0) != self.label)
+        """Images that were attacked and are misclassified after it; to be rejected is no error there."""
+        return self.attacked & misclassified(self.column("prediction", -1.0), self.label)
+
+    @cached_property
+    def rejected(self) -> np.ndarray:
+        """Images that the model rejects after the attack, or unattacked in the rows of those."""
+        return self.attacked & (self.column("prediction", 0.0) == REJECTED)
 
     @cached_property
     def broken(self) -> np.ndarray:
@@ -83,7 +89,7 @@ class Attacked:
 
     @property
     def correct(self) -> np.ndarray:
-        """Images that are right before the attack and, where they were attacked, after it."""
+        """Images that are right before the attack and, where they were attacked, right or rejected after it."""
         return ~self.wrong & ~self.misclassified
 
     def within(self, norm: str, eps: float) -> np.ndarray:

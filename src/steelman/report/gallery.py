@@ -15,6 +15,7 @@ from steelman.data.dataset import Data
 from steelman.evaluation.task import seeds_of
 from steelman.norms import L2
 from steelman.table.records import CLEAN, record_of
+from steelman.table.schema import misclassified
 from steelman.table.table import Evaluation
 from steelman.types import Batch, Images, Labels, Model, PerImage
 
@@ -102,7 +103,8 @@ def _nearest(evaluation: Evaluation, count: int) -> list[tuple[int, str]]:
     records = {name: evaluation.record(name) for name in evaluation.attacks}
     minimal = np.isin(names, [name for name, each in records.items() if each.norm == repr(L2) and not each.bounded])
     label, size = evaluation["label"], evaluation["l2"]
-    broken = (names != CLEAN) & (evaluation["clean_prediction"] == label) & (evaluation["prediction"] != label)
+    right, wrong = evaluation["clean_prediction"] == label, misclassified(evaluation["prediction"], label)
+    broken = (names != CLEAN) & right & wrong
     if (broken & minimal).any():
         broken &= minimal
     nearest: dict[int, tuple[int, str]] = {}

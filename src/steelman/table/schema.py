@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from steelman.attacks.core import AttackResult
+from steelman.forward import REJECTED
 from steelman.norms import L2, Linf
 from steelman.table.records import Record
 from steelman.types import Batch, Images, Labels, PerImage
@@ -60,8 +61,8 @@ COLUMNS = {
     "record": Column("string", "the id of the attack's record", lambda images: images.record.id),
     "pixels": Column(INT, "a hash of the image's pixels and label; 0: not known", lambda images: images.pixels, 0),
     "label": Column(INT, "the true class", lambda images: images.batch.y),
-    "clean_prediction": Column(INT, "the predicted class without an attack", lambda images: images.clean),
-    "prediction": Column(INT, "the predicted class after the attack", lambda images: images.result.prediction),
+    "clean_prediction": Column(INT, "the predicted class without an attack; -1: rejected", lambda images: images.clean),
+    "prediction": Column(INT, "the predicted class after it; -1: rejected", lambda images: images.result.prediction),
     "success": Column("bool", "whether the attack reached its goal", lambda images: images.result.success),
     "l0": Column(FLOAT, "size of the perturbation", lambda images: images.result.l0, NAN),
     "l1": Column(FLOAT, "size of the perturbation", lambda images: images.result.l1, NAN),
@@ -86,6 +87,11 @@ def table_of(attacked: Sequence[AttackedImages], probes: Sequence[str] = ()) -> 
     schema = pyarrow.schema([(name, pyarrow.type_for_alias(column.kind)) for name, column in columns.items()])
     values = {name: [_array(column.of(each), len(each.batch)) for each in attacked] for name, column in columns.items()}
     return pyarrow.table({name: np.concatenate(each) if each else [] for name, each in values.items()}, schema=schema)
+
+
+def misclassified(prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Which predictions are errors after an attack: neither the label nor a rejection."""
+    return (prediction != label) & (prediction != REJECTED)
 
 
 def completed(table: "pyarrow.Table") -> "tuple[pyarrow.Table, list[str]]":

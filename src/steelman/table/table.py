@@ -15,7 +15,7 @@ import numpy as np
 from steelman.extras import require
 from steelman.files import UNSEALED, decoding, is_whole, parse_json, refuse_bomb, replacing, sealed
 from steelman.table.records import CLEAN, Provenance, Record
-from steelman.table.schema import VERSION, check_records, completed
+from steelman.table.schema import VERSION, check_records, completed, misclassified
 
 if TYPE_CHECKING:
     import pyarrow
@@ -277,12 +277,14 @@ class Evaluation:
 
     def _lines(self) -> list[tuple[str, float]]:
         """Attack and accuracy of all that were run on every image."""
-        tables = ((name, self.only(name)) for name in (CLEAN, *self.attacks))
-        return [
-            (name, float(((rows["clean_prediction"] == rows["label"]) & (rows["prediction"] == rows["label"])).mean()))
-            for name, rows in tables
-            if len(rows) == self.images
-        ]
+        found = []
+        for name in (CLEAN, *self.attacks):
+            rows = self.only(name)
+            if len(rows) == self.images:
+                label = rows["label"]
+                right = (rows["clean_prediction"] == label) & ~misclassified(rows["prediction"], label)
+                found.append((name, float(right.mean())))
+        return found
 
     def __repr__(self) -> str:
         cells = ", ".join(f"{name} {100 * share:.1f} %" for name, share in self._lines())

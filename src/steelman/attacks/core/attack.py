@@ -171,7 +171,7 @@ class Attack(Checked, ABC):
         delta = x_adv.double() - x.detach().double()
         return AttackResult(
             x_adv=x_adv,
-            success=oracle.goal.met(prediction),
+            success=oracle.met(prediction),
             prediction=prediction,
             loss=loss,
             l0=L0.size(delta),

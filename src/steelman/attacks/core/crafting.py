@@ -169,7 +169,7 @@ def _warn_of_flat(oracle: Oracle, x_adv: Images, goal: Goal) -> None:
     """Warn of images on which every gradient was zero and that have not reached the goal."""
     flat = torch.where((oracle.gradients > 0) & (oracle.flat >= oracle.gradients))[0]
     if len(flat):
-        flat = flat[~goal[flat].met(oracle.verdict(x_adv)[0][flat])]
+        flat = flat[~oracle.met(oracle.verdict(x_adv)[0])[flat]]
     if len(flat) == 0:
         return
     images = len(oracle.flat)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from steelman.attacks.core.mode import evaluation_mode
-from steelman.forward import Forward, check_answer
+from steelman.forward import Forward, check_answer, check_rejection, reject_class
 from steelman.losses import Goal, Loss, cross_entropy
 from steelman.norms import Norm
 from steelman.types import Flags, Images, Indices, Labels, Logits, Model, PerImage, Rows
@@ -28,6 +28,10 @@ class Oracle:
     counted twice. With `samples`, the model is random: an answer is the mean of as many, and costs as many passes. The
     first query after a `deadline` (of `time.monotonic`) raises `OutOfTime`; `nearest`, if given, keeps the nearest
     successes until then.
+
+    Of a model with a `reject_class` K, an untargeted attack sees K logits: max(Z_y, Z_K) in place of the label's, and
+    none for K. So a rejection is as good as the label for the model, in every loss and in every success: an attack has
+    to be classified as another class. A targeted attack sees all K + 1 logits, and has to beat Z_K too.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Oracle:
         self._forward = Forward(model, given=given)
         self._fast = Forward(model, torch.compile(model, dynamic=True), given=given) if compiled else self._forward
         classes = (goal.labels,) if goal.target is None else (goal.labels, goal.target)
+        self.rejected = reject_class(model)
         self._highest_label = int(torch.cat(classes).max()) if len(goal.labels) else 0
         self._stack = ExitStack()
         self._checked = False
@@ -102,6 +107,11 @@ class Oracle:
         """Predicted classes, from logits or from a model that answers with classes alone."""
         answer = self._ask(x, which)
         return answer.argmax(1) if answer.is_floating_point() else answer.to(torch.int64)
+
+    def met(self, prediction: Labels) -> Flags:
+        """Which of the model's own predictions for all images have met the goal; a rejection never has."""
+        met = self.goal.met(prediction)
+        return met if self.rejected is None else met & (prediction != self.rejected)
 
     def logits(self, x: Images, which: Indices | None = None) -> Logits:
         """One forward pass; part of a graph only where gradients are enabled and `x` wants one."""
@@ -206,6 +216,8 @@ class Oracle:
         answer = answers[0]
         if self.samples > 1:
             answer = torch.stack(answers).mean(0) if answer.is_floating_point() else torch.stack(answers).mode(0).values
+        if self.rejected is not None and self.goal.target is None:
+            answer = self._without_rejections(answer, self.goal.labels if which is None else self.goal.labels[which])
         if self.nearest is not None:
             goal = self.goal if which is None else self.goal[which]
             met = goal.met((answer.argmax(1) if answer.is_floating_point() else answer).detach())
@@ -214,13 +226,24 @@ class Oracle:
             self.on_query(len(x) * self.samples)
         return answer
 
+    def _without_rejections(self, answer: Tensor, labels: Labels) -> Tensor:
+        """K classes for K + 1: to be rejected is as good as the label."""
+        if not answer.is_floating_point():
+            return torch.where(answer == self.rejected, labels.to(answer.dtype), answer)
+        classes, rejected = answer.split([answer.shape[1] - 1, 1], 1)
+        place = labels[:, None]
+        return classes.scatter(1, place, torch.maximum(classes.gather(1, place), rejected))
+
     def _answer(self, x: Images) -> Tensor:
         answer = self._fast(x, autocast="bf16" if self.half else "off")
         if not self._checked and len(x):
             check_answer(answer, len(x), self._highest_label)
-            self._checked = True
+            self._checked, classes = True, answer.shape[-1]
+            if self.rejected is not None:
+                check_rejection(answer, self.rejected, self._highest_label)
+                classes -= self.goal.target is None
             if self.check_classes is not None and answer.is_floating_point():
-                self.check_classes(answer.shape[1])
+                self.check_classes(classes)
         return answer
 
 
