@@ -26,6 +26,8 @@ BATTERIES = {
     "*_cifar10_resnet20": "paper:l2l-da",
     "*_cifar10*_convpool": "paper:pgn",
     "*yopo*": "paper:yopo",
+    "p*_mnist_smallcnn": "paper:yopo",
+    "pgd-10_cifar10_preactresnet": "paper:yopo",
     "trades_*": "paper:trades",
     "madry-la_*": "paper:bilateral",
     "r-*-l?_*": "paper:bilateral",
