@@ -27,7 +27,8 @@ def page_of(paper: Paper, results: Results) -> str:
     if not paper.wired:
         parts.append("No recipes yet: only the printed numbers are shown.")
     else:
-        parts += [_counted(paper, reader), _how(paper, results), RULE]
+        parts += [_counted(paper, reader), _how(paper, results)]
+        parts += [RULE] if any(map(compared, paper.tables.values())) else []
         parts += [f"Scale **{name}**: {each.what}." for name, each in paper.reduced.items()]
     parts += [_table(table, reader) for table in paper.tables.values()]
     parts += [_figure(paper, figure, reader) for figure in paper.figures.values()]
@@ -35,7 +36,13 @@ def page_of(paper: Paper, results: Results) -> str:
 
 
 def _about(paper: Paper) -> str:
-    return f"{', '.join(paper.authors)}. {paper.venue}.\n\n{_flat(paper.note)}".strip()
+    who = " ".join(f"{each}." for each in (", ".join(paper.authors), paper.venue) if each)
+    return f"{who}\n\n{_flat(paper.note)}".strip()
+
+
+def compared(table: Table) -> bool:
+    """Whether it has printed numbers; a study of our own has none."""
+    return any(cell.printed is not None for cell in table.cells)
 
 
 def brief(reader: Reader, table: str, rows: str, columns: Mapping[str, str]) -> str:
@@ -106,7 +113,7 @@ def _grid(table: Table, values: dict[int, Value | None]) -> str:
     heads = [*facts, ""]
     body = [
         [*(str(row.facts.get(key, "")) for key in facts), f"{row.name}{' (ours)' if row.ours else ''}"]
-        + [_cell(cell, values[id(cell)]) for cell in row.cells]
+        + [_cell(cell, values[id(cell)], compared(table)) for cell in row.cells]
         for row in table.rows
     ]
     columns = [
@@ -123,13 +130,15 @@ def _facts(table: Table) -> list[str]:
     return list(dict.fromkeys(key for row in table.rows for key in row.facts))
 
 
-def _cell(cell: Cell, ours: Value | None) -> str:
+def _cell(cell: Cell, ours: Value | None, beside: bool) -> str:
+    """Ours after what is printed, or alone in a table without printed numbers."""
     printed = written(cell.printed)
     if ours is None:
         return printed
     mark = MARKS[agreement(cell.printed, ours)]
     scale = f" ({ours.scale})" if ours.reduced else ""
-    return f"{printed or '–'} → {with_interval(ours)}{scale}{mark and f' {mark}'}"
+    before = f"{printed or '–'} → " if beside else ""
+    return f"{before}{with_interval(ours)}{scale}{mark and f' {mark}'}"
 
 
 def with_interval(ours: Value) -> str:
@@ -150,14 +159,13 @@ def _below(table: Table, values: dict[int, Value | None]) -> Iterator[str]:
         count = sorted({value.images for value in found})
         seeds = sorted({value.seeds for value in found})
         images = f"{count[0]:,}" if len(count) == 1 else f"{count[0]:,} to {count[-1]:,}"
-        yield (
-            f"Printed → ours, ✓ agrees, ✗ differs, ~ not comparable. Ours: {images} images; seeds: "
-            f"{', '.join(map(str, seeds))}."
-        )
+        marks = "Printed → ours, ✓ agrees, ✗ differs, ~ not comparable. Ours: " if compared(table) else ""
+        yield f"{marks}{images} images; seeds: {', '.join(map(str, seeds))}."
     missing: dict[str, list[str]] = {}
     for row in table.rows:
         for cell in row.cells:
-            if values[id(cell)] is None and cell.printed is not None:
+            wanted = cell.printed is not None or (not compared(table) and cell.network is not None)
+            if wanted and values[id(cell)] is None:
                 missing.setdefault(_reason(cell), []).append(heading(row))
     for reason, rows in missing.items():
         yield f"Not measured, {', '.join(dict.fromkeys(rows))}: {reason}."

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from steelman.papers.agreement import agreement
 from steelman.papers.chosen import Part, heading, shown
 from steelman.papers.costs import seconds_of
-from steelman.papers.page import MARKS, with_interval, written
+from steelman.papers.page import MARKS, compared, with_interval, written
 from steelman.papers.paper import Cell, Paper, Scale, Table, load_paper, names
 from steelman.papers.reproduce import check, missing, reproduce
 from steelman.papers.results import Reader, Results
@@ -133,7 +133,10 @@ def _grids(table: Table, part: Part, reader: Reader, width: int) -> "Iterator[Gr
 
     rows = [row for row in table.rows if part.has(row)]
     cells = [part.cells(table, row) for row in rows]
-    columns = [[column[0][0], *(_text(cell, reader) for _, cell in column)] for column in zip(*cells, strict=True)]
+    columns = [
+        [column[0][0], *(_text(cell, reader, compared(table)) for _, cell in column)]
+        for column in zip(*cells, strict=True)
+    ]
     labels = ["", *map(heading, rows)]
     title = f"Table {table.name}. {' '.join(table.caption.split())}"
     first = max(map(len, labels))
@@ -155,11 +158,12 @@ def _width(column: Sequence[str]) -> int:
     return max(map(len, column))
 
 
-def _text(cell: Cell, reader: Reader) -> str:
+def _text(cell: Cell, reader: Reader, beside: bool) -> str:
     printed, ours = written(cell.printed), reader.value(cell)
     if ours is None:
         return printed
-    return f"{printed or '–'} → {with_interval(ours).replace('**', '')} {MARKS[agreement(cell.printed, ours)]}"
+    text = f"{with_interval(ours).replace('**', '')} {MARKS[agreement(cell.printed, ours)]}"
+    return f"{printed or '–'} → {text}" if beside else text
 
 
 def _command(name: str, scale: Scale, seeds: int) -> str:
