@@ -1,17 +1,17 @@
 """The one place where a model is called: its input, and the checks of its answer."""
 
 import re
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from steelman.types import Images, Labels, Logits, Model
+from steelman.losses import cross_entropy
+from steelman.types import Images, Labels, Logits, Model, PerImage
 
 _OTHER_TYPE = re.compile(r"dtype|scalar type|should be the same|same type", re.IGNORECASE)
 """Torch's messages about images and weights of incompatible types."""
-
 
 REJECTED = -1
 """Stands in tables for the class that means "rejected"."""
@@ -155,6 +155,30 @@ def classes_of(answer: Tensor, rejected: int | None = None) -> Labels:
     """The predicted classes, from logits or classes; `REJECTED` in place of the class that means that."""
     found = answer.argmax(1) if answer.is_floating_point() else answer.to(torch.int64)
     return found if rejected is None else torch.where(found == rejected, REJECTED, found)
+
+
+class Verdict(NamedTuple):
+    """What a model makes of images: predictions, cross-entropy with the label, and the share of answers that are it.
+
+    Of a random model, which is asked several times, the most frequent class and the mean loss.
+    """
+
+    prediction: Labels
+    loss: PerImage
+    right: PerImage
+
+    @staticmethod
+    def of(answers: Sequence[Tensor], y: Labels, rejected: int | None = None) -> "Verdict":
+        """Of one answer, or of several draws; the loss is NaN where the model answers with classes alone."""
+        classes = torch.stack([classes_of(each, rejected) for each in answers])
+        none = torch.full(y.shape, torch.nan, device=y.device)
+        losses = [cross_entropy(each, y) if each.is_floating_point() else none for each in answers]
+        right = (classes == y).to(torch.float64).mean(0)
+        return Verdict(classes.mode(0).values, torch.stack(losses).mean(0), right)
+
+    @staticmethod
+    def together(parts: "Sequence[Verdict]") -> "Verdict":
+        return Verdict(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def lent(x: Images, model: Model | None = None) -> Images:

@@ -9,9 +9,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from steelman.types import Randomness, Rows, Seeds
+from steelman.types import Model, Randomness, Rows, Seeds
 
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
@@ -34,6 +34,19 @@ def combine(seeds: Tensor, *numbers: int | Tensor) -> Tensor:
     for number in numbers:
         seeds = _mix(seeds + _mix(torch.as_tensor(number, dtype=torch.int64, device=seeds.device) * 2 + 1) + _GOLDEN)
     return seeds
+
+
+DRAWS = 10
+"""How many answers of a random model judge an image."""
+
+
+def is_random(model: Model) -> bool:
+    """Whether a model draws random numbers for its answers: the class of a module in it has a `random` that is true.
+
+    Such a module draws from torch's global generator, anew for each image and call.
+    """
+    modules = model.modules() if isinstance(model, nn.Module) else (model,)
+    return any(getattr(type(module), "random", False) is True for module in modules)
 
 
 @dataclass(frozen=True)

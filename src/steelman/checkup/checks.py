@@ -19,6 +19,7 @@ from steelman.forward import (
     reject_class,
 )
 from steelman.measures.chance import more_hits
+from steelman.randomness import is_random
 from steelman.types import Flags, Images, Labels, Model
 
 TAU = 0.01
@@ -242,6 +243,8 @@ class ModelCheck:
         if other.any():
             found = f"a second call differs on {percent(other)} of the images, in the class on {percent(classes)}"
             advice = "Attack the mean over draws, EOT(attack, samples=30), and judge by several draws"
+            if not is_random(self.model):
+                advice += ". A class attribute random = True on the module that draws lets evaluations do both"
         self.report("determinism", found, advice)
         return not advice
 

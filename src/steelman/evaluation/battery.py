@@ -14,6 +14,7 @@ from steelman.adversaries.adversary import Adversary
 from steelman.attacks import (
     APGD,
     DDN,
+    EOT,
     FGSM,
     FMN,
     PGD,
@@ -60,6 +61,8 @@ class Battery(Checked):
                   a bounded attack is run only on the images that are still correct after the attacks before it in its
                   norm and radius. The worst case is the same, and costs less
     probes        what else is measured of every image (default nothing)
+    samples       draws of a random model (`is_random`) that each answer is the mean of, by `EOT`; default 10. Success
+                  is judged over ten fresh ones
 
     In TOML, `battery` names another one (see `named_battery`) to begin with, with its `norm` and `eps` where needed;
     attacks, and single settings of its attacks, are then added to it.
@@ -71,12 +74,26 @@ class Battery(Checked):
     deep_defense: bool = False
     survivors_only: bool = False
     probes: tuple[Probe, ...] = ()
+    samples: Count = 10
 
     def __post_init__(self) -> None:
         if both := self.attacks.keys() & self.black_box.keys():
             raise ValueError(f"two attacks are called {min(both)}: give the one in black_box another name")
         for name, attack in (self.attacks | self.black_box).items():
             check_radii(attack, name)
+
+    def averaged(self) -> "Battery":
+        """The battery against a random model: attacks that read gradients or scores see the mean over `samples`.
+
+        Those that draw at random, have one answer for all images, or are or have an `EOT` themselves stay as they are.
+        """
+        if self.samples == 1:
+            return self
+        attacks, black_box = (
+            {name: _averaged(attack, self.samples) for name, attack in each.items()}
+            for each in (self.attacks, self.black_box)
+        )
+        return replace(self, attacks=attacks, black_box=black_box)
 
     def within(self, access: Access) -> "Battery":
         """The attacks and probes that need no more of a model than this access.
@@ -356,3 +373,15 @@ def _at_radius(battery: Battery, eps: float, name: str) -> Battery:
         moved = replace(attack, **settings)
         attacks[str(moved)] = moved
     return replace(battery, attacks=attacks)
+
+
+def _averaged(attack: Attack, samples: int) -> Attack:
+    if attack.chance or attack.shared or attack.access == "decisions" or _has_eot(attack):
+        return attack
+    outer = {name: getattr(attack, name) for name in ("reference", "uint8", "precision", "box")}
+    inner = replace(attack, reference="label", uint8=False, precision="full")
+    return EOT(inner, samples, **outer)
+
+
+def _has_eot(attack: Attack) -> bool:
+    return isinstance(attack, EOT) or any(map(_has_eot, attack.parts))

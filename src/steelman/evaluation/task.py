@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from steelman.attacks.core import Attack, AttackResult, check_images, check_labels, evaluation_mode
 from steelman.evaluation.probes.probe import Probe
-from steelman.forward import answer_of, check_answer, classes_of, lent, reject_class
+from steelman.forward import Forward, Verdict, check_answer, classes_of, lent, reject_class
 from steelman.identity import image_digests
-from steelman.losses import cross_entropy
-from steelman.randomness import combine
+from steelman.randomness import DRAWS, combine, is_random
 from steelman.table.places import Space
 from steelman.table.records import CLEAN, Record
 from steelman.table.schema import ROUNDING, AttackedImages, misclassified, table_of
@@ -83,28 +82,27 @@ class Task:
     def _clean(self, rows: "_Rows", network: Model, batch: Batch, x: Images) -> Labels:
         """The predictions of the unattacked images, and their rows where there are none."""
         start = time.perf_counter()
-        prediction, loss = self._answers(network, batch, x, 0)
+        prediction, loss, right = self._answers(network, batch, x, 0)
         seconds = time.perf_counter() - start
-        prediction = rows.compared(prediction, loss, lambda: self._answers(network, batch, x, 1)[0])
+        prediction = rows.compared(prediction, loss, lambda: self._answers(network, batch, x, 1).prediction)
         new = torch.where(torch.from_numpy(~rows.done[CLEAN]))[0].to(x.device)
         if len(new):
-            batch, x, loss, found = batch[new], x[new], loss[new], prediction[new]
+            batch, x, loss, right, found = batch[new], x[new], loss[new], right[new], prediction[new]
             sizes, passes = dict.fromkeys(NORMS, torch.zeros_like(loss)), torch.ones_like(found)
             seconds *= len(new) / len(prediction)
             cost: dict[str, Any] = {"forwards": passes, "gradients": 0 * passes, "seconds": seconds}
-            result = AttackResult(x, found != batch.y, found, loss, **sizes, **cost)
+            result = AttackResult(x, found != batch.y, found, loss, right, **sizes, **cost)
             self._write(rows, CLEAN, network, batch, x, found, result)
         return prediction
 
-    def _answers(self, network: Model, batch: Batch, x: Images, again: int) -> tuple[Labels, PerImage]:
+    def _answers(self, network: Model, batch: Batch, x: Images, again: int) -> Verdict:
         """A random model answers the same in every evaluation; with another number `again`, by other random draws."""
         found = []
         with torch.random.fork_rng([x.device] if x.is_cuda else []):
             for part in torch.arange(len(x), device=x.device).split(self.at_once):
                 torch.manual_seed(int(combine(self._seeds(CLEAN, batch[part])[:1], again)))
                 found.append(answers(network, x[part], batch.y[part], self.highest))
-        prediction, loss = map(torch.cat, zip(*found, strict=True))
-        return prediction, loss
+        return Verdict.together(found)
 
     def _write(
         self, rows: "_Rows", name: str, network: Model, batch: Batch, x: Images, clean: Labels, result: AttackResult
@@ -229,20 +227,19 @@ def placed(model: Model, device: torch.device | str | None) -> Model:
     return model.to(device) if isinstance(model, nn.Module) and device is not None else model
 
 
-def answers(model: Model, x: Images, y: Labels, highest: int = -1) -> tuple[Labels, PerImage]:
-    """Predictions of unattacked images, and cross-entropy: NaN of a model that answers with classes alone.
+def answers(model: Model, x: Images, y: Labels, highest: int = -1) -> Verdict:
+    """What a model makes of unattacked images, in `DRAWS` answers of a random one.
 
     highest  a label that must have a class, besides those of these images
 
     Raises:
         ValueError: the answer can be neither logits nor classes.
     """
+    ask = Forward(model)
     with evaluation_mode(model), torch.no_grad():
-        answer = answer_of(model, x)
-    check_answer(answer, len(x), max(int(y.max()), highest))
-    prediction = classes_of(answer, reject_class(model))
-    hard = not answer.is_floating_point()
-    return prediction, torch.full(y.shape, torch.nan, device=x.device) if hard else cross_entropy(answer, y)
+        found = [ask(x) for _ in range(DRAWS if is_random(model) else 1)]
+    check_answer(found[0], len(x), max(int(y.max()), highest))
+    return Verdict.of(found, y, reject_class(model))
 
 
 @contextmanager

@@ -5,6 +5,8 @@ A number that the table cannot give raises `Unmeasured`, a ValueError with the r
 
 from steelman.measures.accuracies import (
     accuracy,
+    accuracy_of_any_draw,
+    accuracy_of_one_draw,
     average_accuracy,
     clean_accuracy,
     minimum,
@@ -48,6 +50,8 @@ __all__ = [
     "Unmeasured",
     "Waterfall",
     "accuracy",
+    "accuracy_of_any_draw",
+    "accuracy_of_one_draw",
     "against",
     "at_equal",
     "average_accuracy",

@@ -42,6 +42,30 @@ def accuracy(evaluation: Evaluation, attack: str) -> Measure:
     return share(rows(evaluation)[attack].whole().correct)
 
 
+def accuracy_of_one_draw(evaluation: Evaluation, attack: str = CLEAN) -> Measure:
+    """The mean over images of the share of a random model's answers that are right, unattacked or under an attack.
+
+    What a user who asks once meets. `accuracy` is that of the most frequent of ten answers. Natural errors count as
+    errors under an attack.
+
+    Raises:
+        Unmeasured: as for `accuracy`.
+    """
+    run = rows(evaluation)[attack].whole()
+    right = run.column("right", 1.0)
+    return bootstrap(right if attack == CLEAN else right * ~run.wrong, kind="share")
+
+
+def accuracy_of_any_draw(evaluation: Evaluation, attack: str) -> Measure:
+    """The share of images that are right unattacked, and under an attack in one draw of the model at least.
+
+    Raises:
+        Unmeasured: as for `accuracy`.
+    """
+    run = rows(evaluation)[attack].whole()
+    return share(~run.wrong & (run.column("right", 1.0) > 0))
+
+
 def success_rate(evaluation: Evaluation, attack: str) -> Measure:
     """The share of images that are wrong under one attack: 1 - `accuracy`, natural errors among them.
 

@@ -73,6 +73,11 @@ def _candidates(table: Evaluation) -> Iterator[tuple[str, Callable[[], Measure]]
         yield "clean rejection rate", partial(accuracies.rejection_rate, table)
         for name in alone:
             yield f"rejection rate, {name}", partial(accuracies.rejection_rate, table, name)
+    if any((each.column("right", 1.0) % 1 > 0).any() for each in (rows(table).clean, *attacks.values())):
+        yield "clean accuracy of one draw", partial(accuracies.accuracy_of_one_draw, table)
+        for name in (name for name, attack in alone.items() if attack.bounded):
+            yield f"accuracy of one draw, {name}", partial(accuracies.accuracy_of_one_draw, table, name)
+            yield f"accuracy of any draw, {name}", partial(accuracies.accuracy_of_any_draw, table, name)
     for name, attack in alone.items():
         if attack.bounded:
             yield f"accuracy, {name}", partial(accuracies.accuracy, table, name)
@@ -106,6 +111,9 @@ def _candidates(table: Evaluation) -> Iterator[tuple[str, Callable[[], Measure]]
 def _of_minimal(attack: Attacked) -> Iterator[tuple[str, Callable[[Evaluation, str], Measure]]]:
     """The measures of a minimal attack, by label."""
     norm = attack.norm or "L2"
+    if "SigmaNoise" in attack.record.kinds():  # its size is given, not found
+        yield "accuracy", accuracies.accuracy
+        return
     if _of_table_2(attack):  # it may find nothing, which others hardly do
         yield "accuracy", accuracies.accuracy
     if attack.leaves_label or norm != "L2":  # else it is rho_2

@@ -6,7 +6,7 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 
-from steelman.forward import answer_of, lent, logits_of
+from steelman.forward import answer_of, lent, logits_of, reject_class
 
 
 @final
@@ -25,6 +25,10 @@ class BlackBox(nn.Module):
         super().__init__()
         self.model = model
         self.answer = answer
+
+    @property
+    def reject_class(self) -> int | None:
+        return reject_class(self.model)
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -56,6 +60,10 @@ class LogOfProbabilities(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+
+    @property
+    def reject_class(self) -> int | None:
+        return reject_class(self.model)
 
     def forward(self, x: Tensor) -> Tensor:
         answer = logits_of(self.model, x)

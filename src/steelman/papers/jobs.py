@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from steelman import config
+from steelman.adversaries.adversary import AttackTraining
 from steelman.attacks.composed.towards import every_target
 from steelman.attacks.core import Attack
 from steelman.evaluation.battery import Battery, written_out
@@ -16,7 +17,7 @@ from steelman.experiments.recipe import Recipe, load_recipe
 from steelman.experiments.recipe_file import beside, find_recipe
 from steelman.files import sha256
 from steelman.papers.chosen import Part, wanted
-from steelman.papers.paper import Evaluation, Network, Paper, Scale
+from steelman.papers.paper import Evaluation, Learned, Network, Paper, Scale
 from steelman.training.fingerprint import FREE
 from steelman.training.prepare import Guided
 
@@ -37,6 +38,7 @@ class Trained:
     needs    the networks that are trained first
     reduced  what of the paper's budget is left out; "" for all of it
     digest   equal for equal recipes, needs and seeds
+    begin    the network among `needs` from whose generator an attack's generator goes on
     """
 
     name: str
@@ -45,6 +47,7 @@ class Trained:
     needs: tuple["Trained", ...]
     reduced: str
     digest: str
+    begin: "Trained | None" = None
 
     @property
     def every(self) -> Iterator["Trained"]:
@@ -58,8 +61,9 @@ class Trained:
 class Measured:
     """An evaluation of a network.
 
-    needs  the networks of which it has to know: its own, its source, that of its eps_ref
-    wants  measures that are asked for; more are kept
+    needs   the networks of which it has to know: its own, its source, that of its eps_ref, generators
+    learned the generators of its learned attacks, which are in the battery by their runs' paths
+    wants   measures that are asked for; more are kept
     """
 
     name: str
@@ -70,11 +74,13 @@ class Measured:
     eps_ref_of: Trained | None
     reduced: str
     digest: str
+    learned: tuple[Trained, ...] = ()
     wants: frozenset[str] = frozenset()
 
     @property
     def needs(self) -> tuple[Trained, ...]:
-        return tuple(each for each in (self.network, self.source, self.eps_ref_of) if each is not None)
+        every = (self.network, self.source, self.eps_ref_of, *self.learned)
+        return tuple(each for each in every if each is not None)
 
     def attacks(self, eps_ref: float | None = None, classes: int = 10) -> dict[str, Attack]:
         """The attacks by name, at every radius and towards every target that is asked for."""
@@ -168,20 +174,60 @@ class Jobs:
         small = most is not None and (evaluation.images is None or evaluation.images > most)
         if small:
             evaluation = replace(evaluation, images=most)
-        source, of = (
-            self.trained(Network(each)) if each else None for each in (evaluation.source, evaluation.eps_ref_of)
-        )
+        of = self.trained(Network(evaluation.eps_ref_of)) if evaluation.eps_ref_of else None
+        source = self.trained(evaluation.source) if evaluation.source else None
         battery = _battery(json.dumps(evaluation.settings), type(trained.recipe.data).__name__, evaluation.name)
         if self.reduced and self.reduced.attacks:
             less = {key: self._lessened(attack) for key, attack in battery.attacks.items()}
             small, battery = small or less != battery.attacks, replace(battery, attacks=less)
+        generators = {key: self.generator(each, source or trained) for key, each in evaluation.learned.items()}
         facts = {**vars(evaluation), "settings": config.write(battery), "source": "", "eps_ref_of": ""}
+        facts["learned"] = {key: [generators[key].digest, each.attack] for key, each in evaluation.learned.items()}
+        if not generators:
+            del facts["learned"]
         if evaluation.batch_size == Evaluation.batch_size:  # it matters only to attacks on a whole batch
             del facts["batch_size"]
+        if battery.samples == Battery.samples:  # it matters only to random models
+            del facts["settings"]["samples"]
         digest = sha256(json.dumps([facts, *(each and each.digest for each in (trained, source, of))], sort_keys=True))
+        learned = {key: self._attack(each, generators[key]) for key, each in evaluation.learned.items()}
+        battery = replace(battery, attacks=battery.attacks | learned)
+        others = any(each.reduced for each in (source, of, *generators.values()) if each is not None)
+        small = small or (others and not trained.reduced)
         reduced = self.reduced.what if small else trained.reduced
         name = f"{trained.name} / {evaluation.name}" + (f"-{self.scale}" if small else "")
-        return Measured(name, trained, evaluation, battery, source, of, reduced, digest[:16])
+        every = tuple(generators.values())
+        return Measured(name, trained, evaluation, battery, source, of, reduced, digest[:16], every)
+
+    def generator(self, learned: Learned, victim: Trained) -> Trained:
+        """The job that trains an attack's generator against a network, with the data and network of that.
+
+        Raises:
+            FileNotFoundError, ValueError: there is no such recipe, or it trains no attack.
+        """
+        path = find_recipe(learned.recipe)
+        less = self.reduced.changes(path.stem) if self.reduced else ()
+        recipe, begin = _recipe(path, less), self.trained(Network(learned.begin)) if learned.begin else None
+        if not isinstance(recipe.defence, AttackTraining):
+            raise ValueError(f"learned: {path} does not attack a classifier: its defence is {recipe.defence}")
+        start = str((self.runs / victim.name / "best.safetensors").absolute())
+        training = replace(recipe.training, seed=recipe.training.seed + self.seed)
+        more = {"data": victim.recipe.data, "network": victim.recipe.network, "training": training}
+        recipe = replace(recipe, start=start, **more)
+        digest = _digest_of(recipe, {start: victim.digest})
+        name, needs = path.stem + (f"-{self.scale}" if less else ""), (victim,)
+        if begin is not None:
+            name, needs, digest = f"{name}-from-{begin.name}", (victim, begin), sha256(digest + begin.digest)[:16]
+        small = bool(less) or any(each.reduced for each in needs)
+        reduced = self.reduced.what if small else ""
+        return Trained(f"{name}-on-{victim.name}", recipe, path, needs, reduced, digest, begin)
+
+    def _attack(self, learned: Learned, generator: Trained) -> Attack:
+        """The adversary of a trained generator, as an attack."""
+        assert isinstance(generator.recipe.defence, AttackTraining)
+        folder = str((self.runs / generator.name).absolute())
+        settings = config.write(generator.recipe.defence.adversary) | dict(learned.attack) | {"generator": folder}
+        return config.read(Attack, settings, f"learned.{learned.recipe}")
 
     def _lessened(self, attack: Attack) -> Attack:
         """An attack with the settings that the scale has for its class."""

@@ -45,7 +45,7 @@ class AttackedImages:
 class Column(NamedTuple):
     """A column's type, its meaning, where its values come from, and the value in a table that lacks the column.
 
-    A table that lacks a column without such a value cannot be read.
+    A table that lacks a column without such a value cannot be read. A function computes the values from the others.
     """
 
     kind: str
@@ -55,6 +55,13 @@ class Column(NamedTuple):
 
 
 NAN, INT, FLOAT = float("nan"), "int64", "float64"
+
+
+def _right(table: "pyarrow.Table") -> np.ndarray:
+    """Of one answer."""
+    return (table["prediction"].to_numpy() == table["label"].to_numpy()).astype(float)
+
+
 COLUMNS = {
     "image": Column(INT, "the image's place in its data set", lambda images: images.batch.index),
     "attack": Column("string", "the attack's name", lambda images: images.record.name),
@@ -71,6 +78,7 @@ COLUMNS = {
     "x_l2": Column(FLOAT, "size of the unattacked image", lambda images: L2.size(images.x.double()), NAN),
     "x_linf": Column(FLOAT, "size of the unattacked image", lambda images: Linf.size(images.x.double()), NAN),
     "loss": Column(FLOAT, "cross-entropy with the class to leave", lambda images: images.result.loss, NAN),
+    "right": Column(FLOAT, "share of answers that are the label", lambda images: images.result.right, _right),
     "forwards": Column(INT, "forward passes that the image cost", lambda images: images.result.forwards, 0),
     "gradients": Column(INT, "gradient passes that it cost", lambda images: images.result.gradients, 0),
     "seconds": Column(FLOAT, "its share of the time", lambda images: images.result.seconds / len(images.batch), NAN),
@@ -112,6 +120,8 @@ def completed(table: "pyarrow.Table") -> "tuple[pyarrow.Table, list[str]]":
             table = table.set_column(table.column_names.index(name), name, values)
         elif column.default is None:
             raise ValueError(f"not an evaluation table: the column {name} is missing")
+        elif callable(column.default):
+            table = table.append_column(name, pyarrow.array(column.default(table), kind))
         else:
             lacking.append(name)
             table = table.append_column(name, pyarrow.array([column.default] * table.num_rows, kind))

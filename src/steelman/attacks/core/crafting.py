@@ -74,8 +74,7 @@ def craft(
             return x.to(given), oracle
         if deadline is not None:
             oracle.nearest = NearestSuccess.nothing(x, attack.measured_in or L2)
-        with oracle:
-            draws = Draws.start(generator, len(x), x.device)
+        with oracle, oracle.seeded(draws := Draws.start(generator, len(x), x.device)):
             x_adv = _in_parts(attack, oracle, x, goal, draws, how, bar)
             if not getattr(getattr(attack, "loss", None), "needs_reference", False):  # KL is flat at x itself
                 _warn_of_flat(oracle, x_adv, goal)
@@ -169,7 +168,7 @@ def _warn_of_flat(oracle: Oracle, x_adv: Images, goal: Goal) -> None:
     """Warn of images on which every gradient was zero and that have not reached the goal."""
     flat = torch.where((oracle.gradients > 0) & (oracle.flat >= oracle.gradients))[0]
     if len(flat):
-        flat = flat[~oracle.met(oracle.verdict(x_adv)[0])[flat]]
+        flat = flat[~oracle.met(oracle.verdict(x_adv).prediction)[flat]]
     if len(flat) == 0:
         return
     images = len(oracle.flat)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from steelman.attacks.core.mode import evaluation_mode
-from steelman.forward import Forward, check_answer, check_rejection, reject_class
-from steelman.losses import Goal, Loss, cross_entropy
+from steelman.forward import Forward, Verdict, check_answer, check_rejection, reject_class
+from steelman.losses import Goal, Loss
 from steelman.norms import Norm
-from steelman.types import Flags, Images, Indices, Labels, Logits, Model, PerImage, Rows
+from steelman.randomness import DRAWS, Draws, combine, is_random
+from steelman.types import Flags, Images, Indices, Labels, Logits, Model, PerImage, Rows, Seeds
 
 
 class OutOfTime(Exception):
@@ -52,7 +53,7 @@ class Oracle:
         self._forward = Forward(model, given=given)
         self._fast = Forward(model, torch.compile(model, dynamic=True), given=given) if compiled else self._forward
         classes = (goal.labels,) if goal.target is None else (goal.labels, goal.target)
-        self.rejected = reject_class(model)
+        self.rejected, self.random = reject_class(model), is_random(model)
         self._highest_label = int(torch.cat(classes).max()) if len(goal.labels) else 0
         self._stack = ExitStack()
         self._checked = False
@@ -65,6 +66,8 @@ class Oracle:
         self.nearest: NearestSuccess | None = None
         self.fits = len(goal.labels)
         """Images that go through the model at once."""
+        self.seeds: Seeds | None = None
+        """Of the images, from which a random model's draws follow."""
 
     def __enter__(self) -> "Oracle":
         self._stack.enter_context(evaluation_mode(self.model))
@@ -123,21 +126,36 @@ class Oracle:
             )
         return answer
 
-    def verdict(self, x: Images) -> tuple[Labels, PerImage]:
-        """Predictions and cross-entropy with the labels, by the model itself in full precision; not counted."""
+    @contextmanager
+    def seeded(self, draws: Draws) -> Iterator[None]:
+        """Torch's global generator, from which a random model draws, follows from the images' seeds, and is restored.
+
+        The model draws for a whole batch, so that an image's answer depends on its place there.
+        """
+        self.seeds = draws.seeds
+        with self._own_draws(0):
+            yield
+
+    @contextmanager
+    def _own_draws(self, turn: int) -> Iterator[None]:
+        seeds = self.seeds
+        on = [seeds.device] if seeds is not None and seeds.is_cuda else []
+        with torch.random.fork_rng(on, enabled=self.random):
+            if self.random and seeds is not None and len(seeds):
+                torch.manual_seed(int(combine(seeds[:1], turn)))
+            yield
+
+    def verdict(self, x: Images) -> Verdict:
+        """By the model itself in full precision, a random one in `DRAWS` answers; not counted."""
         self._fast, self.half = self._forward, False
-        predictions, losses = [], []
-        for which in torch.arange(len(x), device=x.device).split(max(self.fits, 1)):
-            answer = self._answer(x[which])
-            hard = not answer.is_floating_point()
-            if not hard and not bool(answer.isfinite().all()):  # the argmax of NaN would pass for a class
-                raise ValueError("the model returns NaN or infinite logits on images that the attack returned")
-            predictions.append(answer.to(torch.int64) if hard else answer.argmax(1))
-            labels = self.goal.labels[which]
-            losses.append(
-                torch.full(labels.shape, torch.nan, device=x.device) if hard else cross_entropy(answer, labels)
-            )
-        return torch.cat(predictions), torch.cat(losses)
+        parts = []
+        with self._own_draws(1):
+            for which in torch.arange(len(x), device=x.device).split(max(self.fits, 1)):
+                answers = [self._answer(x[which]) for _ in range(DRAWS if self.random else 1)]
+                if any(not bool(each.isfinite().all()) for each in answers):  # the argmax of NaN would pass for a class
+                    raise ValueError("the model returns NaN or infinite logits on images that the attack returned")
+                parts.append(Verdict.of(answers, self.goal.labels[which]))
+        return Verdict.together(parts) if parts else Verdict.of([self._answer(x)], self.goal.labels)
 
     def gradient(
         self, x: Images, objective: Callable[[Logits], PerImage], which: Indices | None = None

@@ -1,0 +1,126 @@
+"""Models that draw random numbers: judged over draws, attacked through their mean."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from affine import images, small_net
+from steelman.attacks import EOT, FGSM, PGD, HopSkipJump, UniformNoise, UniversalPerturbation, WorstOf
+from steelman.checkup import checkup
+from steelman.data import Digits
+from steelman.evaluation import evaluate
+from steelman.evaluation.battery import Battery
+from steelman.experiments.assess import assess
+from steelman.loading.subject import Subject
+from steelman.measures import accuracy, accuracy_of_any_draw, accuracy_of_one_draw, clean_accuracy, measures
+from steelman.networks import MLP, Filtered
+from steelman.randomness import DRAWS, is_random
+
+
+class Noise(nn.Module):
+    """Images with Gaussian noise."""
+
+    random = True
+
+    def __init__(self, sigma: float) -> None:
+        super().__init__()
+        self.sigma = sigma
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.sigma * torch.randn_like(x)
+
+
+class Coin(nn.Module):
+    """Class 0 with a probability, whatever the image."""
+
+    random = True
+
+    def __init__(self, heads: float) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = (torch.rand(len(x)) >= self.heads).to(x)
+        return torch.stack([1 - one, one], 1) * 2 + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+def test_what_is_random_says_so() -> None:
+    assert is_random(nn.Sequential(Noise(0.1), small_net()))
+    assert is_random(Filtered(Noise(0.1), small_net()))
+    assert not is_random(small_net())
+    assert not is_random(lambda x: x)
+
+
+@pytest.mark.filterwarnings("ignore:the model's gradient is zero")
+def test_success_is_the_most_frequent_of_ten_answers() -> None:
+    x, y = torch.rand(400, 1, 2, 2), torch.zeros(400, dtype=torch.int64)
+    result = FGSM(eps=0.1).run(Coin(0.7), x, y, generator=torch.arange(400))
+    assert set((DRAWS * result.right).round().long().tolist()) <= set(range(DRAWS + 1))
+    assert float(result.right.mean()) == pytest.approx(0.7, abs=4 * (0.21 / 4000) ** 0.5)
+    more = result.right != 0.5  # the lower class wins a tie
+    assert torch.equal(result.success[more], result.right[more] < 0.5)
+    assert not result.success[~more].any()
+
+
+def test_the_same_seeds_give_the_same_answers_and_leave_torchs_generator_alone() -> None:
+    x, model = images(6), nn.Sequential(Noise(0.5), small_net())
+    y = model[1](x).argmax(1)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    first = PGD(eps=0.1, steps=3).run(model, x, y, generator=torch.arange(6))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(4)
+    second = PGD(eps=0.1, steps=3).run(model, x, y, generator=torch.arange(6))
+    assert torch.equal(first.x_adv, second.x_adv)
+    assert torch.equal(first.right, second.right)
+    other = PGD(eps=0.1, steps=3).run(model, x, y, generator=torch.arange(1, 7))
+    assert not torch.equal(first.x_adv, other.x_adv)
+
+
+def test_measures_tell_one_draw_from_the_most_frequent() -> None:
+    data = Digits().load("test").subset(torch.arange(100))
+    torch.manual_seed(0)
+    model = Filtered(Noise(0.6), MLP(hidden=[16], shape=(1, 8, 8), classes=10))
+    table = evaluate(model, data, {"FGSM": FGSM(eps=0.05)})
+    clean, after = table.only("clean"), table.only("FGSM")
+    assert accuracy_of_one_draw(table).value == pytest.approx(float(clean["right"].mean()))
+    right = clean["prediction"] == clean["label"]
+    assert clean_accuracy(table).value == pytest.approx(float(right.mean()))
+    assert accuracy_of_one_draw(table, "FGSM").value == pytest.approx(float((right * after["right"]).mean()))
+    assert accuracy_of_any_draw(table, "FGSM").value == pytest.approx(float((right & (after["right"] > 0)).mean()))
+    assert accuracy(table, "FGSM").value <= accuracy_of_any_draw(table, "FGSM").value
+    names = measures(table)
+    assert {"clean accuracy of one draw", "accuracy of one draw, FGSM", "accuracy of any draw, FGSM"} <= names.keys()
+    sure = evaluate(MLP(hidden=[4], shape=(1, 8, 8), classes=10), data, {"FGSM": FGSM(eps=0.05)})
+    assert not any("draw" in name for name in measures(sure))
+
+
+def test_a_battery_averages_what_reads_gradients_or_scores() -> None:
+    attacks = {
+        "PGD": PGD(eps=0.1),
+        "two": WorstOf((FGSM(eps=0.1), PGD(eps=0.1))),
+        "EOT": EOT(PGD(eps=0.1), samples=3),
+        "noise": UniformNoise(eps=0.1),
+        "HSJ": HopSkipJump(),
+        "shared": UniversalPerturbation(eps=0.1),
+        "prediction": PGD(eps=0.1, reference="prediction"),
+    }
+    found = Battery(attacks=attacks, samples=4).averaged().attacks
+    assert found["PGD"] == EOT(PGD(eps=0.1), samples=4)
+    assert found["two"] == EOT(attacks["two"], samples=4)
+    assert found["prediction"] == EOT(PGD(eps=0.1), samples=4, reference="prediction")
+    assert all(found[name] is attacks[name] for name in ("EOT", "noise", "HSJ", "shared"))
+    assert Battery(attacks=found, samples=4).averaged().attacks == found
+
+
+def test_an_evaluation_of_a_random_model_attacks_its_mean(tmp_path: Path) -> None:
+    data = Digits().load("test").subset(torch.arange(20))
+    torch.manual_seed(0)
+    network = MLP(hidden=[8], shape=(1, 8, 8), classes=10)
+    for model, kind in ((Filtered(Noise(0.1), network), "EOT"), (network, "PGD")):
+        subject = Subject("it", model, data, lambda: data, tmp_path)
+        entry = assess(subject, Battery(attacks={"PGD": PGD(eps=0.1, steps=2)}, samples=2))
+        assert entry.evaluation.record("PGD").call.startswith(kind)
+    assert "random = True" not in str(checkup(Filtered(Noise(0.1), network), data))
