@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
 from steelman import PGD, evaluate
-from steelman.networks import MLP, Ensemble, Preprocessed, StandardiseImage
-from steelman.networks.ensemble import _voted
+from steelman.networks import MLP, Ensemble, Preprocessed, StandardiseImage, WideResNet
+from steelman.networks.ensemble import LogitEnsemble, _voted
+from steelman.networks.random_layers import noisy_blocks
 
 SHAPE = (1, 3, 3)
 
@@ -127,10 +128,31 @@ def test_it_is_attacked_and_evaluated_like_any_network() -> None:
     assert next(iter(ensemble.state_dict())).startswith("members.0.")
 
 
+def test_the_mean_of_logits_and_its_gradients() -> None:
+    networks, x = members(3), images(20).requires_grad_()
+    ensemble = LogitEnsemble(networks)
+    wanted = sum(network(x) for network in networks) / 3
+    torch.testing.assert_close(ensemble(x), wanted)
+    found, expected = (
+        torch.autograd.grad(each[:, 1].sum(), [x, *ensemble.parameters()]) for each in (ensemble(x), wanted)
+    )
+    torch.testing.assert_close(found, expected)
+    assert next(iter(ensemble.state_dict())).startswith("members.0.")
+
+
+def test_noisy_blocks_of_strength_zero_are_a_plain_ensemble() -> None:
+    torch.manual_seed(0)
+    networks = [WideResNet(shape=(1, 8, 8), depth=10, width=1).double().eval() for _ in range(2)]
+    x = torch.rand(4, 1, 8, 8, dtype=torch.float64)
+    wanted = (networks[0](x) + networks[1](x)) / 2
+    torch.testing.assert_close(LogitEnsemble(noisy_blocks(each, 0.0) for each in networks)(x), wanted)
+
+
 @pytest.mark.parametrize(("wrong", "message"), [([], "at least one member"), ([MLP(), "LeNet"], "networks; got a str")])
 def test_what_is_no_ensemble_is_refused(wrong: list, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Ensemble(each for each in wrong)  # of an iterator, the tests' type checks see no members
+    for kind in (Ensemble, LogitEnsemble):
+        with pytest.raises(ValueError, match=message):
+            kind(each for each in wrong)  # of an iterator, the tests' type checks see no members
 
 
 def test_members_with_different_classes_are_refused() -> None:
