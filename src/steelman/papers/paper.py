@@ -125,6 +125,19 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """A recipe of attack training, whose generator is trained against the attacked network and then attacks it.
+
+    begin   a recipe from whose generator training goes on; default a new one
+    attack  settings of the adversary as an attack, such as L2L-DA's `samples`
+    """
+
+    recipe: str
+    begin: str = ""
+    attack: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What is measured of a network. `settings` are those of a battery; the others are explained in the docs' page."""
 
@@ -135,9 +148,10 @@ class Evaluation:
     batch_size: int = 250
     images: int | None = None
     eps_ref_of: str = ""
-    source: str = ""
+    source: Network | None = None
     targets: bool = False
     radii: Mapping[str, Sequence[float | str]] = field(default_factory=dict)
+    learned: Mapping[str, Learned] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -229,9 +243,22 @@ def _paper(name: str, settings: dict[str, Any]) -> Paper:
 
 def _evaluation(name: str, every: Mapping[str, dict[str, Any]], above: tuple[str, ...] = ()) -> Evaluation:
     settings = _merged(name, every, above)
-    own = ("space", "seed", "batch_size", "eps_ref_of", "source", "targets", "radii", "images")
+    own = ("space", "seed", "batch_size", "eps_ref_of", "source", "targets", "radii", "images", "learned")
     given = {key: settings.pop(key) for key in own if key in settings}
-    return Evaluation(name, settings, **given)
+    where = f"evaluation.{name}"
+    if "source" in given:
+        (given["source"],) = _networks(given["source"], f"{where}.source")
+    learned = given.pop("learned", {})
+    return Evaluation(
+        name, settings, **given, learned={key: _learned(each, f"{where}.learned") for key, each in learned.items()}
+    )
+
+
+def _learned(attack: str | dict[str, Any], where: str) -> Learned:
+    if isinstance(attack, str):
+        return Learned(attack)
+    _known(attack, ("recipe", "begin", "attack"), where)
+    return Learned(**attack)
 
 
 def _merged(name: str, every: Mapping[str, dict[str, Any]], above: tuple[str, ...]) -> dict[str, Any]:
@@ -276,16 +303,21 @@ def _row(row: dict[str, Any], table: dict[str, Any], more: list[dict[str, Any]],
     recipes = table.get("column_recipes", [""] * count)
     evaluations = table.get("column_evaluations", [""] * count)
     measures = row.get("measures", table.get("measures", [""] * count))
-    for what, given in (("column_recipes", recipes), ("column_evaluations", evaluations), ("measures", measures)):
-        if len(given) != count:
-            raise ValueError(f"{where}: {what} has {len(given)} entries for {count} columns")
+    every = measures if len(measures) > count else [*measures, *(each.get("measure", "") for each in more)]
+    for what, given, size in (
+        ("column_recipes", recipes, count),
+        ("column_evaluations", evaluations, count),
+        ("measures", every, len(values)),
+    ):
+        if len(given) != size:
+            raise ValueError(f"{where}: {what} has {len(given)} entries for {size} columns")
     cells = []
     for place, value in enumerate(values):
         own = more[place - count] if place >= count else {}
         recipe = row.get("recipe") or (own.get("recipe", "") if own else recipes[place])
         of_column = own.get("evaluation", "") if own else evaluations[place]
         evaluation = of_column or row.get("evaluation") or table.get("evaluation", "")
-        measure = own.get("measure", "") if own else measures[place]
+        measure = every[place]
         made = bool(recipe and measure) and not row.get("missing")
         network = Network(recipe, tuple(row.get("set", ()))) if made else None
         evaluation = "" if measure in OF_TRAINING else evaluation

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from steelman.adversaries.adversary import AttackTraining
 from steelman.attacks.core import Attack
 from steelman.evaluation.eps_ref import reference_epsilon
 from steelman.evaluation.evaluation import evaluate
@@ -57,7 +58,12 @@ def work(task: Work) -> dict[str, Any]:
 def train(task: Work) -> dict[str, Any]:
     job = task.job
     assert isinstance(job, Trained)
-    run = train_recipe(job.recipe, job.path, task.runs, job.name, task.data, task.progress)
+    recipe = job.recipe
+    if job.begin is not None:
+        assert isinstance(recipe.defence, AttackTraining)
+        begun = replace(recipe.defence.adversary, generator=str((task.runs / job.begin.name).absolute()))
+        recipe = replace(recipe, defence=replace(recipe.defence, adversary=begun))
+    run = train_recipe(recipe, job.path, task.runs, job.name, task.data, task.progress)
     log = [{key: line[key] for key in LOGGED if key in line} for line in run.log]
     return {
         "recipe": job.path.stem,
