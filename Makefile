@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-measures evaluate survey yopo learned learned-cost learned-figures soak mutants docs clean
+.PHONY: help setup demo test check format bench bench-measures evaluate soak mutants docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | awk -F '\t' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -41,22 +41,6 @@ evaluate: .venv-bench/.ready  ## the standard battery beside AutoAttack's own co
 bench-measures: .venv-bench/.ready  ## our measures beside ART's on MNIST, some minutes, into docs/results/
 	@$(BENCH_BIN)/steelman train evaluate_mnist_plain $(if $(DATA),--data-dir "$(DATA)")
 	@OMP_NUM_THREADS=1 $(BENCH_BIN)/python -m benchmarks.measures $(if $(DATA),--data-dir "$(DATA)") $(ARGS)
-
-survey: .venv/.ready  ## every defence on MNIST, an hour or more, into docs/results/; goes on where it stopped
-	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.survey $(if $(DATA),--data-dir "$(DATA)") $(ARGS)
-
-yopo: .venv/.ready  ## YOPO beside PGD-40 training on MNIST, hours, into docs/results/; goes on where it stopped
-	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/yopo.py $(if $(DATA),--data-dir "$(DATA)") $(ARGS)
-
-learned: .venv/.ready  ## L2L-DA beside PGD-10 training on MNIST, two or three hours, into docs/results/
-	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learned.tables $(if $(DATA),--data-dir "$(DATA)") $(ARGS)
-
-learned-cost: .venv/.ready  ## what learned adversaries cost, by the step and the epoch, into docs/results/
-	@for part in step epoch; do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learned.$$part $(ARGS) || exit 1; done
-	@$(BIN)/python -m benchmarks.learned.cost
-
-learned-figures: .venv/.ready  ## the learned adversaries' figures on MNIST, half an hour, into docs/results/
-	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.learned.figures $(if $(DATA),--data-dir "$(DATA)") $(ARGS)
 
 soak: .venv/.ready  ## kills at random moments, and 100,000 damaged files (FUZZ=...), at length; half an hour, no data
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.kills $(ARGS)

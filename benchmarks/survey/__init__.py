@@ -1,1 +1,0 @@
-"""Every defence on MNIST: one start, one budget, one battery, one table (`make survey`)."""
