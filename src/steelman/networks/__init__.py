@@ -4,17 +4,20 @@ from steelman.networks.black_box import BlackBox, LogOfProbabilities
 from steelman.networks.bounded_relu import BoundedReLU, bounded_relus
 from steelman.networks.building import build
 from steelman.networks.cifar import NIN, ConvNet, ConvPoolCNN
+from steelman.networks.denoising import FeatureDenoising
 from steelman.networks.ensemble import Ensemble
 from steelman.networks.filtered import Filtered
 from steelman.networks.initial import NormalInit
 from steelman.networks.layers import Rescale
 from steelman.networks.mnist import CNN, MLP, CarliniNet, ConvResNet, LeNet, LeNet5, MadryNet, SmallCNN
+from steelman.networks.ode import ODENet
 from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean, Whiten
 from steelman.networks.residual import PreActResNet18, ResNet20, WideResNet
 from steelman.networks.surgery import (
     Stem,
     batchnorm_layers,
     borrowed_buffers,
+    denoise,
     freeze_batchnorm,
     only_trainable,
     split_stem,
@@ -33,6 +36,7 @@ __all__ = [
     "ConvPoolCNN",
     "ConvResNet",
     "Ensemble",
+    "FeatureDenoising",
     "Filtered",
     "LeNet",
     "LeNet5",
@@ -40,6 +44,7 @@ __all__ = [
     "MadryNet",
     "NormalInit",
     "Normalise",
+    "ODENet",
     "PreActResNet18",
     "Preprocess",
     "Preprocessed",
@@ -56,6 +61,7 @@ __all__ = [
     "borrowed_buffers",
     "bounded_relus",
     "build",
+    "denoise",
     "freeze_batchnorm",
     "only_trainable",
     "split_stem",

@@ -20,8 +20,10 @@ from steelman.networks.ensemble import Ensemble
 from steelman.networks.filtered import Filtered, filtered_shape
 from steelman.networks.initial import NormalInit
 from steelman.networks.mnist import CNN, MLP, CarliniNet, ConvResNet, LeNet, LeNet5, MadryNet, SmallCNN
+from steelman.networks.ode import ODENet
 from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean, Whiten
 from steelman.networks.residual import PreActResNet18, ResNet20, WideResNet
+from steelman.networks.surgery import denoise
 from steelman.networks.vision import AlexNet, ResNet18
 from steelman.trust import Untrusted, imported
 from steelman.types import Description
@@ -32,7 +34,7 @@ _KINDS: dict[str, Callable[..., nn.Module]] = {
     kind.__name__: kind
     for kind in (
         *(MLP, LeNet, LeNet5, ConvNet, ConvPoolCNN, NIN, CarliniNet, CNN, ConvResNet, MadryNet, SmallCNN),
-        *(ResNet20, PreActResNet18, WideResNet, AlexNet, ResNet18),
+        *(ResNet20, PreActResNet18, WideResNet, AlexNet, ResNet18, ODENet),
         *(Normalise, StandardiseImage, SubtractMean, Whiten, BitDepth, MedianSmoothing),
     )
 }
@@ -126,8 +128,8 @@ def _network_of(
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: needs a table; got {settings!r}")
     options = dict(settings)
-    kind, init, preprocess, bound, filter = (
-        options.pop(key, None) for key in ("kind", "init", "preprocess", "bounded_relu", "filter")
+    kind, init, preprocess, bound, blocks, filter = (
+        options.pop(key, None) for key in ("kind", "init", "preprocess", "bounded_relu", "denoise", "filter")
     )
     if not isinstance(kind, str):
         raise ValueError(f"{path}.kind: needs a name, such as LeNet; got {kind!r}")
@@ -148,6 +150,8 @@ def _network_of(
             _init(init)(network)
         if bound is not None:
             bounded_relus(network, float(bound))
+        if blocks is not None:
+            denoise(network, shape=shape, **(blocks if isinstance(blocks, dict) else {"after": blocks}))
         layer = None if preprocess is None else _part(preprocess, inner)
     except Untrusted:
         raise  # its message names the remedy

@@ -32,7 +32,8 @@ def gained(gain: float) -> list[nn.Module]:
 
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-_ALWAYS = {"conv": nn.Conv2d, "fc": nn.Linear, "relu": (nn.ReLU, nn.LeakyReLU), "bn": nn.BatchNorm2d, "pool": _POOLS}
+_NORMS = {"bn": nn.BatchNorm2d, "gn": nn.GroupNorm}
+_ALWAYS = {"conv": nn.Conv2d, "fc": nn.Linear, "relu": (nn.ReLU, nn.LeakyReLU), **_NORMS, "pool": _POOLS}
 _IF_SEVERAL = {"dropout": nn.Dropout, "flatten": nn.Flatten, "rescale": Rescale}
 """Which layers have a number always, and which only where there are several."""
 
