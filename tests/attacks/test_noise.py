@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.stats import norm as normal
 from torch import Tensor
 
 from affine import affine, images, small_net
-from steelman.attacks import GaussianNoise, SaltAndPepper, UniformNoise
+from steelman.attacks import GaussianNoise, SaltAndPepper, SigmaNoise, UniformNoise
 from steelman.attacks.core.attack import Attack
 from steelman.norms import L0, L1, L2, Linf
 
@@ -62,6 +63,40 @@ def test_rescaled_noise_has_its_length_after_the_clip(eps: float) -> None:
     assert not bool((spread > 1e-6).any())
 
 
+@pytest.mark.parametrize("sigma", [50 / 255, 100 / 255, 2.0])
+@pytest.mark.parametrize("grey", [0.0, 0.3, 0.5])
+def test_noise_of_a_deviation_is_clipped_normal(sigma: float, grey: float) -> None:
+    """Mean and deviation of clip(grey + sigma z) in closed form, and the shares at the ends of the box."""
+    x = torch.full((40, 3, 16, 16), grey, dtype=torch.float64)
+    entries = SigmaNoise(sigma)(constant, x, ZERO, generator=generator()).flatten()
+    low, high = -grey / sigma, (1 - grey) / sigma
+    inside = normal.cdf(high) - normal.cdf(low)
+    mean = grey * inside + sigma * (normal.pdf(low) - normal.pdf(high)) + normal.sf(high)
+    square = (grey**2 + sigma**2) * inside + normal.sf(high)
+    square += sigma * (grey * normal.pdf(low) - (grey + 1) * normal.pdf(high))
+    deviation = math.sqrt(square - mean**2)
+    close = 4 * deviation / math.sqrt(len(entries))
+    assert float(entries.mean()) == pytest.approx(mean, abs=close)
+    assert float(entries.std()) == pytest.approx(deviation, abs=close)
+    for end, share in ((0.0, normal.cdf(low)), (1.0, normal.sf(high))):
+        assert float((entries == end).double().mean()) == pytest.approx(share, abs=2 / math.sqrt(len(entries)))
+
+
+def test_noise_of_a_deviation_without_a_box_and_of_one_for_each_image() -> None:
+    sigmas = torch.linspace(0.0, 2.0, 40, dtype=torch.float64)
+    delta = perturbation(SigmaNoise(sigmas, box=None))
+    torch.testing.assert_close(delta.std(dim=1), sigmas, rtol=0.1, atol=0)
+    scaled = delta[1:] / sigmas[1:, None]
+    assert abs(float((scaled.abs() < 1).double().mean()) - 0.6827) < 0.01
+    assert abs(float((scaled**4).mean()) - 3) < 0.15
+    whole, seeds = SigmaNoise(0.3), torch.arange(40)
+    together = whole(constant, GREY, ZERO, generator=seeds)
+    alone = whole(constant, GREY[7:8], ZERO[:1], generator=seeds[7:8])
+    assert torch.equal(together[7:8], alone)
+    assert whole.budget is None
+    assert SigmaNoise(box=(0.0, 255.0)).sigma == pytest.approx(100)
+
+
 def test_uniform_noise_is_uniform_in_the_ball() -> None:
     delta = perturbation(UniformNoise(eps=0.1))
     assert float(delta.abs().max()) <= 0.1
@@ -74,7 +109,9 @@ def test_uniform_noise_is_uniform_in_the_ball() -> None:
 
 
 @pytest.mark.parametrize(
-    "attack", [GaussianNoise(eps=0.15), GaussianNoise(eps=0.15, rescale=True), UniformNoise(eps=0.06)], ids=repr
+    "attack",
+    [GaussianNoise(eps=0.15), GaussianNoise(eps=0.15, rescale=True), UniformNoise(eps=0.06), SigmaNoise(0.05)],
+    ids=repr,
 )
 def test_more_samples_win_more_and_done_images_leave(attack: Any) -> None:
     model = affine(1)
@@ -177,7 +214,9 @@ def test_share_max_limits_the_entries_set() -> None:
     assert torch.equal(unfooled, GREY)
 
 
-@pytest.mark.parametrize("attack", [GaussianNoise(eps=0.5), UniformNoise(eps=0.3), SaltAndPepper()], ids=repr)
+@pytest.mark.parametrize(
+    "attack", [GaussianNoise(eps=0.5), UniformNoise(eps=0.3), SigmaNoise(0.3), SaltAndPepper()], ids=repr
+)
 def test_decisions_are_enough(attack: Attack) -> None:
     hard = attack(lambda x: MODEL(x).argmax(1), X, Y, generator=generator())
     assert torch.equal(hard, attack(MODEL, X, Y, generator=generator()))
@@ -212,6 +251,8 @@ def test_any_shape_of_image(shape: tuple[int, ...]) -> None:
     [
         (lambda: GaussianNoise(norm=Linf), "needs norm=L2; got Linf. Use UniformNoise"),
         (lambda: GaussianNoise(samples=0), "GaussianNoise needs samples >= 1; got 0"),
+        (lambda: SigmaNoise(-0.1), "SigmaNoise needs sigma >= 0; got -0.1"),
+        (lambda: SigmaNoise(samples=0), "SigmaNoise needs samples >= 1; got 0"),
         (lambda: UniformNoise(samples=-1), "UniformNoise needs samples >= 1; got -1"),
         (lambda: SaltAndPepper(samples=0), "SaltAndPepper needs samples"),
         (lambda: SaltAndPepper(share_max=0.0), "share_max.*got 0"),

@@ -15,7 +15,7 @@ from steelman.norms import L0
 from steelman.types import Share
 
 OF_ONE_NETWORK = [case for case in SETTINGS if not isinstance(case.attack, Adversary | Surrogate)]
-LENGTHS = ("eps", "eps_max", "radius", "theta", "init_norm", "xi", "normal_start", "grid")
+LENGTHS = ("eps", "eps_max", "radius", "theta", "init_norm", "xi", "normal_start", "grid", "sigma")
 OF_STEPS = ("PGD", "MIM", "FMN", "SigmaZero", "ALMA")
 """Attacks whose step_size is a length; that of others is in tanh space or of Adam in it."""
 

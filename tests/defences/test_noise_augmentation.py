@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from affine import images, small_net
 from steelman import Batch
-from steelman.defences import GaussianAugmentation, Objective, UniformAugmentation
+from steelman.data import InMemory
+from steelman.defences import GaussianAugmentation, LabelSmoothing, NoiseMixture, Objective, Plain, UniformAugmentation
 
 X, Y = images(9), torch.arange(9) % 10
 SEEDS = torch.arange(40, 49)
@@ -126,3 +127,64 @@ def test_small_noise_on_a_linear_model_is_the_ridge_of_its_curvature(
             curvature = p.diag() - p[:, None] * p
             ridge += float(torch.trace(model.weight.T @ curvature @ model.weight)) / len(x)
     assert float(found) == pytest.approx(variance * size**2 / 2 * ridge, rel=0.05)
+
+
+def mixed(count: int, **settings: Any) -> Tensor:
+    """Grey images after the mixture."""
+    x = torch.full((count, 1, 8, 8), 0.5, dtype=torch.float64)
+    batch = Batch(x, torch.zeros(count, dtype=torch.int64), seeds=torch.arange(count))
+    return NoiseMixture(**settings).noisy(batch)
+
+
+def test_a_mixture_leaves_a_share_clean_and_draws_from_its_deviations() -> None:
+    noise = mixed(3000, sigmas=(0.02, 0.05, 0.1), share=0.6) - 0.5
+    deviations = noise.flatten(1).std(1)
+    clean = deviations == 0
+    assert float(clean.double().mean()) == pytest.approx(0.4, abs=3 * (0.24 / 3000) ** 0.5)
+    limits = torch.tensor([0.0, 0.035, 0.075, 1.0], dtype=torch.float64)
+    counts = torch.histogram(deviations[~clean], limits).hist / int((~clean).sum())
+    torch.testing.assert_close(counts, torch.full((3,), 1 / 3, dtype=torch.float64), rtol=0, atol=0.04)
+    for low, high, sigma in zip(limits[:-1], limits[1:], (0.02, 0.05, 0.1), strict=True):
+        chosen = noise[(deviations > low) & (deviations <= high)].flatten()
+        assert float(chosen.std()) == pytest.approx(sigma, rel=0.02)
+        assert float((chosen.abs() < sigma).double().mean()) == pytest.approx(0.6827, abs=0.01)
+
+
+def test_a_mixture_clips_where_it_is_asked_to() -> None:
+    clipped, free = (mixed(50, sigmas=(100 / 255,), share=1.0, clip=clip) for clip in (True, False))
+    assert bool(((clipped == 0) | (clipped == 1)).any())
+    assert torch.equal(clipped, free.clamp(0, 1))
+    assert not torch.equal(clipped, free)
+    assert torch.equal(mixed(50, share=0.0), torch.full((50, 1, 8, 8), 0.5, dtype=torch.float64))
+
+
+def test_a_mixture_is_its_objective_on_the_noisy_images() -> None:
+    batch = Batch(X, Y, seeds=SEEDS)
+    for inner in (Plain(), LabelSmoothing(0.3)):
+        defence, model = NoiseMixture(inner, share=0.7), small_net()
+        noisy = defence.noisy(batch)
+        assert 0 < int((noisy != X).flatten(1).any(1).sum()) < len(X)
+        torch.testing.assert_close(defence(model, batch), inner(model, Batch(noisy, Y)), rtol=0, atol=0)
+        part = torch.tensor([7, 2])
+        assert torch.equal(defence.noisy(batch[part]), noisy[part])
+        again = defence.noisy(Batch(X, Y, seeds=SEEDS + 100))
+        assert not torch.equal(again, noisy)
+
+
+def test_a_mixture_sets_its_objective_up() -> None:
+    with pytest.raises(ValueError, match="LabelSmoothing needs at least two classes"):
+        NoiseMixture(LabelSmoothing()).setup(small_net(), InMemory("one", X, 0 * Y, ("one",)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sigmas": ()}, "at least one deviation"),
+        ({"sigmas": (0.1, 0.0)}, "sigmas > 0"),
+        ({"sigmas": (float("nan"),)}, "sigmas finite"),
+        ({"share": 1.5}, "share in"),
+    ],
+)
+def test_impossible_mixtures_are_refused(settings: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NoiseMixture(**settings)

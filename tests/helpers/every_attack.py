@@ -35,6 +35,7 @@ from steelman.attacks import (
     MinimalFGSM,
     RandomFGSM,
     SaltAndPepper,
+    SigmaNoise,
     SigmaZero,
     SmallestRadius,
     Square,
@@ -58,7 +59,7 @@ class Case:
     random: bool = False
     """Whether another seed gives other images."""
     priced: bool = False
-    """Whether it has no radius, but weighs the size of what it does against what that brings."""
+    """Whether it has no radius, but weighs the size of what it does against what that brings, or is noise of a size."""
 
     @property
     def minimal(self) -> bool:
@@ -165,6 +166,7 @@ ATTACKS = [
     Case(GaussianNoise(eps=1.0, rescale=True), targeted=True, random=True),
     Case(UniformNoise(eps=0.4, samples=4), random=True),
     Case(UniformNoise(eps=3.0, norm=L1), targeted=True, random=True),
+    Case(SigmaNoise(sigma=0.3, samples=4), random=True, priced=True),
     Case(SaltAndPepper(samples=20), random=True),
     Case(FMN(steps=20)),
     Case(FMN(norm=Linf, steps=20), targeted=True),

@@ -3,7 +3,7 @@
 from steelman.attacks.bounded.apgd import APGD
 from steelman.attacks.bounded.fgsm import FGSM, RandomFGSM
 from steelman.attacks.bounded.mim import MIM
-from steelman.attacks.bounded.noise import GaussianNoise, SaltAndPepper, UniformNoise
+from steelman.attacks.bounded.noise import GaussianNoise, SaltAndPepper, SigmaNoise, UniformNoise
 from steelman.attacks.bounded.pgd import PGD
 from steelman.attacks.bounded.square import Square
 from steelman.attacks.bounded.vat import VirtualAdversarial
@@ -61,6 +61,7 @@ __all__ = [
     "MinimalFGSM",
     "RandomFGSM",
     "SaltAndPepper",
+    "SigmaNoise",
     "SigmaZero",
     "SmallestRadius",
     "Square",

@@ -14,10 +14,11 @@ from steelman.defences.jacobian import JacobianRegularisation
 from steelman.defences.label_smoothing import LabelSmoothing
 from steelman.defences.mart import MART
 from steelman.defences.mma import MMA
-from steelman.defences.noise_augmentation import GaussianAugmentation, UniformAugmentation
+from steelman.defences.noise_augmentation import GaussianAugmentation, NoiseMixture, UniformAugmentation
 from steelman.defences.objective import Objective, Sum
 from steelman.defences.parseval import Parseval
 from steelman.defences.plain import Plain
+from steelman.defences.steady_state import SteadyState
 from steelman.defences.trades import TRADES
 from steelman.defences.vat import VAT
 from steelman.defences.yopo import YOPO, TradesYOPO
@@ -41,9 +42,11 @@ __all__ = [
     "InputGradientRegularisation",
     "JacobianRegularisation",
     "LabelSmoothing",
+    "NoiseMixture",
     "Objective",
     "Parseval",
     "Plain",
+    "SteadyState",
     "Sum",
     "TradesYOPO",
     "UniformAugmentation",
