@@ -12,16 +12,36 @@ from torch import nn
 
 from steelman.data.dataset import Dataset
 from steelman.files import reason_of
+from steelman.filters.defense_gan import DefenseGAN
+from steelman.filters.jpeg import JPEG
+from steelman.filters.pixel_defend import PixelDefend
+from steelman.filters.quilting import Quilting
+from steelman.filters.reformer import Reformer
+from steelman.filters.resampled import RandomCrop, RandomResizePad
 from steelman.filters.squeeze import BitDepth, MedianSmoothing
+from steelman.filters.thermometer import Thermometer
+from steelman.filters.total_variation import TotalVariation
+from steelman.filters.trained import TrainedFilter
 from steelman.naming import nearest
+from steelman.networks.bayesian_layers import bayesian
 from steelman.networks.bounded_relu import bounded_relus
 from steelman.networks.cifar import NIN, ConvNet, ConvPoolCNN
-from steelman.networks.ensemble import Ensemble
+from steelman.networks.ensemble import Ensemble, LogitEnsemble
 from steelman.networks.filtered import Filtered, filtered_shape
+from steelman.networks.generative import (
+    DenoisingAutoencoder,
+    GANCritic,
+    GANGenerator,
+    MLPCritic,
+    MLPGenerator,
+    PixelCNN,
+)
 from steelman.networks.initial import NormalInit
+from steelman.networks.mean_of_draws import MeanOfDraws
 from steelman.networks.mnist import CNN, MLP, CarliniNet, ConvResNet, LeNet, LeNet5, MadryNet, SmallCNN
 from steelman.networks.ode import ODENet
 from steelman.networks.preprocess import Normalise, Preprocess, Preprocessed, StandardiseImage, SubtractMean, Whiten
+from steelman.networks.random_layers import active_dropout, noisy_blocks, self_ensemble, stochastic_pruning
 from steelman.networks.residual import PreActResNet18, ResNet20, WideResNet
 from steelman.networks.surgery import denoise
 from steelman.networks.vision import AlexNet, ResNet18
@@ -35,9 +55,19 @@ _KINDS: dict[str, Callable[..., nn.Module]] = {
     for kind in (
         *(MLP, LeNet, LeNet5, ConvNet, ConvPoolCNN, NIN, CarliniNet, CNN, ConvResNet, MadryNet, SmallCNN),
         *(ResNet20, PreActResNet18, WideResNet, AlexNet, ResNet18, ODENet),
+        *(PixelCNN, GANGenerator, GANCritic, MLPGenerator, MLPCritic, DenoisingAutoencoder),
         *(Normalise, StandardiseImage, SubtractMean, Whiten, BitDepth, MedianSmoothing),
+        *(JPEG, Quilting, RandomCrop, RandomResizePad, Thermometer, TotalVariation),
+        *(PixelDefend, DefenseGAN, Reformer),
     )
 }
+
+_ENSEMBLES = {kind.__name__: kind for kind in (Ensemble, LogitEnsemble)}
+
+_RANDOM: dict[str, Callable[..., nn.Module]] = {
+    change.__name__: change for change in (stochastic_pruning, self_ensemble, noisy_blocks, active_dropout, bayesian)
+}
+"""What makes a network random, by the key of [network] that has its settings."""
 
 
 def build(kind: str, *, shape: Sequence[int], classes: int | None = None, **options: Any) -> nn.Module:
@@ -128,20 +158,28 @@ def _network_of(
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: needs a table; got {settings!r}")
     options = dict(settings)
+    if "draws" in options:
+        draws = options.pop("draws")
+        network = _network_of(options, shape, classes, fit, path)
+        try:
+            return MeanOfDraws(network, draws)
+        except ValueError as error:
+            raise ValueError(f"{path}.draws: {error}") from error
+    random = {key: options.pop(key) for key in _RANDOM if key in options}
     kind, init, preprocess, bound, blocks, filter = (
         options.pop(key, None) for key in ("kind", "init", "preprocess", "bounded_relu", "denoise", "filter")
     )
     if not isinstance(kind, str):
         raise ValueError(f"{path}.kind: needs a name, such as LeNet; got {kind!r}")
-    if kind == Ensemble.__name__:
+    if kind in _ENSEMBLES:
         members = options.pop("members", None)
-        if options or not isinstance(members, list):
-            raise ValueError(f"{path}: an Ensemble has members, a list of tables like [network], and nothing else")
-        return Ensemble(
+        if options or random or not isinstance(members, list):
+            raise ValueError(f"{path}: {kind} has members, a list of tables like [network], and nothing else but draws")
+        return _ENSEMBLES[kind](
             _network_of(each, shape, classes, fit, f"{path}.members[{place}]") for place, each in enumerate(members)
         )
     try:
-        before = None if filter is None else _part(filter, shape)
+        before = None if filter is None else _filter(filter, shape, classes)
         if fit is not None and getattr(before, "fitted", True) is False:
             before = before.fit(fit)  # pyright: ignore[reportOptionalMemberAccess, reportCallIssue]
         inner = tuple(shape) if before is None else filtered_shape(before, shape)
@@ -152,6 +190,8 @@ def _network_of(
             bounded_relus(network, float(bound))
         if blocks is not None:
             denoise(network, shape=shape, **(blocks if isinstance(blocks, dict) else {"after": blocks}))
+        for key, words in random.items():
+            _randomise(network, key, words)
         layer = None if preprocess is None else _part(preprocess, inner)
     except Untrusted:
         raise  # its message names the remedy
@@ -167,6 +207,16 @@ def _network_of(
             )
         network = Preprocessed(layer if fit is None or layer.fitted else layer.fit(fit), network)
     return network if before is None else Filtered(before, network)
+
+
+def _randomise(network: nn.Module, key: str, settings: Any) -> None:
+    """Change a network by one of `_RANDOM`."""
+    known = list(inspect.signature(_RANDOM[key]).parameters)[1:]
+    if not isinstance(settings, dict):
+        raise ValueError(f"{key} needs a table of its settings ({', '.join(known)}), or {{ }}; got {settings!r}")
+    if unknown := [name for name in settings if name not in known]:
+        raise ValueError(f"{key} has no setting {unknown[0]!r}; it takes {', '.join(known)}")
+    _RANDOM[key](network, **settings)
 
 
 def _init(settings: Any) -> NormalInit:
@@ -185,3 +235,15 @@ def _part(settings: str | dict[str, Any], shape: Sequence[int]) -> nn.Module:
         raise ValueError(f"a preprocessing or filter needs a kind, such as Normalise; got {settings!r}")
     others: dict[str, Any] = {key: value for key, value in options.items() if key != "kind"}
     return _build(options["kind"], True, shape=shape, **others)
+
+
+def _filter(settings: str | dict[str, Any], shape: Sequence[int], classes: int) -> nn.Module:
+    """A filter; one with a trained network has that described like any other, and its weights come from elsewhere."""
+    if not isinstance(settings, dict) or "network" not in settings:
+        return _part(settings, shape)
+    inner = settings["network"]
+    network = _network_of({"kind": inner} if isinstance(inner, str) else inner, shape, classes, None, "filter.network")
+    made = _part({**{key: value for key, value in settings.items() if key != "on"}, "network": network}, shape)
+    if not isinstance(made, TrainedFilter):
+        raise ValueError(f"{settings.get('kind')} has no network that is trained before it")
+    return made

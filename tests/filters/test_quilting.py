@@ -1,0 +1,105 @@
+"""Quilting: its patches, its cuts, and what it refuses."""
+
+from itertools import pairwise, product
+
+import pytest
+import torch
+
+from steelman import checkpoint
+from steelman.data import Digits
+from steelman.filters import Quilting
+from steelman.filters.quilting import _beyond
+from steelman.networks.building import network_of
+
+TRAIN = Digits().load("train")
+
+
+def of_own_patches(x: torch.Tensor, **settings) -> Quilting:
+    """Fitted by hand on all patches of the images."""
+    patches = x.unfold(2, 3, 1).unfold(3, 3, 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+    filter = Quilting(3, 1, patches=len(patches), shape=x.shape[1:], **settings)
+    filter.get_buffer("patches").copy_(patches)
+    filter.fitted = True
+    return filter
+
+
+@pytest.mark.parametrize("cut", [True, False])
+@pytest.mark.parametrize("side", [7, 8])
+def test_an_image_of_patches_that_are_there_stays(side: int, cut: bool):
+    torch.manual_seed(0)
+    x = torch.rand(3, 2, side, side)
+    assert torch.equal(of_own_patches(x, neighbours=1, cut=cut)(x), x)
+
+
+def test_everything_comes_from_the_patches_and_the_neighbours_are_drawn_alike():
+    data = TRAIN
+    filter = Quilting(8, 0, neighbours=3, patches=40, shape=(1, 8, 8)).fit(data)
+    (batch,) = data.batches([torch.arange(1)])
+    x = batch.x.expand(900, -1, -1, -1)
+    torch.manual_seed(0)
+    found = filter(x).flatten(1)
+    patches = filter.get_buffer("patches").flatten(1)
+    near = (patches - x[0].flatten()).norm(dim=1).argsort()[:3]
+    which = torch.cdist(found, patches).argmin(1)
+    assert torch.equal(found, patches[which])
+    counts = torch.bincount(which, minlength=40)[near]
+    assert int(counts.sum()) == 900
+    assert all(240 < int(each) < 360 for each in counts)
+
+
+def test_patches_are_parts_of_training_images():
+    filter = Quilting(3, 1, patches=50, shape=(1, 8, 8)).fit(TRAIN)
+    whole = next(TRAIN.in_order(len(TRAIN))).x.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4).flatten(0, 3)
+    for patch in filter.get_buffer("patches").flatten(1):
+        assert bool((whole == patch).all(1).any())
+    again = Quilting(3, 1, patches=50, shape=(1, 8, 8)).fit(TRAIN)
+    assert torch.equal(filter.get_buffer("patches"), again.get_buffer("patches"))
+
+
+def test_the_cut_is_the_path_of_least_sum():
+    """Against all paths."""
+    torch.manual_seed(0)
+    apart = torch.rand(20, 5, 3)
+    seen = _beyond(apart)
+    for costs, beyond in zip(apart, seen, strict=True):
+        paths = [
+            path for path in product(range(3), repeat=5) if all(abs(one - two) <= 1 for one, two in pairwise(path))
+        ]
+        best = min(paths, key=lambda path: sum(float(costs[row, at]) for row, at in enumerate(path)))
+        assert beyond.tolist() == [[column >= at for column in range(3)] for at in best]
+
+
+def test_a_checkpoint_has_the_patches(tmp_path):
+    settings = {"kind": "MLP", "hidden": [4], "filter": {"kind": "Quilting", "size": 4, "patches": 30}}
+    network = network_of(settings, (1, 8, 8), 10, fit=TRAIN)
+    path = tmp_path / "it.safetensors"
+    checkpoint.save(path, network.state_dict())
+    again = network_of(settings, (1, 8, 8), 10)
+    with pytest.raises(ValueError, match="no patches yet"):
+        again(torch.rand(2, 1, 8, 8))
+    again.load_state_dict(checkpoint.load(path))
+    x = torch.rand(2, 1, 8, 8)
+    answers = []
+    for each in (network, again):
+        torch.manual_seed(0)
+        answers.append(each(x))
+    torch.testing.assert_close(*answers)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Quilting(5, 3), "overlap from 0 to half of size; got 3 of 5"),
+        (lambda: Quilting(neighbours=0), "1 <= neighbours <= patches"),
+        (lambda: Quilting(neighbours=30, patches=20), "got 30 and 20"),
+        (lambda: Quilting(9, shape=(1, 8, 8)).fit(TRAIN), "9 pixels a side; the training images are \\(1, 8, 8\\)"),
+        (lambda: Quilting(shape=(3, 8, 8)).fit(TRAIN), "patches of 3 channels"),
+        (
+            lambda: Quilting(patches=20, shape=(1, 8, 8)).fit(TRAIN)(torch.rand(1, 1, 4, 8)),
+            "the images are \\(1, 4, 8\\)",
+        ),
+    ],
+)
+def test_bad_settings_and_images(make, message: str):
+    with pytest.raises(ValueError, match=message):
+        make()
