@@ -2,6 +2,7 @@
 
 from steelman.attacks.bounded.apgd import APGD
 from steelman.attacks.bounded.fgsm import FGSM, RandomFGSM
+from steelman.attacks.bounded.ls_pga import LSPGA
 from steelman.attacks.bounded.mim import MIM
 from steelman.attacks.bounded.noise import GaussianNoise, SaltAndPepper, SigmaNoise, UniformNoise
 from steelman.attacks.bounded.pgd import PGD
@@ -9,6 +10,7 @@ from steelman.attacks.bounded.square import Square
 from steelman.attacks.bounded.vat import VirtualAdversarial
 from steelman.attacks.composed.auto_attack import AutoAttack
 from steelman.attacks.composed.eot import EOT
+from steelman.attacks.composed.latent import Latent
 from steelman.attacks.composed.smallest_radius import SmallestRadius
 from steelman.attacks.composed.surrogate import (
     IgnoringFilter,
@@ -44,6 +46,7 @@ __all__ = [
     "FMN",
     "JSMA",
     "LBFGS",
+    "LSPGA",
     "MIM",
     "PGD",
     "Attack",
@@ -58,6 +61,7 @@ __all__ = [
     "GaussianNoise",
     "HopSkipJump",
     "IgnoringFilter",
+    "Latent",
     "MinimalFGSM",
     "RandomFGSM",
     "SaltAndPepper",
