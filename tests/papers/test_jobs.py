@@ -7,7 +7,7 @@ import pytest
 
 from steelman import FGSM, CarliniWagner, DeepFool
 from steelman.papers.jobs import Jobs
-from steelman.papers.paper import Evaluation, Network, Paper, Reduced
+from steelman.papers.paper import Evaluation, Network, Paper, Reduced, load_paper
 from steelman.papers.work import portions
 
 CW = {"kind": "CarliniWagner", "c": 1.0}
@@ -65,3 +65,12 @@ def test_portions_grow_to_all_attacks_in_order(size: int, counts: list[int]):
 def test_no_attacks_are_one_portion():
     """An evaluation may have probes alone."""
     assert portions({}, 0) == [{}]
+
+
+def test_accuracies_that_are_printed_as_fractions_are_in_percent():
+    """As ours are; norms beside them stay."""
+    table = load_paper("pgn").tables["3"]
+    fgm, _, deepfool, _ = table.rows[:4]
+    assert [cell.printed for cell in fgm.cells] == [29.34, None, None, 49.79]
+    assert [cell.printed for cell in deepfool.cells] == [None, 0.2129, 0.1844, 85.27]
+    assert table.units == ("%", "L_2", "L_2", "%")

@@ -24,6 +24,9 @@ Printed: TypeAlias = float | str | None
 OF_TRAINING = ("seconds an epoch", "training seconds")
 """Measures of a training and not of an evaluation."""
 
+FRACTION = "fraction"
+"""The unit of accuracies that a paper prints as fractions; here all are in percent."""
+
 PRINTED_OF_ROW = ("std", "dataset", "network", "attack", "source_network", "steps", "restarts", "norm", "eps", "mark")
 SHOWN_OF_ROW = ("dataset", "network", "attack", "source_network", "steps", "restarts", "norm", "eps")
 OWN_OF_ROW = ("recipe", "set", "evaluation", "measures", "missing", "note")
@@ -288,13 +291,21 @@ def _table(name: str, settings: dict[str, Any]) -> Table:
     one = settings.get("unit", "")
     units = settings["units"] if one == "per column" else [one] * len(settings["columns"])
     units = (*units, *(each.get("unit", "") for each in more))
-    rows = [_row(each, settings, more, f"{where}.rows", False) for each in settings["rows"]]
-    rows += [_row(each, settings, more, f"{where}.extra", True) for each in settings.get("extra", ())]
+    rows = [_row(each, settings, units, more, f"{where}.rows", False) for each in settings["rows"]]
+    rows += [_row(each, settings, units, more, f"{where}.extra", True) for each in settings.get("extra", ())]
+    units = ("%" if unit == FRACTION else unit for unit in units)
     note, why = settings.get("note", ""), settings.get("why", "")
     return Table(name, settings["caption"], note, why, columns, tuple(units), tuple(rows), len(more))
 
 
-def _row(row: dict[str, Any], table: dict[str, Any], more: list[dict[str, Any]], where: str, ours: bool) -> Row:
+def _row(
+    row: dict[str, Any],
+    table: dict[str, Any],
+    units: Sequence[str],
+    more: list[dict[str, Any]],
+    where: str,
+    ours: bool,
+) -> Row:
     _known(row, ("name", "values", *PRINTED_OF_ROW, *OWN_OF_ROW), where)
     count = len(table["columns"])
     values = [*row.get("values", [None] * count), *[None] * len(more)]
@@ -321,18 +332,19 @@ def _row(row: dict[str, Any], table: dict[str, Any], more: list[dict[str, Any]],
         made = bool(recipe and measure) and not row.get("missing")
         network = Network(recipe, tuple(row.get("set", ()))) if made else None
         evaluation = "" if measure in OF_TRAINING else evaluation
-        printed = _printed(value)
+        printed = _printed(value, units[place])
         missing = row.get("missing") or table.get("missing", "")
         cells.append(Cell(printed, network, evaluation, measure, missing))
     facts = {key: row[key] for key in SHOWN_OF_ROW if key in row}
     return Row(row["name"], facts, tuple(cells), row.get("note", ""), ours)
 
 
-def _printed(value: Any) -> Printed:
-    """A number, or text in a table of layers; None for a dash."""
+def _printed(value: Any, unit: str) -> Printed:
+    """A number, in percent where a fraction is printed, or text in a table of layers; None for a dash."""
     if value is None or isinstance(value, str):
         return value
-    return None if math.isnan(value) else float(value)
+    number = float(value)
+    return None if math.isnan(number) else round(100 * number, 9) if unit == FRACTION else number
 
 
 def _figure(name: str, settings: dict[str, Any]) -> Figure:
