@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from steelman.evaluation import evaluate
     from steelman.filters import *
     from steelman.norms import L0, L1, L2, Linf
-    from steelman.training import Crafted, NoisyCopies, SoftLabels, Training, fit
+    from steelman.training import Crafted, CraftedPairs, NoisyCopies, SoftLabels, Training, fit
     from steelman.types import Batch
 
-    __all__ = ["L0", "L1", "L2", "Batch", "Crafted", "Linf", "NoisyCopies", "SoftLabels", "Training", "evaluate", "fit"]
+    __all__ = ["L0", "L1", "L2", "Batch", "Crafted", "CraftedPairs", "Linf", "NoisyCopies", "SoftLabels", "Training"]
+    __all__ += ["evaluate", "fit"]
     __all__ += adversaries.__all__
     __all__ += attacks.__all__
     __all__ += defences.__all__
@@ -43,7 +44,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "defences": (),
     "filters": (),
     "norms": ("L0", "L1", "L2", "Linf"),
-    "training": ("Crafted", "NoisyCopies", "SoftLabels", "Training", "fit"),
+    "training": ("Crafted", "CraftedPairs", "NoisyCopies", "SoftLabels", "Training", "fit"),
     "types": ("Batch",),
 }
 """The modules whose names are public here too, and which names; () for all that a module exports."""

@@ -98,6 +98,7 @@ class Batch(Rows):
     seeds     one int64 per image from which all of its noise is drawn, so that an image's noise does not depend on how
               the batch is divided
     soft      probabilities of the classes, (batch, classes), where the data have them beside the labels
+    crafted   attacked versions of each image that were made before training, (batch, versions, *image)
     progress  the share of the training that is done, 0 to 1, for settings that change with it
     common    a number that all processes share for this batch, the seed of noise that belongs to no image
 
@@ -111,6 +112,7 @@ class Batch(Rows):
     soft: Tensor | None = None
     progress: float = 1.0
     common: int = 0
+    crafted: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_tensor("x", self.x)

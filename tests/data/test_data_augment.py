@@ -1,10 +1,13 @@
 """Augmentation: whole batches, image by image the same, each place equally often."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import pad
 
 from steelman.data import Flip, PadCrop
+from steelman.data.augment import augmented
 from steelman.types import Batch
 
 AUGMENTS = [PadCrop(2), PadCrop(2, "reflect"), Flip()]
@@ -27,6 +30,18 @@ def test_an_image_is_varied_alike_alone_and_in_a_batch(augment) -> None:
     assert together.y is whole.y
     assert together.seeds is whole.seeds
     assert not torch.equal(augment(Batch(whole.x, whole.y, whole.index, whole.seeds + 1)).x, together.x)
+
+
+def test_attacked_versions_are_varied_as_their_image_is() -> None:
+    whole = batch()
+    given = replace(whole, crafted=torch.stack([whole.x, 1 - whole.x], 1))
+    made = augmented(given, AUGMENTS)
+    assert torch.equal(made.x, augmented(whole, AUGMENTS).x)
+    assert not torch.equal(made.x, whole.x)
+    assert made.crafted is not None
+    assert torch.equal(made.crafted[:, 0], made.x)
+    assert torch.equal(made.crafted[:, 1], augmented(replace(whole, x=1 - whole.x), AUGMENTS).x)
+    assert augmented(given, ()) is given
 
 
 @pytest.mark.parametrize("mode", ["zeros", "reflect"])

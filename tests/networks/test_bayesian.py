@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from steelman.networks import MLP, LeNet5, SmallCNN
-from steelman.networks.bayesian import Bayesian, BayesianConv2d, BayesianLinear, bayesian, divergence
+from steelman.networks.bayesian_layers import Bayesian, BayesianConv2d, BayesianLinear, bayesian, divergence
 
 
 def layers() -> list[Bayesian]:

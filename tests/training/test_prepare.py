@@ -22,7 +22,7 @@ from steelman.data import Dataset, Digits, InMemory, Streamed, split_off
 from steelman.experiments import run as rooms
 from steelman.networks import MLP
 from steelman.training import SGD, Training, prepare
-from steelman.training.prepare import Crafted, NoisyCopies, Preparation, SoftLabels
+from steelman.training.prepare import Crafted, CraftedPairs, NoisyCopies, Preparation, SoftLabels
 
 
 def streamed(data: InMemory) -> Streamed:
@@ -129,6 +129,27 @@ def test_crafted_images_are_those_of_the_attack_on_the_reference(reference: MLP)
     assert torch.equal(alone.indices, both.indices[60:])
 
 
+def test_versions_of_an_image_are_beside_it(reference: MLP, tmp_path: Path):
+    data, attacks = digits(), (FGSM(eps=0.1), PGD(eps=0.2, steps=2))
+    clean = everything(data)
+    alone = [everything(Crafted(each, keep_clean=False)(data, reference)).x for each in attacks]
+    made = CraftedPairs(attacks)(data, reference, folder=tmp_path)
+    again = CraftedPairs(attacks)(data, reference, folder=tmp_path)
+    assert torch.equal(everything(made).x, clean.x)
+    assert torch.equal(everything(made).indices, clean.indices)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    for copies in (made, again, made.subset(torch.arange(60)).to("cpu")):
+        for batch, which in zip(copies.batches(order.split(25)), order.split(25), strict=True):
+            assert batch.crafted is not None
+            assert batch.crafted.shape == (len(which), 2, 1, 8, 8)
+            for version, wanted in zip(batch.crafted.unbind(1), alone, strict=True):
+                assert torch.equal(version, wanted[which])
+    (part,) = made.batches([torch.arange(60)])
+    assert part.crafted is not None
+    assert torch.equal(part[torch.tensor([3, 5])].crafted, part.crafted[[3, 5]])  # pyright: ignore
+    assert made.digest() != CraftedPairs(attacks[:1])(data, reference).digest()
+
+
 def test_unbounded_images_stay_where_the_attack_puts_them(reference: MLP):
     data, attack = digits(), DeepFool(steps=5, box=None)
     made = everything(Crafted(attack, keep_clean=False)(data, reference))
@@ -177,7 +198,9 @@ def test_preparations_follow_one_another(reference: MLP):
     torch.testing.assert_close(everything(data).soft, (reference(made.x) / 5).softmax(1).detach())
 
 
-@pytest.mark.parametrize("preparation", [Crafted(PGD(eps=0.1, steps=2)), SoftLabels()])
+@pytest.mark.parametrize(
+    "preparation", [Crafted(PGD(eps=0.1, steps=2)), CraftedPairs((PGD(eps=0.1, steps=2),)), SoftLabels()]
+)
 def test_the_reference_is_left_as_it_was_and_asked_in_evaluation_mode(preparation: Preparation):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Dropout(), nn.Linear(16, 10))
@@ -298,6 +321,10 @@ def test_parts_of_an_older_version_are_taken(reference: MLP, small_parts: list[i
         (lambda: SoftLabels(0.0), r"SoftLabels needs temperature > 0; got 0\.0"),
         (lambda: Crafted(UniversalPerturbation()), r"UniversalPerturbation finds one perturbation for all images"),
         (lambda: Crafted(FGSM(eps=torch.ones(3))), r"radius per image"),
+        (lambda: CraftedPairs(()), "CraftedPairs needs at least one attack"),
+        (lambda: CraftedPairs((FGSM(), UniversalPerturbation())), r"one perturbation for all images"),
+        (lambda: CraftedPairs((FGSM(eps=torch.ones(3)),)), r"radius per image"),
+        (lambda: CraftedPairs((FGSM(),))(digits()), r"CraftedPairs needs a trained network as its reference"),
         (lambda: Crafted(FGSM())(digits()), r"Crafted needs a trained network as its reference"),
         (lambda: SoftLabels()(digits()), r"SoftLabels needs a trained network"),
         (lambda: SoftLabels()(digits(), MLP(shape=(1, 8, 8), classes=3)), r"\(60, 3\), and Digits has 10 classes"),

@@ -23,7 +23,7 @@ from steelman import (
 from steelman.data import Digits, split_off
 from steelman.experiments import run as rooms
 from steelman.training import prepare
-from steelman.training.prepare import Crafted, Guided, NoisyCopies, Preparation, SoftLabels
+from steelman.training.prepare import Crafted, CraftedPairs, Guided, NoisyCopies, Preparation, SoftLabels
 
 group = pytest.mark.xdist_group("prepared recipes")  # whose fixture starts processes: once is enough
 
@@ -186,7 +186,13 @@ def test_what_shipped_recipes_wait_for_is_there_and_fits(path: Path):
             assert preparation.temperature == recipe.defence.temperature
 
 
-@pytest.mark.parametrize("preparation", [NoisyCopies(clip=True), Crafted(FGSM(), on="x.toml"), SoftLabels(5.0)])
+@pytest.mark.parametrize(
+    "preparation",
+    [
+        *(NoisyCopies(clip=True), Crafted(FGSM(), on="x.toml"), SoftLabels(5.0)),
+        CraftedPairs((FGSM(eps=0.1), PGD(eps=0.2)), on="x.toml"),
+    ],
+)
 def test_preparations_survive_toml(preparation: Preparation):
     assert config.read(Preparation, config.write(preparation)) == preparation
 

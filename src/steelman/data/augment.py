@@ -1,6 +1,7 @@
 """Random variations of training images, the same on whole batches and image by image."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
@@ -21,6 +22,17 @@ class Augmentation(Checked, ABC):
 
     @abstractmethod
     def __call__(self, batch: Batch) -> Batch: ...
+
+
+def augmented(batch: Batch, changes: Iterable[Augmentation]) -> Batch:
+    """The batch after all of these changes; attacked versions of an image are changed as the image itself is."""
+    for change in changes:
+        new = change(batch)
+        if batch.crafted is not None:
+            versions = [change(replace(batch, x=each, crafted=None)).x for each in batch.crafted.unbind(1)]
+            new = replace(new, crafted=torch.stack(versions, 1))
+        batch = new
+    return batch
 
 
 @final

@@ -113,6 +113,17 @@ class Stored(Change):
 
 @final
 @dataclass(frozen=True, eq=False)
+class Paired(Change):
+    """The originals, each with the versions of it that were made before, in `Batch.crafted`."""
+
+    images: Tensor
+
+    def __call__(self, batch: Batch, place: Tensor, copy: Tensor) -> Batch:
+        return replace(batch, crafted=self.images[place])
+
+
+@final
+@dataclass(frozen=True, eq=False)
 class Labelled(Change):
     """The originals, with class probabilities beside their labels."""
 

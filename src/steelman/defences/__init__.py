@@ -1,9 +1,11 @@
 """Defences: one file per paper. Each is a frozen dataclass, most of them an objective."""
 
+from steelman.defences.adv_bnn import AdvBNN
 from steelman.defences.adversarial import Adversarial
 from steelman.defences.adversarial_training import AdversarialTraining
 from steelman.defences.awp import AWP
 from steelman.defences.bilateral import Bilateral
+from steelman.defences.cascade import Cascade
 from steelman.defences.cross_lipschitz import CrossLipschitz
 from steelman.defences.deep_defense import DeepDefense
 from steelman.defences.distillation import Distillation
@@ -16,6 +18,7 @@ from steelman.defences.mart import MART
 from steelman.defences.mma import MMA
 from steelman.defences.noise_augmentation import GaussianAugmentation, NoiseMixture, UniformAugmentation
 from steelman.defences.objective import Objective, Sum
+from steelman.defences.orthogonal import Orthogonal
 from steelman.defences.parseval import Parseval
 from steelman.defences.plain import Plain
 from steelman.defences.steady_state import SteadyState
@@ -30,9 +33,11 @@ __all__ = [
     "TRADES",
     "VAT",
     "YOPO",
+    "AdvBNN",
     "Adversarial",
     "AdversarialTraining",
     "Bilateral",
+    "Cascade",
     "CrossLipschitz",
     "DeepDefense",
     "Distillation",
@@ -44,6 +49,7 @@ __all__ = [
     "LabelSmoothing",
     "NoiseMixture",
     "Objective",
+    "Orthogonal",
     "Parseval",
     "Plain",
     "SteadyState",

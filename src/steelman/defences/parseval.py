@@ -52,7 +52,7 @@ class Parseval(GameWrapper[Game]):
     conv_scale: bool = False
 
     def setup(self, model: nn.Module, data: Dataset) -> "Parseval":
-        if not _layers(model):
+        if not weighted_layers(model):
             raise ValueError(
                 f"Parseval pulls weights of linear and convolutional layers; {type(model).__name__} has none that learn"
             )
@@ -68,7 +68,7 @@ class Parseval(GameWrapper[Game]):
     @torch.no_grad()
     def pull(self, network: nn.Module, chance: torch.Generator) -> None:
         """One pull of every layer, in place, on rows that `chance` draws: for a loop of your own."""
-        for layer in _layers(network):
+        for layer in weighted_layers(network):
             weight = layer.weight
             scale = weight[0, 0].numel() ** 0.5 if self.conv_scale else 1.0
             for group in torch.arange(len(weight)).chunk(getattr(layer, "groups", 1)):
@@ -80,7 +80,7 @@ class Parseval(GameWrapper[Game]):
                 weight[which] = (((1 + self.beta) * matrix - self.beta * cube) / scale).reshape(rows.shape)
 
 
-def _layers(network: nn.Module) -> list[Layer]:
+def weighted_layers(network: nn.Module) -> list[Layer]:
     """Those whose weight learns; a weight that several share, once."""
     found = {each.weight: each for each in network.modules() if isinstance(each, Layer) and each.weight.requires_grad}
     return list(found.values())

@@ -7,7 +7,7 @@ from steelman.optimisers import SGD, Adam, Optimiser, UnevenSGD
 from steelman.schedules import Constant, Cosine, Linear, Schedule, Stages, Steps
 from steelman.training.distributed import Processes, processes
 from steelman.training.loop import fit
-from steelman.training.prepare import Crafted, NoisyCopies, Preparation, SoftLabels
+from steelman.training.prepare import Crafted, CraftedPairs, NoisyCopies, Preparation, SoftLabels
 from steelman.training.settings import History, Training
 from steelman.training.step import Diverged, play
 
@@ -18,6 +18,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "Crafted",
+    "CraftedPairs",
     "Descend",
     "Diverged",
     "Game",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from steelman import checkpoint
 from steelman.attacks.core.mode import evaluation_mode
+from steelman.data.augment import augmented
 from steelman.data.dataset import Dataset
 from steelman.data.memory import as_dataset
 from steelman.data.sample import split_off
@@ -226,9 +227,7 @@ class _Run:
         base = torch.full_like(batch.index, self._number("image", self.epoch))
         common = self._number("common", self.epoch, self.batch)
         batch = replace(batch, seeds=combine(base, batch.index), progress=done, common=common)
-        for augment in self.training.augment:
-            batch = augment(batch)
-        return batch
+        return augmented(batch, self.training.augment)
 
     def _own_chance(self) -> AbstractContextManager[None]:
         """While the block runs, torch's global generators are changed; then they are restored."""
