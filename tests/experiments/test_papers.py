@@ -34,6 +34,9 @@ BATTERIES = {
     "pgd_mnist_madrynet": "paper:madry",
     "pgd_cifar10_wideresnet": "paper:madry",
     "free_*": "paper:madry",
+    "cnn*_mnist*": "paper:tisode",
+    "ode_mnist*": "paper:tisode",
+    "tisode*_mnist*": "paper:tisode",
 }
 """The battery of the paper that a recipe repeats, by its name; the first pattern that fits counts."""
 
