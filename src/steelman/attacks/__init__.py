@@ -13,6 +13,7 @@ from steelman.attacks.composed.eot import EOT
 from steelman.attacks.composed.latent import Latent
 from steelman.attacks.composed.smallest_radius import SmallestRadius
 from steelman.attacks.composed.surrogate import (
+    IgnoringDetector,
     IgnoringFilter,
     Surrogate,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "DeepFool",
     "GaussianNoise",
     "HopSkipJump",
+    "IgnoringDetector",
     "IgnoringFilter",
     "Latent",
     "MinimalFGSM",

@@ -92,7 +92,46 @@ class IgnoringFilter(AttackWrapper):
                 f"the filter makes {tuple(seen.shape[1:])} of images of {tuple(x.shape[1:])}, so the network behind it "
                 f"cannot be attacked on these. Run {type(self.attack).__name__} itself"
             )
-        with oracle.another(oracle.model.network, goal) as inner:
-            x_adv = self.inner.search(inner, x, goal, draws)
-        oracle.add(inner, torch.arange(len(x), device=x.device))
-        return x_adv
+        return _on(oracle.model.network, self.inner, oracle, x, goal, draws)
+
+
+@dataclass(frozen=True)
+class IgnoringDetector(AttackWrapper):
+    """The naive attack on a network that may reject: craft on the network alone, as if there were no detector.
+
+    x' = attack(model.network, x, y), for a `Rejecting` model. With a confidence, such as CarliniWagner(confidence=20)
+    or PGD on the margin, it is how most detectors were broken: they were fitted on images that just cross the boundary.
+
+    attack  what is run on the network (this attack's box replaces its own)
+
+    Cost: 1 forward pass on the model, to check it, and the attack's passes on its network.
+    Reference: Nicholas Carlini and David Wagner, "Adversarial examples are not easily detected: bypassing ten detection
+    methods", AISec 2017, section 3 (zero-knowledge attack); Anish Athalye, Nicholas Carlini and David Wagner,
+    "Obfuscated gradients give a false sense of security", ICML 2018, section 5.1 (LID).
+
+    Raises:
+        ValueError: the model does not reject, so that there is nothing to ignore.
+    """
+
+    attack: Attack
+
+    def __post_init__(self) -> None:
+        check_parts("IgnoringDetector", (self.attack,))
+
+    def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
+        network = getattr(oracle.model, "network", None)
+        if getattr(oracle.model, "reject_class", None) is None or network is None:
+            raise ValueError(
+                f"IgnoringDetector needs a Rejecting model; {type(oracle.model).__name__} rejects nothing. Run "
+                f"{type(self.attack).__name__} itself"
+            )
+        oracle.decisions(x)
+        return _on(network, self.inner, oracle, x, goal, draws)
+
+
+def _on(network: Model, attack: Attack, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
+    """What an attack makes on a part of the model, whose passes count as the model's."""
+    with oracle.another(network, goal) as inner:
+        x_adv = attack.search(inner, x, goal, draws)
+    oracle.add(inner, torch.arange(len(x), device=x.device))
+    return x_adv
