@@ -57,8 +57,8 @@ class PGN(Adversary):
     steps double. The code evaluates an average of both networks' weights (decay .998); `Training.ema` averages the
     classifier's alone.
 
-    With a larger `grad_scale`, `norm_term_to_classifier` changes more: on Digits, the gradient of the norm term is
-    .05 % of the cross-entropy's at 1/128, 4 to 7 % at 1 and 25 to 37 % at 10 (benchmarks/pgn_norm_term.py).
+    With a larger `grad_scale`, `norm_term_to_classifier` changes more: the gradient of the norm term was .05 % of the
+    cross-entropy's at 1/128, 4 to 7 % at 1 and 25 to 37 % at 10 (median over 200 batches of Digits, c of 1 and 50).
 
     Cost per image: as an attack, 1 forward and gradient pass (none without `gradient`) and 1 forward pass of G. In
     training 2 forward and backward passes of the classifier, 3 where there are clean images, and 1 of G; unless
