@@ -11,6 +11,7 @@ from steelman.defences.deep_defense import DeepDefense
 from steelman.defences.distillation import Distillation
 from steelman.defences.free import Free
 from steelman.defences.game import Game
+from steelman.defences.generative import Denoising, PixelLikelihood, WassersteinGAN  # noqa: F401 (recipes name them)
 from steelman.defences.input_gradient import InputGradientRegularisation
 from steelman.defences.jacobian import JacobianRegularisation
 from steelman.defences.label_smoothing import LabelSmoothing

@@ -82,6 +82,9 @@ class Game(Checked, ABC):
 
     frozen: ClassVar[bool] = False
     """Whether the classifier stays as it is; the best checkpoint is then that under which its accuracy is lowest."""
+    classifies: ClassVar[bool] = True
+    """Whether the network in the classifier's place is one. Where it is not, such as a generator, the best checkpoint
+    is that of an objective's lowest mean on held-out images, and of any other game the last."""
 
     @abstractmethod
     def updates(self, nets: nn.ModuleDict, batch: Batch) -> Updates: ...

@@ -28,7 +28,8 @@ class Recipe:
     network     `kind` and its settings; `init = { std = 0.01 }` draws its first weights (`networks.NormalInit`);
                 `bounded_relu = 1.0` bounds its ReLUs; `preprocess` names a layer, or gives its `kind` and settings,
                 that is fitted on the training set where it needs that, and put before it; `filter` likewise names one
-                of `steelman.filters` that is put before both. An `Ensemble` has `members`, each such a table
+                of `steelman.filters` that is put before both. An `Ensemble` has `members`, each such a table. A filter
+                with a trained `network` has that as such a table, and its weights from the recipe that it names by `on`
     defence     what is descended
     training    how
     evaluation  what is measured afterwards
@@ -68,6 +69,14 @@ class Recipe:
     @property
     def starts(self) -> tuple[str, ...]:
         return () if self.start is None else (self.start,) if isinstance(self.start, str) else self.start
+
+
+def trained_filters(network: dict[str, Any]) -> list[dict[str, Any]]:
+    """The settings of filters that have a trained network, of a network or of an Ensemble's members."""
+    members = network.get("members")
+    parts = [network, *(members if isinstance(members, list) else [])]
+    found = [each.get("filter") for each in parts if isinstance(each, dict)]
+    return [each for each in found if isinstance(each, dict) and "network" in each]
 
 
 def load_recipe(path: Path, changes: list[str] | None = None, *, resolve: bool = True) -> Recipe:

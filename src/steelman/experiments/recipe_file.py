@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +137,20 @@ def _moved(settings: dict[str, Any], there: Path, here: Path) -> dict[str, Any]:
             {**each, "on": moved(each["on"])} if isinstance(each, dict) and "on" in each else each for each in prepare
         )
         more["prepare"] = list(found)
+    if isinstance(network := settings.get("network"), dict):
+        more["network"] = _filter_moved(network, moved)
     return settings | {key: value for key, value in more.items() if key in settings}
+
+
+def _filter_moved(network: dict[str, Any], moved: Callable[[Any], Any]) -> dict[str, Any]:
+    """A network's settings, or those of an Ensemble, with what their filters name by `on` moved."""
+    filter, members = network.get("filter"), network.get("members")
+    network = dict(network)
+    if isinstance(filter, dict) and "on" in filter:
+        network["filter"] = {**filter, "on": moved(filter["on"])}
+    if isinstance(members, list):
+        network["members"] = [_filter_moved(each, moved) if isinstance(each, dict) else each for each in members]
+    return network
 
 
 def _paths(settings: Any, path: str = "") -> Iterator[str]:

@@ -12,11 +12,11 @@ from steelman import checkpoint, config
 from steelman.adversaries.adversary import GENERATOR, Adversary, AttackTraining
 from steelman.checkpoint import trained_weights
 from steelman.data.dataset import Dataset
-from steelman.experiments.recipe import Recipe, build, load_recipe, to_toml
+from steelman.experiments.recipe import Recipe, build, load_recipe, to_toml, trained_filters
 from steelman.experiments.recipe_file import beside, find_recipe
+from steelman.experiments.starting import begin
 from steelman.files import write_text
 from steelman.loading.subject import Subject
-from steelman.networks import Ensemble
 from steelman.networks.building import device
 from steelman.report.entry import Entry
 from steelman.table.places import TABLE, tables_in
@@ -114,7 +114,16 @@ class Run:
         return generator
 
     def subject(self, data: Path | None) -> Subject:
-        """The run as a model to evaluate."""
+        """The run as a model to evaluate.
+
+        Raises:
+            ValueError: it trained no classifier.
+        """
+        if not self.recipe.defence.classifies:
+            raise ValueError(
+                f"{self.folder} trained a {self.recipe.network.get('kind')}, which classifies nothing: evaluate a run "
+                "whose filter has it, by `on`"
+            )
         test, log = self.data("test", data).to(device()), self.log
         return Subject(
             name=self.name,
@@ -191,7 +200,7 @@ def train_recipe(recipe: Recipe, path: Path, runs: Path, called: str, data: Path
     with named_in(path):
         images = recipe.data.load("train", data)
         model = build(recipe, images)
-    _begin(model, recipe, [trained[name] for name in recipe.starts])
+    begin(model, recipe, trained, images)
     guides = [_guide(recipe, each) for each in recipe.prepare]
     references = tuple(None if name is None else _reference(trained[name], images) for name in guides)
     stages = Stages(recipe.prepare, references, recipe.training.seed, folder / "prepared") if recipe.prepare else None
@@ -249,7 +258,8 @@ def _guide(recipe: Recipe, preparation: Preparation) -> str | None:
 
 def _named(recipe: Recipe) -> list[str]:
     """The recipes that have to be trained first."""
-    names = [*recipe.starts, *(_guide(recipe, each) for each in recipe.prepare)]
+    filters = (each.get("on") for each in trained_filters(recipe.network))
+    names = [*recipe.starts, *(_guide(recipe, each) for each in recipe.prepare), *filters]
     return [name for name in dict.fromkeys(names) if name is not None]
 
 
@@ -291,32 +301,6 @@ class Stages:
             # A seed for each, so that two of one kind do not draw the same noise.
             data = prepare(data, reference, seed=self.seed + place, folder=self.folder / str(place))
         return data
-
-
-MAY_DIFFER = ("init", "bounded_relu", "filter")
-"""Settings of a network that its start may have otherwise: first weights, and what a defence adds to it."""
-
-
-def _begin(model: nn.Module, recipe: Recipe, starts: list[Run]) -> None:
-    whole = [start.recipe.network for start in starts] == [recipe.network]
-    if isinstance(model, Ensemble) and starts and not whole:
-        parts, described = list(model.members), recipe.network["members"]
-    else:
-        parts, described = [model][: len(starts)], [recipe.network][: len(starts)]
-    if len(parts) != len(starts):
-        raise ValueError(f"start: {len(starts)} recipes for {len(parts)} networks; an Ensemble has one for each member")
-    for part, settings, start in zip(parts, described, starts, strict=True):
-        differ = [key for key in settings.keys() | start.recipe.network.keys() if key not in MAY_DIFFER]
-        differ = sorted(key for key in differ if settings.get(key) != start.recipe.network.get(key))
-        if differ:
-            raise ValueError(
-                f"this recipe's network is not that of {start.folder}, its start: both need the same "
-                f"{', '.join(differ)}, or the start's weights compute something else"
-            )
-        try:
-            checkpoint.fill(part, trained_weights(start.folder, start.which), start.checkpoint)
-        except ValueError as error:
-            raise ValueError(f"this recipe's network is not that of {start.folder}, its start: {error}") from error
 
 
 def refuse_other(recipe: Recipe, folder: Path) -> None:

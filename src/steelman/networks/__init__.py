@@ -8,6 +8,14 @@ from steelman.networks.cifar import NIN, ConvNet, ConvPoolCNN
 from steelman.networks.denoising import FeatureDenoising
 from steelman.networks.ensemble import Ensemble, LogitEnsemble
 from steelman.networks.filtered import Filtered
+from steelman.networks.generative import (
+    DenoisingAutoencoder,
+    GANCritic,
+    GANGenerator,
+    MLPCritic,
+    MLPGenerator,
+    PixelCNN,
+)
 from steelman.networks.initial import NormalInit
 from steelman.networks.layers import Rescale
 from steelman.networks.mean_of_draws import MeanOfDraws
@@ -50,18 +58,24 @@ __all__ = [
     "ConvNet",
     "ConvPoolCNN",
     "ConvResNet",
+    "DenoisingAutoencoder",
     "Ensemble",
     "FeatureDenoising",
     "Filtered",
+    "GANCritic",
+    "GANGenerator",
     "LeNet",
     "LeNet5",
     "LogOfProbabilities",
     "LogitEnsemble",
+    "MLPCritic",
+    "MLPGenerator",
     "MadryNet",
     "MeanOfDraws",
     "NormalInit",
     "Normalise",
     "ODENet",
+    "PixelCNN",
     "PreActResNet18",
     "Preprocess",
     "Preprocessed",

@@ -69,6 +69,15 @@ def device_of(model: nn.Module) -> torch.device:
     return learning[0].device
 
 
+def check_unattacked(defence: Game, monitor: object, tracked: int) -> None:
+    """Raises ValueError where a network that does not classify is to be attacked after every epoch."""
+    if monitor is not None or tracked:
+        raise ValueError(
+            f"{type(defence).__name__} trains no classifier, so that there is nothing to attack: leave out "
+            f"training.{'track_test' if monitor is None else 'monitor'}"
+        )
+
+
 def check_model(model: nn.Module, data: Dataset) -> None:
     """Raises ValueError unless the model returns logits for these images, of as many classes as there are labels."""
     batch = next(data.batches([torch.arange(min(2, len(data)))]))

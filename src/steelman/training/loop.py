@@ -19,6 +19,7 @@ from steelman.data.memory import as_dataset
 from steelman.data.sample import split_off
 from steelman.defences.batching import cut, least_batch, least_images, parts_in
 from steelman.defences.game import Game, Player, players_of
+from steelman.defences.objective import Objective
 from steelman.files import sha256, write_text
 from steelman.forward import answer_of
 from steelman.progress import ProgressBar
@@ -26,7 +27,7 @@ from steelman.randomness import combine
 from steelman.training.averaging import Averaging
 from steelman.training.distributed import Processes, processes
 from steelman.training.fingerprint import fingerprint, refuse_other
-from steelman.training.guards import Stop, check_model, device_of, game_of, interrupts, once_per_place
+from steelman.training.guards import Stop, check_model, check_unattacked, device_of, game_of, interrupts, once_per_place
 from steelman.training.settings import History, Training
 from steelman.training.step import Diverged, play
 from steelman.training.trackers import Trackers
@@ -75,7 +76,14 @@ def fit(
         return run.train()
 
 
-SHORT = {"clean": "clean", "robust": "robust", "generated": "generated", "test_clean": "test", "test_rho_2": "rho_2"}
+SHORT = {
+    "clean": "clean",
+    "robust": "robust",
+    "generated": "generated",
+    "test_clean": "test",
+    "test_rho_2": "rho_2",
+    "held_out": "held out",
+}
 """What the progress bar calls the numbers that are measured after an epoch."""
 
 
@@ -102,7 +110,12 @@ class _Run:
         held_out = int(training.validation if training.validation >= 1 else round(training.validation * len(whole)))
         if len(whole) - held_out < 1:
             raise ValueError(f"no images are left to train on: {len(whole)} images, {held_out} of them for validation")
-        check_model(model, whole)
+        self.objective = defence if isinstance(defence, Objective) else None
+        self.classifies = getattr(defence, "classifies", True)
+        if self.classifies:
+            check_model(model, whole)
+        else:
+            check_unattacked(defence, training.monitor, training.track_test)
         self.data, validation = split_off(whole, held_out, training.seed) if held_out else (whole, None)
         if training.images is not None and training.images < len(self.data):
             _, self.data = split_off(self.data, training.images, training.seed)
@@ -240,6 +253,8 @@ class _Run:
     def _check_diverged(self, error: Exception, where: str, x: Tensor) -> None:
         """Raise Diverged where the error comes from a network whose answers are not finite."""
         if not isinstance(error, Diverged):
+            if not self.classifies:
+                return
             with torch.no_grad(), evaluation_mode(self.model):
                 if bool(answer_of(self.model, x).isfinite().all()):
                     return
@@ -298,8 +313,10 @@ class _Run:
     def _score(self, line: dict[str, Any]) -> float:
         """What chooses the best epoch: margin or accuracy under the monitor, else clean accuracy, else its number.
 
-        Where an attack is trained, the lowest accuracy under it.
+        Where an attack is trained, the lowest accuracy under it; where no classifier is, the lowest loss.
         """
+        if "held_out" in line:
+            return -line["held_out"]
         if self.game.frozen:
             return -line["generated"] if "generated" in line else float(line["epoch"])
         return line.get("margin", line.get("robust", line.get("clean", float(line["epoch"]))))
@@ -312,6 +329,8 @@ class _Run:
 
     def _measure(self) -> dict[str, float]:
         try:
+            if not self.classifies:
+                return self.validation.held_out(self.averaging.evaluated, self.objective)
             return self.validation(self.averaging.evaluated, self.game.monitor(self.nets))
         except ValueError as error:
             sample = next(self.data.in_order(min(len(self.data), self.training.batch_size)))

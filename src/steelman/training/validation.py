@@ -1,19 +1,22 @@
 """What is measured after every epoch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from steelman.attacks.core.attack import Attack
+from steelman.attacks.core.mode import evaluation_mode
 from steelman.attacks.minimal.an_pgd import ANPGD
 from steelman.attacks.minimal.deepfool import DeepFool
 from steelman.data.dataset import Dataset
 from steelman.data.sample import sampled
+from steelman.defences.objective import Objective
 from steelman.networks.preprocess import Preprocessed
 from steelman.norms import L0, L1, L2, Linf
+from steelman.randomness import combine
 
 Space = Literal["pixels", "preprocessed"]
 AT_ONCE = 250
@@ -62,6 +65,18 @@ class Validation:
             line["test_clean"] = _mean(clean)
             line["test_rho_2"] = _mean(results["rho_2"].size / (length + GUARD))
         return line
+
+    def held_out(self, model: nn.Module, objective: Objective | None) -> dict[str, float]:
+        """The mean on held-out images of the objective of a network that does not classify, where it has one."""
+        if self.validation is None or objective is None:
+            return {}
+        total = 0.0
+        with torch.no_grad(), evaluation_mode(model):
+            for batch in self.validation.batches(torch.arange(len(self.validation)).split(AT_ONCE)):
+                assert batch.index is not None
+                seeds = combine(torch.full_like(batch.index, self.seed), batch.index)
+                total += float(objective(model, replace(batch, seeds=seeds))) * len(batch)
+        return {"held_out": total / len(self.validation)}
 
     def _attacked(
         self, model: nn.Module, images: Dataset, attacks: Mapping[str, Attack], space: Space = "pixels"
