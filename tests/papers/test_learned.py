@@ -1,5 +1,6 @@
 """Learned attacks of an evaluation: a generator is trained against each network, and then attacks it like others."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from steelman.evaluation.evaluation import evaluate
 from steelman.evaluation.transferability import transfer
 from steelman.experiments.run import Run
 from steelman.measures import accuracy
+from steelman.papers.costs import seconds_of
 from steelman.papers.jobs import Jobs, Trained
 from steelman.papers.paper import Cell, load_paper
 from steelman.papers.reproduce import missing, reproduce
@@ -194,6 +196,20 @@ def test_jobs_come_after_what_they_need(root: Path):
         needs = job.needs
         assert all(names.index(need.name) < names.index(job.name) for need in needs)
     assert sum(isinstance(job, Trained) for job in jobs) == len(jobs) - 3
+
+
+def test_the_cost_of_a_generator_is_known_before_its_network_is_trained(root: Path, tmp_path: Path):
+    """Of ten times the epochs it is more; the absolute number is the machine's."""
+    paper = load_paper(str(root / "small.toml"))
+    network = paper.tables["1"].rows[0].cells[2].network
+    assert network is not None
+    job = Jobs(paper, "paper", 0, tmp_path).measured(network, paper.evaluations["white"]).learned[1]
+    assert job.name == "attack-from-defended-on-plain"
+    longer = replace(job, recipe=replace(job.recipe, training=replace(job.recipe.training, epochs=10)))
+    one, ten = seconds_of(job, tmp_path, None), seconds_of(longer, tmp_path, None)
+    assert one is not None
+    assert ten is not None
+    assert 0 < one < ten
 
 
 @pytest.mark.parametrize(
