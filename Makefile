@@ -65,7 +65,7 @@ endef
 	$(python_is_new_enough)
 	@echo "Setting up .venv (once, a few minutes: PyTorch is large)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[full,dev,tensorboard,perceptual,onnx]'
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[full,dev,tensorboard,perceptual,onnx,ode]'
 	@touch $@
 
 # Constraints as variables reach the builds of source packages too: a dependency of adv-lib needs an older setuptools.
