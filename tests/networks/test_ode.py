@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, group_norm, linear
+from torch.nn.functional import conv2d, cross_entropy, group_norm, linear
 
 from steelman.networks import ODENet, build
 
@@ -79,6 +79,21 @@ def test_parts_of_the_paper_and_defaults_of_the_code() -> None:
     ]
     norms = [each for each in ODENet().modules() if isinstance(each, nn.GroupNorm)]
     assert [each.num_groups for each in norms] == [32] * 4
+
+
+@pytest.mark.parametrize(("shape", "stem"), [((3, 32, 32), (4, 4)), ((3, 64, 64), (4, 4, 4)), ((2, 17, 30), (3,))])
+def test_forms_for_larger_images_learn(shape: tuple[int, ...], stem: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x, y = torch.rand(6, *shape), torch.tensor([0, 1, 2, 0, 1, 2])
+    model = ODENet(shape=shape, classes=3, variant="tisode", width=4, stem=stem)
+    optimiser, losses = torch.optim.Adam(model.parameters(), lr=0.01), []
+    for _ in range(8):
+        loss = cross_entropy(model(x), y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
