@@ -12,6 +12,7 @@ from steelman.data import Digits
 from steelman.detectors import LID, Confidence, Detector, FeatureSqueezing, Rejecting
 from steelman.detectors.lid import lid
 from steelman.evaluation import evaluate
+from steelman.experiments.run import train
 from steelman.filters import BitDepth, MedianSmoothing
 from steelman.losses import Margin
 from steelman.measures import accuracy, clean_accuracy, rejection_rate
@@ -35,7 +36,7 @@ def network() -> nn.Module:
 
 
 def own_lid() -> LID:
-    return LID(10, 60, attacks=(FGSM(0.2), CarliniWagner(steps=40, search_steps=2)), shape=(1, 8, 8))
+    return LID(10, 60, 0.2, shape=(1, 8, 8))
 
 
 DETECTORS = [Confidence, FeatureSqueezing, own_lid]
@@ -111,7 +112,7 @@ def test_lid_tells_adversarial_images_from_noise(network: nn.Module):
     above = (scores[0][:, None] > scores[1]).float().mean()
     assert float(above) > 0.56  # the area under the curve
     features = model.detector.features(network, batch.x)[1]  # pyright: ignore[reportCallIssue]
-    assert features.shape == (200, 1 + 5)
+    assert features.shape == (200, 1 + 6)
 
 
 @each
@@ -175,3 +176,23 @@ class Nothing(Detector):
 def test_bad_settings(make, message: str, network: nn.Module):
     with pytest.raises(ValueError, match=message):
         make(network)
+
+
+def test_a_recipe_names_a_detector_for_a_trained_network(tmp_path):
+    plain = 'data = "Digits"\nnetwork = { kind = "MLP", hidden = [16] }\ndefence = "Plain"\ntraining.epochs = 1\n'
+    (tmp_path / "plain.toml").write_text(plain)
+    more = 'network.detector = { kind = "Confidence", rate = 0.1 }\ntraining.epochs = 0\n'
+    (tmp_path / "rejecting.toml").write_text('base = "plain.toml"\nstart = "plain.toml"\n' + more)
+    run = train(str(tmp_path / "rejecting.toml"), tmp_path / "runs", None)
+    model = run.subject(None).model
+    assert isinstance(model, Rejecting)
+    assert model.fitted
+    assert model.rate == 0.1
+    x = next(TRAIN.in_order(500)).x
+    assert 0.03 < float((model.eval()(x).argmax(1) == 10).float().mean()) < 0.2
+    (tmp_path / "alone.toml").write_text('base = "plain.toml"\nnetwork.detector = "Confidence"\n')
+    with pytest.raises(ValueError, match="a detector is fitted to a network that is trained"):
+        train(str(tmp_path / "alone.toml"), tmp_path / "runs", None)
+    (tmp_path / "other.toml").write_text('base = "plain.toml"\nnetwork.detector = "Confidense"\n')
+    with pytest.raises(ValueError, match=r"network\.detector: there is no detector 'Confidense'"):
+        train(str(tmp_path / "other.toml"), tmp_path / "runs", None)

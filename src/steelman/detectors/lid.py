@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steelman.attacks import FGSM, Attack, CarliniWagner
 from steelman.detectors.detector import Detector
 from steelman.forward import logits_of
+from steelman.losses import cross_entropy
 from steelman.types import Batch, Images, Logits, PerImage
 
 SMALLEST = 1e-12
@@ -28,7 +28,10 @@ class LID(Detector):
 
     neighbours  k, default 20 (paper)
     references  default 100, the size of the authors' mini-batches
-    attacks     that make the adversarial images of `fit`, default FGSM(.3) and CarliniWagner(steps=100)
+    eps         the adversarial images of `fit` are x + a sign(dCE/dx) with the smallest a at which the network errs, of
+                twenty up to eps, default .3; see `attacks`
+    attacks     that make them in place of that; the paper fits a detector for each of FGSM, BIM, JSMA and
+                Carlini-Wagner
     layers      of the network, by the names of its modules; default all that have no parts. The images are a layer too
 
     Paper and code: the authors take an image's neighbours from a mini-batch of clean images in which its own unattacked
@@ -52,8 +55,9 @@ class LID(Detector):
         self,
         neighbours: int = 20,
         references: int = 100,
-        attacks: Sequence[Attack] | None = None,
+        eps: float = 0.3,
         layers: Sequence[str] | None = None,
+        attacks: Sequence[Any] = (),
         *,
         shape: Sequence[int] = (1, 28, 28),
     ) -> None:
@@ -61,7 +65,7 @@ class LID(Detector):
         if not 2 <= neighbours < references:
             raise ValueError(f"LID needs 2 <= neighbours < references; got {neighbours} and {references}")
         self.neighbours, self.layers = neighbours, None if layers is None else tuple(layers)
-        self.attacks = (FGSM(0.3), CarliniWagner(steps=100, search_steps=3)) if attacks is None else tuple(attacks)
+        self.attacks, self.eps = tuple(attacks), eps
         self.register_buffer("references", torch.full((references, *shape), torch.nan))
         self.register_buffer("weight", torch.zeros(0))
         self.register_buffer("bias", torch.zeros(()))
@@ -111,14 +115,15 @@ class LID(Detector):
             rest = rest[torch.where(logits_of(network, rest.x).argmax(1) == rest.y)[0]]
         noise = torch.Generator().manual_seed(0)
         moved, drawn = [], []
-        for attack in self.attacks:
-            result = attack.run(network, rest.x, rest.y, generator=noise)
-            images = result.x_adv[result.success]
-            size = (images - rest.x[result.success]).flatten(1).norm(dim=1)
-            step = torch.randn(images.shape, generator=noise)
-            step = step / step.flatten(1).norm(dim=1).clamp(min=SMALLEST)[:, None, None, None]
+        crafted = [attack(network, rest.x, rest.y, generator=noise) for attack in self.attacks]
+        for x_adv in crafted or [_nearest_error(network, rest, self.eps)]:
+            with torch.no_grad():
+                fooled = logits_of(network, x_adv).argmax(1) != rest.y
+            images, origin = x_adv[fooled], rest.x[fooled]
+            step = torch.randn(images.shape, generator=noise).to(images)
+            step *= ((images - origin).flatten(1).norm(dim=1) / step.flatten(1).norm(dim=1))[:, None, None, None]
             moved.append(images)
-            drawn.append((rest.x[result.success] + step * size[:, None, None, None]).clamp(0, 1))
+            drawn.append((origin + step).clamp(0, 1))
         positive, negative = torch.cat(moved), torch.cat([rest.x, *drawn])
         if len(positive) < 10:
             raise ValueError(f"the attacks moved {len(positive)} images, too few to fit LID: give stronger ones")
@@ -137,6 +142,20 @@ class LID(Detector):
 
     def extra_repr(self) -> str:
         return f"neighbours={self.neighbours}, references={len(self.get_buffer('references'))}"
+
+
+def _nearest_error(network: nn.Module, batch: Batch, eps: float) -> Images:
+    """The first of twenty gradient sign steps up to eps at which the network errs; the last where none does."""
+    with torch.enable_grad():
+        x = batch.x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(cross_entropy(logits_of(network, x), batch.y).sum(), x)
+    found, open_ = batch.x.clone(), torch.ones(len(batch), dtype=torch.bool, device=x.device)
+    for step in range(1, 21):
+        moved = (batch.x + eps * step / 20 * slope.sign()).clamp(0, 1)
+        found[open_] = moved[open_]
+        with torch.no_grad():
+            open_ &= logits_of(network, found).argmax(1) == batch.y
+    return found
 
 
 def lid(x: Tensor, references: Tensor, neighbours: int) -> PerImage:

@@ -4,9 +4,9 @@ from torch import nn
 from torch.nn.functional import log_softmax
 
 from steelman.detectors.detector import Detector
+from steelman.filters.bpda import with_gradient
 from steelman.filters.squeeze import BitDepth, MedianSmoothing
 from steelman.forward import logits_of
-from steelman.networks.filtered import with_gradient
 from steelman.types import Images, Logits, PerImage
 
 

@@ -37,6 +37,13 @@ class BPDA(nn.Module):
         return _Through.apply(x, self.filter, self.stand_in)
 
 
+def with_gradient(filter: nn.Module) -> nn.Module:
+    """A filter through which gradients pass: itself, or in `BPDA` with its stand-in."""
+    if isinstance(filter, BPDA) or getattr(filter, "differentiable", False):
+        return filter
+    return BPDA(filter, getattr(filter, "stand_in", None))
+
+
 class _Through(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, filter: Filter, stand_in: Filter | None) -> Tensor:

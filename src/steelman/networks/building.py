@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from steelman.data.dataset import Dataset
+from steelman.detectors import LID, Confidence, Detector, FeatureSqueezing, Rejecting
 from steelman.files import reason_of
 from steelman.filters.defense_gan import DefenseGAN
 from steelman.filters.jpeg import JPEG
@@ -61,6 +62,15 @@ _KINDS: dict[str, Callable[..., nn.Module]] = {
         *(PixelDefend, DefenseGAN, Reformer),
     )
 }
+
+_ENSEMBLES = {kind.__name__: kind for kind in (Ensemble, LogitEnsemble)}
+
+_DETECTORS: dict[str, Callable[..., Detector]] = {kind.__name__: kind for kind in (Confidence, FeatureSqueezing, LID)}
+
+_RANDOM: dict[str, Callable[..., nn.Module]] = {
+    change.__name__: change for change in (stochastic_pruning, self_ensemble, noisy_blocks, active_dropout, bayesian)
+}
+"""What makes a network random, by the key of [network] that has its settings."""
 
 _ENSEMBLES = {kind.__name__: kind for kind in (Ensemble, LogitEnsemble)}
 
@@ -158,6 +168,13 @@ def _network_of(
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: needs a table; got {settings!r}")
     options = dict(settings)
+    if "detector" in options:
+        detector = options.pop("detector")
+        network = _network_of(options, shape, classes, fit, path)
+        try:
+            return _rejecting(network, detector, shape, classes)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}.detector: {reason_of(error)}") from error
     if "draws" in options:
         draws = options.pop("draws")
         network = _network_of(options, shape, classes, fit, path)
@@ -217,6 +234,16 @@ def _randomise(network: nn.Module, key: str, settings: Any) -> None:
     if unknown := [name for name in settings if name not in known]:
         raise ValueError(f"{key} has no setting {unknown[0]!r}; it takes {', '.join(known)}")
     _RANDOM[key](network, **settings)
+
+
+def _rejecting(network: nn.Module, settings: Any, shape: Sequence[int], classes: int) -> Rejecting:
+    options: dict[str, Any] = {"kind": settings} if isinstance(settings, str) else dict(settings)
+    kind = options.pop("kind", None)
+    if kind not in _DETECTORS:
+        raise ValueError(f"there is no detector {kind!r}; {nearest(str(kind), _DETECTORS)}")
+    rate = options.pop("rate", 0.05)
+    given = {"shape": tuple(shape)} if kind == LID.__name__ else {}
+    return Rejecting(network, _DETECTORS[kind](**given, **options), rate=rate, classes=classes)
 
 
 def _init(settings: Any) -> NormalInit:

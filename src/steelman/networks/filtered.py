@@ -6,7 +6,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from steelman.filters.bpda import BPDA
+from steelman.filters.bpda import with_gradient
 
 
 @final
@@ -36,13 +36,6 @@ class Filtered(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(self.filter(x))
-
-
-def with_gradient(filter: nn.Module) -> nn.Module:
-    """A filter through which gradients pass: itself, or in `BPDA` with its stand-in."""
-    if isinstance(filter, BPDA) or getattr(filter, "differentiable", False):
-        return filter
-    return BPDA(filter, getattr(filter, "stand_in", None))
 
 
 def filtered_shape(filter: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
