@@ -36,13 +36,21 @@ start = "plain.toml"
 
 [defence]
 kind = "AttackTraining"
-adversary = { kind = "L2LDA", eps = 0.2, steps = 2, width = 2, normalise = "rms" }
+
+[defence.adversary]
+kind = "L2LDA"
+eps = 0.4
+steps = 2
+step_size = 0.2
+width = 2
+normalise = "rms"
+optimiser = { kind = "Adam", lr = 0.02 }
 
 [training]
 epochs = 1
 images = 100
 validation = 40
-batch_size = 20
+batch_size = 10
 """
 PAPER = """
 [paper]
@@ -57,7 +65,7 @@ training = [{ recipes = "attack", set = ["training.epochs=0"] }]
 images = 60
 attacks."FGSM" = { kind = "FGSM", eps = 0.2 }
 learned."own" = "ROOT/attack.toml"
-learned."begun" = { recipe = "ROOT/attack.toml", begin = "ROOT/defended.toml", attack = { samples = 3 } }
+learned."begun" = { recipe = "ROOT/attack.toml", begin = "ROOT/defended.toml", attack = { step_size = 0.1 } }
 
 [evaluation.black]
 images = 60
@@ -119,11 +127,11 @@ def value(root: Path, row: int, column: int) -> float:
     return number.value
 
 
-def by_hand(root: Path, generator: str, crafted_on: str, tested_on: str, name: str, samples: int = 1) -> float:
+def by_hand(root: Path, generator: str, crafted_on: str, tested_on: str, name: str, step_size: float = 0.2) -> float:
     """Accuracy under the generator of a run, from its weights; an attack's noise is its name's."""
     source, target = (Run.open(root / "runs" / each).subject(None) for each in (crafted_on, tested_on))
     test = target.sample(60)
-    adversary = L2LDA(eps=0.2, steps=2, width=2, normalise="rms", samples=samples)
+    adversary = L2LDA(eps=0.4, steps=2, step_size=step_size, width=2, normalise="rms")
     attack = adversary.with_generator(Run.open(root / "runs" / generator).player("generator", test))
     if crafted_on == tested_on:
         return accuracy(evaluate(target.model, test, {name: attack}, progress=False), name).value
@@ -144,7 +152,7 @@ def test_a_generator_is_trained_against_the_network_of_its_cell(root: Path):
 def test_a_cell_is_the_accuracy_under_its_own_generator(root: Path):
     assert value(root, 0, 1) == by_hand(root, "attack-on-plain", "plain", "plain", "own")
     assert value(root, 1, 1) == by_hand(root, "attack-on-defended", "defended", "defended", "own")
-    assert value(root, 0, 2) == by_hand(root, "attack-from-defended-on-plain", "plain", "plain", "begun", 3)
+    assert value(root, 0, 2) == by_hand(root, "attack-from-defended-on-plain", "plain", "plain", "begun", 0.1)
 
 
 def test_a_black_box_generator_is_trained_against_the_source(root: Path):
@@ -183,7 +191,7 @@ def left(root: Path, old: str, new: str) -> list[str]:
 def test_only_what_changes_is_done_again(root: Path):
     assert left(root, "", "") == []
     evaluations = ["plain / white", "defended / white"]
-    assert left(root, "samples = 3", "samples = 2") == evaluations
+    assert left(root, "step_size = 0.1", "step_size = 0.15") == evaluations
     (root / "longer.toml").write_text('base = "attack.toml"\ntraining.epochs = 2\n')
     found = left(root, f'"own" = "{root}/attack.toml"', f'"own" = "{root}/longer.toml"')
     assert sorted(found) == sorted([*(f"longer-on-{name}" for name in NAMES), *evaluations, "plain / black"])
@@ -216,7 +224,7 @@ def test_the_cost_of_a_generator_is_known_before_its_network_is_trained(root: Pa
     ("old", "new", "message"),
     [
         ('"own" = "ROOT/attack.toml"', '"own" = "ROOT/plain.toml"', "does not attack a classifier"),
-        ("samples = 3", "sampels = 3", "sampels"),
+        ("step_size = 0.1", "step_sise = 0.1", "step_sise"),
         ("begin =", "began =", r"evaluation\.white\.learned\.began: there is no such key.*begin"),
         ('"accuracy, own", "", ""]', '"", "", "", ""]', "5 entries for 4"),
     ],
