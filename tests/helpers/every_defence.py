@@ -110,7 +110,7 @@ DEFENCES: dict[str, Game] = {
     "trades yopo": TradesYOPO(m=2, n=2, eps=0.1, step_size=0.05),
     "gaussian augmentation": GaussianAugmentation(sigma=0.2, copies=3),
     "noise mixture": NoiseMixture(sigmas=(0.2, 0.4)),
-    "noise mixture of label smoothing": NoiseMixture(LabelSmoothing(), sigmas=(0.3,), share=0.8, clip=False),
+    "noise mixture of label smoothing": NoiseMixture(LabelSmoothing(), sigmas=(0.1,), share=0.8, clip=False),
     "uniform augmentation": UniformAugmentation(eps=0.2, copies=2, keep_clean=True, clip=True),
     "label smoothing": LabelSmoothing(),
     "vat": VAT(eps=0.5),
