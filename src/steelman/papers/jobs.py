@@ -181,14 +181,7 @@ class Jobs:
             less = {key: self._lessened(attack) for key, attack in battery.attacks.items()}
             small, battery = small or less != battery.attacks, replace(battery, attacks=less)
         generators = {key: self.generator(each, source or trained) for key, each in evaluation.learned.items()}
-        facts = {**vars(evaluation), "settings": config.write(battery), "source": "", "eps_ref_of": ""}
-        facts["learned"] = {key: [generators[key].digest, each.attack] for key, each in evaluation.learned.items()}
-        if not generators:
-            del facts["learned"]
-        if evaluation.batch_size == Evaluation.batch_size:  # it matters only to attacks on a whole batch
-            del facts["batch_size"]
-        if battery.samples == Battery.samples:  # it matters only to random models
-            del facts["settings"]["samples"]
+        facts = _facts(evaluation, battery, generators)
         digest = sha256(json.dumps([facts, *(each and each.digest for each in (trained, source, of))], sort_keys=True))
         learned = {key: self._attack(each, generators[key]) for key, each in evaluation.learned.items()}
         battery = replace(battery, attacks=battery.attacks | learned)
@@ -284,6 +277,19 @@ def _digest_of(recipe: Recipe, needs: dict[str, str]) -> str:
     prepare = [{**config.write(each), "on": needs.get(getattr(each, "on", None) or "", "")} for each in recipe.prepare]
     start = [needs[each] for each in recipe.starts]
     return sha256(json.dumps([facts, start, prepare], sort_keys=True))[:16]
+
+
+def _facts(evaluation: Evaluation, battery: Battery, generators: dict[str, Trained]) -> dict[str, Any]:
+    """All that decides a measurement, but for the networks; a setting at a default that came later is left out."""
+    facts = {**vars(evaluation), "settings": config.write(battery), "source": "", "eps_ref_of": ""}
+    facts["learned"] = {key: [generators[key].digest, each.attack] for key, each in evaluation.learned.items()}
+    if not generators:
+        del facts["learned"]
+    if evaluation.batch_size == Evaluation.batch_size:  # it matters only to attacks on a whole batch
+        del facts["batch_size"]
+    if battery.samples == Battery.samples:  # it matters only to random models
+        del facts["settings"]["samples"]
+    return facts
 
 
 def _plain(change: str) -> str:
