@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from steelman.attacks import FGSM, PGD, CarliniWagner, IgnoringDetector
+from steelman.attacks import FGSM, PGD, CarliniWagner, Naive
 from steelman.data import Digits
 from steelman.detectors import LID, Confidence, Detector, FeatureSqueezing, Rejecting
 from steelman.detectors.lid import lid
@@ -124,8 +124,8 @@ def test_the_attack_that_knows_breaks_what_the_naive_one_does_not(make, network:
         model,
         data,
         {
-            "naive": IgnoringDetector(weak),
-            "sure": IgnoringDetector(PGD(0.3, steps=40, loss=Margin())),
+            "naive": Naive(weak),
+            "sure": Naive(PGD(0.3, steps=40, loss=Margin())),
             "knowing": PGD(0.3, steps=40, loss=Margin(), stop_early=True),
         },
     )
@@ -170,7 +170,6 @@ class Nothing(Detector):
         (lambda net: LID(shape=(1, 8, 8)).score(net, torch.rand(2, 1, 8, 8)), "not fitted"),
         (lambda net: LID(layers=("nine",), shape=(1, 8, 8)).features(net, torch.rand(2, 1, 8, 8)), "no module 'nine'"),
         (lambda net: FeatureSqueezing(()), "one filter"),
-        (lambda net: IgnoringDetector(PGD())(net, torch.rand(1, 1, 8, 8), torch.tensor([1])), "needs a Rejecting"),
     ],
 )
 def test_bad_settings(make, message: str, network: nn.Module):

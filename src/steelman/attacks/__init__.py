@@ -11,12 +11,9 @@ from steelman.attacks.bounded.vat import VirtualAdversarial
 from steelman.attacks.composed.auto_attack import AutoAttack
 from steelman.attacks.composed.eot import EOT
 from steelman.attacks.composed.latent import Latent
+from steelman.attacks.composed.naive import IgnoringFilter, Naive
 from steelman.attacks.composed.smallest_radius import SmallestRadius
-from steelman.attacks.composed.surrogate import (
-    IgnoringDetector,
-    IgnoringFilter,
-    Surrogate,
-)
+from steelman.attacks.composed.surrogate import Surrogate
 from steelman.attacks.composed.towards import Towards, every_target
 from steelman.attacks.composed.universal import UniversalPerturbation
 from steelman.attacks.composed.within import Within
@@ -61,10 +58,10 @@ __all__ = [
     "DeepFool",
     "GaussianNoise",
     "HopSkipJump",
-    "IgnoringDetector",
     "IgnoringFilter",
     "Latent",
     "MinimalFGSM",
+    "Naive",
     "RandomFGSM",
     "SaltAndPepper",
     "SigmaNoise",

@@ -34,7 +34,7 @@ class Rejecting(nn.Module):
 
     The prediction is K, "rejected", where the detector's score is above the threshold, and the network's own elsewhere.
     Attacks know that (`reject_class`): to be rejected is no success, and an untargeted attack sees max(Z_y, Z_K) in
-    place of the label's logit, so that it has to fool network and detector together. `IgnoringDetector(attack)` is the
+    place of the label's logit, so that it has to fool network and detector together. `Naive(attack)` is the
     naive attack, on the network alone.
 
     network   from images to K logits
