@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import steelman
-from affine import Another, images, small_net
+from affine import Another, Same, images, small_net
 from every_attack import Case, each_bounded_kind, each_kind, generator, one_of_each, size
 from generated import Learnt
 from steelman import losses, optimisers, schedules
@@ -303,6 +303,7 @@ def test_attacks_are_values(case: Case) -> None:
         **vars(schedules),
         **vars(losses),
         "Another": Another,
+        "Same": Same,
         "Learnt": Learnt,
     }
     assert eval(repr(attack), namespace) == attack

@@ -10,11 +10,11 @@ from affine import images, small_net
 from every_attack import SETTINGS, Case
 from steelman import PGD, AutoAttack, WorstOf
 from steelman.adversaries import Adversary
-from steelman.attacks import Attack, Surrogate
+from steelman.attacks import Attack, Latent, Surrogate
 from steelman.norms import L0
 from steelman.types import Share
 
-OF_ONE_NETWORK = [case for case in SETTINGS if not isinstance(case.attack, Adversary | Surrogate)]
+OF_ONE_NETWORK = [case for case in SETTINGS if not isinstance(case.attack, Adversary | Latent | Surrogate)]
 LENGTHS = ("eps", "eps_max", "radius", "theta", "init_norm", "xi", "normal_start", "grid", "sigma")
 OF_STEPS = ("PGD", "MIM", "FMN", "SigmaZero", "ALMA")
 """Attacks whose step_size is a length; that of others is in tanh space or of Adam in it."""

@@ -68,6 +68,11 @@ OTHERS = {
     "vat_mnist_mlp": "a paper without a battery",
     "awp*": "a paper without a battery",
     "mart_*": "a paper without a battery",
+    **dict.fromkeys(("pixelcnn_*", "gan_*", "autoencoder_*"), "no classifier, but the network of a filter"),
+    **dict.fromkeys(
+        ("pixel-defend_*", "defense-gan_*", "autoencoder-defence_*", "purified-start_*"),
+        "a reduced form, which is attacked past its filter and through it",
+    ),
     "fast_*": "a paper without a battery",
 }
 """Recipes without a paper's battery, and why; these patterns count first."""

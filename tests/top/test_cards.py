@@ -122,7 +122,7 @@ def test_methods_are_the_public_attacks_defences_and_filters():
     assert names["defence"] >= {"Plain", "AdversarialTraining", "DeepDefense", "Sum"}
     assert names["adversary"] >= {"AttackTraining", "AdvGAN", "GAP", "L2LDA", "PGN"}
     assert names["preparation"] == {"Crafted", "CraftedPairs", "NoisyCopies", "SoftLabels"}
-    assert names["filter"] == {"BPDA", "BitDepth", "MedianSmoothing"}
+    assert names["filter"] >= {"BPDA", "BitDepth", "DefenseGAN", "MedianSmoothing", "PixelDefend", "Reformer"}
     assert not {"Adversary", "Attack", "AttackResult", "Objective"} & set().union(*names.values())
     assert sum(map(len, names.values())) == len(methods()) == len(set().union(*names.values()))
 

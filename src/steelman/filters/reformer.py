@@ -36,4 +36,4 @@ class Reformer(TrainedFilter):
 
     def forward(self, x: Images) -> Images:
         self.out_shape(tuple(x.shape[1:]))
-        return self.network(x)
+        return self.network(x.to(next(self.network.parameters()).dtype)).to(x.dtype)

@@ -30,8 +30,8 @@ class _MaskedConv2d(nn.Conv2d):
         mask[:, :, middle, middle] = (ahead >= (0 if itself else 1)).to(mask.dtype)
         self.register_buffer("mask", mask, persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight * self.mask, self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.weight * self.mask, self.bias)
 
 
 @final

@@ -57,7 +57,7 @@ class Latent(Attack):
     inversion_steps  default 3,000 (authors' code)
     lr           of both descents, default .1 (authors' code)
     steps        of each search step, default 30,000 (authors' code)
-    search_steps over c, default 5 (authors' code)
+    search_steps  over c, default 5 (authors' code)
     c            first constant, default 1 (authors' code), with distances in widths of the box
     confidence   margin wanted in logits, default 0
     past_filter  of a `Filtered` model: descend on the network behind the filter, and ask the whole model about the
