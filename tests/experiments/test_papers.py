@@ -67,6 +67,11 @@ OTHERS = {
     "cross-lipschitz_*": "a paper without a battery",
     "vat_mnist_mlp": "a paper without a battery",
     "awp*": "a paper without a battery",
+    "*cascade*": "a paper without a battery",
+    **dict.fromkeys(
+        ("undefended_mnist", "sap_mnist", "rse_mnist", "adv-bnn_mnist", "enresnet_mnist", "*orthogonal*", "dropout-*"),
+        "a reduced form: PGD and EOT of PGD judge it, by `--battery` or `--attack`",
+    ),
     "mart_*": "a paper without a battery",
     **dict.fromkeys(("pixelcnn_*", "gan_*", "autoencoder_*"), "no classifier, but the network of a filter"),
     **dict.fromkeys(

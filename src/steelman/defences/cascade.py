@@ -47,10 +47,11 @@ class Cascade(Adversarial):
     Paper and code: the code's batches have 64 images, of which exactly half are stored ones, as the centre of the image
     instead of a random crop; here a coin is tossed for each image, and a version is cropped as its image is. The code
     takes the least likely of all classes. As there, both halves go through the network together, so batch
-    normalisation sees one batch of both.
+    normalisation sees one batch of both. With "detach" the weights do not descend any loss, since z(x) moves with them:
+    on MNIST with eps .3, a LeNet-5 at the rate .01 diverged within 40 batches; with "code", or a tenth of the
+    similarity, it did not.
 
-    It withstands PGD no better than other training on few steps: at .015 on CIFAR-10, 15 % are left (Athalye, Carlini
-    and Wagner). Judge it by `PGD` with many steps.
+    It is broken by plain `PGD` with many steps: on CIFAR-10, 15 % are printed at .015 (Athalye, Carlini and Wagner).
 
     Cost: 2 forward and 1 gradient pass for the share of images that are not stored; 1 forward and 1 backward pass on
     twice the images.
