@@ -162,7 +162,9 @@ def test_recipes_name_the_layers() -> None:
     assert torch.equal(network(torch.ones(2, *shape)), plain(torch.ones(2, *shape)))
     assert [each.similarity for each in network.modules() if isinstance(each, FeatureDenoising)] == ["gaussian"] * 2
     table = {"kind": "LeNet5", "denoise": {"after": ["relu1"], "similarity": "dot"}}
-    assert [each.similarity for each in network_of(table, shape, 10).modules() if hasattr(each, "similarity")] == ["dot"]
+    assert [each.similarity for each in network_of(table, shape, 10).modules() if hasattr(each, "similarity")] == [
+        "dot"
+    ]
     option = build("ODENet", shape=shape, classes=10, variant="cnn", fdn="dot")
     surgical = denoise(ODENet(variant="cnn"), ["features"], shape=shape, similarity="dot")
     for network in (option, surgical):
