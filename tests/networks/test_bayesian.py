@@ -10,6 +10,7 @@ from torch.distributions import Normal, kl_divergence
 
 from steelman.networks import MLP, LeNet5, SmallCNN
 from steelman.networks.bayesian_layers import Bayesian, BayesianConv2d, BayesianLinear, bayesian, divergence
+from steelman.randomness import is_random
 
 
 def layers() -> list[Bayesian]:
@@ -132,7 +133,7 @@ def test_a_draw_for_each_image_or_for_a_call(shared: bool) -> None:
         torch.testing.assert_close(first, first[:1].expand(6, -1))
     else:
         assert len({tuple(each.tolist()) for each in first}) == 6
-    assert all(module.random for module in network.modules() if isinstance(module, Bayesian))
+    assert is_random(network)
     torch.manual_seed(2)
     once = network(x)
     torch.manual_seed(2)

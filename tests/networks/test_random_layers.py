@@ -21,6 +21,7 @@ from steelman.networks.random_layers import (
     self_ensemble,
     stochastic_pruning,
 )
+from steelman.randomness import is_random
 
 variants = pytest.mark.parametrize("variant", ["paper", "code"])
 LAYERS = [StochasticPruning(), StochasticPruning(0.5, "code"), AddedNoise(0.3), RelativeNoise(0.2), ActiveDropout(0.4)]
@@ -203,7 +204,8 @@ def test_surgery_keeps_the_names_of_weights_and_is_random(name: str) -> None:
     assert SURGERY[name](network) is network
     assert list(network.state_dict()) == list(plain.state_dict())
     network.load_state_dict(plain.state_dict())
-    assert any(getattr(each, "random", False) for each in network.modules())
+    assert is_random(network)
+    assert not is_random(plain)
     assert not any(each.training for each in network.modules())
     x = images()
     answers = [each(x) for each in (network, network, copy.deepcopy(network))]
