@@ -16,7 +16,7 @@ from steelman.experiments.run import Run
 from steelman.papers import reproduce as module
 from steelman.papers.chosen import Part, wanted
 from steelman.papers.costs import seconds_of
-from steelman.papers.figures import charts_of
+from steelman.papers.figures import caption_of, charts_of
 from steelman.papers.jobs import Jobs
 from steelman.papers.page import page_of
 from steelman.papers.paper import Network, load_paper
@@ -189,6 +189,7 @@ def test_a_training_has_its_time(made: Path):
     assert line.x == pytest.approx(np.cumsum([each.get("seconds", 0.0) for each in log]))
     assert line.x[-1] > 0
     assert line.y == pytest.approx([each["test_clean"] for each in log])
+    assert f" % after {line.x[-1]:.0f} s." in caption_of(paper, paper.figures["1"], found)
 
 
 def test_the_page_has_both_numbers_and_what_is_missing(made: Path):

@@ -20,6 +20,8 @@ QUANTITIES = {
 }
 """What a training logs."""
 
+SECONDS = Axis("seconds of training")
+
 
 def charts_of(paper: Paper, figure: Figure, reader: Reader) -> list[Chart]:
     """The panels of a figure that have a line."""
@@ -67,6 +69,9 @@ def _ends(chart: Chart, kind: str) -> Iterator[str]:
             yield f"{series.name} " + ", ".join(
                 f"({_number(x, chart.across)}, {_number(y, chart.up)})" for x, y in pairs
             )
+        elif chart.across == SECONDS:
+            pairs = zip(series.x, series.y, strict=True)
+            yield f"{series.name} " + ", ".join(f"{_number(y, chart.up)} after {x:.0f} s" for x, y in pairs)
         elif kind == "epochs":
             yield f"{series.name} {' '.join(_number(y, chart.up) for y in series.y)}"
         else:
@@ -102,7 +107,7 @@ def _epochs(paper: Paper, panel: Panel, reader: Reader) -> Chart:
         ]
         x, y = np.array(pairs, dtype=float).reshape(-1, 2).T
         series.append(Series(name, x, y) if pairs else None)
-    across = Axis("seconds of training" if panel.x == "seconds" else "epoch")
+    across = SECONDS if panel.x == "seconds" else Axis("epoch")
     return Chart(panel.title, across, QUANTITIES.get(panel.y, Axis(panel.y)), tuple(series))
 
 
