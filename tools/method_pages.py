@@ -29,15 +29,16 @@ SHOWN = {
 
 
 def methods_page() -> str:
-    """Attacks and filters as a Markdown page."""
+    """Attacks, filters and detectors as a Markdown page."""
     return "\n".join(
         [
-            "# Attacks and filters\n\n" + WRITTEN.format(""),
+            "# Attacks, filters and detectors\n\n" + WRITTEN.format(""),
             "Every attack also has `box=(0.0, 1.0)`, the range of valid images (`None` leaves them unbounded), "
             '`reference="label"`, `uint8=False` and `precision="full"`: see [Attacks](attacks.md). Defences are on a '
             "[page of their own](defences.md).\n",
             *_chapter("Attacks", methods("attack")),
             *_chapter("Filters", methods("filter")),
+            *_chapter("Detectors", methods("detector")),
         ]
     )
 

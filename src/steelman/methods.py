@@ -21,21 +21,32 @@ from torch import nn
 import steelman.adversaries
 import steelman.attacks
 import steelman.defences
+import steelman.detectors
 import steelman.filters
 import steelman.training.prepare
 from steelman.adversaries import Adversary, AttackTraining
 from steelman.attacks import Attack
 from steelman.defences import Game
+from steelman.detectors import Detector, Rejecting
 from steelman.naming import nearest
 from steelman.training.prepare import Preparation
 
-ROOMS = (steelman.attacks, steelman.defences, steelman.adversaries, steelman.training.prepare, steelman.filters)
+ROOMS = (
+    steelman.attacks,
+    steelman.defences,
+    steelman.adversaries,
+    steelman.training.prepare,
+    steelman.filters,
+    steelman.detectors,
+)
 KINDS: dict[type, str] = {
     Adversary: "adversary",
     AttackTraining: "adversary",
     Attack: "attack",
     Game: "defence",
     Preparation: "preparation",
+    Detector: "detector",
+    Rejecting: "detector",
     nn.Module: "filter",
 }
 
@@ -157,7 +168,7 @@ def own_fields(method: type) -> list[dataclasses.Field]:
 
 
 def methods(kind: str | None = None) -> list[Card]:
-    """The cards of all public attacks, then of defences, adversaries, preparations and filters; or of one kind."""
+    """The cards of all public attacks, defences, adversaries, preparations, filters and detectors, or of one kind."""
     cards = [
         card(member)
         for room in ROOMS

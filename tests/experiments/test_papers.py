@@ -37,6 +37,14 @@ BATTERIES = {
     "cnn*_mnist*": "paper:tisode",
     "ode_mnist*": "paper:tisode",
     "tisode*_mnist*": "paper:tisode",
+    "madry_mnist_small": "paper:obfuscated-gradients",
+    **dict.fromkeys(
+        (
+            f"{name}_mnist"
+            for name in ("thermometer*", "bit-depth", "jpeg", "crop", "tv", "quilting", "xie", "lid", "confidence")
+        ),
+        "paper:obfuscated-gradients",
+    ),
 }
 """The battery of the paper that a recipe repeats, by its name; the first pattern that fits counts."""
 
@@ -67,17 +75,17 @@ OTHERS = {
     "cross-lipschitz_*": "a paper without a battery",
     "vat_mnist_mlp": "a paper without a battery",
     "awp*": "a paper without a battery",
+    **dict.fromkeys(("pixelcnn_*", "gan_*", "autoencoder_*"), "no classifier, but the network of a filter"),
+    **dict.fromkeys(
+        ("pixel-defend_*", "defense-gan_*", "autoencoder-defence_*", "purified-start_*"),
+        "a reduced form, which is attacked past its filter and through it",
+    ),
     "*cascade*": "a paper without a battery",
     **dict.fromkeys(
         ("undefended_mnist", "sap_mnist", "rse_mnist", "adv-bnn_mnist", "enresnet_mnist", "*orthogonal*", "dropout-*"),
         "a reduced form: PGD and EOT of PGD judge it, by `--battery` or `--attack`",
     ),
     "mart_*": "a paper without a battery",
-    **dict.fromkeys(("pixelcnn_*", "gan_*", "autoencoder_*"), "no classifier, but the network of a filter"),
-    **dict.fromkeys(
-        ("pixel-defend_*", "defense-gan_*", "autoencoder-defence_*", "purified-start_*"),
-        "a reduced form, which is attacked past its filter and through it",
-    ),
     "fast_*": "a paper without a battery",
 }
 """Recipes without a paper's battery, and why; these patterns count first."""

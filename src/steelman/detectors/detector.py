@@ -42,13 +42,13 @@ class Rejecting(nn.Module):
     rate      share of clean images that are rejected, default .05; `fit` sets the threshold by it
     classes   K
 
+    Carlini and Wagner's logit is (Z_D + 1) max_k Z_k, which turns round where all logits are below 0; ours does not.
     Evaluation counts a rejected clean image as an error, and an image that is rejected under attack as right;
     `rejection_rate` says how many there are of both.
 
     Cost: that of the network and of the detector.
     Reference: Nicholas Carlini and David Wagner, "Adversarial examples are not easily detected: bypassing ten detection
-    methods", AISec 2017, section 3. Its logit (Z_D + 1) max_k Z_k turns round where all logits are below 0; this one
-    does not.
+    methods", AISec 2017, section 3.
 
     Raises:
         ValueError: rate is not in (0, 1), or it has no threshold yet.

@@ -30,9 +30,10 @@ class LID(Detector):
     references  default 100, the size of the authors' mini-batches
     eps         the adversarial images of `fit` are x + a sign(dCE/dx) with the smallest a at which the network errs, of
                 twenty up to eps, default .3; see `attacks`
+    layers      of the network, by the names of its modules; default all that have no parts. The images are a layer too
     attacks     that make them in place of that; the paper fits a detector for each of FGSM, BIM, JSMA and
                 Carlini-Wagner
-    layers      of the network, by the names of its modules; default all that have no parts. The images are a layer too
+    shape       of the images; a recipe's network gives it
 
     Paper and code: the authors take an image's neighbours from a mini-batch of clean images in which its own unattacked
     twin is, and drop the nearest. An image of unknown origin has no twin among the references, so none is dropped here.

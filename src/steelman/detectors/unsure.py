@@ -20,6 +20,9 @@ class Confidence(Detector):
     in neural networks", ICLR 2017, section 2.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def score(self, network: nn.Module, x: Images) -> tuple[Logits, PerImage]:
         logits = logits_of(network, x)
         return logits, -log_softmax(logits, 1).amax(1)

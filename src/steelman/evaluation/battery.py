@@ -20,6 +20,7 @@ from steelman.attacks import (
     PGD,
     AutoAttack,
     HopSkipJump,
+    Naive,
     SaltAndPepper,
     SigmaZero,
     Square,
@@ -85,7 +86,8 @@ class Battery(Checked):
     def averaged(self) -> "Battery":
         """The battery against a random model: attacks that read gradients or scores see the mean over `samples`.
 
-        Those that draw at random, have one answer for all images, or are or have an `EOT` themselves stay as they are.
+        Those that draw at random, have one answer for all images, are naive, or are or have an `EOT` themselves stay as
+        they are.
         """
         if self.samples == 1:
             return self
@@ -376,7 +378,8 @@ def _at_radius(battery: Battery, eps: float, name: str) -> Battery:
 
 
 def _averaged(attack: Attack, samples: int) -> Attack:
-    if attack.chance or attack.shared or attack.access == "decisions" or _has_eot(attack):
+    knows = not isinstance(attack, Naive) and attack.access != "decisions"
+    if attack.chance or attack.shared or not knows or _has_eot(attack):
         return attack
     outer = {name: getattr(attack, name) for name in ("reference", "uint8", "precision", "box")}
     inner = replace(attack, reference="label", uint8=False, precision="full")

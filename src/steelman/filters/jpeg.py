@@ -27,8 +27,7 @@ TO_YCBCR = ((0.299, 0.587, 0.114), (-0.168735892, -0.331264108, 0.5), (0.5, -0.4
 
 
 class JPEG(nn.Module):
-    """Images compressed by JPEG and read again, each by Pillow on the CPU: 8 bits, colour at half the resolution
-    (4:2:0).
+    """Images compressed by JPEG and read again, by Pillow, with colour at half the resolution (4:2:0).
 
     quality   from 1 to 100, default 75 (paper)
     backward  "dct" (default): the gradient of JPEG written in torch, rounding passed straight through, which is close
@@ -36,10 +35,11 @@ class JPEG(nn.Module):
 
     Attack with both, and judge by the worst: neither is stronger for all networks.
 
-    Broken by: PGD through either stand-in (BPDA). Cost: about a millisecond for an image of 32 x 32; backwards some
-    matrix products. Reference: Chuan Guo, Mayank Rana, Moustapha Cisse and Laurens van der Maaten, "Countering
-    adversarial images using input transformations", ICLR 2018, section 4.2; broken in Anish Athalye, Nicholas Carlini
-    and David Wagner, "Obfuscated gradients give a false sense of security", ICML 2018, section 5.2.
+    Broken by: PGD through either stand-in (BPDA).
+    Cost: about a millisecond for an image of 32 x 32; backwards some matrix products.
+    Reference: Chuan Guo, Mayank Rana, Moustapha Cisse and Laurens van der Maaten, "Countering adversarial images using
+    input transformations", ICLR 2018, section 4.2; broken in Anish Athalye, Nicholas Carlini and David Wagner,
+    "Obfuscated gradients give a false sense of security", ICML 2018, section 5.2.
 
     Raises:
         ImportError: Pillow is not installed. ValueError: quality is no whole number from 1 to 100; another backward;

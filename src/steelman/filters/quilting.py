@@ -25,11 +25,14 @@ class Quilting(nn.Module):
     neighbours  default 10 (the attack's code; 1 in the paper's)
     patches     of training images, at random places with a fixed seed, default 20,000; the paper has 1,000,000
     cut         False: a later patch covers the earlier one. Default True
+    shape       of the images; a recipe's network gives it
 
     It is fitted on the training images (`fit`), or loaded from a checkpoint.
 
     Its gradient is that of the identity (`BPDA`), as in the papers' attacks.
+
     Broken by: PGD in L2 through the identity, with or without `EOT`.
+
     Cost: distances from each patch of an image to all patches.
     Reference: Chuan Guo, Mayank Rana, Moustapha Cisse and Laurens van der Maaten, "Countering adversarial images using
     input transformations", ICLR 2018, section 4.4; Alexei A. Efros and William T. Freeman, "Image quilting for texture

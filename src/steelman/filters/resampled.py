@@ -16,20 +16,24 @@ class RandomResizePad(nn.Module):
     r ~ U{low, ..., out}, and the offsets a, b ~ U{0, ..., out - r}, drawn anew for each image and call. A pixel of the
     result is one of the image (nearest) or a mean of four (bilinear, as `interpolate` with align_corners=False).
 
-    low   the smallest side, default that of the images; ImageNet: 299 in the paper, 310 in its code
-    out   the side of the result, default an eighth more than that of the images, rounded up; ImageNet: 331
-    pad   the colour around it, default 0, the background of MNIST; the code's is .5
-    mode  "nearest" (default, code) or "bilinear"
-    flip  mirror half of the images (default False; the code does)
+    low    the smallest side, default that of the images; ImageNet: 299 in the paper, 310 in its code
+    out    the side of the result, default an eighth more than that of the images, rounded up; ImageNet: 331
+    pad    the colour around it, default 0, the background of MNIST; the code's is .5
+    mode   "nearest" (default, code) or "bilinear"
+    flip   mirror half of the images (default False; the code does)
+    shape  of the images, for the defaults; a recipe's network gives it
 
     The authors' code draws one r, a, b for a batch, and answers with the mean of 30 draws: `MeanOfDraws(network, 30)`.
     There are sum over r of (out - r + 1)^2 windows: 12,528 for the paper's numbers. Images have equal sides.
 
-    Its own gradient is used. Broken by: PGD under `EOT`, with 10 draws or often with one, since the mean gradient over
-    windows is that of an ordinary network. Cost: two matrix products for each image. Reference: Cihang Xie, Jianyu
-    Wang, Zhishuai Zhang, Zhou Ren and Alan Yuille, "Mitigating adversarial effects through randomization", ICLR 2018,
-    section 4; broken in Anish Athalye, Nicholas Carlini and David Wagner, "Obfuscated gradients give a false sense of
-    security", ICML 2018, section 5.3.
+    Its own gradient is used.
+
+    Broken by: PGD under `EOT`, with 10 draws or often with one, since the mean gradient over windows is that of an
+    ordinary network.
+    Cost: two matrix products for each image.
+    Reference: Cihang Xie, Jianyu Wang, Zhishuai Zhang, Zhou Ren and Alan Yuille, "Mitigating adversarial effects
+    through randomization", ICLR 2018, section 4; broken in Anish Athalye, Nicholas Carlini and David Wagner,
+    "Obfuscated gradients give a false sense of security", ICML 2018, section 5.3.
 
     Raises:
         ValueError: not 1 <= low <= out; another mode; images whose sides differ.
@@ -85,7 +89,10 @@ class RandomCrop(nn.Module):
     The paper answers with the mean of the softmax over 30 crops: `MeanOfDraws(network, 30)`. The attack's code gives
     the network crops of 90 pixels without enlarging them; the paper's enlarges.
 
-    Its own gradient is used. Broken by: PGD under `EOT`, in L2.
+    Its own gradient is used.
+
+    Broken by: PGD under `EOT`, in L2.
+
     Cost: two matrix products for each image.
     Reference: Chuan Guo, Mayank Rana, Moustapha Cisse and Laurens van der Maaten, "Countering adversarial images using
     input transformations", ICLR 2018, section 4.1; broken in Anish Athalye, Nicholas Carlini and David Wagner,

@@ -29,6 +29,7 @@ class Thermometer(nn.Module):
     none of the highest values.
 
     Broken by: PGD through that stand-in (BPDA). `ThermometerTraining` trains with it.
+
     Cost: memory for l images.
     Reference: Jacob Buckman, Aurko Roy, Colin Raffel and Ian Goodfellow, "Thermometer encoding: one hot way to resist
     adversarial examples", ICLR 2018, section 3; broken in Anish Athalye, Nicholas Carlini and David Wagner, "Obfuscated

@@ -22,12 +22,14 @@ class TotalVariation(nn.Module):
     Solved by the method of Chambolle and Pock with steps 1/sqrt(8) for all images at once, where the paper's code has
     split Bregman with 100 rounds. That code drops each channel by itself, and takes a pixel that is 0 as kept.
 
-    Its gradient is that of the identity (`BPDA`), as in the papers' attacks. Broken by: PGD in L2 through the identity,
-    with or without `EOT`. Cost: `steps` passes over the images. Reference: Chuan Guo, Mayank Rana, Moustapha Cisse and
-    Laurens van der Maaten, "Countering adversarial images using input transformations", ICLR 2018, section 4.3; Antonin
-    Chambolle and Thomas Pock, "A first-order primal-dual algorithm for convex problems with applications to imaging",
-    JMIV 2011; broken in Anish Athalye, Nicholas Carlini and David Wagner, "Obfuscated gradients give a false sense of
-    security", ICML 2018, section 5.2.
+    Its gradient is that of the identity (`BPDA`), as in the papers' attacks.
+
+    Broken by: PGD in L2 through the identity, with or without `EOT`.
+    Cost: `steps` passes over the images.
+    Reference: Chuan Guo, Mayank Rana, Moustapha Cisse and Laurens van der Maaten, "Countering adversarial images using
+    input transformations", ICLR 2018, section 4.3; Antonin Chambolle and Thomas Pock, "A first-order primal-dual
+    algorithm for convex problems with applications to imaging", JMIV 2011; broken in Anish Athalye, Nicholas Carlini
+    and David Wagner, "Obfuscated gradients give a false sense of security", ICML 2018, section 5.2.
 
     Raises:
         ValueError: keep is not in (0, 1], weight is below 0, steps below 1, or a mask keeps nothing.
