@@ -110,7 +110,7 @@ def bayesian(
 
     layers   "all" (default), or "last": a Bayesian last layer on a network that is not random
     sigma_0  deviation of the prior N(0, sigma_0^2), default .1 (the code's scripts: .08, .1 and .15)
-    std      first e^s, default .1 (scripts: as sigma_0), for networks with batch normalisation. LeNet-5, which has none,
+    std      first e^s, default .1 (scripts: as sigma_0), for networks with batch normalisation. LeNet-5 has none, and
              did not learn at .1 (9 % on MNIST after two epochs of 3,000 images, 88 % at .02)
     shared   one draw for all images of a call, as the code has it; default False: one for each image, so that an
              image's answer does not depend on its neighbours. It takes the memory of a convolution's weights for each
