@@ -45,7 +45,7 @@ class StochasticPruning(nn.Module):
     Reference: Guneet S. Dhillon, Kamyar Azizzadenesheli, Zachary C. Lipton, Jeremy Bernstein, Jean Kossaifi, Aran
     Khanna and Anima Anandkumar, "Stochastic activation pruning for robust adversarial defense", ICLR 2018, section 3;
     Anish Athalye, Nicholas Carlini and David Wagner, "Obfuscated gradients give a false sense of security:
-    circumventing defenses to adversarial examples", ICML 2018, section 5.3.
+    circumventing defenses to adversarial examples", ICML 2018, section 5.
 
     Raises:
         ValueError: frac is not a number above 0; an unknown variant.

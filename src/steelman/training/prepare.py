@@ -143,7 +143,7 @@ class CraftedPairs(Guided):
     Cost: each attack's, once for each image; all versions are held in memory in single precision (16 of CIFAR-10's
     50,000 images are 9.8 GB). An epoch is no longer.
     Reference: Taesik Na, Jong Hwan Ko and Saibal Mukhopadhyay, "Cascade adversarial machine learning regularized with a
-    unified embedding", ICLR 2018, section 4.2.
+    unified embedding", ICLR 2018, section 3.
 
     Raises:
         ValueError: no attack; one with one answer for all images, or with a radius for each image of a batch.
