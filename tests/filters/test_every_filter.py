@@ -18,6 +18,7 @@ from steelman.filters import (
     Thermometer,
     TotalVariation,
 )
+from steelman.filters.trained import TrainedFilter
 from steelman.networks import DenoisingAutoencoder, MLPGenerator, PixelCNN
 from steelman.networks.building import _KINDS
 from steelman.networks.filtered import Filtered, filtered_shape, with_gradient
@@ -103,6 +104,15 @@ def test_an_image_is_the_same_alone(filter: nn.Module):
     whole = filter(x)
     for row in range(len(x)):
         torch.testing.assert_close(filter(x[row : row + 1])[0], whole[row])
+
+
+@pytest.mark.parametrize("filter", [each for each in FILTERS if isinstance(each, TrainedFilter)], ids=str)
+def test_autocast_changes_nothing_but_rounding(filter: TrainedFilter):
+    wanted = seeded(filter, images())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = seeded(filter, images())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0.02 if isinstance(filter, Reformer) else 0)
 
 
 @every

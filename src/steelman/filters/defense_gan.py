@@ -84,7 +84,8 @@ class DefenseGAN(TrainedFilter):
     def reconstructed(self, x: Images, starts: Tensor) -> tuple[Images, Tensor, PerImage]:
         """G(z*), z* and |G(z*) - x|^2 / n of each image, from starts of shape (restarts, batch, latent)."""
         restarts, images = starts.shape[:2]
-        with torch.inference_mode(False), torch.enable_grad():
+        exact = torch.autocast(x.device.type, enabled=False)
+        with torch.inference_mode(False), torch.enable_grad(), exact:
             z = starts.detach().clone().flatten(0, 1)
             wanted = x.detach().to(z.dtype, copy=True).repeat(restarts, *[1] * (x.ndim - 1))
             best, size = z.clone(), torch.full((len(z),), torch.inf, dtype=z.dtype, device=z.device)

@@ -55,7 +55,8 @@ class PixelDefend(TrainedFilter):
             far = (every - given[:, channel, row, column, None]).abs() > self.reach
             return logits.masked_fill(far, -torch.inf).argmax(1)
 
-        return self.network.scan(len(x), choose).to(x.dtype)
+        with torch.autocast(x.device.type, enabled=False):  # rounded logits would tie
+            return self.network.scan(len(x), choose).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"eps={self.eps:g}"
