@@ -107,7 +107,7 @@ def test_impossible_channels_are_refused(channels: int, message: str) -> None:
 
 
 def test_an_unknown_similarity_and_a_map_that_is_too_large_are_refused() -> None:
-    with pytest.raises(ValueError, match="similarity is .*; got 'mean'"):
+    with pytest.raises(ValueError, match=r"similarity is .*; got 'mean'"):
         FeatureDenoising(4, "mean")
     large = torch.rand(1, 4, 64, 65)
     with pytest.raises(ValueError, match=r"4160 positions of a map of 64x65, which are 66 MB per image"):
