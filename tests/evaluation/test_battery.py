@@ -60,7 +60,17 @@ def digits() -> tuple[nn.Module, Tensor, Tensor]:
 def test_the_names_are_those_that_are_asked_for() -> None:
     assert battery_names()[:3] == ("quick", "standard", "signs")
     seeds = {"deep-defense", "efficient-defenses", "l2l-da", "pgn"}
-    lecture = {"madry", "mma", "mma-l2", "trades", "yopo", "bilateral", "carlini-wagner"}
+    lecture = {
+        "madry",
+        "mma",
+        "mma-l2",
+        "trades",
+        "yopo",
+        "bilateral",
+        "carlini-wagner",
+        "tisode",
+        "obfuscated-gradients",
+    }
     assert {name.removeprefix("paper:") for name in PAPERS} == seeds | lecture
 
 

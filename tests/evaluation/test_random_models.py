@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from affine import images, small_net
-from steelman.attacks import EOT, FGSM, PGD, HopSkipJump, UniformNoise, UniversalPerturbation, WorstOf
+from steelman.attacks import EOT, FGSM, PGD, HopSkipJump, Square, UniformNoise, UniversalPerturbation, WorstOf
 from steelman.checkup import checkup
 from steelman.data import Digits
 from steelman.evaluation import evaluate
@@ -101,6 +101,7 @@ def test_a_battery_averages_what_reads_gradients_or_scores() -> None:
     attacks = {
         "PGD": PGD(eps=0.1),
         "two": WorstOf((FGSM(eps=0.1), PGD(eps=0.1))),
+        "early": WorstOf((PGD(eps=0.1, stop_early=True), Square(eps=0.1))),
         "EOT": EOT(PGD(eps=0.1), samples=3),
         "noise": UniformNoise(eps=0.1),
         "HSJ": HopSkipJump(),
@@ -110,6 +111,7 @@ def test_a_battery_averages_what_reads_gradients_or_scores() -> None:
     found = Battery(attacks=attacks, samples=4).averaged().attacks
     assert found["PGD"] == EOT(PGD(eps=0.1), samples=4)
     assert found["two"] == EOT(attacks["two"], samples=4)
+    assert found["early"] == EOT(WorstOf((PGD(eps=0.1), Square(eps=0.1, stop_early=False))), samples=4)
     assert found["prediction"] == EOT(PGD(eps=0.1), samples=4, reference="prediction")
     assert all(found[name] is attacks[name] for name in ("EOT", "noise", "HSJ", "shared"))
     assert Battery(attacks=found, samples=4).averaged().attacks == found

@@ -14,18 +14,17 @@ from steelman.adversaries.adversary import Adversary
 from steelman.attacks import (
     APGD,
     DDN,
-    EOT,
     FGSM,
     FMN,
     PGD,
     AutoAttack,
     HopSkipJump,
-    Naive,
     SaltAndPepper,
     SigmaZero,
     Square,
     UniformNoise,
 )
+from steelman.attacks.composed.eot import averaged
 from steelman.attacks.core import Access, Attack, check_radii, check_radius
 from steelman.evaluation.probes.probe import Probe
 from steelman.losses import DLR, Margin
@@ -84,7 +83,8 @@ class Battery(Checked):
             check_radii(attack, name)
 
     def averaged(self) -> "Battery":
-        """The battery against a random model: attacks that read gradients or scores see the mean over `samples`.
+        """The battery against a random model: attacks that read gradients or scores see the mean over `samples`, and do
+        not stop early.
 
         Those that draw at random, have one answer for all images, are naive, or are or have an `EOT` themselves stay as
         they are.
@@ -92,7 +92,7 @@ class Battery(Checked):
         if self.samples == 1:
             return self
         attacks, black_box = (
-            {name: _averaged(attack, self.samples) for name, attack in each.items()}
+            {name: averaged(attack, self.samples) for name, attack in each.items()}
             for each in (self.attacks, self.black_box)
         )
         return replace(self, attacks=attacks, black_box=black_box)
@@ -375,16 +375,3 @@ def _at_radius(battery: Battery, eps: float, name: str) -> Battery:
         moved = replace(attack, **settings)
         attacks[str(moved)] = moved
     return replace(battery, attacks=attacks)
-
-
-def _averaged(attack: Attack, samples: int) -> Attack:
-    knows = not isinstance(attack, Naive) and attack.access != "decisions"
-    if attack.chance or attack.shared or not knows or _has_eot(attack):
-        return attack
-    outer = {name: getattr(attack, name) for name in ("reference", "uint8", "precision", "box")}
-    inner = replace(attack, reference="label", uint8=False, precision="full")
-    return EOT(inner, samples, **outer)
-
-
-def _has_eot(attack: Attack) -> bool:
-    return isinstance(attack, EOT) or any(map(_has_eot, attack.parts))

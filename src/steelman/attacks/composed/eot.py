@@ -1,9 +1,11 @@
 """Attacks on models that are random."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 
+from steelman.attacks.composed.naive import Naive
 from steelman.attacks.core import Attack, AttackWrapper, Draws, Goal, Images, Oracle, check_parts
 from steelman.ranges import Count
 
@@ -15,7 +17,8 @@ class EOT(AttackWrapper):
     Where the attack reads logits, it gets E[Z(x)]; where it climbs a loss, E[L(Z(x))] and its gradient, over `samples`
     fresh draws at every step. The success that `run` reports is judged on one fresh draw of the model as it is.
 
-    attack   what is run (this attack's box replaces its own)
+    attack   what is run (this attack's box replaces its own). Without `stop_early`: where the mean of some draws just
+             errs, single draws are right half of the time
     samples  draws per answer, default 30 (the authors' code)
 
     The model draws from torch's global generator, which is seeded here and restored. It draws for a whole batch, so
@@ -42,3 +45,29 @@ class EOT(AttackWrapper):
         with torch.random.fork_rng(devices), oracle.part(every, goal, samples=self.samples) as part:
             torch.manual_seed(int(draws.split(1).seeds[0]))
             return self.inner.search(part, x, goal, draws)
+
+
+def averaged(attack: Attack, samples: int) -> Attack:
+    """An attack that reads gradients or scores on the mean over draws, without an early stop; others as they are."""
+    knows = not isinstance(attack, Naive) and attack.access != "decisions"
+    if attack.chance or attack.shared or not knows or _has_eot(attack):
+        return attack
+    outer = {name: getattr(attack, name) for name in ("reference", "uint8", "precision", "box")}
+    inner = _to_the_end(replace(attack, reference="label", uint8=False, precision="full"))
+    return EOT(inner, samples, **outer)
+
+
+def _to_the_end(attack: Attack) -> Attack:
+    """Without an early stop: where the mean of some draws just errs, single draws are right half of the time."""
+    changes: dict[str, Any] = {"stop_early": False} if hasattr(attack, "stop_early") else {}
+    for item in fields(attack):
+        value = getattr(attack, item.name)
+        if isinstance(value, Attack):
+            changes[item.name] = _to_the_end(value)
+        elif isinstance(value, tuple) and any(isinstance(each, Attack) for each in value):
+            changes[item.name] = tuple(_to_the_end(each) if isinstance(each, Attack) else each for each in value)
+    return replace(attack, **changes)
+
+
+def _has_eot(attack: Attack) -> bool:
+    return isinstance(attack, EOT) or any(map(_has_eot, attack.parts))
