@@ -192,6 +192,8 @@ def test_it_takes_the_generator_of_the_models_own_filter_or_of_a_run(tmp_path: P
     y = model(x).argmax(1)
     how = {"starts": 2, "inversion_steps": 3, "steps": 5, "search_steps": 1, "past_filter": True}
     own = Latent(**how)(model, x, y, generator=SEEDS[:4])
+    twice = EOT(Latent(**how), samples=2).run(model, x, y, generator=SEEDS[:4])
+    assert twice.gradients.max() == 5, "the network behind the filter is not random"
     assert torch.equal(own, Latent(decode=generator, **how)(model, x, y, generator=SEEDS[:4]))
     trained, data = described(build(shape=shape, **made), made, shape, 3), (torch.rand(8, *shape), torch.arange(8) % 3)
     gan = WassersteinGAN(critic="MLPCritic", width=4)

@@ -19,6 +19,7 @@ from steelman.forward import Forward
 from steelman.losses import Margin
 from steelman.networks.filtered import Filtered
 from steelman.norms import L2, Norm, column
+from steelman.randomness import is_random
 from steelman.ranges import Count, Factor, Natural, Positive
 from steelman.types import Flags, Images, Indices, Model, Rows
 
@@ -110,7 +111,7 @@ class Latent(Attack):
         decoder, model = self._decoder(oracle.model, x), self._attacked(oracle.model)
         rest = _Rest(x[which], goal[which], which, draws[which])
         with evaluation_mode(decoder), oracle.another(model, goal) as near:
-            near.samples = oracle.samples
+            near.samples = oracle.samples if model is oracle.model or is_random(model) else 1
             decode = self._decoding(decoder, rest.x)
             z = self._start(decoder, decode, rest, oracle.deadline)
             low, high = decode(z).aminmax()
@@ -122,7 +123,7 @@ class Latent(Attack):
                 )
             best = Successes.none(rest.x)
             if self.attack is not None:
-                self._run(self.attack, oracle, _Decoded(decoder, model), decode, rest, z, best)
+                self._run(self.attack, oracle, near.samples, _Decoded(decoder, model), decode, rest, z, best)
             else:
                 self._descend(oracle, near if self.past_filter else oracle, decode, rest, z, best)
         oracle.add(near, torch.arange(len(x), device=x.device))
@@ -130,7 +131,15 @@ class Latent(Attack):
         return x_adv
 
     def _run(
-        self, attack: Attack, oracle: Oracle, model: nn.Module, decode: Decoder, rest: _Rest, z: Tensor, best: Successes
+        self,
+        attack: Attack,
+        oracle: Oracle,
+        samples: int,
+        model: nn.Module,
+        decode: Decoder,
+        rest: _Rest,
+        z: Tensor,
+        best: Successes,
     ) -> None:
         if attack.box is not None and bool((z < attack.box[0]).any() | (z > attack.box[1]).any()):
             raise ValueError(
@@ -138,7 +147,7 @@ class Latent(Attack):
                 f"that one box=None, or that of z"
             )
         with oracle.another(model, rest.goal) as inner:
-            inner.samples = oracle.samples
+            inner.samples = samples
             moved = attack[rest.which].search(inner, z, rest.goal, rest.draws)
         oracle.add(inner, rest.which)
         self._keep(oracle, rest, self._clipped(decode(moved)), best)
