@@ -15,7 +15,7 @@ from steelman.norms import L0
 from steelman.types import Share
 
 OF_ONE_NETWORK = [case for case in SETTINGS if not isinstance(case.attack, Adversary | Latent | Surrogate)]
-LENGTHS = ("eps", "eps_max", "radius", "theta", "init_norm", "xi", "normal_start", "grid", "sigma")
+LENGTHS = ("eps", "eps_max", "radius", "theta", "init_norm", "xi", "normal_start", "grid")
 OF_STEPS = ("PGD", "MIM", "FMN", "SigmaZero", "ALMA")
 """Attacks whose step_size is a length; that of others is in tanh space or of Adam in it."""
 
@@ -26,6 +26,7 @@ def stretched(attack: Attack, by: float) -> Attack:
     for item in fields(attack):
         value: Any = getattr(attack, item.name)
         length = item.name in LENGTHS or (item.name == "step_size" and type(attack).__name__ in OF_STEPS)
+        length = length or (item.name == "sigma" and type(attack).__name__ == "SigmaNoise")  # SigmaZero's is squared
         length = length and not (item.name == "eps" and getattr(attack, "norm", None) is L0)
         if length and value is not None and not isinstance(value, Share):
             settings[item.name] = value * by

@@ -25,8 +25,8 @@ Network = TypeVar("Network", bound=nn.Module)
 class StochasticPruning(nn.Module):
     """Stochastic activation pruning (SAP): of an image's n activations, those that are drawn at least once are kept.
 
-    Of p_j = |a_j| / sum_k |a_k|, r = frac n draws with replacement are made. Activation j is drawn with probability
-    q_j = 1 - (1 - p_j)^r, and is then a_j / q_j, so that the mean is a_j and the variance a_j^2 (1 - q_j) / q_j. Whether
+    Of p_j = |a_j| / sum_k |a_k|, r = frac n draws with replacement are made. Activation j is drawn with probability q_j
+    = 1 - (1 - p_j)^r, and is then a_j / q_j, so that the mean is a_j and the variance a_j^2 (1 - q_j) / q_j. Whether
     one is drawn is decided for each alone, with probability q_j. Where all are 0, they stay.
 
     frac     draws per activation, default 1 (authors' notebook, "SAP-100")
@@ -66,8 +66,8 @@ class StochasticPruning(nn.Module):
         total = a.abs().sum(1, keepdim=True)
         p = a.abs() / total.where(total != 0, 1.0)
         draws = self.frac * a.shape[1] * (1 if self.variant == "paper" else 2)
-        # u is q = 1 - exp(-u), and a / q = sign(a) total / draws * (draws p / u) * (u / q), each part of which is smooth
-        # where p is 0.
+        # With q = 1 - exp(-u), a / q = sign(a) total / draws * (draws p / u) * (u / q), each part of which is smooth where
+        # p is 0.
         part = 1.0 if self.variant == "code" else _log_ratio(p)
         u = draws * p * part
         value = a.sign() * total / draws * _exp_ratio(u) / part
