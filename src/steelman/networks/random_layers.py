@@ -66,7 +66,7 @@ class StochasticPruning(nn.Module):
         total = a.abs().sum(1, keepdim=True)
         p = a.abs() / total.where(total != 0, 1.0)
         draws = self.frac * a.shape[1] * (1 if self.variant == "paper" else 2)
-        # With q = 1 - exp(-u), a / q = sign(a) total / draws * (draws p / u) * (u / q); each part is smooth where p is 0.
+        # With q = 1 - exp(-u), a / q = sign(a) total / draws * (draws p / u) * (u / q), all smooth at p = 0.
         part = 1.0 if self.variant == "code" else _log_ratio(p)
         u = draws * p * part
         value = a.sign() * total / draws * _exp_ratio(u) / part
