@@ -225,7 +225,7 @@ def nan(x: Tensor) -> Tensor:
         (Latent(decode=Same(), encode=nan), "encode gives NaN"),
         (Latent(decode=nn.Flatten(), encode=Same()), r"decode gives images of \(24,\); these are \(1, 4, 6\)"),
     ],
-    ids=lambda each: str(each)[:40],
+    ids=lambda each: each[:40] if isinstance(each, str) else type(each).__name__,
 )
 def test_what_cannot_be_attacked_is_refused(attack: Any, message: str) -> None:
     net = small_net()

@@ -15,7 +15,7 @@ from steelman.evaluation.battery import Battery
 from steelman.experiments.assess import assess
 from steelman.loading.subject import Subject
 from steelman.measures import accuracy, accuracy_of_any_draw, accuracy_of_one_draw, clean_accuracy, measures
-from steelman.networks import MLP, Filtered
+from steelman.networks import MLP, Filtered, MeanOfDraws
 from steelman.randomness import DRAWS, is_random
 
 
@@ -108,13 +108,18 @@ def test_a_battery_averages_what_reads_gradients_or_scores() -> None:
         "shared": UniversalPerturbation(eps=0.1),
         "prediction": PGD(eps=0.1, reference="prediction"),
     }
-    found = Battery(attacks=attacks, samples=4).averaged().attacks
+    model = Filtered(Noise(0.1), small_net())
+    found = Battery(attacks=attacks, samples=4).against(model).attacks
     assert found["PGD"] == EOT(PGD(eps=0.1), samples=4)
     assert found["two"] == EOT(attacks["two"], samples=4)
     assert found["early"] == EOT(WorstOf((PGD(eps=0.1), Square(eps=0.1, stop_early=False))), samples=4)
     assert found["prediction"] == EOT(PGD(eps=0.1), samples=4, reference="prediction")
     assert all(found[name] is attacks[name] for name in ("EOT", "noise", "HSJ", "shared"))
-    assert Battery(attacks=found, samples=4).averaged().attacks == found
+    assert Battery(attacks=found, samples=4).against(model).attacks == found
+    assert Battery(attacks=attacks).against(small_net()).attacks == attacks
+    means = Battery(attacks=attacks, samples=4).against(MeanOfDraws(model, 3)).attacks
+    assert means["PGD"] == attacks["PGD"]
+    assert means["early"] == WorstOf((PGD(eps=0.1), Square(eps=0.1, stop_early=False)))
 
 
 def test_an_evaluation_of_a_random_model_attacks_its_mean(tmp_path: Path) -> None:

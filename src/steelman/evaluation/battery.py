@@ -29,7 +29,9 @@ from steelman.attacks.core import Access, Attack, check_radii, check_radius
 from steelman.evaluation.probes.probe import Probe
 from steelman.losses import DLR, Margin
 from steelman.naming import nearest
+from steelman.networks.mean_of_draws import MeanOfDraws
 from steelman.norms import L0, L1, L2, Linf, Norm
+from steelman.randomness import is_random
 from steelman.ranges import Checked, Count
 
 PAPER = "paper:"
@@ -82,17 +84,17 @@ class Battery(Checked):
         for name, attack in (self.attacks | self.black_box).items():
             check_radii(attack, name)
 
-    def averaged(self) -> "Battery":
-        """The battery against a random model: attacks that read gradients or scores see the mean over `samples`, and do
-        not stop early.
+    def against(self, model: nn.Module) -> "Battery":
+        """The battery for a model; one that is random is attacked through the mean over `samples` draws, to the end.
 
-        Those that draw at random, have one answer for all images, are naive, or are or have an `EOT` themselves stay as
-        they are.
+        A `MeanOfDraws` answers with such a mean already. Attacks that draw at random, have one answer for all images,
+        are naive, or are or have an `EOT` themselves stay as they are.
         """
-        if self.samples == 1:
+        if not is_random(model):
             return self
+        samples = 1 if isinstance(model, MeanOfDraws) else self.samples
         attacks, black_box = (
-            {name: averaged(attack, self.samples) for name, attack in each.items()}
+            {name: averaged(attack, samples) for name, attack in each.items()}
             for each in (self.attacks, self.black_box)
         )
         return replace(self, attacks=attacks, black_box=black_box)

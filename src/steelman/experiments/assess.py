@@ -28,7 +28,6 @@ from steelman.loading.subject import Subject
 from steelman.networks.black_box import BlackBox, LogOfProbabilities
 from steelman.networks.preprocess import Preprocessed
 from steelman.norms import Norm
-from steelman.randomness import is_random
 from steelman.report.entry import Entry
 from steelman.report.gallery import Gallery
 from steelman.table.places import TABLE
@@ -97,7 +96,7 @@ def assess(subject: Subject, battery: Battery, found: Checkup | None = None, **h
     if found is not None:
         battery = battery.within(found.access)
     battery = battery.taking(subject.test.shape)
-    battery = battery.averaged() if is_random(subject.model) else battery
+    battery = battery.against(subject.model)
     return entry_of(subject, attacked(subject, battery, **how), battery.attacks, found)
 
 
@@ -132,7 +131,7 @@ def attacked(
         _refuse_more(folder, test)
     common: dict[str, Any] = {"folder": folder, "fresh": fresh, "executor": executor, "progress": progress}
     common |= {"seed": seed, "batch_size": batch_size}
-    battery = battery.averaged() if is_random(subject.model) else battery
+    battery = battery.against(subject.model)
     probes = [probe.setup(subject.training) for probe in battery.probes]
     table = evaluate(
         subject.model, test, battery.attacks, survivors_only=battery.survivors_only, probes=probes, **common

@@ -62,3 +62,5 @@ def _accept_bare(model: nn.Module, state: dict[str, Any], prefix: str, *_: objec
     if all(prefix + name in state for name in names):
         for name in names:
             state[f"{prefix}network.{name}"] = state.pop(prefix + name)
+        for name, value in model.filter.state_dict().items():  # the filter stays as it is
+            state.setdefault(f"{prefix}filter.{name}", value)

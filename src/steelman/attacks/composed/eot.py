@@ -52,6 +52,8 @@ def averaged(attack: Attack, samples: int) -> Attack:
     knows = not isinstance(attack, Naive) and attack.access != "decisions"
     if attack.chance or attack.shared or not knows or _has_eot(attack):
         return attack
+    if samples == 1:
+        return _to_the_end(attack)
     outer = {name: getattr(attack, name) for name in ("reference", "uint8", "precision", "box")}
     inner = _to_the_end(replace(attack, reference="label", uint8=False, precision="full"))
     return EOT(inner, samples, **outer)
