@@ -218,7 +218,15 @@ def test_a_written_recipe_tells_every_setting(tiny: Path):
     assert written["training"]["optimiser"] == {
         "kind": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "nesterov": False,
     }  # fmt: skip
-    assert set(written["evaluation"]) == {"attacks", "black_box", "images", "deep_defense", "survivors_only", "probes"}
+    assert set(written["evaluation"]) == {
+        "attacks",
+        "black_box",
+        "images",
+        "deep_defense",
+        "survivors_only",
+        "probes",
+        "samples",
+    }
     assert isinstance(load_recipe(tiny), Recipe)
     assert load_recipe(tiny).evaluation == Battery({"FGSM .1": FGSM(eps=0.1)})
 

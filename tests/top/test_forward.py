@@ -354,8 +354,11 @@ def test_a_battery_leaves_out_what_the_images_do_not_allow() -> None:
 
 COMPOSED = ("networks/filtered.py", "networks/preprocess.py", "networks/surgery.py", "networks/black_box.py")
 """Networks made of others, which are called through `Forward` as a whole."""
-OTHERS = ("adversaries/adversary.py", "experiments/run.py", "experiments/compare.py", "checkpoint.py", "papers/toy.py")
-"""A generator, functions that build a network, and a study of points in the plane with a network of its own."""
+OTHERS = (
+    *("adversaries/adversary.py", "experiments/run.py", "experiments/compare.py", "checkpoint.py", "papers/toy.py"),
+    *("defences/generative.py", "filters/reformer.py", "filters/defense_gan.py", "attacks/composed/latent.py"),
+)
+"""Generators and networks from images to images, functions that build a network, a study of points in the plane."""
 
 
 def test_no_other_code_calls_a_model() -> None:

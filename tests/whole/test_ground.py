@@ -17,6 +17,7 @@ from torch import nn
 
 import steelman
 import steelman.data
+import steelman.detectors
 import steelman.evaluation
 import steelman.networks
 from steelman import AWP, FGSM, PGD, Training, config, fit
@@ -267,6 +268,7 @@ def test_the_index_names_what_there_is():
     assert {item.name for item in methods()} - shown == set()
     assert sources - {"Source"} - shown == set()
     known = {*steelman.__all__, *steelman.evaluation.__all__, *vars(steelman.data), *vars(steelman.networks)}
+    known |= {*steelman.detectors.__all__}
     assert shown - known == set(), "named, but not there"
 
 

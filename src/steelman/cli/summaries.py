@@ -64,14 +64,22 @@ def _lineage(module: str, name: str) -> set[str]:
     return {name}.union(*(_lineage(*parent) for parent in _parents(module, name)))
 
 
+def _order(module: str, name: str) -> list[tuple[str, str]]:
+    """A class and all that it is derived from, in the order in which Python looks for attributes."""
+    walked = [(module, name), *(place for parent in _parents(module, name) for place in _order(*parent))]
+    return [place for at, place in enumerate(walked) if place not in walked[at + 1 :]]
+
+
 def _abstract(module: str, name: str) -> set[str]:
     """The names that a class still has to define."""
-    missing: set[str] = set().union(*(_abstract(*parent) for parent in _parents(module, name)))
-    for node in _class(module, name).body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            is_abstract = any("abstractmethod" in ast.unparse(each) for each in node.decorator_list)
-            missing = missing | {node.name} if is_abstract else missing - {node.name}
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            missing -= {ast.unparse(target) for target in targets}
-    return missing
+    missing: dict[str, bool] = {}
+    for place in _order(module, name):
+        for node in _class(*place).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                is_abstract = any("abstractmethod" in ast.unparse(each) for each in node.decorator_list)
+                missing.setdefault(node.name, is_abstract)
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                for target in targets:
+                    missing.setdefault(ast.unparse(target), False)
+    return {name for name, is_abstract in missing.items() if is_abstract}
