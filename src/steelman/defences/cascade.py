@@ -47,9 +47,8 @@ class Cascade(Adversarial):
     Paper and code: the code's batches have 64 images, of which exactly half are stored ones, as the centre of the image
     instead of a random crop; here a coin is tossed for each image, and a version is cropped as its image is. The code
     takes the least likely of all classes. As there, both halves go through the network together, so batch
-    normalisation sees one batch of both. With "detach" the weights do not descend any loss, since z(x) moves with them:
-    on MNIST with eps .3, a LeNet-5 at the rate .01 diverged within 40 batches; with "code", or a tenth of the
-    similarity, it did not.
+    normalisation sees one batch of both. With "detach" the weights do not descend any loss, since z(x) moves with them,
+    and training may diverge; "code", or less similarity, is then the remedy.
 
     It is broken by plain `PGD` with many steps: on CIFAR-10, 15 % are printed at .015 (Athalye, Carlini and Wagner).
 

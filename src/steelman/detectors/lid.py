@@ -39,7 +39,7 @@ class LID(Detector):
     twin is, and drop the nearest. An image of unknown origin has no twin among the references, so none is dropped here.
     The last term of the sum is log 1 = 0, and k still counts it, as in the code.
 
-    Broken by: an attack with a confidence that never heard of LID (`Naive` of PGD on the margin), whose
+    Broken by: an attack with a confidence that does not know of LID (`Naive` of PGD on the margin), whose
     images look normal; and one that sees the score, as every attack on `Rejecting` does.
     Cost: a forward pass of the references besides that of the images, and the distances; `fit` runs the attacks.
     Reference: Xingjun Ma, Bo Li, Yisen Wang, Sarah M. Erfani, Sudanthi Wijewickrema, Grant Schoenebeck, Dawn Song,

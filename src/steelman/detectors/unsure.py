@@ -1,4 +1,4 @@
-"""Detectors without a model of their own: how sure the network is, and how much a filter changes its mind."""
+"""Detectors without a model of their own: how sure the network is, and how much a filter changes its answer."""
 
 from torch import nn
 from torch.nn.functional import log_softmax

@@ -36,7 +36,7 @@ class JPEG(nn.Module):
     Attack with both, and judge by the worst: neither is stronger for all networks.
 
     Broken by: PGD through either stand-in (BPDA).
-    Cost: about a millisecond for an image of 32 x 32; backwards some matrix products.
+    Cost: a file written and read by Pillow for each image; backwards some matrix products.
     Reference: Chuan Guo, Mayank Rana, Moustapha Cisse and Laurens van der Maaten, "Countering adversarial images using
     input transformations", ICLR 2018, section 4.2; broken in Anish Athalye, Nicholas Carlini and David Wagner,
     "Obfuscated gradients give a false sense of security", ICML 2018, section 5.2.

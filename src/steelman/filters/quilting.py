@@ -14,7 +14,7 @@ AT_ONCE = 2**22
 
 
 class Quilting(nn.Module):
-    """Each patch of an image replaced by one of its nearest among patches of training images, and sewn together.
+    """Each patch of an image replaced by one of its nearest among patches of training images, and joined.
 
     Patches of `size` x `size` stand `size` - `overlap` apart, the last ones flush with the border. Each becomes one of
     its `neighbours` nearest in L2, drawn uniformly for each image and call. Where two overlap, they meet along the path
