@@ -1,0 +1,1 @@
+"""Attacks made for one model: what is suspected is attacked around."""
