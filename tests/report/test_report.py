@@ -75,14 +75,15 @@ def test_the_verdict_names_the_best_within_the_strongest_threat():
     assert {name: share.value for name, share in found.ranking} == pytest.approx(stands)
     assert found.ranking[0][0] == BEST
     kept = f"{100 * stands[BEST]:.1f} %"
-    assert found.finding.startswith(f"{BEST} is the most robust: it keeps {kept} of the images right")
+    assert found.finding.startswith(f"{BEST} has the highest number: {kept} of the images right within Linf 0.1, and ")
+    assert f"Not established: {BEST}" in found.finding  # the check-up warns
     ((name, pair),) = found.against
     assert name == "Plain <b>"
     assert pair.difference.value == pytest.approx(stands[BEST] - stands[name])
     assert f"60 images of {Digits().load('test').name}, 4 attacks." in found.tried
     assert any("upper bounds" in line for line in found.limits)
-    assert found.cautions == (f"The check-up of {BEST} warns: gradients: one in three is zero.",)
-    assert found.sentence == f"{found.cautions[0]} {found.finding}"
+    assert f"{BEST}: The check-up warns: gradients: one in three is zero." in found.limits
+    assert found.sentence == found.finding
 
 
 def test_a_single_attack_at_another_radius_does_not_decide():
@@ -103,7 +104,7 @@ def test_the_verdict_reports_chance_and_that_no_bounded_attack_was_run():
     same = verdict([second, replace(second, name="Twin")])
     assert "differ no more than by chance (exact McNemar p = 1), so their order is not settled" in same.sentence
     minimal = replace(second, evaluation=second.evaluation.only(["clean", "DeepFool()"]))
-    assert verdict([minimal]).finding.startswith("No bounded attack was run")
+    assert verdict([minimal]).finding.startswith("Not established: no attack with a radius was run.")
     assert verdict([minimal]).ranking == verdict([minimal]).against == ()
     assert "most robust" not in verdict([second]).sentence
 
@@ -236,12 +237,12 @@ def test_a_page_is_written_of_whatever_there_is(case):
     json = re.findall(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)
     assert all("NaN" not in each and "Infinity" not in each for each in json)
     sentence = {
-        "nothing but unattacked images": "No bounded attack was run",
-        "no bounded attack": "No bounded attack was run",
-        "no image right": "keeps no image right",
-        "nothing broken": "keeps 100.0\u00a0% of the images right",
+        "nothing but unattacked images": "no attack with a radius was run.",
+        "no bounded attack": "no attack with a radius was run.",
+        "no image right": ">Does not classify<",
+        "nothing broken": "attacks left 100.0\u00a0% [",
     }
-    assert sentence.get(case, "of the images right") in text
+    assert sentence.get(case, " images right within ") in text
     assert '<section id="gallery"' not in text
     assert ('<section id="waterfall"' in text) == (case not in ("nothing but unattacked images", "no bounded attack"))
 

@@ -1,4 +1,4 @@
-"""What a verdict says first: models that do not classify, missing classes, warnings; and how to ask what is open."""
+"""What else a verdict says: models that do not classify, missing classes, warnings; and how to ask what is open."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,6 +17,7 @@ from steelman.measures.chance import above_chance, chance_level, more_hits
 from steelman.norms import Linf
 from steelman.report import Document, Entry, report_markdown, report_page, results
 from steelman.report.signs import command, signs_of
+from steelman.report.verdicts import Verdict
 from steelman.table.records import Provenance
 from steelman.table.table import Evaluation
 
@@ -35,8 +36,12 @@ def table(label: list[int], clean: list[int], classes: int | None = None, **abou
     return table_of(rows, classes=names, **about)
 
 
+def judged(label: list[int], clean: list[int], classes: int | None = None) -> Verdict:
+    return Document([Entry("m", table(label, clean, classes))]).verdict
+
+
 def cautions(label: list[int], clean: list[int], classes: int | None = None) -> tuple[str, ...]:
-    return Document([Entry("m", table(label, clean, classes))]).verdict.cautions
+    return judged(label, clean, classes).cautions
 
 
 LABELS = [image % 10 for image in range(200)]
@@ -49,27 +54,25 @@ def right_on(share: float) -> list[int]:
 @pytest.mark.parametrize(("share", "said"), [(0.05, True), (0.1, True), (0.13, True), (0.16, False), (0.9, False)])
 def test_a_model_at_chance_does_not_classify(share: float, said: bool) -> None:
     """At 10 classes and 200 images, 13 % may be chance (p = .10), 16 % is not."""
-    found = cautions(LABELS, right_on(share), 10)
-    assert bool(found) == said
+    found = judged(LABELS, right_on(share), 10)
+    assert (found.answer == "does not classify") == said
     if said:
-        assert found[0].startswith(
-            f"m does not classify: {100 * share:.1f} % of 200 images are right unattacked, which"
-        )
+        start = f"Does not classify: {100 * share:.1f} % of 200 images are right unattacked, which is not above chance"
+        assert found.finding.startswith(start)
 
 
 def test_a_constant_model_is_named_also_where_one_class_is_frequent() -> None:
-    (found,) = cautions(LABELS, [3] * 200, 10)
-    assert found.startswith("m does not classify: class 3 is predicted for every image, and 10.0 % of 200 images")
+    found = judged(LABELS, [3] * 200, 10).finding
+    assert found.startswith("Does not classify: class 3 is predicted for every image, and 10.0 % of 200 images")
     unequal = [0] * 180 + [1] * 20
-    (found,) = cautions(unequal, [0] * 200, 2)
+    found = judged(unequal, [0] * 200, 2).finding
     assert "class 0 is predicted for every image, and 90.0 %" in found
     assert "not above chance (90.0 %" in found
-    assert cautions(unequal, [0] * 178 + [1] * 22, 2) == ()
+    assert judged(unequal, [0] * 178 + [1] * 22, 2).answer == "not established"
 
 
 def test_few_images_show_nothing_about_chance() -> None:
-    assert cautions([0, 1], [1, 0], 2) == ()
-    assert cautions([0, 1, 2], [0, 1, 2], 3) == ()
+    assert judged([0, 1], [1, 0], 2).answer == judged([0, 1, 2], [0, 1, 2], 3).answer == "not established"
 
 
 def test_classes_without_an_image_are_named() -> None:
@@ -98,15 +101,20 @@ def test_every_warning_is_in_the_first_sentences_of_page_markdown_and_json() -> 
     entry = replace(entry, checkup=warned)
     document = Document([entry])
     found = document.verdict
-    assert len(found.cautions) == 2
-    assert found.cautions[1] == "The check-up of m warns: b: two; c: x < y."
-    assert found.sentence == " ".join([*found.cautions, found.finding])
+    said = ("Does not classify: 10.0 %", "The check-up warns: b: two; c: x < y.")
+    assert all(each in found.finding for each in said)
+    assert found.sentence == found.finding
     assert found.tried[0] == "200 images, a sample by class of 999 (seed 0), 1 attack."
-    text, page = report_markdown(document), report_page(document)
-    for said in (text, page.replace("\u00a0", " ")):
-        assert 0 < said.index("m does not classify") < said.index("The check-up of m warns") < said.index("m keeps")
+    assert all(each.replace("<", r"\<") in report_markdown(document) for each in said)
+    page = report_page(document).replace("\u00a0", " ")
+    assert (
+        0
+        < page.index(">Does not classify<")
+        < page.index("10.0 % of 200")
+        < page.index("The check-up warns: b: two; c: x &lt;")
+    )
     told = results(document)
-    assert told["verdict"]["sentence"].startswith("m does not classify")
+    assert told["verdict"]["answer"] == told["verdict"]["answers"][0]["answer"] == "does not classify"
     assert told["models"]["m"]["about"]["sample"] == {"images": 200, "of": 999, "seed": 0, "rule": "by class"}
 
 

@@ -1,18 +1,20 @@
 """The command. Each verb is a few lines over the library, which is imported only once a verb begins."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from steelman.cli.options import (
     AccessName,
+    Adaptive,
     BatteryName,
     Changes,
     DataDir,
     DataName,
     Eps,
     EpsRefOf,
+    Explain,
     Images,
     Mean,
     NetworkName,
@@ -24,6 +26,7 @@ from steelman.cli.options import (
     Scale,
     Std,
     SubjectName,
+    Surrogates,
     SurvivorsOnly,
     Trust,
     Workers,
@@ -127,6 +130,9 @@ def evaluate(
     mean: Mean = None,
     std: Std = None,
     access: AccessName = None,
+    adaptive: Adaptive = "auto",
+    surrogate: Surrogates = None,
+    explain: Explain = False,
     eps_ref_of: EpsRefOf = None,
     seed: Annotated[int, typer.Option(help="Seed of the attacks' noise.")] = 0,
     workers: Workers = 1,
@@ -139,17 +145,18 @@ def evaluate(
     mlflow: Annotated[bool, typer.Option("--mlflow", help="Also log measures and report to MLflow.")] = False,
     trust: Trust = None,
 ) -> None:
-    """Attack any model with a battery of attacks: a table, measures with intervals, curves and report.html.
+    """Attack any model with a battery of attacks: a verdict, a table, measures with intervals, curves and report.html.
 
-    A check-up of the model comes first. An existing table is extended, and nothing is attacked twice. The same call
-    resumes an evaluation that was stopped.
+    A check-up of the model comes first. Where it or the table gives reason to doubt the gradients, attacks that are
+    made for this model follow. An existing table is extended, and nothing is attacked twice. The same call resumes an
+    evaluation that was stopped.
     """
     from contextlib import nullcontext
 
     from rich.console import Console
 
-    from steelman.experiments.assess import assess, battery_of, look, reference_of
-    from steelman.experiments.opening import open_subject
+    from steelman.experiments.assess import asked_of, assess, battery_of, look, reference_of
+    from steelman.experiments.opening import open_subject, open_surrogates
     from steelman.experiments.run import Run
     from steelman.files import REPORT, working_in, writable
     from steelman.report.document import Document
@@ -159,6 +166,8 @@ def evaluate(
 
     opened = open_subject(subject, data=data, data_dir=data_dir, network=network, mean=mean, std=std, norm=norm)
     chosen = battery_of(opened, battery, norm, eps, survivors_only)
+    wanted: dict[str, Any] = {"asked": asked_of(opened, battery, norm, eps), "adaptive": adaptive}
+    wanted["surrogates"] = open_surrogates(surrogate or (), data, data_dir)
     results = folder or opened.results
     names = [name for name, wanted in (("tensorboard", tensorboard), ("mlflow", mlflow)) if wanted]
     writable(results, REPORT)
@@ -169,7 +178,7 @@ def evaluate(
         how = {"folder": results, "images": images, "eps_ref": eps_ref, "seed": seed, "batch_size": batch_size}
         try:
             with several(workers) or nullcontext() as executor:
-                entry = assess(opened, chosen, found, executor=executor, fresh=fresh, **how)
+                entry = assess(opened, chosen, found, **wanted, executor=executor, fresh=fresh, **how)
         except KeyboardInterrupt as error:
             again = "--fresh begins again" if fresh else "the same call resumes it"
             raise KeyboardInterrupt(f"evaluation was interrupted; {again}") from error

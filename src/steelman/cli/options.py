@@ -31,6 +31,11 @@ def access(text: str) -> str:
     return _one_of(text, ("gradients", "scores", "decisions"))
 
 
+def when(text: str) -> str:
+    """When adaptive attacks are run."""
+    return _one_of(text, ("auto", "always", "never"))
+
+
 def shape(text: str) -> str:
     """The shape of a paper's table, by its name."""
     from steelman.report.papers import SHAPES
@@ -133,6 +138,23 @@ AccessName: TypeAlias = Annotated[
         metavar="ACCESS",
         help="What attacks may see: gradients, scores or decisions; default: all that the model gives.",
     ),
+]
+Adaptive: TypeAlias = Annotated[
+    Any,
+    typer.Option(
+        parser=when,
+        metavar="WHEN",
+        help="Attacks made for this model: auto, where the check-up or the table gives cause for doubt; always; never.",
+    ),
+]
+Surrogates: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--surrogate", metavar="MODEL", help="Adaptive attacks also transfer from this model; may be repeated."
+    ),
+]
+Explain: TypeAlias = Annotated[
+    bool, typer.Option("--explain", help="Print Python that repeats the adaptive attacks, and what they assumed.")
 ]
 EpsRefOf: TypeAlias = Annotated[
     Path | None, typer.Option(help="Take Deep Defense's eps_ref from this run's model instead of the model itself.")

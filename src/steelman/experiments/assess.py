@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from steelman.checkup.labels import Known
 from steelman.classes import Unresolved
 from steelman.data.dataset import Dataset
 from steelman.data.sample import sampled
-from steelman.evaluation.battery import Battery, named_battery
+from steelman.evaluation.battery import BUILT, Battery, default_radius, named_battery
 from steelman.evaluation.eps_ref import reference_attacks, reference_epsilon
 from steelman.evaluation.evaluation import evaluate
 from steelman.evaluation.store import PARTS
@@ -27,11 +27,18 @@ from steelman.forward import answer_of, are_probabilities
 from steelman.loading.subject import Subject
 from steelman.networks.black_box import BlackBox, LogOfProbabilities
 from steelman.networks.preprocess import Preprocessed
-from steelman.norms import Norm
+from steelman.norms import L0, NORMS, Linf, Norm
+from steelman.report.document import Document
 from steelman.report.entry import Entry
 from steelman.report.gallery import Gallery
 from steelman.table.places import TABLE
 from steelman.table.table import Evaluation
+from steelman.types import Model
+
+When: TypeAlias = Literal["auto", "always", "never"]
+
+ADAPTED_ON = 500
+"""At most so many images on which an adaptive attack is made."""
 
 RANK: tuple[Access, ...] = ("decisions", "scores", "gradients")
 
@@ -82,13 +89,26 @@ def _answer(subject: Subject) -> Tensor:
             ) from error
 
 
-def assess(subject: Subject, battery: Battery, found: Checkup | None = None, **how: Any) -> Entry:
-    """Run a battery, extend the table, draw the gallery: all that a report says of one model.
+def assess(
+    subject: Subject,
+    battery: Battery,
+    found: Checkup | None = None,
+    *,
+    asked: tuple[str, float] | None = None,
+    adaptive: When = "auto",
+    surrogates: Mapping[str, Model] | None = None,
+    **how: Any,
+) -> Entry:
+    """Run a battery, extend the table, attack what is suspected, draw the gallery: all that a report says of one model.
 
-    subject  as `look` returns it
-    battery  of which everything is run that the model's access allows
-    found    the check-up
-    how      as for `attacked`
+    subject   as `look` returns it
+    battery   of which everything is run that the model's access allows
+    found     the check-up
+    asked     the norm and radius that the verdict is of; default: the strongest in the table
+    adaptive  "auto": attacks of the room `adaptive` are added to the table where the check-up warns, a sign of masked
+              gradients is present, or the model gives no gradient. "always", "never"
+    surrogates  models by name, from which adaptive attacks transfer
+    how       as for `attacked`
 
     Raises:
         ValueError: the model's access allows nothing of the battery; as for `attacked`.
@@ -97,7 +117,46 @@ def assess(subject: Subject, battery: Battery, found: Checkup | None = None, **h
         battery = battery.within(found.access)
     battery = battery.taking(subject.test.shape)
     battery = battery.against(subject.model)
-    return entry_of(subject, attacked(subject, battery, **how), battery.attacks, found)
+    tables = attacked(subject, battery, **how)
+    entry = replace(entry_of(subject, tables, battery.attacks, found), asked=asked)
+    if adaptive == "never":
+        return entry
+    (answer,) = Document([entry]).verdict.answers
+    if answer.threat is None or answer.word == "does not classify" or not (answer.suspected or adaptive == "always"):
+        return entry
+    return _adapted(subject, entry, answer.threat, surrogates or {}, **{"images": battery.images, **_given(how)})
+
+
+def _given(how: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in how.items() if value is not None and name not in ("eps_ref", "fresh")}
+
+
+def _adapted(
+    subject: Subject,
+    entry: Entry,
+    threat: tuple[str, float],
+    surrogates: Mapping[str, Model],
+    *,
+    images: int | None = None,
+    folder: Path | None = None,
+    seed: int = 0,
+    **how: Any,
+) -> Entry:
+    """The entry with the rows of the adaptive attacks of a norm and radius, and the Python that repeats these."""
+    from steelman.adaptive import adaptation
+
+    test = subject.sample(images)
+    few = sampled(test, ADAPTED_ON)
+    batch = next(few.batches([torch.arange(len(few))]))
+    access = "gradients" if entry.checkup is None else entry.checkup.access
+    made = adaptation(
+        subject.model, batch.x, batch.y, NORMS[threat[0]], threat[1], surrogates=surrogates, access=access, seed=seed
+    )
+    known = entry.evaluation if folder is None else None
+    table = evaluate(
+        subject.model, test, made.attacks, survivors_only=True, known=known, folder=folder, seed=seed, **how
+    )
+    return replace(entry, evaluation=table, explained=made.code)
 
 
 def attacked(
@@ -187,6 +246,17 @@ def battery_of(
             raise ValueError(f"{subject.name}: {each.problem}; or give another --battery, such as quick")
     chosen = chosen.with_generators(subject.generator)
     return chosen if survivors_only is None else replace(chosen, survivors_only=survivors_only)
+
+
+def asked_of(
+    subject: Subject, named: str | None = None, norm: Norm | None = None, eps: float | None = None
+) -> tuple[str, float] | None:
+    """The norm and radius that a named battery has, or that were given; None where there is no single one."""
+    name = named or ("quick" if subject.battery is None else None)
+    if name in BUILT:
+        norm = norm or Linf
+        return None if norm is L0 else (repr(norm), default_radius(subject.data, norm) if eps is None else eps)
+    return None
 
 
 def reference_of(subject: Subject, images: int | None = None) -> float:

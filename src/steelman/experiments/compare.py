@@ -48,8 +48,8 @@ class Compared:
     @property
     def shown(self) -> list[PaperTable | str]:
         """What a terminal shows: tables, and the first model against the others in sentences."""
-        about = self.document
-        found = [*about.verdict.cautions, about.table, *map(str, about.main_pairs), *about.transfer_tables]
+        about, verdict = self.document, self.document.verdict
+        found = [verdict.finding, *verdict.cautions, about.table, *map(str, about.main_pairs), *about.transfer_tables]
         return [*found, about.black_box] if about.black_box else found
 
 
@@ -122,7 +122,8 @@ def _left(folder: Path) -> Entry:
 
 def _from_json(name: str, model: Mapping[str, Any], tables: Mapping[str, Evaluation]) -> Entry:
     checkup, recipe = model["checkup"], model["recipe"] or ""
-    if not isinstance(recipe, str) or not all(isinstance(each, str) for each in (name, *model["info"].values())):
+    asked, explained = model.get("asked"), model.get("explained") or ""  # older documents lack them
+    if not all(isinstance(each, str) for each in (name, recipe, explained, *model["info"].values())):
         raise TypeError("names, recipe and info are texts")
     return Entry(
         name=name,
@@ -132,12 +133,17 @@ def _from_json(name: str, model: Mapping[str, Any], tables: Mapping[str, Evaluat
         checkup=None if checkup is None else Checkup.of(checkup),
         recipe=recipe,
         preprocessed=tables.get("preprocessed"),
+        asked=None if asked is None else (asked["norm"], float(asked["eps"])),
+        explained=explained,
     )
 
 
 def _with_checkup(entry: Entry, run: Run) -> Entry:
-    """With the check-up of the evaluation."""
-    return replace(entry, checkup=_left(run.results).checkup) if (run.results / RESULTS).is_file() else entry
+    """With the check-up of the evaluation, and the radius that it was asked for."""
+    if not (run.results / RESULTS).is_file():
+        return entry
+    left = _left(run.results)
+    return replace(entry, checkup=left.checkup, asked=left.asked, explained=left.explained)
 
 
 def _transfers(

@@ -96,6 +96,17 @@ def open_subject(
     )
 
 
+def open_surrogates(names: Sequence[str], data: str | None, data_dir: Path | None) -> dict[str, nn.Module]:
+    """Models by name from which attacks transfer: runs, and others as for `open_subject` on the data that is evaluated.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: as `open_subject`.
+    """
+    return {
+        each: open_subject(each, data=None if Path(each).is_dir() else data, data_dir=data_dir).model for each in names
+    }
+
+
 def _filled(path: Path, network: str | None, like: Dataset) -> nn.Module:
     state = read_state(path)
     if network is None:

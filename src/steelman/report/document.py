@@ -18,21 +18,13 @@ from steelman.measures.rows import rows
 from steelman.measures.transfer import Transfer, black_box_table, transfer_table
 from steelman.measures.waterfalls import Waterfall, waterfall
 from steelman.norms import NORMS
+from steelman.report.answers import Threat, threat_name
 from steelman.report.charts import Chart, Curves, charts_of, curves_of
 from steelman.report.entry import Entry, comparable, measured
 from steelman.report.papers import Shape, shaped
 from steelman.report.plots import Picture, pictures_of
 from steelman.report.signs import signs_of
-from steelman.report.verdicts import (
-    ModelPair,
-    Threat,
-    Verdict,
-    judged,
-    listed,
-    model_pairs,
-    shared_shares,
-    threat_name,
-)
+from steelman.report.verdicts import ModelPair, Verdict, judged, listed, model_pairs, shared_shares
 from steelman.table.records import Provenance, Record
 
 SOFTWARE = """@software{{steelman,

@@ -28,6 +28,8 @@ class Entry:
     recipe      the recipe as TOML, where the model has one
     preprocessed  its table behind the preprocessing, where it has one beside that in pixels
     again       the command that evaluates it, `steelman evaluate RUN`, where it is a run
+    asked       the norm and radius that were asked for, which the verdict is of
+    explained   Python that repeats the adaptive attacks, where there were any
     """
 
     name: str
@@ -39,6 +41,8 @@ class Entry:
     recipe: str = ""
     preprocessed: Evaluation | None = None
     again: str = ""
+    asked: tuple[str, float] | None = None
+    explained: str = ""
 
     @cached_property
     def spaces(self) -> dict[str, Evaluation]:

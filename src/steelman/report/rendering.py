@@ -15,12 +15,13 @@ from steelman.files import sha256
 from steelman.measures import Measure, clean_accuracy
 from steelman.measures.all_measures import explained
 from steelman.measures.paper_table import SYMBOLS, md
+from steelman.report.answers import threat_name
 from steelman.report.document import Document, evaluated
 from steelman.report.gallery import cards
 from steelman.report.labels import headed
 from steelman.report.pictures import readable
 from steelman.report.plots import PALETTE
-from steelman.report.verdicts import listed, threat_name
+from steelman.report.verdicts import listed
 
 if TYPE_CHECKING:
     import jinja2
@@ -97,7 +98,8 @@ def _glance(document: Document) -> dict[str, Any]:
         ]
         for entry in document.entries
     }
-    return {"columns": list(columns), "rows": rows}
+    answers = {each.model: each.word for each in document.verdict.answers}
+    return {"columns": list(columns), "rows": rows, "answers": answers}
 
 
 def _groups(document: Document) -> dict[str, list[dict[str, Any]]]:

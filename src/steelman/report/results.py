@@ -12,6 +12,7 @@ import numpy as np
 
 from steelman.measures.curves import attacked_norms
 from steelman.measures.transfer import Transfer
+from steelman.report.answers import Answer
 from steelman.report.document import AttackRun, Document
 from steelman.report.entry import Entry
 
@@ -35,7 +36,9 @@ def results(document: Document) -> dict[str, Any]:
             "steelman": version("steelman"),
             "date": document.on,
             "verdict": {
+                "answer": verdict.answer,
                 "sentence": verdict.sentence,
+                "answers": list(map(_answer, verdict.answers)),
                 "cautions": verdict.cautions,
                 "attack": verdict.attack,
                 "ranking": [{"model": name, **asdict(each)} for name, each in verdict.ranking],
@@ -74,6 +77,21 @@ def _model(entry: Entry, document: Document) -> dict[str, Any]:
         "checkup": None if entry.checkup is None else entry.checkup.plain(),
         "training": [dict(line) for line in entry.log],
         "signs": list(map(asdict, document.signs[entry.name])),
+        "asked": None if entry.asked is None else dict(zip(("norm", "eps"), entry.asked, strict=True)),
+        "explained": entry.explained or None,
+    }
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    measures = {name: getattr(answer, name) for name in ("robust", "before", "clean")}
+    return {
+        "model": answer.model,
+        "answer": answer.word,
+        "sentence": answer.sentence,
+        "norm": None if answer.threat is None else answer.threat[0],
+        "eps": None if answer.threat is None else answer.threat[1],
+        **{name: None if each is None else asdict(each) for name, each in measures.items()},
+        **{name: getattr(answer, name) for name in ("doubts", "evidence", "broken_by")},
     }
 
 

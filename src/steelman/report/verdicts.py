@@ -1,44 +1,49 @@
-"""The first sentences of a report: what is known before any number, the verdict, what was tried, and its limits."""
+"""The first sentences of a report: each model's answer, their ranking, what was tried, and its limits."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
-from steelman.measures import Measure, Paired, Unmeasured, clean_accuracy, paired, robust_accuracy
+from steelman.measures import Measure, Paired, Unmeasured, paired, robust_accuracy
 from steelman.measures.accuracies import threats
-from steelman.measures.chance import LEVEL, above_chance, chance_level
+from steelman.measures.chance import LEVEL
 from steelman.measures.masking import Sign
 from steelman.measures.rows import rows
 from steelman.norms import NORMS
+from steelman.report.answers import ADAPTIVE, WORDS, Answer, Threat, Word, adaptive_attacks, answer_of, threat_name
 from steelman.report.entry import Entry
 from steelman.table.records import CLEAN
+from steelman.table.table import Evaluation
 
 NAMED = 10
 """At most so many missing classes are named."""
 
-Threat = tuple[str, float]
-"""A norm and a radius."""
+Ranking: TypeAlias = Sequence[tuple[str, Measure]]
+"""Models, best first, with their robust accuracies."""
 Shares = Mapping[Threat, Mapping[str, Measure]]
 """By threat and model, the robust accuracy."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The strongest threat model under which all models were attacked, and their ranking under it, in sentences.
+    """One threat model under which all models were attacked: each one's answer and their ranking, in sentences.
 
-    cautions  what has to be known before any number: a model that does not classify, missing classes, warnings
-    finding   what was found
+    answers   what is known of each model, in the order of the report
+    finding   the answer of a single model, or the ranking of several with their answers
+    cautions  what else has to be known: classes without images, predictions of classes that the data do not have
     attack    the norm and radius; empty where there is none
     ranking   by model, best first, the robust accuracy within that radius
     against   the best against each other model on the same images, at this threat; empty where these are not the same
     tried     the attacks that were run
-    limits    what the numbers do not show, and what speaks against them
+    limits    what the numbers do not show, and what speaks for and against them
     """
 
-    cautions: tuple[str, ...]
+    answers: tuple[Answer, ...]
     finding: str
+    cautions: tuple[str, ...]
     attack: str
     ranking: tuple[tuple[str, Measure], ...]
     against: tuple[tuple[str, Paired], ...]
@@ -46,15 +51,32 @@ class Verdict:
     limits: tuple[str, ...]
 
     @property
+    def answer(self) -> Word:
+        """Of the first of the ranking, or of the only model."""
+        first = self.ranking[0][0] if self.ranking else self.answers[0].model
+        return next(each.word for each in self.answers if each.model == first)
+
+    @property
+    def heading(self) -> str:
+        """The answer of a single model."""
+        return self.answers[0].heading if len(self.answers) == 1 else ""
+
+    @property
+    def body(self) -> str:
+        """What was found, without the heading."""
+        return self.answers[0].body if len(self.answers) == 1 else self.finding
+
+    @property
     def sentence(self) -> str:
-        """The whole verdict: the cautions, then what was found."""
-        return " ".join([*self.cautions, self.finding])
+        """The whole verdict: what was found, then the cautions."""
+        return " ".join([self.finding, *self.cautions])
 
     def text(self, width: int) -> str:
         """The verdict for a terminal of so many columns; a number and its unit stay on one line."""
         from textwrap import fill
 
-        joined = (line.replace(" %", "\u00a0%") for line in (*self.cautions, self.finding))
+        evidence = [line for each in self.answers for line in each.evidence] if len(self.answers) == 1 else []
+        joined = (line.replace(" %", "\u00a0%") for line in (self.finding, *self.cautions, *evidence))
         return "\n".join(fill(line, width) for line in joined).replace("\u00a0", " ")
 
 
@@ -73,46 +95,65 @@ class ModelPair:
 def judged(entries: Sequence[Entry], shares: Shares, signs: Mapping[str, Sequence[Sign]]) -> Verdict:
     """The verdict on entries that are comparable, from their `shared_shares` and their signs of masked gradients.
 
-    An image is robust within a radius if no attack in the table found an adversarial image inside it. The strongest
-    threat is the one with the lowest mean robust accuracy, among those under which any model keeps an image right; one
-    at which a single attack was run counts only where that holds for all.
+    An image is robust within a radius if no attack in the table found an adversarial image inside it. The threat is the
+    one that was asked for, where that is the same for all; else the strongest: the one with the lowest mean robust
+    accuracy, among those under which any model keeps an image right; one at which a single attack was run counts only
+    where that holds for all. Each model's answer follows the rules of `answer_of`.
     """
-    cautions, tried, limits = _cautions(entries), _tried(entries), _limits(entries, signs)
-    strongest = _strongest(entries, shares)
-    if strongest is None:
+    cautions, tried = _cautions(entries), _tried(entries)
+    chosen = _asked(entries, shares) or _strongest(entries, shares)
+    threat = None if chosen is None else chosen[0]
+    answers = tuple(answer_of(entry, signs[entry.name], threat) for entry in entries)
+    limits = _limits(entries, answers)
+    if chosen is None or threat is None:
         finding = "No bounded attack was run on all of these models, so none can be called robust."
-        if len(entries) == 1:
-            finding = "No bounded attack was run, so the robust accuracy is not known."
-        return Verdict(cautions, finding, "", (), (), tried, limits)
-    (norm, eps), ranking = strongest
-    threat = threat_name(norm, eps)
+        finding = answers[0].sentence if len(entries) == 1 else finding
+        return Verdict(answers, finding, cautions, "", (), (), tried, limits)
     tables = {entry.name: entry.evaluation for entry in entries}
-    clean = {name: clean_accuracy(table) for name, table in tables.items()}
+    ranking = chosen[1]
     (name, best), *others = ranking
     against: tuple[tuple[str, Paired], ...] = ()
-    with suppress(ValueError):  # not the same attacks
-        against = tuple((other, paired(tables[name], tables[other], (NORMS[norm], eps))) for other, _ in others)
+    if not any(adaptive_attacks(table, threat) for table in tables.values()):  # these are of one model alone
+        with suppress(ValueError):  # not the same attacks
+            norm, eps = threat
+            against = tuple((other, paired(tables[name], tables[other], (NORMS[norm], eps))) for other, _ in others)
+    order = _unsettled(name, *others[0], best, dict(against).get(others[0][0])) if others else ""
+    finding = _ranked(answers, ranking, threat, order) if others else answers[0].sentence
+    return Verdict(answers, finding, cautions, threat_name(*threat), ranking, against, tried, limits)
+
+
+def _ranked(answers: Sequence[Answer], ranking: Ranking, threat: Threat, order: str) -> str:
+    """Several models from the best to the worst, and which of their numbers are supported."""
+    by_name = {each.model: each for each in answers}
+    (name, best), *others = ranking
+    clean = {each: _share(by_name[each].clean) for each in by_name}
     if best.value == 0:
-        which, keeps = (name, "keeps no image right") if not others else ("No model", "keeps a single image right")
-        unattacked = ", ".join(f"{_share(clean[each])}" + (f" ({each})" if others else "") for each, _ in ranking)
-        finding = f"{which} {keeps} within {threat}; unattacked: {unattacked}."
-        return Verdict(cautions, finding, threat, ranking, against, tried, limits)
-    first = "is the most robust: it " if others else ""
-    finding = (
-        f"{name} {first}keeps {_share(best)} of the images right within {threat}, "
-        f"and has {_share(clean[name])} right unattacked."
-    )
-    if others:
-        named, more = (others, []) if len(others) < 5 else (others[:3], others[3:])
-        rest = [f"{other} keeps {_share(value)} (unattacked {_share(clean[other])})" for other, value in named]
+        unattacked = ", ".join(f"{clean[each]} ({each})" for each, _ in ranking)
+        finding = f"No model keeps a single image right within {threat_name(*threat)}; unattacked: {unattacked}."
+    else:
+        first = "is the most robust: it keeps" if by_name[name].supported else "has the highest number:"
+        finding = (
+            f"{name} {first} {_share(best)} of the images right within {threat_name(*threat)}, and "
+            f"{_share(by_name[name].clean)} unattacked."
+        )
+        named, more = (others, ()) if len(others) < 5 else (others[:3], others[3:])
+        rest = [f"{other} keeps {_share(value)} (unattacked {clean[other]})" for other, value in named]
         if more:
             rest.append(f"{len(more)} more between {_share(more[-1][1])} and {_share(more[0][1])}")
-        finding += f" {listed(rest)}.{_unsettled(name, *others[0], best, dict(against).get(others[0][0]))}"
-    return Verdict(cautions, finding, threat, ranking, against, tried, limits)
+        finding += f" {listed(rest)}.{order}"
+    if all(each.supported for each in answers):
+        return f"{finding} All are supported."
+    groups = {word: [each.model for each in answers if each.word == word] for word in WORDS}
+    return " ".join(
+        [finding, *(f"{word[0].upper()}{word[1:]}: {listed(names)}." for word, names in groups.items() if names)]
+    )
 
 
 def shared_shares(entries: Sequence[Entry]) -> dict[Threat, dict[str, Measure]]:
-    """By norm and radius at which all were attacked, the models' robust accuracies under the attacks that all share."""
+    """By norm and radius at which all were attacked, the models' robust accuracies.
+
+    They are under the attacks that all share, and under adaptive ones, which are of one model each.
+    """
     tables = [entry.evaluation for entry in entries]
     allowed = [threats(table) for table in tables]
     shared = [name for name in tables[0].attacks if all(name in table.attacks for table in tables)]
@@ -123,12 +164,16 @@ def shared_shares(entries: Sequence[Entry]) -> dict[Threat, dict[str, Measure]]:
             continue
         try:
             found[norm, eps] = {
-                entry.name: robust_accuracy(table, NORMS[norm], eps, None if same else shared)
+                entry.name: robust_accuracy(table, NORMS[norm], eps, None if same else _with_adaptive(table, shared))
                 for entry, table in zip(entries, tables, strict=True)
             }
         except ValueError:  # an attack that not all share has broken images that these skipped
             continue
     return found
+
+
+def _with_adaptive(table: Evaluation, names: Sequence[str]) -> list[str]:
+    return [*names, *(each.name for each in table.records if each.kind == ADAPTIVE and each.name not in names)]
 
 
 def model_pairs(entries: Sequence[Entry]) -> tuple[ModelPair, ...]:
@@ -144,10 +189,6 @@ def model_pairs(entries: Sequence[Entry]) -> tuple[ModelPair, ...]:
                 continue
             found.append(ModelPair(first.name, other.name, pair))
     return tuple(found)
-
-
-def threat_name(norm: str, eps: float) -> str:
-    return f"{norm} {eps:.4g}"
 
 
 def listed(parts: Sequence[str]) -> str:
@@ -168,6 +209,14 @@ def _unsettled(name: str, other: str, theirs: Measure, best: Measure, pair: Pair
     return f" The 95 % intervals of {name} and {other} overlap, so their order is not settled."
 
 
+def _asked(entries: Sequence[Entry], shares: Shares) -> tuple[Threat, tuple[tuple[str, Measure], ...]] | None:
+    """The threat that was asked for, where it is the same for all."""
+    (asked, *others) = {entry.asked for entry in entries}
+    if others or asked is None or asked not in shares:
+        return None
+    return asked, _sorted(shares[asked])
+
+
 def _strongest(entries: Sequence[Entry], shares: Shares) -> tuple[Threat, tuple[tuple[str, Measure], ...]] | None:
     """The threat with the lowest mean robust accuracy, and the models' ranking under it."""
     allowed = [threats(entry.evaluation) for entry in entries]
@@ -176,10 +225,14 @@ def _strongest(entries: Sequence[Entry], shares: Shares) -> tuple[Threat, tuple[
     for threat, models in shares.items():
         if tried[threat] == 1 < max(tried.values()):
             continue  # a single attack, such as along the radii of the battery of the signs
-        ranking = tuple(sorted(models.items(), key=lambda item: -item[1].value))
+        ranking = _sorted(models)
         mean = sum(measure.value for measure in models.values()) / len(models)
         found.append((ranking[0][1].value == 0, mean, threat, ranking))
     return min(found, key=lambda each: each[:2])[2:] if found else None
+
+
+def _sorted(models: Mapping[str, Measure]) -> tuple[tuple[str, Measure], ...]:
+    return tuple(sorted(models.items(), key=lambda item: -item[1].value))
 
 
 def _tried(entries: Sequence[Entry]) -> tuple[str, ...]:
@@ -219,16 +272,15 @@ def _tried(entries: Sequence[Entry]) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def _limits(entries: Sequence[Entry], signs: Mapping[str, Sequence[Sign]]) -> tuple[str, ...]:
+def _limits(entries: Sequence[Entry], answers: Sequence[Answer]) -> tuple[str, ...]:
     parts = [
         "These are upper bounds: a better attack can only lower them.",
         "Intervals (95 %) are for another sample of images, not for another training.",
     ]
-    for entry in entries:
+    for entry, answer in zip(entries, answers, strict=True):
         prefix = f"{entry.name}: " if len(entries) > 1 else ""
-        present = [sign for sign in signs[entry.name] if sign.present]
-        if present:
-            parts.append(f"{prefix}{_counted(len(present), 'sign')} of masked gradients, so distrust the numbers.")
+        said = (*answer.doubts, *answer.broken_by, *answer.evidence) if prefix else answer.evidence
+        parts += [prefix + line for line in said]
         made = {place.where for table in entry.spaces.values() for place in table.made}
         if len(made) > 1:
             parts.append(f"{prefix}The table was made in parts, by {len(made)} different versions or machines.")
@@ -236,29 +288,8 @@ def _limits(entries: Sequence[Entry], signs: Mapping[str, Sequence[Sign]]) -> tu
 
 
 def _cautions(entries: Sequence[Entry]) -> tuple[str, ...]:
-    sentences = [_classifies(entry) for entry in entries]
-    sentences += [_outside(entry) for entry in entries]
-    sentences += [_missing(entries[0])]
-    sentences += [_warnings(entry) for entry in entries]
+    sentences = [*(_outside(entry) for entry in entries), _missing(entries[0])]
     return tuple(sentence for sentence in sentences if sentence)
-
-
-def _classifies(entry: Entry) -> str:
-    """A sentence where clean accuracy is not above chance, by a one-sided binomial test at 5 %."""
-    table = rows(entry.evaluation)
-    count, right = len(table.label), int((~table.wrong).sum())
-    level = chance_level(table.label, _classes(entry))
-    if above_chance(count, count, level) >= LEVEL:  # so few images, or of one class, that no accuracy could show it
-        return ""
-    p = above_chance(right, count, level)
-    if p < LEVEL:
-        return ""
-    predicted = np.unique(table.clean.column("prediction", -1.0))
-    constant = f"class {int(predicted[0])} is predicted for every image, and " if len(predicted) == 1 else ""
-    return (
-        f"{entry.name} does not classify: {constant}{100 * right / count:.1f} % of {count:,} images are right "
-        f"unattacked, which is not above chance ({100 * level:.1f} %, one-sided binomial test, p = {p:.2g})."
-    )
 
 
 def _outside(entry: Entry) -> str:
@@ -290,12 +321,6 @@ def _missing(entry: Entry) -> str:
         f"Of {len(missing)} of the {len(names)} classes no image was evaluated: {', '.join(missing[:NAMED])}{more}. "
         "The numbers hold for the other classes only."
     )
-
-
-def _warnings(entry: Entry) -> str:
-    warnings = () if entry.checkup is None else entry.checkup.warnings
-    listed = "; ".join(f"{each.name}: {each.found.rstrip('.')}" for each in warnings)
-    return f"The check-up of {entry.name} warns: {listed}." if listed else ""
 
 
 def _counted(count: int, what: str) -> str:
