@@ -158,23 +158,40 @@ def classes_of(answer: Tensor, rejected: int | None = None) -> Labels:
 
 
 class Verdict(NamedTuple):
-    """What a model makes of images: predictions, cross-entropy with the label, and the share of answers that are it.
+    """What a model makes of images: predictions, cross-entropy with a class, and the share of answers that are right.
 
-    Of a random model, which is asked several times, the most frequent class and the mean loss.
+    Of a random model, which is asked several times, the most frequent class and the mean loss. `right` is the share of
+    the first half of the answers, `again` of the others; of a single answer both are 0 or 1.
     """
 
     prediction: Labels
     loss: PerImage
     right: PerImage
+    again: PerImage
 
     @staticmethod
-    def of(answers: Sequence[Tensor], y: Labels, rejected: int | None = None) -> "Verdict":
-        """Of one answer, or of several draws; the loss is NaN where the model answers with classes alone."""
+    def of(
+        answers: Sequence[Tensor],
+        y: Labels,
+        rejected: int | None = None,
+        *,
+        label: Labels | None = None,
+        harmless: int | None = None,
+    ) -> "Verdict":
+        """Of one answer, or of an even number of draws; the loss is NaN where the model answers with classes alone.
+
+        y         the class with which the loss is
+        rejected  the class that means that
+        label     the class that is right (default: y)
+        harmless  one more class that is right: after an attack, a rejection is
+        """
         classes = torch.stack([classes_of(each, rejected) for each in answers])
         none = torch.full(y.shape, torch.nan, device=y.device)
         losses = [cross_entropy(each, y) if each.is_floating_point() else none for each in answers]
-        right = (classes == y).to(torch.float64).mean(0)
-        return Verdict(classes.mode(0).values, torch.stack(losses).mean(0), right)
+        hits = classes == (y if label is None else label)
+        hits = (hits if harmless is None else hits | (classes == harmless)).to(torch.float64)
+        half = max(len(hits) // 2, 1)
+        return Verdict(classes.mode(0).values, torch.stack(losses).mean(0), hits[:half].mean(0), hits[-half:].mean(0))
 
     @staticmethod
     def together(parts: "Sequence[Verdict]") -> "Verdict":

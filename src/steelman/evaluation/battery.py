@@ -64,7 +64,7 @@ class Battery(Checked):
                   norm and radius. The worst case is the same, and costs less
     probes        what else is measured of every image (default nothing)
     samples       draws of a random model (`is_random`) that each answer is the mean of, by `EOT`; default 10. Success
-                  is judged over ten fresh ones
+                  is judged over twenty fresh ones
 
     In TOML, `battery` names another one (see `named_battery`) to begin with, with its `norm` and `eps` where needed;
     attacks, and single settings of its attacks, are then added to it.

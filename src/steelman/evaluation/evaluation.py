@@ -22,6 +22,7 @@ from steelman.extras import require
 from steelman.files import writable
 from steelman.identity import model_parts
 from steelman.progress import ProgressBar
+from steelman.randomness import answers_of, is_random
 from steelman.table.places import Space
 from steelman.table.records import CLEAN, Provenance, Record, record_of
 from steelman.table.table import Evaluation
@@ -98,7 +99,8 @@ def evaluate(
         writable(Path(folder))
     gathered = GATHERED if survivors_only and executor is None else 1
     batches, count = batches_of(dataset, gathered * batch_size)
-    about = {"model": model_parts(model), **_described(dataset)}
+    drawn = {"draws": answers_of(model)} if is_random(model) else {}
+    about = {"model": model_parts(model), **_described(dataset), **drawn}
     highest = _highest_label(dataset)
     made = Provenance.now(_device(model, dataset))
     records = {CLEAN: Record(CLEAN, images=count, seed=seed, made=made)} | {

@@ -16,12 +16,12 @@ from steelman.attacks.core import Attack, AttackResult, check_images, check_labe
 from steelman.evaluation.probes.probe import Probe
 from steelman.forward import Forward, Verdict, check_answer, classes_of, lent, reject_class
 from steelman.identity import image_digests
-from steelman.randomness import DRAWS, combine, is_random
+from steelman.randomness import answers_of, combine
 from steelman.table.places import Space
 from steelman.table.records import CLEAN, Record
-from steelman.table.schema import ROUNDING, AttackedImages, misclassified, table_of
+from steelman.table.schema import ROUNDING, AttackedImages, misclassified, never_right, table_of
 from steelman.table.table import Evaluation
-from steelman.types import Batch, Images, Labels, Model, PerImage, Seeds
+from steelman.types import Batch, Images, Labels, Model, Seeds
 
 if TYPE_CHECKING:
     import pyarrow
@@ -82,16 +82,17 @@ class Task:
     def _clean(self, rows: "_Rows", network: Model, batch: Batch, x: Images) -> Labels:
         """The predictions of the unattacked images, and their rows where there are none."""
         start = time.perf_counter()
-        prediction, loss, right = self._answers(network, batch, x, 0)
+        verdict = self._answers(network, batch, x, 0)
         seconds = time.perf_counter() - start
-        prediction = rows.compared(prediction, loss, lambda: self._answers(network, batch, x, 1).prediction)
+        prediction = rows.compared(verdict, lambda: self._answers(network, batch, x, 1).prediction)
         new = torch.where(torch.from_numpy(~rows.done[CLEAN]))[0].to(x.device)
         if len(new):
-            batch, x, loss, right, found = batch[new], x[new], loss[new], right[new], prediction[new]
+            batch, x, found = batch[new], x[new], prediction[new]
+            loss, right, again = verdict.loss[new], verdict.right[new], verdict.again[new]
             sizes, passes = dict.fromkeys(NORMS, torch.zeros_like(loss)), torch.ones_like(found)
             seconds *= len(new) / len(prediction)
             cost: dict[str, Any] = {"forwards": passes, "gradients": 0 * passes, "seconds": seconds}
-            result = AttackResult(x, found != batch.y, found, loss, right, **sizes, **cost)
+            result = AttackResult(x, found != batch.y, found, loss, right, again, **sizes, **cost)
             self._write(rows, CLEAN, network, batch, x, found, result)
         return prediction
 
@@ -129,8 +130,9 @@ class _Rows:
     """The rows of one task: those that were there, and the new ones.
 
     done     by attack, which images have a row
-    correct  which images are classified correctly without an attack
-    broken   places of images that an attack broke, with the sizes of their perturbations by norm
+    correct  which images are classified correctly without an attack, of a random model in one answer at least
+    broken   places of images that an attack broke, with the sizes of their perturbations by norm: those that are wrong
+             in every answer, so that no other attack can lower their share of right answers
     """
 
     def __init__(self, task: Task, pixels: np.ndarray) -> None:
@@ -163,13 +165,14 @@ class _Rows:
             self.done[name][at[complete & (attack == name)]] = True
         self._add_broken(known.table, at)
 
-    def compared(self, prediction: Labels, loss: PerImage, again: Callable[[], Labels]) -> Labels:
+    def compared(self, verdict: Verdict, again: Callable[[], Labels]) -> Labels:
         """The predictions of the unattacked images: of the rows that are there, and of now where there are none.
 
         Raises:
             ValueError: the model answers otherwise than it did. A random one may, as far as it contradicts itself.
         """
-        now, losses = prediction.cpu().numpy(), loss.double().cpu().numpy()
+        now, losses = verdict.prediction.cpu().numpy(), verdict.loss.double().cpu().numpy()
+        right, further = verdict.right.cpu().numpy(), verdict.again.cpu().numpy()
         if self.known is not None and len(rows := self.known.only(CLEAN)):
             at = self._at(rows["image"])
             before, losses_before = rows["prediction"], rows["loss"]
@@ -184,10 +187,10 @@ class _Rows:
                         f"{int((~same).sum())} of {len(same)} images (image {rows['image'][~same][0]}: class "
                         f"{before[~same][0]}, now {now[at][~same][0]}). Begin a new one (--fresh, or another --folder)"
                     )
-            now = now.copy()
-            now[at] = before
-        self.correct = now == self.label
-        return torch.from_numpy(now).to(prediction.device)
+            now, right, further = now.copy(), right.copy(), further.copy()
+            now[at], right[at], further[at] = before, rows["right"], rows["again"]
+        self.correct = ~never_right(now != self.label, right, further)
+        return torch.from_numpy(now).to(verdict.prediction.device)
 
     def places(self, batch: Batch) -> np.ndarray:
         assert batch.index is not None
@@ -197,7 +200,8 @@ class _Rows:
         return np.array([self.place[image] for image in images.tolist()], int)
 
     def _add_broken(self, table: "pyarrow.Table", at: np.ndarray) -> None:
-        wrong = misclassified(table["prediction"].to_numpy(), self.label[at])
+        prediction, right, again = (table[name].to_numpy() for name in ("prediction", "right", "again"))
+        wrong = never_right(misclassified(prediction, self.label[at]), right, again)
         self.broken.append((at[wrong], {norm: table[norm].to_numpy()[wrong] for norm in NORMS}))
 
     def missing(self, record: Record) -> np.ndarray:
@@ -228,7 +232,7 @@ def placed(model: Model, device: torch.device | str | None) -> Model:
 
 
 def answers(model: Model, x: Images, y: Labels, highest: int = -1) -> Verdict:
-    """What a model makes of unattacked images, in `DRAWS` answers of a random one.
+    """What a model makes of unattacked images, in several answers of a random one (`answers_of`).
 
     highest  a label that must have a class, besides those of these images
 
@@ -237,7 +241,7 @@ def answers(model: Model, x: Images, y: Labels, highest: int = -1) -> Verdict:
     """
     ask = Forward(model)
     with evaluation_mode(model), torch.no_grad():
-        found = [ask(x) for _ in range(DRAWS if is_random(model) else 1)]
+        found = [ask(x) for _ in range(answers_of(model))]
     check_answer(found[0], len(x), max(int(y.max()), highest))
     return Verdict.of(found, y, reject_class(model))
 

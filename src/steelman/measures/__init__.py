@@ -6,7 +6,7 @@ A number that the table cannot give raises `Unmeasured`, a ValueError with the r
 from steelman.measures.accuracies import (
     accuracy,
     accuracy_of_any_draw,
-    accuracy_of_one_draw,
+    accuracy_of_most,
     average_accuracy,
     clean_accuracy,
     minimum,
@@ -51,7 +51,7 @@ __all__ = [
     "Waterfall",
     "accuracy",
     "accuracy_of_any_draw",
-    "accuracy_of_one_draw",
+    "accuracy_of_most",
     "against",
     "at_equal",
     "average_accuracy",

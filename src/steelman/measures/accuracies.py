@@ -3,6 +3,10 @@
 An image is *right under an attack* when it was classified right before and after it: a natural error counts as an error
 under every attack, also where noise happens to heal it. So the accuracy under Gaussian or uniform noise, as papers
 print it, is `accuracy` of `GaussianNoise` or `UniformNoise` with one sample.
+
+Of a random model, an image counts by its probability of being right over 20 draws: what a user who asks once meets.
+Under an attack, that is the lower of the probabilities before and after it; under several, the lowest. The interval is
+over images and draws. `steelman.measures.rows` says how it is estimated without a bias that grows with the attacks.
 """
 
 from collections.abc import Sequence
@@ -10,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from steelman.measures.measure import Measure, Unmeasured, bootstrap, share
-from steelman.measures.rows import rows
+from steelman.measures.rows import mean_of, rows
 from steelman.norms import Norm
 from steelman.table.records import CLEAN
 from steelman.table.table import Evaluation
@@ -18,7 +22,7 @@ from steelman.table.table import Evaluation
 
 def clean_accuracy(evaluation: Evaluation) -> Measure:
     """The share of unattacked images that are classified right."""
-    return share(~rows(evaluation).wrong)
+    return mean_of(rows(evaluation).right())
 
 
 def rejection_rate(evaluation: Evaluation, attack: str = CLEAN) -> Measure:
@@ -39,31 +43,29 @@ def accuracy(evaluation: Evaluation, attack: str) -> Measure:
     Raises:
         Unmeasured: the attack skipped images that are right unattacked.
     """
+    return mean_of(_under(evaluation, attack))
+
+
+def accuracy_of_most(evaluation: Evaluation, attack: str = CLEAN) -> Measure:
+    """The share of images of which a random model's most frequent answer is right: unattacked, or before and after an
+    attack.
+
+    It is that of a vote over twenty answers. Attacks were not made for a vote: `MeanOfDraws` is a model that takes one.
+
+    Raises:
+        Unmeasured: as for `accuracy`.
+    """
     return share(rows(evaluation)[attack].whole().correct)
 
 
-def accuracy_of_one_draw(evaluation: Evaluation, attack: str = CLEAN) -> Measure:
-    """The mean over images of the share of a random model's answers that are right, unattacked or under an attack.
-
-    What a user who asks once meets. `accuracy` is that of the most frequent of ten answers. Natural errors count as
-    errors under an attack.
-
-    Raises:
-        Unmeasured: as for `accuracy`.
-    """
-    run = rows(evaluation)[attack].whole()
-    right = run.column("right", 1.0)
-    return bootstrap(right if attack == CLEAN else right * ~run.wrong, kind="share")
-
-
 def accuracy_of_any_draw(evaluation: Evaluation, attack: str) -> Measure:
-    """The share of images that are right unattacked, and under an attack in one draw of the model at least.
+    """The share of images that are right most often unattacked, and under an attack in one draw of the model at least.
 
     Raises:
         Unmeasured: as for `accuracy`.
     """
     run = rows(evaluation)[attack].whole()
-    return share(~run.wrong & (run.column("right", 1.0) > 0))
+    return share(~run.wrong & (np.maximum(*run.shares) > 0))
 
 
 def success_rate(evaluation: Evaluation, attack: str) -> Measure:
@@ -74,7 +76,7 @@ def success_rate(evaluation: Evaluation, attack: str) -> Measure:
     Raises:
         Unmeasured: as for `accuracy`.
     """
-    return share(~rows(evaluation)[attack].whole().correct)
+    return mean_of(1 - _under(evaluation, attack))
 
 
 def worst_case(evaluation: Evaluation, attacks: Sequence[str] | None = None) -> Measure:
@@ -89,7 +91,7 @@ def worst_case(evaluation: Evaluation, attacks: Sequence[str] | None = None) -> 
     chosen = rows(evaluation).chosen(_bounded(evaluation) if attacks is None else attacks)
     if not chosen:
         raise Unmeasured("a worst case needs at least one bounded attack; there is none")
-    return share(np.all([attack.correct & ~attack.skipped for attack in chosen], axis=0))
+    return mean_of(rows(evaluation).right(chosen))
 
 
 def minimum(evaluation: Evaluation, attacks: Sequence[str] | None = None) -> Measure:
@@ -116,7 +118,7 @@ def robust_accuracy(evaluation: Evaluation, norm: Norm, eps: float, attacks: Seq
         ValueError: a negative radius.
         Unmeasured: no images; an image that no attack broke has no row of one of the attacks.
     """
-    return share(still_correct(evaluation, norm, eps, attacks))
+    return mean_of(right_within(evaluation, norm, eps, attacks))
 
 
 def average_accuracy(
@@ -140,10 +142,10 @@ def average_accuracy(
     chosen = radii_of(evaluation, norm) if radii is None else list(radii)
     if not chosen:
         raise Unmeasured(f"an average over radii needs bounded attacks in {norm}; the table has none")
-    flags = [still_correct(evaluation, norm, eps) for eps in chosen]
+    right = [right_within(evaluation, norm, eps) for eps in chosen]
     if clean:
-        flags.append(~rows(evaluation).wrong)
-    return bootstrap(np.mean(flags, axis=0), kind="share")
+        right.append(rows(evaluation).right())
+    return bootstrap(np.mean(right, axis=0), kind="share")
 
 
 def radii_of(evaluation: Evaluation, norm: Norm) -> list[float]:
@@ -160,15 +162,29 @@ def threats(evaluation: Evaluation) -> dict[tuple[str, float], list[str]]:
     return found
 
 
-def still_correct(evaluation: Evaluation, norm: Norm, eps: float, attacks: Sequence[str] | None = None) -> np.ndarray:
-    """The images, in order, for which no attack found an adversarial image within `eps`; see `robust_accuracy`."""
+def right_within(evaluation: Evaluation, norm: Norm, eps: float, attacks: Sequence[str] | None = None) -> np.ndarray:
+    """By image, in order, the probability of being right under the worst of what was found within `eps`.
+
+    0 or 1 of a model that is not random; see `robust_accuracy`.
+    """
     if not eps >= 0:
         raise ValueError(f"eps is a radius, at least 0; got {eps}")
     table = rows(evaluation)
-    chosen = table.chosen(attacks)
-    wrong = table.wrong_within(repr(norm), eps, chosen)
-    skipped = np.any([attack.skipped for attack in chosen], axis=0) if chosen else False
-    return ~(wrong | (skipped & table.wrong_within(repr(norm), eps, table.attacks.values())))
+    return table.right(table.chosen(attacks), repr(norm), eps)
+
+
+def still_correct(evaluation: Evaluation, norm: Norm, eps: float, attacks: Sequence[str] | None = None) -> np.ndarray:
+    """The images, in order, for which no attack found an adversarial image within `eps`; see `robust_accuracy`.
+
+    Of a random model, those that are right more often than not under the worst of what was found.
+    """
+    return right_within(evaluation, norm, eps, attacks) > 0.5
+
+
+def _under(evaluation: Evaluation, attack: str) -> np.ndarray:
+    """By image, the probability of being right before and after an attack."""
+    run = rows(evaluation)[attack].whole()
+    return rows(evaluation).right([] if attack == CLEAN else [run])
 
 
 def _bounded(evaluation: Evaluation) -> list[str]:

@@ -73,10 +73,10 @@ def _candidates(table: Evaluation) -> Iterator[tuple[str, Callable[[], Measure]]
         yield "clean rejection rate", partial(accuracies.rejection_rate, table)
         for name in alone:
             yield f"rejection rate, {name}", partial(accuracies.rejection_rate, table, name)
-    if any((each.column("right", 1.0) % 1 > 0).any() for each in (rows(table).clean, *attacks.values())):
-        yield "clean accuracy of one draw", partial(accuracies.accuracy_of_one_draw, table)
+    if rows(table).random:
+        yield "clean accuracy of the most frequent answer", partial(accuracies.accuracy_of_most, table)
         for name in (name for name, attack in alone.items() if attack.bounded):
-            yield f"accuracy of one draw, {name}", partial(accuracies.accuracy_of_one_draw, table, name)
+            yield f"accuracy of the most frequent answer, {name}", partial(accuracies.accuracy_of_most, table, name)
             yield f"accuracy of any draw, {name}", partial(accuracies.accuracy_of_any_draw, table, name)
     for name, attack in alone.items():
         if attack.bounded:

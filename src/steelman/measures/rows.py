@@ -3,6 +3,13 @@
 An attack may lack rows (`evaluate(survivors_only=True)`): those of natural errors, which had not to be attacked, and,
 where it is bounded, those of images that another attack had broken within its norm and radius: it *skipped* these. An
 attack for which no image was left has no row.
+
+Of a random model, an image counts by the probability of being right, which two sets of answers estimate: the columns
+`right` and `again`. The attack that leaves it lowest is chosen by one set, and the other says how low that is; then the
+other way round, and the mean of the two counts. The lowest of k noisy shares would be below all k probabilities, the
+more so the more attacks there are. What is left is an error upwards where attacks differ by less than ten answers
+show. An image is skipped only after an attack under which no answer was right. Flags (`wrong`, `misclassified`,
+`correct`) are those of the most frequent answer.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,10 +21,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from steelman.forward import REJECTED
-from steelman.measures.measure import Unmeasured
+from steelman.measures.measure import Measure, Unmeasured, bootstrap, share
 from steelman.naming import nearest
 from steelman.table.records import CLEAN, Record
-from steelman.table.schema import ROUNDING, misclassified
+from steelman.table.schema import ROUNDING, misclassified, never_right
 from steelman.table.table import Evaluation
 
 if TYPE_CHECKING:
@@ -28,7 +35,8 @@ if TYPE_CHECKING:
 class Attacked:
     """One attack's rows; `row` is the place in the table of each image's, in order of the images, -1 where none is.
 
-    `wrong` marks natural errors: images that are misclassified unattacked.
+    `wrong` marks natural errors: images that are misclassified unattacked; `hopeless` those among them that are so in
+    every answer of a random model.
     """
 
     table: "pyarrow.Table"
@@ -36,6 +44,7 @@ class Attacked:
     row: np.ndarray
     label: np.ndarray
     wrong: np.ndarray
+    hopeless: np.ndarray
 
     @property
     def name(self) -> str:
@@ -64,8 +73,8 @@ class Attacked:
 
     @cached_property
     def skipped(self) -> np.ndarray:
-        """Images that are right unattacked and that the attack was not run on."""
-        return ~self.attacked & ~self.wrong
+        """Images that are right unattacked, in one answer at least, and that the attack was not run on."""
+        return ~self.attacked & ~self.hopeless
 
     @cached_property
     def misclassified(self) -> np.ndarray:
@@ -92,9 +101,24 @@ class Attacked:
         """Images that are right before the attack and, where they were attacked, right or rejected after it."""
         return ~self.wrong & ~self.misclassified
 
+    @cached_property
+    def shares(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the first answers, and of as many further ones, the share that is right; a rejection after an attack is.
+
+        Of one answer, 0 or 1 by the prediction: older tables have other values there for images that are rejected.
+        """
+        wrong = self.wrong if self.name == CLEAN else self.misclassified
+        right, again = self.column("right", 1.0), self.column("again", 1.0)
+        one = (right == again) & (right % 1 == 0)
+        return np.where(one, ~wrong, right), np.where(one, ~wrong, again)
+
+    def near(self, norm: str, eps: float) -> np.ndarray:
+        """Images that were attacked and are at most `eps` from where they were."""
+        return self.attacked & (self.size(norm) <= eps * ROUNDING)
+
     def within(self, norm: str, eps: float) -> np.ndarray:
         """Images that are misclassified after the attack, at most `eps` from where they were."""
-        return self.misclassified & (self.size(norm) <= eps * ROUNDING)
+        return self.misclassified & self.near(norm, eps)
 
     def column(self, name: str, missing: float) -> np.ndarray:
         if not len(self.table):
@@ -113,7 +137,7 @@ class Attacked:
             Unmeasured: some were; the message says how many.
         """
         if self.skipped.any():
-            right = int((~self.wrong).sum())
+            right = int((~self.hopeless).sum())
             raise Unmeasured(
                 f"{self.name} was run on {right - int(self.skipped.sum())} of the {right} images that are right "
                 "unattacked; it has no numbers of its own: robust_accuracy and worst_case are what such a table gives"
@@ -133,6 +157,11 @@ class Rows:
     x_linf: np.ndarray
     clean: Attacked
     attacks: dict[str, Attacked]
+
+    @property
+    def random(self) -> bool:
+        """Whether any image got different answers."""
+        return any((each % 1 > 0).any() for run in (self.clean, *self.attacks.values()) for each in run.shares)
 
     def __getitem__(self, name: str) -> Attacked:
         if name == CLEAN:
@@ -166,6 +195,53 @@ class Rows:
         """Images that are wrong unattacked or after one of the attacks, at most `eps` from where they were."""
         return np.logical_or.reduce([self.wrong, *(attack.within(norm, eps) for attack in attacks)])
 
+    def right(self, attacks: Sequence[Attacked] = (), norm: str | None = None, eps: float = np.inf) -> np.ndarray:
+        """By image, the probability of being right, unattacked or under the attack that leaves it lowest: 0 or 1 of a
+        model that is not random.
+
+        norm, eps  only images that are so near count; default all
+
+        An image that one of the attacks skipped counts under all attacks in the table within its norm and radius.
+        """
+        counted = {id(attack): np.zeros(len(self.wrong), bool) for attack in self.attacks.values()}
+        for attack in attacks:
+            counted[id(attack)] |= attack.attacked if norm is None else attack.near(norm, eps)
+            if attack.skipped.any():
+                where = (attack.norm or "", attack.eps) if norm is None else (norm, eps)
+                for other in self.attacks.values():
+                    counted[id(other)] |= attack.skipped & other.near(*where)
+        found = [self.clean.shares]
+        for attack in self.attacks.values():
+            if (at := counted[id(attack)]).any():
+                first, second = attack.shares
+                found.append((np.where(at, first, np.inf), np.where(at, second, np.inf)))
+        return lowest(*map(np.stack, zip(*found, strict=True)))
+
+
+def lowest(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """By image (column), the probability in the row where it is lowest, from two independent estimates of all.
+
+    The row is chosen by one and read from the other, and the other way round; the mean of the two. Of rows that are as
+    low, the last: attacks come from weak to strong.
+    """
+    readings = []
+    for chooser, reader in ((first, second), (second, first)):
+        row = len(chooser) - 1 - chooser[::-1].argmin(axis=0)
+        readings.append(np.take_along_axis(reader, row[None], axis=0)[0])
+    return np.mean(readings, axis=0)
+
+
+def mean_of(right: np.ndarray) -> Measure:
+    """The mean over images of the probability of being right: a share of images where each is 0 or 1.
+
+    The interval is over images and draws, as each image has draws of its own. A model that draws once for all images of
+    a call makes it too narrow.
+
+    Raises:
+        Unmeasured: no images.
+    """
+    return share(right == 1) if ((right == 0) | (right == 1)).all() else bootstrap(right, kind="share")
+
 
 # An evaluation's rows hold its table and not the evaluation, so that they go when it goes.
 _CACHE: "WeakKeyDictionary[Evaluation, Rows]" = WeakKeyDictionary()
@@ -183,6 +259,11 @@ def _sorted(evaluation: Evaluation) -> Rows:
     images, first, place = np.unique(evaluation["image"], return_index=True, return_inverse=True)
     label = evaluation["label"][first]
     wrong = evaluation["clean_prediction"][first] != label
+    clean = evaluation.only(CLEAN)
+    hopeless = wrong.copy()
+    if len(clean):
+        at = np.searchsorted(images, clean["image"])
+        hopeless[at] = never_right(wrong[at], clean["right"], clean["again"])
     codes = table["attack"].combine_chunks().dictionary_encode()
     numbers = {name: number for number, name in enumerate(codes.dictionary.to_pylist())}
     of_row = codes.indices.to_numpy()
@@ -191,7 +272,7 @@ def _sorted(evaluation: Evaluation) -> Rows:
         own = np.flatnonzero(of_row == numbers.get(record.name, -1))
         row = np.full(len(images), -1)
         row[place[own]] = own
-        return Attacked(table, record, row, label, wrong)
+        return Attacked(table, record, row, label, wrong, hopeless)
 
     attacks = {name: attacked(evaluation.record(name)) for name in evaluation.attacks}
     pixels, x_l2, x_linf = (evaluation[name][first] for name in ("pixels", "x_l2", "x_linf"))

@@ -62,6 +62,11 @@ def _right(table: "pyarrow.Table") -> np.ndarray:
     return (table["prediction"].to_numpy() == table["label"].to_numpy()).astype(float)
 
 
+def _again(table: "pyarrow.Table") -> np.ndarray:
+    """There were no further answers."""
+    return table["right"].to_numpy()
+
+
 COLUMNS = {
     "image": Column(INT, "the image's place in its data set", lambda images: images.batch.index),
     "attack": Column("string", "the attack's name", lambda images: images.record.name),
@@ -78,7 +83,8 @@ COLUMNS = {
     "x_l2": Column(FLOAT, "size of the unattacked image", lambda images: L2.size(images.x.double()), NAN),
     "x_linf": Column(FLOAT, "size of the unattacked image", lambda images: Linf.size(images.x.double()), NAN),
     "loss": Column(FLOAT, "cross-entropy with the class to leave", lambda images: images.result.loss, NAN),
-    "right": Column(FLOAT, "share of answers that are the label", lambda images: images.result.right, _right),
+    "right": Column(FLOAT, "share of the first answers that are right", lambda images: images.result.right, _right),
+    "again": Column(FLOAT, "share of as many further ones", lambda images: images.result.again, _again),
     "forwards": Column(INT, "forward passes that the image cost", lambda images: images.result.forwards, 0),
     "gradients": Column(INT, "gradient passes that it cost", lambda images: images.result.gradients, 0),
     "seconds": Column(FLOAT, "its share of the time", lambda images: images.result.seconds / len(images.batch), NAN),
@@ -100,6 +106,14 @@ def table_of(attacked: Sequence[AttackedImages], probes: Sequence[str] = ()) -> 
 def misclassified(prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Which predictions are errors after an attack: neither the label nor a rejection."""
     return (prediction != label) & (prediction != REJECTED)
+
+
+def never_right(wrong: np.ndarray, right: np.ndarray, again: np.ndarray) -> np.ndarray:
+    """Which of the images that are wrong, by their most frequent class, are so in every answer that was asked for.
+
+    right, again  the columns; where both are 0 or both are 1, the class alone decides (one answer, or all alike)
+    """
+    return wrong & ((right == again) & (right % 1 == 0))
 
 
 def completed(table: "pyarrow.Table") -> "tuple[pyarrow.Table, list[str]]":

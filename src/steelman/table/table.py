@@ -121,6 +121,11 @@ class Evaluation:
         return self.about["space"]
 
     @property
+    def draws(self) -> int:
+        """By how many answers of a random model an image is judged; 1 of another."""
+        return int(self.about.get("draws", 1))
+
+    @property
     def probes(self) -> tuple[str, ...]:
         """The columns of probes."""
         return tuple(name for name in self.about["probes"] if name in self.table.column_names)

@@ -15,8 +15,8 @@ class EOT(AttackWrapper):
     """Expectation over transformation: any attack, on the mean over draws of a random model.
 
     Where the attack reads logits, it gets E[Z(x)]; where it climbs a loss, E[L(Z(x))] and its gradient, over `samples`
-    fresh draws at every step. The success that `run` reports is judged on the model as it is: over ten fresh answers
-    where it says that it is random (`is_random`), and else on one.
+    fresh draws at every step. The success that `run` reports is judged on the model as it is: over twenty fresh
+    answers where it says that it is random (`is_random`), and else on one.
 
     attack   what is run (this attack's box replaces its own). Without `stop_early`: where the mean of some draws just
              errs, single draws are right half of the time

@@ -27,11 +27,11 @@ Reference: TypeAlias = Literal["label", "prediction"]
 class AttackResult:
     """The perturbed images of a batch, and what was measured on them.
 
-    `success` is verified on the returned images in a fresh forward pass. A random model (`is_random`) is asked ten
-    times: `prediction` is then the most frequent class, and `right` the share of answers that are the label. Distances
-    are in the units of the images; `loss` is the cross-entropy with the true label, or NaN where the model answers with
-    classes alone. `forwards` and `gradients` count the passes that each image cost, without the verification; `seconds`
-    is the time of the whole batch.
+    `success` is verified on the returned images in a fresh forward pass. A random model (`is_random`) is asked twenty
+    times: `prediction` is then the most frequent class, `right` the share of the first ten answers that are the label
+    or a rejection, and `again` that of the other ten. Distances are in the units of the images; `loss` is the
+    cross-entropy with the class to leave, or NaN where the model answers with classes alone. `forwards` and `gradients`
+    count the passes that each image cost, without the verification; `seconds` is the time of the whole batch.
     """
 
     x_adv: Images
@@ -39,6 +39,7 @@ class AttackResult:
     prediction: Labels
     loss: PerImage
     right: PerImage
+    again: PerImage
     l0: PerImage
     l1: PerImage
     l2: PerImage
@@ -169,7 +170,7 @@ class Attack(Checked, ABC):
         )
         seconds = time.perf_counter() - start + oracle.seconds
         with oracle:
-            found = oracle.verdict(x_adv)
+            found = oracle.verdict(x_adv, y)
         delta = x_adv.double() - x.detach().double()
         return AttackResult(
             x_adv=x_adv,
@@ -177,6 +178,7 @@ class Attack(Checked, ABC):
             prediction=found.prediction,
             loss=found.loss,
             right=found.right,
+            again=found.again,
             l0=L0.size(delta),
             l1=L1.size(delta),
             l2=L2.size(delta),

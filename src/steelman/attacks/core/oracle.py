@@ -14,7 +14,7 @@ from steelman.attacks.core.mode import evaluation_mode
 from steelman.forward import Forward, Verdict, check_answer, check_rejection, reject_class
 from steelman.losses import Goal, Loss
 from steelman.norms import Norm
-from steelman.randomness import DRAWS, Draws, combine, is_random
+from steelman.randomness import Draws, answers_of, combine, is_random
 from steelman.types import Flags, Images, Indices, Labels, Logits, Model, PerImage, Rows, Seeds
 
 
@@ -145,16 +145,21 @@ class Oracle:
                 torch.manual_seed(int(combine(seeds[:1], turn)))
             yield
 
-    def verdict(self, x: Images) -> Verdict:
-        """By the model itself in full precision, a random one in `DRAWS` answers; not counted."""
+    def verdict(self, x: Images, y: Labels | None = None) -> Verdict:
+        """By the model itself in full precision, a random one in several fresh answers (`answers_of`); not counted.
+
+        y  the true labels (default: the classes to leave); a rejection is as right
+        """
+        label = self.goal.labels if y is None else y
         self._fast, self.half = self._forward, False
         parts = []
         with self._own_draws(1):
             for which in torch.arange(len(x), device=x.device).split(max(self.fits, 1)):
-                answers = [self._answer(x[which]) for _ in range(DRAWS if self.random else 1)]
+                answers = [self._answer(x[which]) for _ in range(answers_of(self.model))]
                 if any(not bool(each.isfinite().all()) for each in answers):  # the argmax of NaN would pass for a class
                     raise ValueError("the model returns NaN or infinite logits on images that the attack returned")
-                parts.append(Verdict.of(answers, self.goal.labels[which]))
+                goal = self.goal.labels[which]
+                parts.append(Verdict.of(answers, goal, label=label[which], harmless=self.rejected))
         return Verdict.together(parts) if parts else Verdict.of([self._answer(x)], self.goal.labels)
 
     def gradient(
