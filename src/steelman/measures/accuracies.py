@@ -43,7 +43,7 @@ def accuracy(evaluation: Evaluation, attack: str) -> Measure:
     Raises:
         Unmeasured: the attack skipped images that are right unattacked.
     """
-    return mean_of(_under(evaluation, attack))
+    return mean_of(_under(evaluation, attack), rows(evaluation).right())
 
 
 def accuracy_of_most(evaluation: Evaluation, attack: str = CLEAN) -> Measure:
@@ -76,7 +76,8 @@ def success_rate(evaluation: Evaluation, attack: str) -> Measure:
     Raises:
         Unmeasured: as for `accuracy`.
     """
-    return mean_of(1 - _under(evaluation, attack))
+    right, clean = _under(evaluation, attack), rows(evaluation).right()
+    return mean_of(1 - (clean if len(clean) and clean.mean() < right.mean() else right))
 
 
 def worst_case(evaluation: Evaluation, attacks: Sequence[str] | None = None) -> Measure:
@@ -91,13 +92,13 @@ def worst_case(evaluation: Evaluation, attacks: Sequence[str] | None = None) -> 
     chosen = rows(evaluation).chosen(_bounded(evaluation) if attacks is None else attacks)
     if not chosen:
         raise Unmeasured("a worst case needs at least one bounded attack; there is none")
-    return mean_of(rows(evaluation).right(chosen))
+    return mean_of(rows(evaluation).right(chosen), rows(evaluation).right())
 
 
 def minimum(evaluation: Evaluation, attacks: Sequence[str] | None = None) -> Measure:
     """The lowest of the accuracies, the column `Min` of papers; never below `worst_case`, which is by image.
 
-    By default of the bounded attacks.
+    By default of the bounded attacks. Of a random model, the worst case where draws make an accuracy lower than that.
 
     Raises:
         Unmeasured: no attacks, or one that has no accuracy of its own.
@@ -105,7 +106,8 @@ def minimum(evaluation: Evaluation, attacks: Sequence[str] | None = None) -> Mea
     names = _bounded(evaluation) if attacks is None else attacks
     if not names:
         raise Unmeasured("Min needs at least one bounded attack; there is none")
-    return min((accuracy(evaluation, name) for name in names), key=lambda measure: measure.value)
+    lowest = min((accuracy(evaluation, name) for name in names), key=lambda measure: measure.value)
+    return max(lowest, worst_case(evaluation, names), key=lambda measure: measure.value)
 
 
 def robust_accuracy(evaluation: Evaluation, norm: Norm, eps: float, attacks: Sequence[str] | None = None) -> Measure:
@@ -118,7 +120,7 @@ def robust_accuracy(evaluation: Evaluation, norm: Norm, eps: float, attacks: Seq
         ValueError: a negative radius.
         Unmeasured: no images; an image that no attack broke has no row of one of the attacks.
     """
-    return mean_of(right_within(evaluation, norm, eps, attacks))
+    return mean_of(right_within(evaluation, norm, eps, attacks), rows(evaluation).right())
 
 
 def average_accuracy(

@@ -9,14 +9,20 @@ from steelman.measures import accuracies, distances, probes, targets
 from steelman.measures.measure import Measure, Unmeasured
 from steelman.measures.rows import Attacked, rows
 from steelman.norms import NORMS
+from steelman.randomness import DRAWS
 from steelman.table.records import CLEAN
 from steelman.table.table import Evaluation
 
 FEWEST_RADII = 4
 """From how many radii on an average over them is listed; MMA's tables have 8 on CIFAR-10 and 4 on MNIST."""
 
+BY_VOTE = "accuracy of the most frequent answer"
 EXPLAINED = {
     "accuracy": "Accuracy under an attack: right before it and after it.",
+    BY_VOTE: (
+        f"The model is random: an image counts by its probability of being right, over {2 * DRAWS} draws, clean and "
+        "attacked; of the most frequent answer, by a vote."
+    ),
     "robust accuracy": (
         "Robust accuracy: no attack in the table found an adversarial image within the radius, image by image."
     ),
@@ -73,11 +79,6 @@ def _candidates(table: Evaluation) -> Iterator[tuple[str, Callable[[], Measure]]
         yield "clean rejection rate", partial(accuracies.rejection_rate, table)
         for name in alone:
             yield f"rejection rate, {name}", partial(accuracies.rejection_rate, table, name)
-    if rows(table).random:
-        yield "clean accuracy of the most frequent answer", partial(accuracies.accuracy_of_most, table)
-        for name in (name for name, attack in alone.items() if attack.bounded):
-            yield f"accuracy of the most frequent answer, {name}", partial(accuracies.accuracy_of_most, table, name)
-            yield f"accuracy of any draw, {name}", partial(accuracies.accuracy_of_any_draw, table, name)
     for name, attack in alone.items():
         if attack.bounded:
             yield f"accuracy, {name}", partial(accuracies.accuracy, table, name)
@@ -91,6 +92,9 @@ def _candidates(table: Evaluation) -> Iterator[tuple[str, Callable[[], Measure]]
             where = f"{label}, {len(radii)} radii to {radii[-1]:.4g}"
             yield f"AvgAcc, {where}", partial(accuracies.average_accuracy, table, norm)
             yield f"AvgRobAcc, {where}", partial(accuracies.average_accuracy, table, norm, clean=False)
+    for name in (CLEAN, *(name for name, attack in alone.items() if attack.bounded)) if rows(table).random else ():
+        label = f"{BY_VOTE}, {name}"
+        yield label, partial(accuracies.accuracy_of_most, table, name)
     for name, attack in alone.items():
         for label, measure in _of_minimal(attack) if not attack.bounded else ():
             yield f"{label}, {name}", partial(measure, table, name)

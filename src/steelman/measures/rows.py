@@ -231,8 +231,10 @@ def lowest(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.mean(readings, axis=0)
 
 
-def mean_of(right: np.ndarray) -> Measure:
+def mean_of(right: np.ndarray, at_most: np.ndarray | None = None) -> Measure:
     """The mean over images of the probability of being right: a share of images where each is 0 or 1.
+
+    at_most  the same unattacked, which no attack can raise: where the draws make its mean the lower one, it counts
 
     The interval is over images and draws, as each image has draws of its own. A model that draws once for all images of
     a call makes it too narrow.
@@ -240,6 +242,8 @@ def mean_of(right: np.ndarray) -> Measure:
     Raises:
         Unmeasured: no images.
     """
+    if at_most is not None and len(right) and at_most.mean() < right.mean():
+        right = at_most
     return share(right == 1) if ((right == 0) | (right == 1)).all() else bootstrap(right, kind="share")
 
 
