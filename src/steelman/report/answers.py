@@ -117,10 +117,10 @@ def answer_of(entry: Entry, signs: Sequence[Sign], threat: Threat | None) -> Ans
         others = [name for name in table.attacks if name not in {each.name for each in adaptive}]
         before = robust_accuracy(table, norm, eps, others)
         left = still_correct(table, norm, eps, others)
-        taken = int((left & ~still_correct(table, norm, eps)).sum())
+        taken = round((before.value - robust.value) * robust.count)
         broken_by = tuple(_how(table, each, left, threat) for each in adaptive)
         broken_by = tuple(each for each in broken_by if each)
-        if taken >= LEAST and (taken > BROKEN * len(left) or taken * 2 >= int(left.sum())):
+        if taken >= LEAST and (taken > BROKEN * robust.count or 2 * taken >= before.value * robust.count):
             return Answer(
                 entry.name,
                 "broken by an adaptive attack",
