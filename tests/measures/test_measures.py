@@ -31,7 +31,7 @@ from steelman.measures import (
     worst_case,
 )
 from steelman.measures.accuracies import still_correct, threats
-from steelman.measures.measure import bootstrap, plain, share
+from steelman.measures.measure import plain, share
 from steelman.norms import L2, Linf
 from steelman.table import Evaluation
 
@@ -244,27 +244,6 @@ def test_intervals_of_shares_are_wilsons(won, count):
     assert (found.value, found.count) == (p, count)
     assert found.low == pytest.approx(middle - reach, abs=1e-12)
     assert found.high == pytest.approx(middle + reach, abs=1e-12)
-
-
-@pytest.mark.parametrize("statistic", ["mean", "median"])
-@pytest.mark.parametrize("count", [300, 301])
-def test_bootstrap_agrees_with_scipys(statistic, count):
-    values = np.random.default_rng(1).exponential(size=count)
-    found = bootstrap(values, statistic)
-    peer = stats.bootstrap(
-        (values,), getattr(np, statistic), method="percentile", n_resamples=4000, rng=np.random.default_rng(2)
-    ).confidence_interval
-    width = peer.high - peer.low
-    assert found.value == getattr(np, statistic)(values)
-    assert found.low == pytest.approx(peer.low, abs=0.1 * width)
-    assert found.high == pytest.approx(peer.high, abs=0.1 * width)
-    assert bootstrap(values, statistic) == found
-
-
-def test_bootstrap_intervals_hold_the_truth_about_as_often_as_they_say():
-    rng = np.random.default_rng(3)
-    found = [bootstrap(rng.exponential(size=60), resamples=100) for _ in range(150)]
-    assert 0.86 * 150 <= sum(each.low <= 1.0 <= each.high for each in found) <= 0.985 * 150
 
 
 def test_the_order_of_the_rows_does_not_matter():

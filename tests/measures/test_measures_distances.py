@@ -151,6 +151,14 @@ def test_rho_cw_counts_natural_errors_as_successes_of_size_0():
     assert rho_cw(table_of(moved), "nearest").value == pytest.approx(found.value)
 
 
+def test_natural_errors_alone_are_no_robustness():
+    """Their size is 0, which would read as no robustness at all where the attack broke nothing."""
+    rows = changed(ROWS, "nearest", success=False)
+    with pytest.raises(ValueError, match=r"nearest succeeded on none of \d+ images that are right"):
+        rho_cw(table_of(rows))
+    assert rho_cw(table_of(rows), statistic="median").value == math.inf
+
+
 def test_rho_cw_is_the_area_under_accuracy_against_norm_where_nothing_failed():
     table = table_of(changed(ROWS, "nearest", success=True, prediction=lambda row: (row["label"] + 1) % 3))
     smallest = smallest_norms(table, L2, ["nearest"])
@@ -211,7 +219,12 @@ def test_attacks_that_find_nothing_have_no_mean_and_an_infinite_median():
         mean_norm(table, "nearest")
     assert {"mean L2, nearest", "rho_cw, nearest"} <= set(unmeasured(table))
     assert median_norm(table, "nearest").value == math.inf
-    assert (rho_2(table).value, rho_2(table).failures) == (0.0, 41)
+    for measure in (rho_2, l_2):
+        with pytest.raises(ValueError, match="away succeeded on none of 41 images"):
+            measure(table)
+    for form in ("paper", "code"):
+        with pytest.raises(ValueError, match="nearest changed no prediction"):
+            empirical_robustness(table, "nearest", form)
     assert measures(table)["clean accuracy"].value == measures(table)["robust accuracy, Linf 0.1"].value == 1.0
 
 

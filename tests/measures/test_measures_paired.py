@@ -9,6 +9,7 @@ import pytest
 
 from made_up import changed, made_up, of, right, table_of
 from steelman.measures import Paired, accuracy, clean_accuracy, paired, paired_norms, robust_accuracy, smallest_norms
+from steelman.measures.chance import more_hits
 from steelman.measures.measure import share
 from steelman.measures.pairwise import _newcombe, same_images
 from steelman.norms import L2, Linf
@@ -34,10 +35,11 @@ THEIRS = table_of(beaten())
 
 
 def binomial(better: int, worse: int) -> float:
-    """Two-sided: twice the smaller tail of a fair coin."""
+    """Mid-p: all more uneven splits of a fair coin's throws, and half of those that are as uneven."""
     count = better + worse
-    tail = sum(comb(count, k) for k in range(min(better, worse) + 1)) / 2**count
-    return min(1.0, 2 * tail)
+    splits = {k: comb(count, k) / 2**count for k in range(count + 1)}
+    far = {k: abs(2 * k - count) - abs(better - worse) for k in splits}
+    return sum(splits[k] * (1.0 if far[k] > 0 else 0.5) for k in splits if far[k] >= 0) if count else 1.0
 
 
 def two_by_two(both: int, first: int, second: int, neither: int) -> Paired:
@@ -63,6 +65,27 @@ def test_the_interval_is_newcombes(counts, low, high):
     assert found.difference.value == pytest.approx((counts[1] - counts[2]) / 161)
     assert (found.difference.low, found.difference.high) == pytest.approx((low, high), abs=5e-5)
     assert found.p_value == pytest.approx(binomial(*counts[1:3]))
+
+
+@pytest.mark.parametrize(
+    ("counts", "p_value"),
+    [  # Fagerland, Lydersen and Laake: airway hyper-responsiveness before and after transplantation; complete responses
+        ((1, 1, 7, 12), 0.0391),
+        ((59, 6, 16, 80), 0.0347),
+        ((2, 3, 3, 2), 1 - 0.5 * 20 / 64),
+        ((5, 0, 0, 5), 1.0),
+    ],
+)
+def test_the_p_value_is_mcnemars_by_mid_p(counts, p_value):
+    both, first, second, neither = counts
+    assert two_by_two(*counts).p_value == pytest.approx(p_value, abs=5e-5)
+    assert two_by_two(both, second, first, neither).p_value == pytest.approx(p_value, abs=5e-5)
+    ours, theirs = np.repeat([True, False], counts[1:3]), np.repeat([False, True], counts[1:3])
+    sides = more_hits(ours, theirs), more_hits(theirs, ours)
+    if first + second:
+        assert sum(sides) == pytest.approx(1), "each throw counts once, and what was seen half on either side"
+    if first != second:
+        assert 2 * min(sides) == pytest.approx(p_value, abs=5e-5)
 
 
 @pytest.mark.parametrize("counts", [(0, 0, 0, 9), (9, 0, 0, 0), (0, 9, 0, 0), (3, 0, 0, 6), (0, 1, 0, 0)])
@@ -117,7 +140,7 @@ def test_a_comparison_is_one_sentence():
         f"Under weak, PGD keeps {100 * found.ours.value:.1f} % of 41 images right and Plain "
         f"{100 * found.theirs.value:.1f} %, a difference of {100 * found.difference.value:+.1f} points (95 % interval "
         f"{100 * found.difference.low:+.1f} to {100 * found.difference.high:+.1f}): {found.better} images are right "
-        f"only with PGD, {found.worse} only with Plain (exact McNemar p = {found.p_value:.2g})."
+        f"only with PGD, {found.worse} only with Plain (mid-p McNemar p = {found.p_value:.2g})."
     )
     assert str(found) == found.sentence("ours", "theirs")
     assert "p < 0.0001" in str(two_by_two(10, 40, 0, 10))
@@ -136,7 +159,7 @@ def test_smallest_perturbations_are_compared_by_their_difference():
     wide = found.ours.high - found.theirs.low - (found.ours.low - found.theirs.high)
     assert found.difference.high - found.difference.low < 0.8 * wide, "pairs say more than two intervals do"
     assert "smallest L2 perturbation" in str(found)
-    assert "(sign test p" in str(found)
+    assert "(mid-p sign test p" in str(found)
 
 
 def test_models_of_different_images_are_not_compared():

@@ -125,7 +125,7 @@ def test_chance_against_scipys_definitions() -> None:
     assert above_chance(3, 3, 0.5) == pytest.approx(0.125)
     assert above_chance(0, 3, 0.5) == above_chance(2, 3, 1.0) == 1
     ours, theirs = np.array([1, 1, 1, 1, 0], bool), np.array([0, 0, 0, 1, 1], bool)
-    assert more_hits(ours, theirs) == pytest.approx(5 / 16)  # 3 of 4, or 4 of 4
+    assert more_hits(ours, theirs) == pytest.approx(3 / 16)  # half of 3 of 4, and 4 of 4
     assert more_hits(ours, ours) == 1
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from steelman.measures.measure import Measure, Unmeasured, bootstrap, share
+from steelman.measures.measure import Measure, Unmeasured, mean, share
 from steelman.measures.rows import mean_of, rows
 from steelman.norms import Norm
 from steelman.table.records import CLEAN
@@ -133,7 +133,8 @@ def average_accuracy(
            CIFAR-10
     clean  count the clean accuracy as one more radius, 0 (default; AvgAcc). False: AvgRobAcc
 
-    Each image has the share of the radii within which it is still correct; the interval is the bootstrap over images.
+    Each image has the share of the radii within which it is still correct; the interval is Wilson's of the
+    effective number of images (`intervals.of_shares`).
 
     Reference: Gavin Weiguang Ding, Yash Sharma, Kry Yik Chau Lui and Ruitong Huang, "MMA training: direct input space
     margin maximization through adversarial training", ICLR 2020, section 4.
@@ -147,7 +148,7 @@ def average_accuracy(
     right = [right_within(evaluation, norm, eps) for eps in chosen]
     if clean:
         right.append(rows(evaluation).right())
-    return bootstrap(np.mean(right, axis=0), kind="share")
+    return mean(np.mean(right, axis=0), kind="share")
 
 
 def radii_of(evaluation: Evaluation, norm: Norm) -> list[float]:

@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from steelman.measures.measure import Measure, Unmeasured, bootstrap
+from steelman.measures.measure import Measure, Unmeasured, mean, median
 from steelman.measures.rows import Attacked, rows
 from steelman.norms import Norm
 from steelman.table.table import Evaluation
@@ -22,22 +22,22 @@ def rho_2(evaluation: Evaluation, attack: str | None = None) -> Measure:
 
     `attack` is a minimal attack with `reference="prediction"`, by default the table's only one in L2. Images that are
     wrong, and those on which the attack did not converge (`failures`), count with what they have, as in the authors'
-    code.
+    code; where it converged on none, what they have says nothing of robustness.
 
     Reference: Ziang Yan, Yiwen Guo and Changshui Zhang, "Deep Defense: training DNNs with improved adversarial
     robustness", NeurIPS 2018, section 4.
 
     Raises:
-        Unmeasured: there is no such attack, or sizes are not finite.
+        Unmeasured: there is no such attack, it succeeded on no image, or sizes are not finite.
     """
-    run = _from_prediction(evaluation, attack, "L2")
-    return bootstrap(_ratio(evaluation, run, "L2"), kind="ratio", failures=_failures(run))
+    run = _some_success(_from_prediction(evaluation, attack, "L2"))
+    return mean(_ratio(evaluation, run, "L2"), kind="ratio", failures=_failures(run))
 
 
 def l_2(evaluation: Evaluation, attack: str | None = None) -> Measure:
     """The mean of |delta|_2 over all images: `rho_2` without its denominator."""
-    run = _from_prediction(evaluation, attack, "L2")
-    return bootstrap(_sizes(run, "L2"), failures=_failures(run))
+    run = _some_success(_from_prediction(evaluation, attack, "L2"))
+    return mean(_sizes(run, "L2"), failures=_failures(run))
 
 
 def rho_inf(evaluation: Evaluation, attack: str | None = None, *, cap: float | None = None) -> Measure:
@@ -62,7 +62,7 @@ def rho_inf(evaluation: Evaluation, attack: str | None = None, *, cap: float | N
         if cap is None:
             raise Unmeasured(f"{run.name} failed on {_failures(run)} images; give cap, with which they count")
     ratios = _ratio(evaluation, run, "Linf", np.where(_success(run), _sizes(run, "Linf"), cap or 0.0))
-    return bootstrap(ratios, kind="ratio", failures=_failures(run))
+    return mean(ratios, kind="ratio", failures=_failures(run))
 
 
 def empirical_robustness(evaluation: Evaluation, attack: str, form: Form = "paper") -> Measure:
@@ -71,14 +71,17 @@ def empirical_robustness(evaluation: Evaluation, attack: str, form: Form = "pape
     form  "paper" (default): L2, over all images. "code": in the attack's own norm where that is Linf, else in L2, and
           over the images whose prediction the attack changed; `failures` counts the others
 
+    Of an attack that changed no prediction there is none: its perturbations, often 0, would read as a model that is not
+    robust at all.
+
     The authors' code lets the attack leave the model's prediction: give it `reference="prediction"` to compare with it.
 
     Reference: Valentina Zantedeschi, Maria-Irina Nicolae and Ambrish Rawat, "Efficient defenses against adversarial
     attacks", AISec 2017, equation 2.
 
     Raises:
-        Unmeasured: the attack was not run on all images, changed no prediction ("code"), or has an L1 norm ("code"),
-            which the table does not have of unattacked images.
+        Unmeasured: the attack was not run on all images, changed no prediction, or has an L1 norm ("code"), which the
+            table does not have of unattacked images.
     """
     check_form(form)
     run = rows(evaluation)[attack].whole()
@@ -87,14 +90,14 @@ def empirical_robustness(evaluation: Evaluation, attack: str, form: Form = "pape
             f"{attack} was run on {int(run.attacked.sum())} of {len(run.attacked)} images, and this is of all"
         )
     changed = run.changed
-    if form == "paper":
-        return bootstrap(_ratio(evaluation, run, "L2"), kind="ratio", failures=int((~changed).sum()))
-    if run.norm == "L1":
-        raise Unmeasured(f'{attack} has an L1 norm, and the table has no |x|_1; form="paper" is in L2')
     if not changed.any():
         raise Unmeasured(f"{attack} changed no prediction, so there is nothing to average over")
+    if form == "paper":
+        return mean(_ratio(evaluation, run, "L2"), kind="ratio", failures=int((~changed).sum()))
+    if run.norm == "L1":
+        raise Unmeasured(f'{attack} has an L1 norm, and the table has no |x|_1; form="paper" is in L2')
     ratios = _ratio(evaluation, run, "Linf" if run.norm == "Linf" else "L2")
-    return bootstrap(ratios[changed], kind="ratio").over(~changed)
+    return mean(ratios[changed], kind="ratio").over(~changed)
 
 
 def mean_norm(evaluation: Evaluation, attack: str, norm: Norm | None = None) -> Measure:
@@ -134,7 +137,8 @@ def rho_cw(evaluation: Evaluation, attack: str | None = None, statistic: Literal
 
     Raises:
         ValueError: the statistic is not known.
-        Unmeasured: there is no such attack, or none or several to choose from; sizes are not finite.
+        Unmeasured: there is no such attack, or none or several to choose from; it broke none of the images that are
+            right, so that the mean would be 0, of natural errors alone; sizes are not finite.
     """
     if statistic not in ("mean", "median"):
         raise ValueError(f'statistic is "mean" or "median"; got {statistic!r}')
@@ -147,7 +151,11 @@ def rho_cw(evaluation: Evaluation, attack: str | None = None, statistic: Literal
     if not run.leaves_label:
         raise Unmeasured(f"{attack} left the prediction; rho_cw needs an attack that leaves the label")
     sizes, success = np.where(run.wrong, 0.0, _sizes(run, "L2")), run.wrong | _success(run)
-    return _mean_of_successes(attack, sizes, success) if statistic == "mean" else _median(sizes, success)
+    if statistic == "median":
+        return _median(sizes, success)
+    if not run.wrong.all() and not success[~run.wrong].any():
+        raise Unmeasured(f"{attack} succeeded on none of {int((~run.wrong).sum())} images that are right")
+    return _mean_of_successes(attack, sizes, success)
 
 
 def smallest_norms(evaluation: Evaluation, norm: Norm, attacks: Sequence[str] | None = None) -> np.ndarray:
@@ -182,7 +190,7 @@ def mean_margin(evaluation: Evaluation, norm: Norm, at_most: float, attacks: Seq
     if not at_most > 0:
         raise ValueError(f"at_most is the largest distance that counts, above 0; got {at_most}")
     smallest = smallest_norms(evaluation, norm, attacks)
-    return bootstrap(np.minimum(smallest, at_most), failures=int((~np.isfinite(smallest)).sum()))
+    return mean(np.minimum(smallest, at_most), failures=int((~np.isfinite(smallest)).sum()), highest=at_most)
 
 
 def is_carlini_wagner(attack: Attacked) -> bool:
@@ -247,11 +255,19 @@ def _failures(attack: Attacked) -> int:
     return int((~_success(attack)).sum())
 
 
+def _some_success(attack: Attacked) -> Attacked:
+    if not _success(attack).any():
+        raise Unmeasured(
+            f"{attack.name} succeeded on none of {len(attack.attacked)} images: its sizes are no distances"
+        )
+    return attack
+
+
 def _mean_of_successes(attack: str, sizes: np.ndarray, success: np.ndarray) -> Measure:
     if not success.any():
         raise Unmeasured(f"{attack} succeeded on none of {len(sizes)} images, so its successes have no mean")
-    return bootstrap(sizes[success]).over(~success)
+    return mean(sizes[success]).over(~success)
 
 
 def _median(sizes: np.ndarray, success: np.ndarray) -> Measure:
-    return bootstrap(np.where(success, sizes, np.inf), "median", failures=int((~success).sum()))
+    return median(np.where(success, sizes, np.inf), failures=int((~success).sum()))

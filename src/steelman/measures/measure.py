@@ -1,14 +1,12 @@
-"""A number with its interval, and two ways to compute one."""
+"""A number with its interval, and three ways to compute one."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from math import inf
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-DRAWN_AT_ONCE = 2**16
-"""Values in memory; more is not faster."""
+from steelman.measures.intervals import of_mean, of_median, of_shares, wilson
 
 Kind: TypeAlias = Literal["share", "length", "ratio"]
 
@@ -44,67 +42,59 @@ class Measure:
 
 
 def share(flags: np.ndarray) -> Measure:
-    """The share of True, with Wilson's interval (E. B. Wilson, JASA 22, 1927).
+    """The share of True, with Wilson's interval (`intervals.wilson`).
 
     Raises:
         Unmeasured: no images.
     """
-    from scipy.stats import binomtest
-
     _some(flags)
-    interval = binomtest(int(flags.sum()), len(flags)).proportion_ci(0.95, method="wilson")
-    return Measure(float(flags.mean()), float(interval.low), float(interval.high), len(flags))
+    value = float(flags.mean())
+    return Measure(value, *wilson(value, float(len(flags))), len(flags))
 
 
-def bootstrap(
+def mean(
     values: np.ndarray,
-    statistic: Literal["mean", "median"] = "mean",
     *,
     kind: Kind = "length",
     failures: int = 0,
-    resamples: int = 1000,
     weights: np.ndarray | None = None,
+    highest: float = inf,
+    scale: float | None = None,
 ) -> Measure:
-    """The mean or median of per-image values, with the percentile bootstrap interval: images drawn with replacement.
+    """The mean of per-image values, with an interval for another sample of images.
 
-    With `weights`, the number of things that an image's value is the sum of, the mean over all of these; the images are
-    drawn, so that things of one image need not be independent.
+    kind     "share": values between 0 and 1, by Wilson's interval of the effective number of images
+             (`intervals.of_shares`). "length" (default) and "ratio": by Hall's interval (`intervals.of_mean`)
+    weights  the number of things that an image's value is the sum of: then the mean over all of these. Their images are
+             drawn, so that things of one image need not be independent: the interval is that of the linearised ratio,
+             whose value by image is mean + (value - mean weight) / mean weight
+    highest  what no value can be above (default: nothing)
+    scale    values are differences of numbers up to this size, and their mean may be below 0 though none of them is
 
-    The draws are seeded, so the same table gives the same interval. Ends are values that resamples took, never
-    interpolated, so that values may be infinite.
+    Of values of which none is below 0, the mean is taken not to be either.
 
     Raises:
         Unmeasured: no images.
     """
     _some(values)
+    if kind == "share":
+        return Measure(float(values.mean()), *of_shares(values), len(values), kind, failures)
+    each = values
     if weights is not None:
-        drawn = [(values[each].sum(axis=1), weights[each].sum(axis=1)) for each in _drawn(len(values), resamples)]
-        sums, counts = (np.concatenate(each) for each in zip(*drawn, strict=True))
-        resampled = sums[counts > 0] / counts[counts > 0]
-        value = values.sum() / weights.sum()
-    elif statistic == "mean":
-        resampled = np.concatenate([values[drawn].mean(axis=1) for drawn in _drawn(len(values), resamples)])
-        value = values.mean()
-    else:
-        ordered = np.sort(values)
-        resampled = ordered[_median_ranks(len(values), resamples)].mean(axis=1)
-        value = np.median(values)
-    low, high = np.quantile(resampled, [0.025, 0.975], method="inverted_cdf")
-    return Measure(float(value), float(low), float(high), len(values), kind, failures)
+        ratio, own = values.sum() / weights.sum(), weights > 0
+        each = ratio + (values - ratio * weights)[own] / weights[own].mean()
+    within = (0.0 if scale is None and (values >= 0).all() else -inf, highest)
+    return Measure(float(each.mean()), *of_mean(each, within, scale), len(values), kind, failures)
 
 
-@lru_cache(maxsize=16)
-def _median_ranks(count: int, resamples: int) -> np.ndarray:
-    """For each resample, the two ranks between which its median lies; they depend on the number of values alone."""
-    middle = [(count - 1) // 2, count // 2]
-    return np.concatenate([np.partition(drawn, middle, axis=1)[:, middle] for drawn in _drawn(count, resamples)])
+def median(values: np.ndarray, *, failures: int = 0) -> Measure:
+    """The median of per-image lengths, of which some may be infinite, with an exact interval (`intervals.of_median`).
 
-
-def _drawn(count: int, resamples: int) -> Iterator[np.ndarray]:
-    """The places of each resample's values, always the same; several resamples at a time where they are small."""
-    draws, several = np.random.default_rng(0), max(1, DRAWN_AT_ONCE // count)
-    for start in range(0, resamples, several):
-        yield draws.integers(count, size=(min(several, resamples - start), count))
+    Raises:
+        Unmeasured: no images.
+    """
+    _some(values)
+    return Measure(float(np.median(values)), *of_median(values), len(values), "length", failures)
 
 
 def plain(measures: dict[str, Measure]) -> dict[str, dict[str, Any]]:

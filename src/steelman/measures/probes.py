@@ -3,7 +3,7 @@
 import numpy as np
 
 from steelman.measures.distances import GUARD, Form, check_form, only
-from steelman.measures.measure import Measure, Unmeasured, bootstrap
+from steelman.measures.measure import Measure, Unmeasured, mean
 from steelman.measures.rows import rows
 from steelman.table.records import CLEAN
 from steelman.table.table import Evaluation
@@ -21,7 +21,7 @@ def probed(evaluation: Evaluation, probe: str, attack: str = CLEAN) -> Measure:
     """
     column = _column(evaluation, probe)
     values = rows(evaluation)[attack].whole().column(column, np.nan)
-    return bootstrap(_measured(evaluation, column, attack, values), kind="ratio")
+    return mean(_measured(evaluation, column, attack, values), kind="ratio")
 
 
 def training_set_distance(
@@ -47,11 +47,11 @@ def training_set_distance(
     values = attacked.column(column, np.nan)
     distances = _measured(evaluation, column, attack, values)
     if form == "paper":
-        return bootstrap(distances)
+        return mean(distances)
     changed, x_l2 = (each[~np.isnan(values)] for each in (attacked.changed, rows(evaluation).x_l2))
     if not changed.any():
         raise Unmeasured(f"{attack} changed no prediction, so there is nothing to average over")
-    return bootstrap((distances**2 / (x_l2 + GUARD))[changed]).over(~changed)
+    return mean((distances**2 / (x_l2 + GUARD))[changed]).over(~changed)
 
 
 def clever(evaluation: Evaluation, probe: str | None = None) -> Measure:
@@ -70,7 +70,7 @@ def clever(evaluation: Evaluation, probe: str | None = None) -> Measure:
     """
     column = _own(evaluation, "CLEVER") if probe is None else _column(evaluation, probe)
     scores = np.where(rows(evaluation).wrong, np.nan, rows(evaluation).clean.column(column, np.nan))
-    return bootstrap(_measured(evaluation, column, CLEAN, scores))
+    return mean(_measured(evaluation, column, CLEAN, scores))
 
 
 def measured_by(evaluation: Evaluation, probe: str) -> list[str]:

@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from steelman.forward import REJECTED
-from steelman.measures.measure import Measure, Unmeasured, bootstrap, share
+from steelman.measures.measure import Measure, Unmeasured, mean, share
 from steelman.naming import nearest
 from steelman.table.records import CLEAN, Record
 from steelman.table.schema import ROUNDING, misclassified, never_right
@@ -244,7 +244,7 @@ def mean_of(right: np.ndarray, at_most: np.ndarray | None = None) -> Measure:
     """
     if at_most is not None and len(right) and at_most.mean() < right.mean():
         right = at_most
-    return share(right == 1) if ((right == 0) | (right == 1)).all() else bootstrap(right, kind="share")
+    return share(right == 1) if ((right == 0) | (right == 1)).all() else mean(right, kind="share")
 
 
 # An evaluation's rows hold its table and not the evaluation, so that they go when it goes.

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from steelman.measures.measure import Measure, Unmeasured, bootstrap, share
+from steelman.measures.measure import Measure, Unmeasured, mean, share
 from steelman.measures.rows import Rows, rows
 from steelman.norms import Norm
 from steelman.table.records import Record
@@ -91,7 +91,7 @@ def target_success(evaluation: Evaluation, attack: str, case: Case) -> Measure:
     section III-D.
     """
     found = over_targets(evaluation, attack).successes(case)
-    return bootstrap(found, kind="share") if case == "average" else share(found)
+    return mean(found, kind="share") if case == "average" else share(found)
 
 
 def target_size(evaluation: Evaluation, attack: str, case: Case, norm: Norm | None = None) -> Measure:
@@ -108,8 +108,8 @@ def target_size(evaluation: Evaluation, attack: str, case: Case, norm: Norm | No
     if not success.any():
         raise Unmeasured(f"{attack} succeeded on none of {len(success)} images in the {case} case")
     if case != "average":
-        return bootstrap(sizes[success.astype(bool)]).over(~success.astype(bool))
-    return bootstrap(sizes, weights=every.success.sum(axis=1)).over(~every.success.ravel())
+        return mean(sizes[success.astype(bool)]).over(~success.astype(bool))
+    return mean(sizes, weights=every.success.sum(axis=1)).over(~every.success.ravel())
 
 
 def groups(table: Rows) -> dict[str, list[str]]:
