@@ -1,5 +1,7 @@
 """Models that draw random numbers: judged over draws, attacked through their mean."""
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +10,27 @@ import torch
 from torch import Tensor, nn
 
 from affine import images, small_net
+from digits_network import trained
 from steelman.attacks import EOT, FGSM, PGD, DeepFool, HopSkipJump, Square, UniformNoise, UniversalPerturbation, WorstOf
+from steelman.attacks.core import Attack, AttackWrapper
 from steelman.checkup import checkup
 from steelman.data import Digits
 from steelman.evaluation import evaluate
-from steelman.evaluation.battery import Battery
-from steelman.experiments.assess import assess
+from steelman.evaluation.battery import Battery, named_battery
+from steelman.experiments.assess import assess, attacked, look
 from steelman.loading.subject import Subject
-from steelman.measures import accuracy, accuracy_of_any_draw, accuracy_of_most, clean_accuracy, measures, success_rate
-from steelman.networks import MLP, Filtered, MeanOfDraws
+from steelman.measures import (
+    accuracy,
+    accuracy_of_any_draw,
+    accuracy_of_most,
+    clean_accuracy,
+    measures,
+    robust_accuracy,
+    success_rate,
+)
+from steelman.networks import MLP, Filtered, MeanOfDraws, Normalise, Preprocessed
+from steelman.networks.drawing import Drawn
+from steelman.norms import Linf
 from steelman.randomness import DRAWS, is_random
 
 
@@ -45,6 +59,28 @@ class Coin(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         one = (torch.rand(len(x)) >= self.heads).to(x)
         return torch.stack([1 - one, one], 1) * 2 + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+class Stranger(nn.Module):
+    """A perceptron's answer, and one time in ten another one; it declares nothing, and draws from numpy."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.network(x)
+        slips = torch.from_numpy(np.random.rand(len(x), 1) < 0.1)  # noqa: NPY002
+        return torch.where(slips, logits.roll(1, 1), logits)
+
+
+def strange(tmp_path: Path, count: int = 100) -> Subject:
+    """A stranger that is right 90 % of the time on each of so many images."""
+    network, data = trained(), Digits().load("test")
+    (batch,) = data.in_order(len(data))
+    right = torch.where(network(batch.x).argmax(1) == batch.y)[0]
+    data = data.subset(right[:count])
+    return Subject("it", Stranger(network), data, lambda: data, tmp_path)
 
 
 def test_what_is_random_says_so() -> None:
@@ -141,3 +177,61 @@ def test_an_evaluation_of_a_random_model_attacks_its_mean(tmp_path: Path) -> Non
         entry = assess(subject, Battery(attacks={"PGD": PGD(eps=0.1, steps=2)}, samples=2))
         assert entry.evaluation.record("PGD").call.startswith(kind)
     assert "random = True" not in str(checkup(Filtered(Noise(0.1), network), data))
+
+
+def test_a_stranger_s_random_model_is_judged_and_attacked_as_one(tmp_path: Path) -> None:
+    given = strange(tmp_path, 30)
+    subject, found = look(given)
+    assert isinstance(subject.model, Drawn)
+    (finding,) = (each for each in found.findings if each.name == "determinism")
+    assert finding.level == "note"
+    assert "20 answers" in finding.advice
+    entry = assess(subject, Battery(attacks={"PGD": PGD(eps=0.1, steps=2)}, samples=2), found, adaptive="never")
+    assert entry.evaluation.record("PGD").call.startswith("EOT")
+    assert entry.evaluation.draws == 20
+    again = evaluate(subject.model, subject.test, {"PGD": EOT(PGD(eps=0.1, steps=2), samples=2)}, progress=False)
+    assert again["right"].tolist() == entry.evaluation["right"].tolist()  # numpy's draws follow the images' seeds
+    layer = Normalise(shape=(1, 8, 8), mean=[0.1], std=[0.5])
+    behind, _ = look(replace(given, model=Preprocessed(layer, given.model)))
+    assert isinstance(behind.model, Preprocessed)
+    assert isinstance(behind.model.network, Drawn)
+    declared, _ = look(replace(given, model=Filtered(Noise(0.1), given.model)))
+    assert isinstance(declared.model, Filtered)
+    sure, found = look(replace(given, model=trained()))
+    assert not is_random(sure.model)
+    assert all(each.level == "fine" for each in found.findings if each.name == "determinism")
+
+
+def short(attack: Attack) -> Attack:
+    """With fewer steps and queries: at such a radius none of them does anything."""
+    inner = {"attack": short(attack.attack)} if isinstance(attack, AttackWrapper) else {}
+    few = dict.fromkeys((name for name in ("steps", "queries", "samples") if hasattr(attack, name)), 3)
+    return replace(attack, **few, **inner)
+
+
+@pytest.mark.parametrize("name", ["quick", "signs", "standard"])
+def test_a_radius_that_does_nothing_takes_nothing(name: str, tmp_path: Path) -> None:
+    subject, _ = look(strange(tmp_path))
+    battery = named_battery(name, data="Digits", eps=1e-4)
+    attacks = {name: short(attack) for name, attack in (battery.attacks | battery.black_box).items()}
+    battery = replace(battery, attacks=attacks, black_box={}, samples=3)
+    table = attacked(subject, battery, progress=False)["pixels"]
+    measure = robust_accuracy(table, Linf, 1e-4)
+    assert measure.low <= 0.9 <= measure.high
+    assert measure.value == pytest.approx(0.9, abs=4 * (0.09 / 20 / 100) ** 0.5)
+    assert len(table.attacks) >= 4
+
+
+def test_an_image_is_attacked_until_no_answer_is_right() -> None:
+    x, y = torch.rand(200, 1, 2, 2), torch.zeros(200, dtype=torch.int64)
+    attacks = {name: UniformNoise(eps=0.1) for name in ("first", "second", "third")}
+    table = evaluate(Coin(0.1), (x, y), attacks, survivors_only=True, progress=False)
+    right = {}
+    for name in ("clean", *attacks):
+        found = table.only(name)
+        right[name] = dict(zip(found["image"], found["right"] + found["again"], strict=True))
+    left = set(range(200))
+    for before, after in pairwise(("clean", *attacks)):
+        left &= {image for image, share in right[before].items() if share > 0}
+        assert right[after].keys() == left
+    assert 0 < len(left) < 200

@@ -83,7 +83,8 @@ def look(subject: Subject, access: Access | None = None) -> tuple[Subject, Check
             model = Preprocessed(model.preprocess, Drawn(model.network))
         elif not is_random(model):
             model = Drawn(model)
-    return replace(subject, model=model.train(training)), Checkup((*found.findings, *more), wanted)
+    model = model if training else model.eval()  # parts that are not in train mode stay as they are
+    return replace(subject, model=model), Checkup((*found.findings, *more), wanted)
 
 
 def _judged_by_draws(found: Checkup) -> Checkup:
