@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from steelman import FGSM, Batch, Plain, Training, checkpoint, evaluate, fit
 from steelman.data import Digits, Flip, PadCrop, sampled, split_off
 from steelman.defences import Objective
+from steelman.networks.random_layers import AddedNoise
 from steelman.training import (
     SGD,
     Adam,
@@ -255,6 +256,20 @@ def test_the_log_begins_before_training(tmp_path: Path):
     before = (network().eval()(whole.x).argmax(1) == whole.y).double().mean().item()
     many = fit(network(), images(), Plain(), replace(TRAINING, epochs=0, track_test=10**6), test=test).log
     assert many[0]["test_clean"] == before
+
+
+def test_the_accuracies_of_a_random_network_are_of_the_trainings_seed():
+    """Also the first one, before which no batch has set the generator; and whatever the caller drew before."""
+
+    def accuracies(seed: int, chance: int) -> list[float]:
+        model = nn.Sequential(AddedNoise(1.0), network())
+        training = replace(TRAINING, epochs=1, validation=60, seed=seed)
+        torch.manual_seed(chance)
+        return [line["clean"] for line in fit(model, images(), Plain(), training).log]
+
+    found = accuracies(0, 1)
+    assert accuracies(0, 2) == accuracies(0, 3) == found
+    assert accuracies(4, 1) != found
 
 
 def test_no_epochs_still_leave_a_network_to_evaluate(tmp_path: Path):

@@ -270,6 +270,7 @@ class _Run:
 
     def _end_of_epoch(self, bar: ProgressBar) -> None:
         line: dict[str, Any] = {"epoch": self.epoch}
+        torch.manual_seed(self._number("validation", self.epoch))  # from which random networks draw their answers
         if self.epoch:
             done = min(self.epoch * self.batches / self.total, 1.0)
             parts = cut(torch.arange(len(self.data)), self.training.batch_size, self.alone)
