@@ -12,7 +12,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import every_defence as table
-from every_defence import DEFENCES, KILLED, TRAINING, Changeable, bits, changeable, first, judged, network, train
+from every_defence import (
+    DEFENCES,
+    KILLED,
+    RANDOM,
+    TRAINING,
+    Changeable,
+    bits,
+    changeable,
+    first,
+    judged,
+    network,
+    network_for,
+    suited,
+    train,
+)
 from scripts import run_script
 from steelman import FGSM, AdversarialTraining, DeepDefense, Plain, Sum, checkpoint, config
 from steelman.defences import Game, Objective
@@ -20,7 +34,8 @@ from steelman.training import MicroBatches, play
 
 pytestmark = pytest.mark.xdist_group("every defence")  # its fixtures train the whole table: once is enough
 every_defence = pytest.mark.parametrize("name", DEFENCES)
-OBJECTIVES = [name for name, defence in DEFENCES.items() if isinstance(defence, Objective)]
+not_random = [name for name in DEFENCES if name not in RANDOM]
+OBJECTIVES = [name for name in not_random if isinstance(DEFENCES[name], Objective)]
 
 
 def set_up(name: str, model: nn.Module) -> Game:
@@ -63,7 +78,7 @@ def test_its_loss_falls(name: str, alone: Path):  # of those two it grows with t
     assert losses[-1] < losses[0]
 
 
-@every_defence
+@pytest.mark.parametrize("name", not_random)
 def test_two_processes_equal_one(name: str, alone: Path, pair: Path):
     one, two = (checkpoint.load(root / name / "last.safetensors") for root in (alone, pair))
     torch.testing.assert_close(two["nets"], one["nets"], rtol=0, atol=1e-6)
@@ -132,7 +147,7 @@ def test_it_survives_toml(name: str):
 def test_it_leaves_model_and_batch_as_they_were(name: str):
     torch.manual_seed(0)
     model, batch = Changeable(), first(12)
-    model.train()
+    suited(name, model.train())
     model.drop.eval()
     model.fc2.bias.requires_grad_(False)
     model.fc1.weight.grad = torch.ones_like(model.fc1.weight)
@@ -192,14 +207,14 @@ def test_the_gradient_of_a_sum_is_the_sum_of_gradients(other: Objective):
 def test_micro_batches_make_the_same_update(name: str, micro_batch: int):
     moved = []
     for size in (None, micro_batch):
-        model = network().double()
+        model = network_for(name).double()
         game = set_up(name, model)
         assert isinstance(game, Objective)
         optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
         losses = play(game if size is None else MicroBatches(game, size), model, first(12, torch.float64), optimiser)
         moved.append([torch.tensor(losses["classifier"], dtype=torch.float64), *model.parameters()])
     torch.testing.assert_close(moved[0], moved[1], rtol=1e-6, atol=1e-6)
-    assert not torch.equal(moved[0][1], network().double().fc1.weight)
+    assert not torch.equal(moved[0][1], next(network_for(name).double().parameters()))
 
 
 @pytest.mark.parametrize("name", ["pgd", "jacobian by projections", "parseval", "gap", "training of advgan"])
@@ -231,6 +246,7 @@ def test_a_network_that_writes_into_its_images_and_wraps_its_logits_learns_the_s
         model = Usual(usual)
         model.load_state_dict(changeable().float().state_dict())
         model.drop.p = 0.0
+        suited(name, model)
         batch = first(12)
         x = batch.x.clone()
         torch.manual_seed(1)

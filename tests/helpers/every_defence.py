@@ -6,6 +6,7 @@ Run as a script, this file trains the table in two processes, and is killed in t
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from steelman import (
     TRADES,
     VAT,
     YOPO,
+    AdvBNN,
     AdversarialTraining,
     AdvGAN,
     AttackTraining,
@@ -46,6 +48,7 @@ from steelman import (
     Orthogonal,
     Parseval,
     Plain,
+    SteadyState,
     Sum,
     TradesYOPO,
     Training,
@@ -56,7 +59,7 @@ from steelman import (
 from steelman.data import Digits, InMemory
 from steelman.defences import Game, Objective
 from steelman.losses import Margin
-from steelman.networks import MLP
+from steelman.networks import MLP, ODENet, bayesian
 from steelman.norms import L2
 from steelman.schedules import Linear
 from steelman.training import SGD, Cosine, Diverged, History
@@ -94,6 +97,10 @@ DEFENCES: dict[str, Game] = {
     "parseval of deep defense": Parseval(DeepDefense(weight=2.0, c=3.0, d=1.0, steps=2), beta=0.02, rows=1.0),
     "orthogonal": Orthogonal(AdversarialTraining(FGSM(eps=0.1)), weight=0.01),
     "cascade": Cascade(factor=0.5, similarity=0.01, eps=0.1, stored=0.0),
+    "adv-bnn": AdvBNN(AdversarialTraining(FGSM(eps=0.1), crafting="train"), alpha=0.1),
+    "adv-bnn without noise": AdvBNN(AdversarialTraining(FGSM(eps=0.1), crafting="train"), alpha=0.1),
+    "steady state": SteadyState(weight=0.5, times=(0.75, 1.25)),
+    "steady state of noise": NoiseMixture(SteadyState(weight=0.5, times=(0.75, 1.25)), sigmas=(0.1,)),
     "distillation": Distillation(temperature=5.0),
     "trades": TRADES(PGD(eps=0.1, steps=3, normal_start=0.001)),
     "mart": MART(PGD(eps=0.1, steps=3, normal_start=0.001)),
@@ -141,6 +148,15 @@ DEFENCES: dict[str, Game] = {
 KILLED = list({type(defence): name for name, defence in reversed(DEFENCES.items())}.values())
 """The first of each class: a class decides what there is to go on with, a setting does not."""
 
+SURGERY: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "adv-bnn": partial(bayesian, std=0.05),
+    "adv-bnn without noise": partial(bayesian, std=1e-30),
+}
+"""What a defence needs done to a network first."""
+
+RANDOM = ("adv-bnn",)
+"""Draws weights for a whole batch, so that parts of it learn otherwise."""
+
 # 55 of 97 images, in batches of 20: neither the epoch nor the last batch (15) nor two processes' halves come out even.
 TRAINING = Training(
     epochs=2,
@@ -179,8 +195,20 @@ def network() -> MLP:
     return model
 
 
-def train(name: str, folder: Path | None = None, training: Training = TRAINING) -> tuple[MLP, History]:
-    model = network()
+def network_for(name: str) -> nn.Module:
+    """The network that the table trains by this defence."""
+    if "steady state" in name:
+        torch.manual_seed(5)
+        return ODENet(shape=(1, 8, 8), variant="tisode", width=4, step=0.25)
+    return suited(name, network())
+
+
+def suited(name: str, model: nn.Module) -> nn.Module:
+    return SURGERY.get(name, lambda model: model)(model)
+
+
+def train(name: str, folder: Path | None = None, training: Training = TRAINING) -> tuple[nn.Module, History]:
+    model = network_for(name)
     return model, fit(model, images(), DEFENCES[name], training, folder=folder, progress=False)
 
 
@@ -208,6 +236,12 @@ class Changeable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.drop(self.norm(self.fc1(x.flatten(1))).relu()))
+
+    def trajectory(self, x: Tensor, start: float, end: float) -> tuple[Tensor, Tensor]:
+        """The logits, and something that the weights can make smaller."""
+        answer = self(x)
+        logits = answer["logits"] if isinstance(answer, dict) else answer
+        return logits, (end - start) * self.fc1.weight.square().expand(len(x), -1, -1)
 
 
 def changeable(training: bool = True) -> Changeable:
