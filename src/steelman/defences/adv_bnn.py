@@ -34,7 +34,7 @@ class AdvBNN(WeightPenalty):
 
     Cost: the objective's; no pass.
     Reference: Xuanqing Liu, Yao Li, Chongruo Wu and Cho-Jui Hsieh, "Adv-BNN: improved adversarial defense through
-    robust Bayesian neural network", ICLR 2019, section 3.
+    robust Bayesian neural network", ICLR 2019.
 
     Raises:
         ValueError: a network without Bayesian layers.

@@ -55,7 +55,7 @@ class Cascade(Adversarial):
     Cost: 2 forward and 1 gradient pass for the share of images that are not stored; 1 forward and 1 backward pass on
     twice the images.
     Reference: Taesik Na, Jong Hwan Ko and Saibal Mukhopadhyay, "Cascade adversarial machine learning regularized with a
-    unified embedding", ICLR 2018, section 3; Anish Athalye, Nicholas Carlini and David Wagner, "Obfuscated
+    unified embedding", ICLR 2018; Anish Athalye, Nicholas Carlini and David Wagner, "Obfuscated
     gradients give a false sense of security: circumventing defenses to adversarial examples", ICML 2018, section 5.
 
     Raises:

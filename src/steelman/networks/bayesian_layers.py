@@ -124,7 +124,7 @@ def bayesian(
 
     Cost: of a fully connected layer twice, of a convolution with as many groups as images.
     Reference: Xuanqing Liu, Yao Li, Chongruo Wu and Cho-Jui Hsieh, "Adv-BNN: improved adversarial defense through
-    robust Bayesian neural network", ICLR 2019, section 3.
+    robust Bayesian neural network", ICLR 2019.
 
     Raises:
         ValueError: a deviation that is not above 0; an unknown choice of layers; the network has none of these layers.

@@ -25,9 +25,9 @@ class MeanOfDraws(nn.Module):
 
     Cost: T forward passes, one after the other, since a layer may draw once for all images.
     Reference: Xuanqing Liu, Minhao Cheng, Huan Zhang and Cho-Jui Hsieh, "Towards robust neural networks via random
-    self-ensemble", ECCV 2018, section 3; Guneet S. Dhillon, Kamyar Azizzadenesheli, Zachary C. Lipton, Jeremy
+    self-ensemble", ECCV 2018; Guneet S. Dhillon, Kamyar Azizzadenesheli, Zachary C. Lipton, Jeremy
     Bernstein, Jean Kossaifi, Aran Khanna and Anima Anandkumar, "Stochastic activation pruning for robust adversarial
-    defense", ICLR 2018, section 4.
+    defense", ICLR 2018.
 
     Raises:
         ValueError: draws is not a whole number from 1 up.

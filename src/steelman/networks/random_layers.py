@@ -43,7 +43,7 @@ class StochasticPruning(nn.Module):
     Cost: that of an activation, some ten times over; the paper predicts by the mean softmax of 100 draws
     (`MeanOfDraws`).
     Reference: Guneet S. Dhillon, Kamyar Azizzadenesheli, Zachary C. Lipton, Jeremy Bernstein, Jean Kossaifi, Aran
-    Khanna and Anima Anandkumar, "Stochastic activation pruning for robust adversarial defense", ICLR 2018, section 3;
+    Khanna and Anima Anandkumar, "Stochastic activation pruning for robust adversarial defense", ICLR 2018;
     Anish Athalye, Nicholas Carlini and David Wagner, "Obfuscated gradients give a false sense of security:
     circumventing defenses to adversarial examples", ICML 2018, section 5.
 
@@ -173,7 +173,7 @@ def self_ensemble(network: Network, first: float = 0.2, others: float = 0.1) -> 
     It is broken by `EOT` of `PGD`, whose gradient is the mean over draws.
 
     Reference: Xuanqing Liu, Minhao Cheng, Huan Zhang and Cho-Jui Hsieh, "Towards robust neural networks via random
-    self-ensemble", ECCV 2018, section 3.
+    self-ensemble", ECCV 2018.
 
     Raises:
         ValueError: a deviation below 0; the network has no convolution.
@@ -200,7 +200,7 @@ def noisy_blocks(network: Network, c: float = 0.1, layers: Sequence[str] | None 
     It is broken by `EOT` of `PGD`, as far as the noise is what defends.
 
     Reference: Bao Wang, Zuoqiang Shi and Stanley Osher, "ResNets ensemble via the Feynman-Kac formalism to improve
-    natural and robust accuracies", NeurIPS 2019, section 3.
+    natural and robust accuracies", NeurIPS 2019.
 
     Raises:
         ValueError: c is below 0; there is no such layer, or no residual block.
@@ -226,7 +226,7 @@ def active_dropout(network: Network, p: float | None = None) -> Network:
     It is broken by `EOT` of `PGD`.
 
     Reference: Yarin Gal and Zoubin Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in
-    deep learning", ICML 2016, section 4.
+    deep learning", ICML 2016.
 
     Raises:
         ValueError: p is not in [0, 1); the network has no `nn.Dropout`.
