@@ -4,7 +4,14 @@ from benchmarks.mutants.fault import Fault
 
 FAULTS = (
     # --- measures
-    Fault("wilson", "measure: Wilson", 'method="wilson"', 'method="exact"', "measures"),
+    Fault("wilson", "measure: Wilson", " + (Z / (2 * count)) ** 2)", ")", "measures"),
+    Fault(
+        "effective-number",
+        "measure: intervals",
+        "max(middle * (1 - middle) / variance, 1.0)",
+        "1.0",
+        "coverage_of_intervals",
+    ),
     Fault(
         "newcombe-correlation",
         "measure: Newcombe",
@@ -22,8 +29,8 @@ FAULTS = (
     Fault(
         "mcnemar",
         "measure: McNemar",
-        "binomtest(better, better + worse).pvalue",
-        'binomtest(better, better + worse, alternative="less").pvalue',
+        "return at_most + below if more",
+        "return 2 * at_most if more",
         "measures_paired",
     ),
     Fault(
@@ -70,7 +77,18 @@ FAULTS = (
         "measures_distances",
     ),
     Fault("median-of-failures", "measure: median", "np.where(success, sizes, np.inf)", "sizes", "measures_distances"),
-    Fault("bootstrap", "measure: bootstrap", "[0.025, 0.975]", "[0.05, 0.95]", "measures"),
+    Fault("tail", "measure: intervals", "TAIL = 0.025", "TAIL = 0.05", "coverage_of_intervals"),
+    Fault(
+        "skewness", "measure: intervals", "return 3 / skewness *", "return 2.5 / skewness *", "coverage_of_intervals"
+    ),
+    Fault(
+        "kurtosis",
+        "measure: intervals",
+        "2 * count / max(kurtosis",
+        "9 * count / max(kurtosis",
+        "coverage_of_intervals",
+    ),
+    Fault("one-value", "measure: intervals", "1 - TAIL ** (1 / count)", "0.0", "coverage_of_intervals"),
     Fault(
         "training-set-distance",
         "measure: probes",

@@ -102,7 +102,7 @@ def test_a_single_attack_at_another_radius_does_not_decide():
 def test_the_verdict_reports_chance_and_that_no_bounded_attack_was_run():
     second = entries()[1]
     same = verdict([second, replace(second, name="Twin")])
-    assert "differ no more than by chance (exact McNemar p = 1), so their order is not settled" in same.sentence
+    assert "differ no more than by chance (mid-p McNemar p = 1), so their order is not settled" in same.sentence
     minimal = replace(second, evaluation=second.evaluation.only(["clean", "DeepFool()"]))
     assert verdict([minimal]).finding.startswith("Not established: no attack with a radius was run.")
     assert verdict([minimal]).ranking == verdict([minimal]).against == ()

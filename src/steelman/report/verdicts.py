@@ -202,7 +202,7 @@ def _unsettled(name: str, other: str, theirs: Measure, best: Measure, pair: Pair
             return ""
         return (
             f" Image by image, {name} and {other} differ no more than by chance "
-            f"(exact McNemar p = {pair.p_value:.2g}), so their order is not settled."
+            f"(mid-p McNemar p = {pair.p_value:.2g}), so their order is not settled."
         )
     if theirs.high < best.low:
         return ""
