@@ -44,7 +44,8 @@ class ALMA(Attack):
     first rate we follow; the paper's covers a given distance, and found longer perturbations on LeNet.
 
     Cost: `steps` gradient passes: classes - 1 for the start, 1 per round of polish, the rest with a forward pass each;
-    1 forward pass more for the start, up to 7 per round. Where the first search fails, up to `steps` of both more.
+    1 forward pass more for the start, up to 7 per round. Where the first search fails, up to `steps` of both more,
+    or 20 where that is more.
     Reference: Jerome Rony, Eric Granger, Marco Pedersoli and Ismail Ben Ayed, "Augmented Lagrangian adversarial
     attacks", ICCV 2021, algorithm 1.
     """

@@ -51,7 +51,7 @@ class FMN(Attack):
 
     Cost: `steps` gradient passes: classes - 1 for the start, 1 per round of polish, the rest with a forward pass each;
     1 forward pass more for the start (L0: 2), up to 7 per round (L0: 12). Where the first search fails, up to `steps`
-    of both more.
+    of both more, or 20 where that is more.
     Reference: Maura Pintor, Fabio Roli, Wieland Brendel and Battista Biggio, "Fast minimum-norm adversarial attacks
     through adaptive norm constraints", NeurIPS 2021, algorithm 1.
     """

@@ -14,6 +14,9 @@ from steelman.norms import TINY, Norm, column
 from steelman.randomness import Draws
 from steelman.types import Box, Flags, Images, Indices, Logits, PerImage, Rows
 
+AGAIN = 20
+"""The least gradient passes of a second search, whose images a short one has failed on."""
+
 
 @dataclass(frozen=True)
 class Successes(Rows):
@@ -69,13 +72,13 @@ class Remaining(Rows):
         """A search from `start`; where it fails, because that is too far away, one more from the images themselves.
 
         `steps` counts the gradient passes of a search, of its start and of `rounds` of polish, but a search has at
-        least half of them.
+        least half of them, and the second one at least `AGAIN`.
         """
         search(self, start, left_over(steps, self.spent + rounds))
         failed = torch.where(self.best.size.isinf())[0]
         if self.spent and len(failed):
             again = self[failed]
-            search(again, again.x, left_over(steps, rounds))
+            search(again, again.x, max(left_over(steps, rounds), AGAIN))
             self.best.take(again.best, failed)
         return self.best.x_adv
 
