@@ -1,4 +1,4 @@
-"""The five signs of masked gradients, on tables written by hand and on networks that have them or not."""
+"""The signs of masked gradients, on tables written by hand and on networks that have them or not."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -34,7 +34,7 @@ from steelman.data import Digits
 from steelman.evaluation.battery import sign_attacks
 from steelman.evaluation.evaluation import evaluate
 from steelman.evaluation.transferability import CraftedOnSource
-from steelman.measures.masking import QUESTIONS, Sign, signs
+from steelman.measures.masking import SIGNS, Sign, signs
 from steelman.measures.transfer import Transfer
 from steelman.norms import L1, L2, Linf, Norm
 from steelman.table.records import CLEAN
@@ -93,9 +93,11 @@ class Table:
         return table_of(self.rows)
 
     def sign(self, number: int) -> Sign:
-        """The answer to a question, of which there are five, counted from 1."""
+        """The answer to a question, counted from 1."""
         found = signs(self.table())
-        assert tuple(sign.question for sign in found) == QUESTIONS
+        assert [(sign.name, sign.question, sign.number) for sign in found] == [
+            (*each, place + 1) for place, each in enumerate(SIGNS.items())
+        ]
         return found[number - 1]
 
 
@@ -152,24 +154,27 @@ def test_images_that_are_wrong_unattacked_are_nobodys_success() -> None:
 
 
 @pytest.mark.parametrize(
-    "attack",
+    ("attack", "number"),
     [
-        SQUARE,
-        HopSkipJump(norm=Linf, steps=30),
-        BoundaryAttack(steps=100),
-        AdvGAN(eps=0.1),
-        Surrogate(pgd(), nn.Flatten()),
-        WorstOf((SQUARE, Surrogate(pgd(), "runs/other"))),
+        (SQUARE, 2),
+        (AdvGAN(eps=0.1), 2),
+        (Surrogate(pgd(), nn.Flatten()), 6),
+        (EOT(Surrogate(pgd(), nn.Flatten()), samples=2), 6),
+        (WorstOf((SQUARE, Surrogate(pgd(), "runs/other"))), 6),
+        (HopSkipJump(norm=Linf, steps=30), 7),
+        (BoundaryAttack(steps=100), 7),
     ],
     ids=str,
 )
-def test_a_black_box_beats_the_white_ones(attack: Attack) -> None:
+def test_a_black_box_beats_the_white_ones(attack: Attack, number: int) -> None:
     white = pgd(norm=getattr(attack, "norm"))  # noqa: B009
-    assert Table().with_(attack, range(100)).with_(white, range(60)).sign(2).present is True
-    assert Table().with_(attack, range(50)).with_(white, range(60)).sign(2).present is False
+    table = Table().with_(attack, range(100)).with_(white, range(60))
+    assert table.sign(number).present is True
+    assert [table.sign(other).present for other in {2, 6, 7} - {number}] == [None, None]
+    assert Table().with_(attack, range(50)).with_(white, range(60)).sign(number).present is False
     if getattr(attack, "eps", None) is None:  # minimal: what it found lies outside
         far = Table().with_(attack, range(100), size=0.2).with_(white, range(60))
-        assert far.sign(2).present is False
+        assert far.sign(number).present is False
 
 
 def test_a_mixture_is_neither_black_nor_white() -> None:
@@ -184,18 +189,19 @@ def test_minimal_attacks_alone_are_compared_at_the_median_that_they_found() -> N
         found = Table().with_(CarliniWagner(steps=1000), range(100), size=2.0)
         return found.with_(HopSkipJump(steps=30), range(190), size=black)
 
-    assert table(1.0).sign(2).present is True
-    assert table(3.0).sign(2).present is False
+    assert table(1.0).sign(7).present is True
+    assert table(3.0).sign(7).present is False
 
 
 def test_a_black_box_on_survivors_is_judged_by_the_images_that_it_alone_broke() -> None:
     def table(broken: range) -> Table:
         return Table().with_(pgd(), range(60)).with_(SQUARE, broken, attacked=range(60, 190))
 
-    assert table(range(60, 62)).sign(2).present is False  # 1 % is not more than tau
-    sign = table(range(60, 63)).sign(2)
+    # P(X >= 5), X ~ B(200, .01), is .052, and P(X >= 6) .016
+    assert table(range(60, 65)).sign(2).present is False
+    sign = table(range(60, 66)).sign(2)
     assert sign.present is True
-    assert sign.numbers.startswith("3 of 200 images were broken by Square")
+    assert sign.numbers.startswith("6 of 200 images were broken by Square")
     # Images that the black box broke first were not attacked by the white one, so they show nothing.
     black_first = Table().with_(SQUARE, range(60)).with_(pgd(), range(60, 90), attacked=range(60, 190))
     assert black_first.sign(2).present is None
@@ -214,10 +220,10 @@ def transferred(white: range, black: range) -> Transfer:
 
 def test_transfer_is_a_black_box() -> None:
     empty = Table().table()
-    assert signs(empty, transferred(range(60), range(100)), name="mine")[1].present is True
-    assert signs(empty, transferred(range(100), range(60)), name="mine")[1].present is False
-    assert signs(empty, transferred(range(100), range(60)), name="other")[1].present is True
-    assert signs(empty, transferred(range(100), range(60)), name="another")[1].present is None
+    assert signs(empty, transferred(range(60), range(100)), name="mine")[5].present is True
+    assert signs(empty, transferred(range(100), range(60)), name="mine")[5].present is False
+    assert signs(empty, transferred(range(100), range(60)), name="other")[5].present is True
+    assert signs(empty, transferred(range(100), range(60)), name="another")[5].present is None
     with pytest.raises(ValueError, match="give name, one of mine, other"):
         signs(empty, transferred(range(1), range(2)))
 
@@ -228,10 +234,10 @@ def test_transfer_is_a_black_box() -> None:
     ids=str,
 )
 def test_attacks_without_a_bound_break_every_image(attack: Attack) -> None:
-    assert Table().with_(attack, range(188), size=0.9).sign(3).present is False  # 2 of 200 are left
-    sign = Table().with_(attack, range(187), size=0.9).sign(3)
+    assert Table().with_(attack, range(185), size=0.9).sign(3).present is False  # 5 of 200 are left
+    sign = Table().with_(attack, range(184), size=0.9).sign(3)
     assert sign.present is True
-    assert "1.5 %" in sign.numbers
+    assert "3.0 %" in sign.numbers
 
 
 @pytest.mark.parametrize(
@@ -268,10 +274,10 @@ def test_skipped_images_count_as_broken_where_another_white_box_broke_them() -> 
 @pytest.mark.parametrize("cascade", [False, True])
 def test_chance_is_judged_image_by_image(cascade: bool) -> None:
     attacked = range(60, 190) if cascade else None
-    # Fewer are broken by random draws than by PGD, but three of them by no other attack.
-    sign = Table().with_(pgd(), range(60)).with_(NOISE, range(60, 63), attacked=attacked).sign(4)
+    # Fewer are broken by random draws than by PGD, but six of them by no other attack.
+    sign = Table().with_(pgd(), range(60)).with_(NOISE, range(60, 66), attacked=attacked).sign(4)
     assert sign.present is True
-    assert sign.numbers.startswith("3 of 200 images were broken by UniformNoise")
+    assert sign.numbers.startswith("6 of 200 images were broken by UniformNoise")
     table = Table().with_(pgd(), range(60))
     assert table.with_(NOISE, range(58, 62), attacked=None).sign(4).present is False
     assert Table().with_(pgd(), range(60)).sign(4).present is None
@@ -315,7 +321,7 @@ def test_other_settings_are_another_family() -> None:
 
 def test_no_sign_is_measured_where_no_image_is_right_or_attacked() -> None:
     for table in (Table(3, 3).with_(pgd(), []), Table()):
-        assert [sign.present for sign in signs(table.table())] == [None] * 5
+        assert [sign.present for sign in signs(table.table())] == [None] * len(SIGNS)
 
 
 @cache
@@ -337,7 +343,9 @@ ATTACKS: dict[str, Attack] = {**sign_attacks(eps=0.15, steps=8, draws=10), "Squa
 
 
 def asked(model: nn.Module) -> list[bool | None]:
-    return [sign.present for sign in signs(evaluate(model, Digits().load("test").subset(torch.arange(40)), ATTACKS))]
+    """The first five."""
+    found = signs(evaluate(model, Digits().load("test").subset(torch.arange(40)), ATTACKS))
+    return [sign.present for sign in found[:5]]
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.1])

@@ -124,6 +124,11 @@ class Record:
         """Equal for attacks that differ in radius and step length alone."""
         return self._like({"eps", "radius", "step_size"})
 
+    @property
+    def kin(self) -> str:
+        """Equal for attacks that differ in their length alone: steps, restarts, and the step length that follows."""
+        return self._like({"steps", "restarts", "step_size", "parallel_restarts"})
+
     def _like(self, free: set[str]) -> str:
         kept = [(path, value) for path, value in _leaves(self.settings) if free.isdisjoint(path.split("."))]
         return identity.digest([self.kind, kept, self.reference])
