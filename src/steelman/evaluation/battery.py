@@ -173,18 +173,20 @@ def unsupported(attacks: Mapping[str, Attack], shape: Sequence[int]) -> dict[str
 
 
 def named_battery(name: str, *, norm: Norm | None = None, eps: float | None = None, data: str | None = None) -> Battery:
-    """A battery by its name, with the attacks ordered from cheap to strong.
+    """A battery by its name, with the attacks ordered from cheap to strong, and simple ones after the gradients'.
 
-    "quick"     FGSM, the minimal-norm attack with ten steps, APGD with twenty, Square with 100 queries
+    "quick"     the minimal-norm attack with ten steps, APGD with twenty, FGSM, Square with 100 queries
     "standard"  the best minimal-norm attack of 30 steps (Linf) or 50, AutoAttack's four, each with rows of its own, and
-                among them APGD on the margin with three restarts; in L0 minimal-norm attacks only
-    "signs"     what the signs of masked gradients are read from (`sign_attacks`), and Square with 1,000 queries; every
-                attack is run on every image
+                among them APGD on the margin with three restarts; FGSM and 100 draws of noise; in L0 minimal-norm
+                attacks only
+    "signs"     what the signs of masked gradients are read from (`sign_attacks`), Square with 1,000 queries and a short
+                HopSkipJump; every attack is run on every image
     "paper:..." a source's own list and settings; docs/batteries.md lists them
     a path      a TOML file with the keys of `[evaluation]`
 
     The first two ask for the worst case (`survivors_only`). The minimal-norm attack is run on every image that is
     classified correctly; it comes first, so that costlier attacks skip the images that it has broken within the radius.
+    FGSM and the noise are for the signs of masked gradients: they should find nothing that gradients have left.
     A table that one battery has made is extended by another.
 
     name  one of these
@@ -292,21 +294,26 @@ def _built(name: str, norm: Norm, eps: float | None, data: str | None) -> Batter
     check_radius(norm, eps, (0.0, 1.0), name)
     at = f"{norm} {_written(eps)}"
     if name == "signs":
-        square = {} if norm is L1 else {f"Square {at}, 1000 queries": Square(eps, norm, queries=1000, rescale=False)}
-        return Battery(sign_attacks(norm, eps) | square, _decisions(True, norm, eps, at))
+        attacks, black_box = sign_attacks(norm, eps), _decisions(True, norm, eps, at)
+        if norm is not L1:
+            attacks[f"Square {at}, 1000 queries"] = Square(eps, norm, queries=1000, rescale=False)
+            attacks[f"HopSkipJump {norm}"] = black_box.pop(f"HopSkipJump {norm}")
+        return Battery(attacks, black_box)
+    square = {} if norm is L1 else {f"Square {at}": Square(eps, norm, queries=100, rescale=False)}
+    single: dict[str, Attack] = {f"FGSM {at}": FGSM(eps, norm)}
     if quick:
         attacks = {
-            f"FGSM {at}": FGSM(eps, norm),
             f"FMN {norm}": FMN(norm, steps=10),
             f"APGD {at}": APGD(eps, norm, steps=20, loss=DLR(or_margin=True), stop_early=True),
         }
-        attacks |= {} if norm is L1 else {f"Square {at}": Square(eps, norm, queries=100, rescale=False)}
+        attacks |= single | square
     else:
         minimal = DDN(steps=50) if norm is L2 else FMN(norm, steps=30 if norm is Linf else 50)
         parts = zip(("APGD-CE", "APGD-T", "FAB-T", "Square"), AutoAttack(eps, norm).attacks, strict=False)
         first, *ensemble = ((f"{part} {at}", attack) for part, attack in parts)
         margin = APGD(eps, norm, loss=Margin(), restarts=5 if norm is L1 else 3, multi_eps=norm is L1, stop_early=True)
         attacks = dict([(f"{type(minimal).__name__} {norm}", minimal), first, (f"APGD-margin {at}", margin), *ensemble])
+        attacks |= single | {f"Uniform noise {at}, 100 draws": UniformNoise(eps, norm, samples=100)}
     return Battery(attacks, _decisions(quick, norm, eps, at), survivors_only=True)
 
 
