@@ -10,6 +10,10 @@ if TYPE_CHECKING:
 
 Level: TypeAlias = Literal["fine", "note", "warning"]
 
+WITHOUT_GRADIENTS = "attacks that need no gradient (HopSkipJump, Square, Surrogate)"
+MASKED = f"Gradient attacks are not reliable there: add {WITHOUT_GRADIENTS}"
+REPLACED = f"The gradient is cut, or a filter's replacement: give BPDA a closer one, and add {WITHOUT_GRADIENTS}"
+
 
 @dataclass(frozen=True)
 class Finding:

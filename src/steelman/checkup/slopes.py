@@ -11,7 +11,7 @@ from torch import Tensor
 from steelman.forward import answer_of
 from steelman.norms import column
 from steelman.randomness import Draws, combine
-from steelman.types import Flags, Images, Model, PerImage
+from steelman.types import Box, Flags, Images, Model, PerImage
 
 JITTER = 0.01
 """Slopes are compared so far off the images, in parts of their range: flat areas lie on the kinks of max pooling."""
@@ -65,32 +65,15 @@ class Slopes:
 
 
 def _of(model: Model, x: Images, draws: Draws, seed: int, spread: float) -> dict[str, Any] | None:
-    at = _gradient(model, x, seed, entropy=True)
-    near = x + JITTER * spread * (2 * draws.uniform(x.shape[1:], x.dtype) - 1)
-    near = near.clamp(float(x.amin()), float(x.amax()))
-    beside = _gradient(model, near, seed)
+    at, box = gradient_at(model, x, seed, entropy=True), (float(x.amin()), float(x.amax()))
+    near = (x + JITTER * spread * (2 * draws.uniform(x.shape[1:], x.dtype) - 1)).clamp(*box)
+    beside = gradient_at(model, near, seed)
     if at is None or beside is None:
         return None
-    slope, steep = beside.slope, _length(beside.slope)
-    rounding = 32 * torch.finfo(x.dtype).eps * beside.logits.abs().amax(1).double()
-    root = math.sqrt(x[0].numel())
-    step = (50 * rounding * root / steep.clamp(min=1e-300)).clamp(min=STEP * spread)
-    tested = beside.finite & (steep > 0) & (step <= JITTER * spread * root)
-    step = torch.where(tested, step, STEP * spread)
-    random = draws.split(1).normal(x.shape[1:], x.dtype)
-    wrong = []
-    for direction, typical in ((slope, 1.0), (random, 1 / root)):
-        unit = direction / column(_length(direction).clamp(min=1e-300), x).to(x.dtype)
-        ends = [near + sign * column(step, x).to(x.dtype) * unit for sign in (1, -1)]
-        ends = [end.clamp(float(x.amin()), float(x.amax())) for end in ends]
-        rise = beside.difference(_ask(model, ends[0], seed)) - beside.difference(_ask(model, ends[1], seed))
-        way = ends[0].double() - ends[1].double()
-        expected = (way * slope.double()).flatten(1).sum(1)
-        allowed = 0.5 * steep * _length(way) * typical
-        wrong.append(((rise - expected).abs() > allowed + rounding) & tested)
-    again = _ask(model, near, seed)
+    wrong, tested = differences(model, beside, near, draws, seed, box)
+    again = answer_at(model, near, seed)
     repeatable = torch.allclose(again, beside.logits, rtol=1e-3, atol=1e-6, equal_nan=True)
-    length = _length(at.slope)
+    length = length_of(at.slope)
     sure = 1 - at.logits.double().softmax(1).amax(1) < torch.finfo(x.dtype).eps
     silent = (at.entropy == 0).flatten(1).all(1) & (length > 0)
     return {
@@ -105,8 +88,38 @@ def _of(model: Model, x: Images, draws: Draws, seed: int, spread: float) -> dict
     }
 
 
+def differences(
+    model: Model, beside: "GradientAt", near: Images, draws: Draws, seed: int, box: Box
+) -> tuple[list[Flags], Flags]:
+    """Where differences around `near` and its gradient differ, along it and across, and where that can be told.
+
+    Cost: 4 forward passes.
+    """
+    spread = (box[1] - box[0]) or 1.0
+    slope, steep = beside.slope, length_of(beside.slope)
+    rounding = 32 * torch.finfo(near.dtype).eps * beside.logits.abs().amax(1).double()
+    root = math.sqrt(near[0].numel())
+    step = (50 * rounding * root / steep.clamp(min=1e-300)).clamp(min=STEP * spread)
+    tested = beside.finite & (steep > 0) & (step <= JITTER * spread * root)
+    step = torch.where(tested, step, STEP * spread)
+    random = draws.split(1).normal(near.shape[1:], near.dtype)
+    wrong = []
+    for direction, typical in ((slope, 1.0), (random, 1 / root)):
+        unit = direction / column(length_of(direction).clamp(min=1e-300), near).to(near.dtype)
+        ends = [near + sign * column(step, near).to(near.dtype) * unit for sign in (1, -1)]
+        ends = [end.clamp(*box) for end in ends]
+        rise = beside.difference(answer_at(model, ends[0], seed)) - beside.difference(answer_at(model, ends[1], seed))
+        way = ends[0].double() - ends[1].double()
+        expected = (way * slope.double()).flatten(1).sum(1)
+        allowed = 0.5 * steep * length_of(way) * typical
+        wrong.append(((rise - expected).abs() > allowed + rounding) & tested)
+    return wrong, tested
+
+
 @dataclass(frozen=True)
-class _Gradient:
+class GradientAt:
+    """A model's answers for some images, and the gradients of s there."""
+
     logits: Tensor
     classes: Tensor
     """The predicted class and the next one."""
@@ -119,7 +132,7 @@ class _Gradient:
         return rival - own
 
 
-def _gradient(model: Model, x: Images, seed: int, *, entropy: bool = False) -> _Gradient | None:
+def gradient_at(model: Model, x: Images, seed: int, *, entropy: bool = False) -> GradientAt | None:
     """Gradients of s, and of cross-entropy with the prediction where it is asked for."""
     with torch.enable_grad():
         x = x.detach().clone().requires_grad_()
@@ -138,14 +151,15 @@ def _gradient(model: Model, x: Images, seed: int, *, entropy: bool = False) -> _
         return None
     finite = torch.stack([each.isfinite().flatten(1).all(1) for each in found]).all(0)
     first, last = (each.nan_to_num(0.0, 0.0, 0.0) for each in (found[0], found[-1]))
-    return _Gradient(logits.detach(), classes, first, last, finite)
+    return GradientAt(logits.detach(), classes, first, last, finite)
 
 
-def _ask(model: Model, x: Images, seed: int) -> Tensor:
+def answer_at(model: Model, x: Images, seed: int) -> Tensor:
+    """The logits, with a random model's draws from the seed."""
     with torch.no_grad():
         torch.manual_seed(seed)
         return answer_of(model, x)
 
 
-def _length(images: Images) -> PerImage:
+def length_of(images: Images) -> PerImage:
     return images.double().flatten(1).norm(dim=1)
