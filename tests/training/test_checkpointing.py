@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from every_defence import DEFENCES, Changeable, first, images, seated
+from every_defence import DEFENCES, Changeable, first, images, seated, suited
 from steelman import VAT, YOPO, DeepDefense, Plain, TradesYOPO, fit
 from steelman.defences import Game
 from steelman.training import play
@@ -41,6 +41,7 @@ def network(kind: type[Changeable], parts: str) -> Changeable:
 
 def update(name: str, model: Changeable) -> tuple[list[Tensor], int]:
     """What one batch adds to each weight, and how often running statistics were moved."""
+    suited(name, model)
     game, batch = DEFENCES[name].setup(model, images()), first(12, torch.float64)
     torch.manual_seed(1)
     nets, optimisers = seated(game, model)
