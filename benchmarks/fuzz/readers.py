@@ -201,7 +201,7 @@ def _onnx(folder: Path) -> Path:
 
 
 def _answers(path: Path) -> Any:
-    answer = Onnx(path, (1, 8, 8))(torch.linspace(0, 1, 3 * 64).reshape(3, 1, 8, 8))
+    answer = Onnx(path)(torch.linspace(0, 1, 3 * 64).reshape(3, 1, 8, 8))
     if len(answer) != 3:
         raise AssertionError(f"{len(answer)} answers for 3 images")
     return answer

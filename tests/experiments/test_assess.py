@@ -254,7 +254,7 @@ def test_any_model_goes_from_the_command_to_a_report(tmp_path: Path, monkeypatch
         assert part in out
     told = json.loads((tmp_path / "evaluations" / "linear" / "results.json").read_text())["models"]["linear"]
     assert (told["images"], told["checkup"]["access"]) == (9, "gradients")
-    assert told["info"]["normalised by"] == "mean 0.5, std 0.5"
+    assert told["info"]["input"] == "normalised by mean 0.5, std 0.5"
     (made,) = told["about"]["made"]
     assert made["command"] == f"steelman evaluate {name}:linear {' '.join(words)}"
     code, _, err = call("evaluate", f"{name}:linear", *words[:4], "--folder", "evaluations/linear")

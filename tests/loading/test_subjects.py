@@ -89,22 +89,43 @@ def opened(what: object, **options: object) -> Subject:
 
 
 @pytest.mark.parametrize(
-    "wrapped",
+    ("wrapped", "said"),
     [
-        lambda state: state,
-        lambda state: {"state_dict": {f"module.{name}": value for name, value in state.items()}, "epoch": 3},
-        lambda state: {"last": {f"model.{name}": value for name, value in state.items()}, "best": {}},
-        lambda state: {"model": {f"_orig_mod.module.{name}": value for name, value in state.items()}},
-        lambda state: {"n_averaged": torch.tensor(3)} | {f"module.{name}": value for name, value in state.items()},
+        (lambda state: state, ""),
+        (
+            lambda state: {"state_dict": {f"module.{name}": value for name, value in state.items()}, "epoch": 3},
+            "without the prefix module.",
+        ),
+        (
+            lambda state: {"last": {f"model.{name}": value for name, value in state.items()}, "best": {}},
+            "without the prefix model.",
+        ),
+        (
+            lambda state: {"model": {f"_orig_mod.module.{name}": value for name, value in state.items()}},
+            "without the prefix _orig_mod.module.",
+        ),
+        (
+            lambda state: {"n_averaged": torch.tensor(3)} | {f"module.{name}": value for name, value in state.items()},
+            "without the prefix module.",
+        ),
     ],
 )
-def test_a_state_dict_is_found_in_what_it_is_wrapped_in(wrapped, network: MLP, images: Tensor, tmp_path: Path):
+def test_a_state_dict_is_found_in_what_it_is_wrapped_in(
+    wrapped, said: str, network: MLP, images: Tensor, tmp_path: Path
+):
     torch.save(wrapped(network.state_dict()), tmp_path / "net.pt")
     subject = opened(tmp_path / "net.pt", network=TABLE)
     assert torch.equal(subject.model(images), network(images))
     assert not subject.model.training
     assert (subject.name, subject.results, subject.battery) == ("net", Path("evaluations/net"), None)
-    assert subject.info == {"model": str(tmp_path / "net.pt"), "data": "Digits()", "network": TABLE}
+    removed = subject.info.get("weights", "")
+    assert removed == said
+    assert {**subject.info, "weights": ""} == {
+        "model": str(tmp_path / "net.pt"),
+        "data": "Digits()",
+        "network": TABLE,
+        "weights": "",
+    }
     assert len(subject.training()) > len(subject.test) > len(subject.sample(7)) == 7
 
 
@@ -210,7 +231,7 @@ def test_normalisation_is_put_before(module: str, images: Tensor):
     assert isinstance(whole.model.preprocess, Normalise)
     assert (bare.space, whole.space) == ("pixels", "preprocessed")
     torch.testing.assert_close(whole.model(images), bare.model((images - 0.5) / 0.25))
-    assert whole.info["normalised by"] == "mean 0.5, std 0.25"
+    assert whole.info["input"] == "normalised by mean 0.5, std 0.25"
     for mean, std in (([0.5], None), ([0.5, 0.5], [1.0, 1.0]), ([0.5], [0.0])):
         with pytest.raises(ValueError, match=r"Normalise needs (mean and std, 1|finite) numbers"):
             opened(f"{module}:network", mean=mean, std=std)
@@ -292,23 +313,34 @@ def test_an_onnx_file_answers_with_scores(batch: str | int, images: Tensor, netw
 def test_an_onnx_file_is_known_by_its_bytes(images: Tensor, network: MLP, tmp_path: Path):
     pytest.importorskip("onnxruntime")
     path = exported(network, tmp_path / "net.onnx", ["batch", 1, 8, 8])
-    model = Onnx(path, (1, 8, 8))
-    there = Onnx(Path(shutil.copy(path, tmp_path / "copy.onnx")), (1, 8, 8))
+    model = Onnx(path)
+    there = Onnx(Path(shutil.copy(path, tmp_path / "copy.onnx")))
     assert digest(Surrogate(FGSM(), model)) == digest(Surrogate(FGSM(), there))
     assert model_parts(model) == model_parts(there) == model_parts(pickle.loads(pickle.dumps(model)))
     before, known = model_parts(model), digest(model)
     torch.manual_seed(1)
-    other = Onnx(exported(MLP(shape=(1, 8, 8), hidden=[]), path, ["batch", 1, 8, 8]), (1, 8, 8))
+    other = Onnx(exported(MLP(shape=(1, 8, 8), hidden=[]), path, ["batch", 1, 8, 8]))
     assert not torch.equal(other(images), model(images))
     assert model_parts(other) != before
     assert digest(other) != known
 
 
+def test_onnx_files_with_channels_last_or_bytes_are_recognised(images: Tensor, network: MLP, tmp_path: Path):
+    pytest.importorskip("onnxruntime")
+    last = opened(exported(network, tmp_path / "last.onnx", ["n", 8, 8, 1]))
+    torch.testing.assert_close(last.model(images), network(images), rtol=1e-4, atol=1e-5)
+    assert last.info["input"] == "channels last"
+    bytes_ = opened(exported(network, tmp_path / "bytes.onnx", ["n", 1, 8, 8], bytes_=True))
+    expected = network((255 * images).round())
+    torch.testing.assert_close(bytes_.model(images), expected, rtol=1e-4, atol=1e-3)
+    assert bytes_.info["input"] == "in the range 0..255, rounded"
+
+
 def test_onnx_files_for_other_images_are_refused(network: MLP, tmp_path: Path):
     pytest.importorskip("onnxruntime")
-    path = exported(network, tmp_path / "net.onnx", ["n", 8, 8, 1])
+    path = exported(network, tmp_path / "net.onnx", ["n", 2, 8, 4])
     with pytest.raises(
-        ValueError, match=r"takes images of shape \(n, 8, 8, 1\), and these data are \(batch, 1, 8, 8\)"
+        ValueError, match=r"takes images of shape \(any, 2, 8, 4\), and these data are \(batch, 1, 8, 8\)"
     ):
         opened(path)
     path.write_bytes(path.read_bytes()[:50])
@@ -316,18 +348,19 @@ def test_onnx_files_for_other_images_are_refused(network: MLP, tmp_path: Path):
         opened(path)
 
 
-def exported(network: MLP, path: Path, shape: list[str | int]) -> Path:
+def exported(network: MLP, path: Path, shape: list[str | int], bytes_: bool = False) -> Path:
     onnx = pytest.importorskip("onnx")
-    make, kind = onnx.helper, onnx.TensorProto.FLOAT
+    make, kind, given = onnx.helper, onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8 if bytes_ else 1
     weights = [
         onnx.numpy_helper.from_array(value.detach().numpy(), name)
         for name, value in (("weight", network.fc1.weight), ("bias", network.fc1.bias))
     ]
     nodes = [
-        make.make_node("Flatten", ["x"], ["flat"]),
+        make.make_node("Cast", ["x"], ["numbers"], to=kind),
+        make.make_node("Flatten", ["numbers"], ["flat"]),
         make.make_node("Gemm", ["flat", "weight", "bias"], ["y"], transB=1),
     ]
-    ends = [make.make_tensor_value_info("x", kind, shape)], [make.make_tensor_value_info("y", kind, [shape[0], 10])]
+    ends = [make.make_tensor_value_info("x", given, shape)], [make.make_tensor_value_info("y", kind, [shape[0], 10])]
     graph = make.make_graph(nodes, "net", *ends, weights)
     onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=9), path)
     return path
@@ -337,7 +370,7 @@ def test_without_onnx_runtime_the_remedy_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     (tmp_path / "net.onnx").write_bytes(b"")
     with pytest.raises(ImportError, match=r"pip install steelman\[onnx\]"):
-        Onnx(tmp_path / "net.onnx", (1, 8, 8))
+        Onnx(tmp_path / "net.onnx")
 
 
 class Zoo(Enum):

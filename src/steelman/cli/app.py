@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from steelman.loading.subject import Subject
     from steelman.report.document import Document
 
 
@@ -23,6 +24,13 @@ app = typer.Typer(
 def say(text: str) -> None:
     """A line that is seen at once."""
     print(text, flush=True)
+
+
+def said(subject: "Subject") -> None:
+    """What is done to images before the model, and what else of a model was guessed or changed."""
+    for name in ("input", "classes", "weights", "device"):
+        if name in subject.info:
+            say(f"{name}: {subject.info[name]}")
 
 
 def show(document: "Document", written: list[Path]) -> None:

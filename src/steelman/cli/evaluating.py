@@ -5,21 +5,25 @@ from typing import Annotated, Any
 
 import typer
 
-from steelman.cli.app import app, show
+from steelman.cli.app import app, said, show
 from steelman.cli.options import (
     AccessName,
     Adaptive,
     BatteryName,
     DataDir,
     DataName,
+    Device,
     Eps,
     EpsRefOf,
     Explain,
     Images,
+    Layout,
     Mean,
     NetworkName,
     NormName,
+    Order,
     PaperShape,
+    Range,
     Results,
     Std,
     SubjectName,
@@ -46,6 +50,10 @@ def evaluate(
     network: NetworkName = None,
     mean: Mean = None,
     std: Std = None,
+    layout: Layout = None,
+    range: Range = None,
+    order: Order = None,
+    device: Device = None,
     access: AccessName = None,
     adaptive: Adaptive = "auto",
     surrogate: Surrogates = None,
@@ -81,7 +89,9 @@ def evaluate(
     from steelman.training.trackers import Trackers
     from steelman.workers import workers as several
 
-    opened = open_subject(subject, data=data, data_dir=data_dir, network=network, mean=mean, std=std, norm=norm)
+    takes: dict[str, Any] = {"mean": mean, "std": std, "layout": layout, "range": range, "order": order}
+    opened = open_subject(subject, data=data, data_dir=data_dir, network=network, norm=norm, **takes)
+    said(opened)
     chosen = battery_of(opened, battery, norm, eps, survivors_only)
     wanted: dict[str, Any] = {"asked": asked_of(opened, battery, norm, eps), "adaptive": adaptive}
     wanted["surrogates"] = open_surrogates(surrogate or (), data, data_dir)

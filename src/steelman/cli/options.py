@@ -61,6 +61,36 @@ def numbers(text: str) -> list[float]:
     return found
 
 
+def layout(text: str) -> str:
+    """Where channels stand in a model's input."""
+    return _one_of(text, ("NCHW", "NHWC"))
+
+
+def order(text: str) -> str:
+    """The order of the channels of a model's input."""
+    return _one_of(text, ("RGB", "BGR"))
+
+
+def span(text: str) -> tuple[float, float]:
+    """The numbers of black and white."""
+    from steelman.loading.form import range_of
+
+    try:
+        return range_of(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def device(text: str) -> str:
+    """A device by its name, for this process and those that it starts."""
+    import os
+
+    from steelman.networks.building import DEVICE
+
+    os.environ[DEVICE] = text
+    return text
+
+
 def _one_of(text: str, names: Collection[str]) -> str:
     from steelman.naming import nearest
 
@@ -95,7 +125,8 @@ SubjectName: TypeAlias = Annotated[
     str,
     typer.Argument(
         help="A run's folder or a checkpoint in it; module:function, which is a model, returns one, or takes images; a "
-        "state dict (.safetensors, .pt, .pth) with --network; an .onnx file; robustbench:NAME."
+        "state dict (.safetensors, .pt, .pth) with --network; an .onnx, .pt2 or TorchScript (.ts) file; "
+        "hf:NAME_OR_FOLDER, timm:NAME, torchvision:NAME or robustbench:NAME."
     ),
 ]
 BatteryName: TypeAlias = Annotated[
@@ -119,7 +150,10 @@ SurvivorsOnly: TypeAlias = Annotated[
 Images: TypeAlias = Annotated[int | None, typer.Option(min=1, help="Number of test images, sampled by class.")]
 DataName: TypeAlias = Annotated[
     str | None,
-    typer.Option(help="A data set's name, an .npz file, a folder of pictures, module:function, or a TOML table."),
+    typer.Option(
+        help="A data set's name; an .npz or .parquet file; a folder of pictures, of Parquet, of tar shards, or of "
+        "Hugging Face's datasets; torchvision:NAME; module:function; or a TOML table."
+    ),
 ]
 NetworkName: TypeAlias = Annotated[
     str | None, typer.Option(help="Of a state dict: a network's name, module:function, or a TOML table.")
@@ -130,6 +164,31 @@ Mean: TypeAlias = Annotated[
 ]
 Std: TypeAlias = Annotated[
     Any, typer.Option(parser=numbers, metavar="NUMBERS", help="Such as .25,.24,.26; with --mean.")
+]
+Layout: TypeAlias = Annotated[
+    Any,
+    typer.Option(
+        parser=layout, metavar="LAYOUT", help="Of the model's input: NCHW or NHWC; default: what its file says."
+    ),
+]
+Range: TypeAlias = Annotated[
+    Any,
+    typer.Option(
+        parser=span,
+        metavar="LOW..HIGH",
+        help="Black and white in the model's input, such as 0..255 or -1..1; default: what its file says, or 0..1.",
+    ),
+]
+Order: TypeAlias = Annotated[
+    Any, typer.Option(parser=order, metavar="ORDER", help="Of the channels of the model's input: RGB (default) or BGR.")
+]
+Device: TypeAlias = Annotated[
+    Any,
+    typer.Option(
+        parser=device,
+        metavar="DEVICE",
+        help="cpu, cuda, cuda:1 or mps; default: a GPU where torch has one. STEELMAN_DEVICE sets it too.",
+    ),
 ]
 AccessName: TypeAlias = Annotated[
     Any,

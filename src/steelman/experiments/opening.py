@@ -2,28 +2,42 @@
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from steelman.attacks.core.mode import in_training
 from steelman.data.dataset import Dataset
 from steelman.experiments.run import Run
+from steelman.loading.form import Form, adapted, guessed
+from steelman.loading.hugging_face import hugging_face
 from steelman.loading.images import source, table
+from steelman.loading.model_zoos import timm, torchvision
 from steelman.loading.onnx import Onnx
+from steelman.loading.programs import EXPORTED, SCRIPTED, Program, is_script
 from steelman.loading.subject import Subject
 from steelman.loading.weights import fill, read_state
 from steelman.loading.zoo import robustbench
-from steelman.networks import Normalise, Preprocessed
 from steelman.networks.black_box import BlackBox
-from steelman.networks.building import device, network_of
+from steelman.networks.building import device, idle_gpu, network_of
 from steelman.norms import Norm
 from steelman.trust import imported, written
 
 WEIGHTS = (".safetensors", ".pt", ".pth")
+PROGRAMS = (".onnx", *EXPORTED, *SCRIPTED)
 ZOO = "robustbench"
+LIBRARIES: dict[str, Callable[[str, Dataset], tuple[nn.Module, Form, str]]] = {
+    "hf": hugging_face,
+    "timm": timm,
+    "torchvision": torchvision,
+}
+"""Loaders of other libraries' models, by what stands before the colon."""
+NAMED = (
+    "'module:function', 'hf:NAME', 'timm:NAME', 'torchvision:NAME', 'robustbench:NAME', or a .safetensors, .pt, .pth, "
+    ".onnx, .pt2 or .ts file"
+)
 
 
 def open_subject(
@@ -35,16 +49,23 @@ def open_subject(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     norm: Norm | None = None,
+    layout: str | None = None,
+    range: tuple[float, float] | None = None,
+    order: str | None = None,
 ) -> Subject:
     """A model of any kind, with the images on which it is evaluated.
 
     what      a run's folder or a checkpoint in it; 'module:function', which is a module, a function that returns one,
-              or a function of images itself; a state dict (.safetensors, .pt, .pth); an .onnx file; 'robustbench:NAME'
+              or a function of images itself; a state dict (.safetensors, .pt, .pth); a program (.onnx; .pt2, .ts);
+              'hf:NAME', 'timm:NAME', 'torchvision:NAME', 'robustbench:NAME'
     data      as for `source`; a run has its own
     data_dir  the folder of the data sets
     network   of a state dict: a network's name, 'module:function', or a TOML table like [network] of a recipe
-    mean, std of a normalising layer before the model, one number per channel; default none
+    mean, std of a normalising layer before the model, one number per channel; default: what the model's library says
     norm      of the threat model, by which RobustBench's models are chosen
+    layout, range, order  of the model's input (`Form`); default: what its file or library says, else NCHW, 0..1, RGB
+
+    Images that have another size than the model takes are resized before it. `Subject.info` says what is done.
 
     A 'module:function' given here is imported. One in a run's own files has to be trusted: `steelman.trust`.
 
@@ -55,45 +76,63 @@ def open_subject(
     path = Path(what)
     ours = path.is_dir() or (path.suffix == ".safetensors" and (path.parent / "recipe.toml").is_file())
     if ours and network is None:
-        idle = {"--data": data, "--mean": mean, "--std": std}
+        idle = {"--data": data, "--mean": mean, "--std": std, "--layout": layout, "--range": range, "--order": order}
         if named := [name for name, value in idle.items() if value is not None]:
             raise ValueError(
                 f"{what} is a run, which has its own data and network: leave out {named[0]}, or name its checkpoint "
                 "with --network, so that it is taken as a state dict"
             )
-        return Run.open(path).subject(data_dir)
+        return _hinted(Run.open(path).subject(data_dir))
     loaded = path.suffix in WEIGHTS
     if network is not None and not loaded:
         raise ValueError(f"--network is for state dicts ({', '.join(WEIGHTS)}); {what} brings its own network")
-    if not loaded and path.suffix != ".onnx" and ":" not in what:
+    if not loaded and path.suffix not in PROGRAMS and ":" not in what:
         raise FileNotFoundError(
             f"{what} is no run: there is no {path / 'recipe.toml'}. `steelman train` makes one; other models are named "
-            "by 'module:function', a .safetensors, .pt, .pth or .onnx file, or 'robustbench:NAME'"
+            f"by {NAMED}"
+        )
+    if loaded and is_script(path):
+        raise ValueError(
+            f"{path} is TorchScript, a program: if you trust its author, rename it to {path.with_suffix('.ts').name}. "
+            "Or save model.state_dict() alone, which runs nothing"
         )
     if data is None:
         raise ValueError(f"{what} needs images: give --data, such as MNIST, an .npz file or a folder of pictures")
     images = source(data)
     test = images.load("test", data_dir).to(device())
+    info = {"model": what, "data": str(images), **({} if network is None else {"network": network})}
+    kind, _, inside = what.partition(":")
+    form, name = Form(), Path(what.rpartition(":")[2]).name
     if loaded:
-        model = _filled(path, network, test)
-    elif path.suffix == ".onnx":
-        model = Onnx(path, test.shape).eval()
-    elif what.startswith(f"{ZOO}:"):
-        model = robustbench(what.removeprefix(f"{ZOO}:"), images, norm)
+        name = path.stem
+        model, info["weights"] = _filled(path, network, test)
+    elif path.suffix in PROGRAMS:
+        name = path.stem
+        model = (Onnx if path.suffix == ".onnx" else Program)(path).eval()
+        form = guessed(path, model.shape, test.shape, layout, model.whole)
+    elif kind in LIBRARIES:
+        model, form, info["classes"] = LIBRARIES[kind](inside, test)
+    elif kind == ZOO:
+        model = robustbench(inside, images, norm)
     else:
         model = _found(what, test)
-    model = _normalised(model, test, mean, std)
-    name = path.stem if loaded or path.suffix == ".onnx" else what.rpartition(":")[2]
-    info = {"model": what, "data": str(images), **({} if network is None else {"network": network})}
-    return Subject(
+    model, info["input"] = adapted(model, form.changed(layout, range, order, mean, std), test)
+    found = Subject(
         name=name,
         model=model.to(device()),
         test=test,
         training=lambda: images.load("train", data_dir),
         data=type(images).__name__,
         results=Path("evaluations") / re.sub(r"[^\w.-]+", "-", name),
-        info=info | ({} if mean is None else {"normalised by": f"mean {_listed(mean)}, std {_listed(std)}"}),
+        info={name: words for name, words in info.items() if words},
     )
+    return _hinted(found)
+
+
+def _hinted(subject: Subject) -> Subject:
+    """With a word on a GPU that is here and not used."""
+    hint = idle_gpu(device())
+    return replace(subject, info={**subject.info, "device": f"{device()}. {hint}"}) if hint else subject
 
 
 def open_surrogates(names: Sequence[str], data: str | None, data_dir: Path | None) -> dict[str, nn.Module]:
@@ -107,7 +146,8 @@ def open_surrogates(names: Sequence[str], data: str | None, data_dir: Path | Non
     }
 
 
-def _filled(path: Path, network: str | None, like: Dataset) -> nn.Module:
+def _filled(path: Path, network: str | None, like: Dataset) -> tuple[nn.Module, str]:
+    """The network with the weights in a file, and what was done to their names."""
     state = read_state(path)
     if network is None:
         raise ValueError(
@@ -117,8 +157,8 @@ def _filled(path: Path, network: str | None, like: Dataset) -> nn.Module:
     settings: dict[str, Any] = table(network, "--network") if network.startswith("{") else {"kind": network}
     with written(network):
         model = network_of(settings, like.shape, len(like.classes), path="--network")
-    fill(model, state, str(path))
-    return model.eval()
+    said = fill(model, state, str(path))
+    return model.eval(), said
 
 
 def _found(path: str, like: Dataset) -> nn.Module:
@@ -153,16 +193,3 @@ def _parameters(function: Any) -> dict[str, object]:
     except (TypeError, ValueError):
         return {"images": inspect.Parameter.empty}
     return {each.name: each.default for each in arguments if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
-
-
-def _normalised(
-    model: nn.Module, like: Dataset, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> nn.Module:
-    if mean is None and std is None:
-        return model
-    layer = Normalise(shape=like.shape, mean=mean, std=std)
-    return Preprocessed(layer, model).train(in_training(model))
-
-
-def _listed(numbers: Sequence[float] | None) -> str:
-    return " ".join(f"{number:g}" for number in numbers or ())

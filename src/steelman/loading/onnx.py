@@ -9,7 +9,12 @@ from torch import Tensor, nn
 
 from steelman.files import decoding, sha256
 
-TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+}
 CLASSES = ("tensor(int64)", "tensor(int32)")
 MOST = 10_000
 """Largest batch size that a file may fix: the last batch is filled up to that size."""
@@ -19,47 +24,41 @@ MOST = 10_000
 class Onnx(nn.Module):
     """A classifier in an ONNX file, run by ONNX Runtime: scores, or classes where it has no scores, and no gradient.
 
-    path   of the file, whose one input is images (batch, channels, height, width), with any batch size or a fixed one
-    shape  of one image, (channels, height, width)
+    path  of the file, whose one input is images, with any batch size or a fixed one
+
+    shape  of its input, with None for a length that may be any
+    whole  it takes bytes
 
     Of several outputs, the first of floating-point numbers is used, otherwise the first of integers.
 
     Raises:
         ImportError: ONNX Runtime is not installed.
-        FileNotFoundError, ValueError: no such file; not a readable model, or one for other images.
+        FileNotFoundError, ValueError: no such file; not a readable model, or none of images.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = str(path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}")
         self.session = _Session(self.path)
-        self._check(shape)
+        self._check()
 
-    def _check(self, shape: tuple[int, ...]) -> None:
+    def _check(self) -> None:
         runs = self.session.runs
         with decoding(self.path, "a readable ONNX model"):  # names are read when they are asked for
             inputs = [_Port(each.name, each.type, each.shape) for each in runs.get_inputs()]
             outputs = [_Port(each.name, each.type, each.shape) for each in runs.get_outputs()]
         if len(inputs) != 1 or inputs[0].type not in TYPES:
             ports = ", ".join(f"{each.name} {each.type}" for each in inputs)
-            raise ValueError(f"{self.path} must have one input, of floating-point images; it has {ports}")
-        batch, *sides = inputs[0].shape or [None]
-        fits = len(sides) == len(shape) and all(
-            not isinstance(side, int) or side == size for side, size in zip(sides, shape, strict=True)
-        )
-        if not fits:
-            takes = ", ".join(str(each or "batch") for each in inputs[0].shape)
-            raise ValueError(
-                f"{self.path} takes images of shape ({takes}), and these data are (batch, "
-                f"{', '.join(map(str, shape))}): export it for such images, channels first, or give other --data"
-            )
+            raise ValueError(f"{self.path} must have one input, of images as numbers or bytes; it has {ports}")
+        self.shape = tuple(each if isinstance(each, int) else None for each in inputs[0].shape or [None])
+        batch = self.shape[0]
         self.input, self.kind = inputs[0].name, TYPES[inputs[0].type]
-        self.batch = batch if isinstance(batch, int) else None
+        self.whole, self.batch = self.kind is np.uint8, batch
         if self.batch is not None and not 1 <= self.batch <= MOST:
             raise ValueError(f"{self.path} takes {self.batch} images at once: export it with any batch size")
-        scores = [each.name for each in outputs if each.type in TYPES]
+        scores = [each.name for each in outputs if each.type in TYPES and TYPES[each.type] is not np.uint8]
         classes = [each.name for each in outputs if each.type in CLASSES]
         if not scores and not classes:
             types = ", ".join(each.type for each in outputs) or "nothing"

@@ -113,10 +113,12 @@ def _inside(held: Any, path: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in held.items() if isinstance(value, Tensor)}
 
 
-def fill(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+def fill(network: nn.Module, state: Mapping[str, Tensor], where: str) -> str:
     """Load a state dict into a network; a wrapper's prefix before its names is removed.
 
     where  its name in errors
+
+    Returns the prefixes that were removed, in words; "" for none.
 
     Raises:
         ValueError: names are missing or unknown, or shapes differ: the first of them, with the nearest names.
@@ -139,6 +141,8 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
         raise ValueError(f"{where} does not fit {type(network).__name__}: {'; '.join(problems)}")
     with decoding(where, f"a state dict of {type(network).__name__}", "Save model.state_dict() alone"):
         network.load_state_dict(given)
+    removed = {name.removesuffix(short) for name in state if (short := _bare(name, wanted)) != name}
+    return " and ".join(f"without the prefix {prefix}" for prefix in sorted(removed))
 
 
 def _bare(name: str, wanted: Mapping[str, Tensor]) -> str:

@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -154,12 +155,49 @@ def description_of(network: nn.Module) -> Description | None:
     return getattr(network, "_description", None)
 
 
+DEVICE = "STEELMAN_DEVICE"
+"""The environment variable that names the device; `--device` sets it, so that other processes have it too."""
+
+
 def device() -> torch.device:
-    """The device of networks that are built by name."""
+    """The device of networks that are built by name: that of `STEELMAN_DEVICE`, else a GPU where torch has one.
+
+    Raises:
+        ValueError: the variable names no device, or one that is not here.
+    """
+    if named := os.environ.get(DEVICE):
+        return _named_device(named)
     if torch.cuda.is_available():
         # Under torchrun that of the process; else the current device, which each worker process has set for itself.
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
     return torch.device("cpu")
+
+
+def _named_device(name: str) -> torch.device:
+    try:
+        found = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"there is no device {name!r}: give cpu, cuda, cuda:1 or mps") from error
+    if found.type == "cuda" and found.index is None and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", torch.cuda.current_device())))
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"the device {name!r} is not here: {reason_of(error)}. {idle_gpu(found)}".rstrip()) from error
+    return found
+
+
+def idle_gpu(used: torch.device) -> str:
+    """What to do about a GPU that is here and not used; "" where there is none."""
+    if used.type == "cpu" and torch.cuda.is_available():
+        return "A GPU is here and is not used: --device cuda"
+    if not torch.cuda.is_available() and shutil.which("nvidia-smi") and torch.version.cuda is None:
+        return (
+            f"An NVIDIA GPU seems to be here, and torch {torch.__version__} is built without CUDA: install one with it"
+        )
+    if used.type == "cpu" and torch.backends.mps.is_available():
+        return "Apple's GPU is here and is not used: --device mps (Steelman is not tested on it)"
+    return ""
 
 
 def _network_of(
