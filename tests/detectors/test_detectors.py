@@ -10,13 +10,14 @@ from torch import nn
 from steelman.attacks import FGSM, PGD, CarliniWagner, Naive
 from steelman.data import Digits
 from steelman.detectors import LID, Confidence, Detector, FeatureSqueezing, Rejecting
-from steelman.detectors.lid import lid
+from steelman.detectors.lid import _nearest_error, lid
 from steelman.evaluation import evaluate
 from steelman.experiments.run import train
 from steelman.filters import BitDepth, MedianSmoothing
 from steelman.losses import Margin
 from steelman.measures import accuracy, clean_accuracy, rejection_rate
 from steelman.networks import MLP
+from steelman.types import Batch
 
 TRAIN, TEST = Digits().load("train"), Digits().load("test")
 THREES = TRAIN.subset((next(TRAIN.in_order(len(TRAIN))).y == 3).nonzero()[:, 0])
@@ -90,6 +91,24 @@ def test_it_rejects_its_rate_of_clean_images_and_scores_decide(make, network: nn
     assert 0.1 < float(rejected.float().mean()) < 0.3
 
 
+def test_the_threshold_is_the_quantile_of_images_that_were_not_measured(network: nn.Module):
+    seen = {"measured": torch.zeros(0, 64), "scored": torch.zeros(0, 64)}
+
+    class Watched(Confidence):
+        def measure(self, network: nn.Module, batch: Batch) -> None:
+            seen["measured"] = batch.x.flatten(1)
+
+        def score(self, network: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            seen["scored"] = torch.cat([seen["scored"], x.flatten(1)])
+            return super().score(network, x)
+
+    model = Rejecting(network, Watched(), rate=0.2).fit(TRAIN, 601)
+    assert [len(each) for each in seen.values()] == [300, 301]
+    assert float(torch.cdist(seen["measured"], seen["scored"]).min()) > 0
+    scores = np.sort(-network(seen["scored"]).softmax(1).amax(1).log().detach().numpy())
+    assert float(model.get_buffer("threshold")) == pytest.approx(scores[240], rel=1e-4)  # 60 of 301 are above
+
+
 def test_confidence_is_the_highest_probability_and_squeezing_the_furthest_filter(network: nn.Module):
     x = next(TEST.in_order(20)).x
     p = network(x).softmax(1)
@@ -113,6 +132,42 @@ def test_lid_tells_adversarial_images_from_noise(network: nn.Module):
     assert float(above) > 0.56  # the area under the curve
     features = model.detector.features(network, batch.x)[1]  # pyright: ignore[reportCallIssue]
     assert features.shape == (200, 1 + 6)
+
+
+def test_lid_is_fitted_on_adversarial_clean_and_as_noisy_images(network: nn.Module, monkeypatch: pytest.MonkeyPatch):
+    """The mean probability of a logistic regression with an intercept is the share of positives."""
+    seen = []
+    features = LID.features
+
+    def watched(self: LID, network: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(x)
+        return features(self, network, x)
+
+    monkeypatch.setattr(LID, "features", watched)
+    detector, batch = own_lid(), next(TRAIN.batches([torch.arange(160)]))
+    detector.measure(network, batch)
+    positive, negative = seen
+    assert torch.equal(detector.get_buffer("references"), batch.x[:60])
+    clean, noisy = negative[: -len(positive)], negative[-len(positive) :]
+    right = network(batch.x[60:]).argmax(1) == batch.y[60:]
+    assert torch.equal(clean, batch.x[60:][right])
+    origin = torch.cdist(positive.flatten(1), clean.flatten(1), p=torch.inf).argmin(1)
+    far, near = ((each - clean[origin]).flatten(1).norm(dim=1) for each in (positive, noisy))
+    assert (near <= far * (1 + 1e-5)).all()  # clipping shortens it
+    assert (near > 0.5 * far).all()
+    share = torch.cat([detector.score(network, each)[1].sigmoid() for each in (positive, negative)]).mean().detach()
+    assert float(share) == pytest.approx(len(positive) / len(torch.cat(seen[:2])), abs=1e-3)
+
+
+def test_an_image_moves_to_the_first_error_along_its_gradients_sign(network: nn.Module):
+    batch = next(TRAIN.in_order(100))
+    x = batch.x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(nn.functional.cross_entropy(network(x), batch.y, reduction="sum"), x)
+    moved = torch.stack([(batch.x + 0.2 * step / 20 * slope.sign()).clamp(0, 1) for step in range(1, 21)])
+    wrong = torch.stack([network(each).argmax(1) != batch.y for each in moved])
+    first = torch.where(wrong.any(0), wrong.int().argmax(0), 19)
+    assert len(first.unique()) > 5
+    torch.testing.assert_close(_nearest_error(network, batch, 0.2), moved[first, torch.arange(100)])
 
 
 @each

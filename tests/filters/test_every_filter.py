@@ -68,7 +68,9 @@ def test_all_are_here():
 def test_shape_and_range(filter: nn.Module):
     x = images()
     y = seeded(filter, x)
+    chance = torch.get_rng_state()
     assert y.shape == (6, *filtered_shape(filter, SHAPE))
+    assert torch.equal(torch.get_rng_state(), chance)
     assert y.dtype == x.dtype
     assert y.isfinite().all()
     assert y.min() >= -1e-6

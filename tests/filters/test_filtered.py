@@ -15,8 +15,8 @@ from steelman.data import Digits
 from steelman.defences import DeepDefense
 from steelman.experiments.recipe import build, load_recipe
 from steelman.experiments.recipe_file import find_recipe
-from steelman.filters import BPDA, BitDepth, MedianSmoothing
-from steelman.networks import MLP, Filtered, Preprocessed, SubtractMean, only_trainable
+from steelman.filters import BPDA, BitDepth, MedianSmoothing, Reformer
+from steelman.networks import MLP, DenoisingAutoencoder, Filtered, Preprocessed, SubtractMean, only_trainable
 from steelman.norms import Linf
 from steelman.types import Batch
 
@@ -94,8 +94,14 @@ def test_weights_load_from_a_filtered_network_and_from_a_bare_one(preprocessed: 
         assert not torch.equal(model(x), whole(x))
         model.load_state_dict(start.state_dict())
         assert torch.equal(model(x), whole(x))
+    reformers = [Reformer(DenoisingAutoencoder(shape=(1, 8, 8))) for _ in range(2)]
+    model = Filtered(reformers[0], network(1)).eval()
+    model.load_state_dict(whole.network.state_dict())  # which has no filter, so that the model's own stays
+    assert torch.equal(model(x), whole.network(reformers[0](x)))
+    model.load_state_dict(Filtered(reformers[1], whole.network).state_dict())
+    assert torch.equal(model(x), whole.network(reformers[1](x)))
     with pytest.raises(RuntimeError, match="Missing key"):
-        model.load_state_dict({"fc1.weight": torch.zeros(500, 64)})
+        Filtered(BitDepth(1), network(1)).load_state_dict({"fc1.weight": torch.zeros(500, 64)})
 
 
 def test_recipes_put_a_filter_before_the_network() -> None:

@@ -52,8 +52,9 @@ def test_patches_are_parts_of_training_images():
     whole = next(TRAIN.in_order(len(TRAIN))).x.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4).flatten(0, 3)
     for patch in filter.get_buffer("patches").flatten(1):
         assert bool((whole == patch).all(1).any())
-    again = Quilting(3, 1, patches=50, shape=(1, 8, 8)).fit(TRAIN)
+    again, other = (Quilting(3, 1, patches=50, shape=(1, 8, 8)).fit(TRAIN, seed) for seed in (0, 1))
     assert torch.equal(filter.get_buffer("patches"), again.get_buffer("patches"))
+    assert not torch.equal(filter.get_buffer("patches"), other.get_buffer("patches"))
 
 
 def test_the_cut_is_the_path_of_least_sum():
@@ -67,6 +68,16 @@ def test_the_cut_is_the_path_of_least_sum():
         ]
         best = min(paths, key=lambda path: sum(float(costs[row, at]) for row, at in enumerate(path)))
         assert beyond.tolist() == [[column >= at for column in range(3)] for at in best]
+
+
+def test_at_a_corner_a_patch_is_seen_beyond_both_cuts():
+    torch.manual_seed(0)
+    new, old = torch.rand(2, 40, 2, 5, 5)
+    apart = (new - old).square().sum(1)
+    expected = torch.ones(40, 5, 5, dtype=torch.bool)
+    expected[:, :, :2] = _beyond(apart[:, :, :2])
+    expected[:, :2] &= _beyond(apart.mT[:, :, :2]).mT
+    assert torch.equal(Quilting(5, 2)._new(new, old, 2, 2)[:, 0], expected)
 
 
 def test_a_checkpoint_has_the_patches(tmp_path):

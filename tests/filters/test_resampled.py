@@ -96,6 +96,11 @@ def test_crops_are_parts_of_the_image_enlarged(mode: str):
     torch.testing.assert_close(RandomCrop(1.0, mode)(X), X)  # pyright: ignore[reportArgumentType]
 
 
+def test_the_side_of_a_crop_is_rounded():
+    ramp = torch.arange(14.0).expand(1, 1, 14, 14)
+    assert [len(RandomCrop(share, "nearest")(ramp).unique()) for share in (0.89, 0.9, 0.01)] == [12, 13, 1]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

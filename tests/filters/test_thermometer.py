@@ -51,10 +51,13 @@ def test_the_stand_in_is_near_the_bits_and_has_the_slope_of_finite_differences(k
     if kind == "thermometer":
         far = (over.abs() >= 1).flatten(1, 2)
         assert torch.equal(near[far], bits[far])
+        expected = (over / 2 + 0.5).clamp(0, 1)
     else:
         inside = (8 * x) % 1 > 1e-3  # a level begins 1.00001 times later
         first, second = (each.unflatten(1, (1, 8)).argmax(2) for each in (near, bits))
         assert torch.equal(first[inside], second[inside])
+        expected = (1 - (over - 0.5).abs() / 1.5).clamp(min=0)
+    torch.testing.assert_close(near, expected.flatten(1, 2))
     assert torch.autograd.gradcheck(filter.stand_in, x.requires_grad_())
 
 

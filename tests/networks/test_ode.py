@@ -211,11 +211,12 @@ def test_a_slope_of_zero_is_steady() -> None:
     torch.testing.assert_close(logits, model.head(model.features(IMAGES)))
 
 
+@pytest.mark.parametrize("t0", [0.0, 0.5])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_euler_is_that_of_torchdiffeq(variant: str) -> None:
+def test_euler_is_that_of_torchdiffeq(variant: str, t0: float) -> None:
     torchdiffeq = pytest.importorskip("torchdiffeq")
-    model = small(variant)
-    begun, times = model.features(IMAGES), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    model = small(variant, times=(t0, t0 + 1))
+    begun, times = model.features(IMAGES), torch.tensor([t0, t0 + 1], dtype=torch.float64)
     theirs = torchdiffeq.odeint(
         lambda t, z: model.slope(z, t), begun, times, method="euler", options={"step_size": model.step}
     )
