@@ -11,7 +11,18 @@ from torch import Tensor, nn
 
 from affine import images, small_net
 from digits_network import trained
-from steelman.attacks import EOT, FGSM, PGD, DeepFool, HopSkipJump, Square, UniformNoise, UniversalPerturbation, WorstOf
+from steelman.attacks import (
+    EOT,
+    FGSM,
+    FMN,
+    PGD,
+    DeepFool,
+    HopSkipJump,
+    Square,
+    UniformNoise,
+    UniversalPerturbation,
+    WorstOf,
+)
 from steelman.attacks.core import Attack, AttackWrapper
 from steelman.checkup import checkup
 from steelman.data import Digits
@@ -235,3 +246,21 @@ def test_an_image_is_attacked_until_no_answer_is_right() -> None:
         left &= {image for image, share in right[before].items() if share > 0}
         assert right[after].keys() == left
     assert 0 < len(left) < 200
+
+
+def test_a_minimal_attack_goes_on_until_most_answers_err() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Noise(0.05), small_net()), images(24)
+    y = model[1](x).argmax(1)
+    short, seeds = FMN(steps=30), torch.arange(24)
+    model.eval()
+    nearest = short.run(model[1], x, y, generator=seeds)
+    found = EOT(short, samples=10).run(model, x, y, generator=seeds)
+    share = (found.right + found.again) / 2
+    moved = found.linf > 0
+    assert moved.all()
+    assert float(share.mean()) < 0.2  # at the boundary it would be 1/2
+    assert float(found.success.double().mean()) > 0.9
+    assert 1 < float((found.linf / nearest.linf).median()) < 2
+    bounded = EOT(PGD(eps=0.1, steps=2), samples=2)
+    assert bounded.run(model, x, y, generator=seeds).forwards.tolist() == [4] * 24
