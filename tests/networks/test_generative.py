@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steelman.networks import (
@@ -54,6 +55,51 @@ def test_shapes_and_ranges(shape: tuple[int, int, int]) -> None:
         assert again.min() >= 0
         assert again.max() <= 1
     assert PixelCNN(shape=shape, levels=3, width=2, depth=1)(made).shape == (4, 3, *shape)
+
+
+def layers(network: nn.Module) -> list[list[Tensor]]:
+    """The weights and biases of each layer, in their order."""
+    every = list(network.double().parameters())
+    return [every[place : place + 2] for place in range(0, len(every), 2)]
+
+
+def test_layer_by_layer_as_their_cards_say() -> None:
+    torch.manual_seed(0)
+    shape = (1, 8, 12)
+    x, z = torch.rand(3, *shape, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
+
+    critic, found = GANCritic(shape=shape, width=2), x
+    *convolutions, last = layers(critic)
+    for each in convolutions:
+        found = F.leaky_relu(F.conv2d(found, *each, stride=2, padding=2), 0.2)
+    torch.testing.assert_close(critic(x), F.linear(found.flatten(1), *last)[:, 0])
+
+    critic, found = MLPCritic(shape=shape, width=6), x.flatten(1)
+    first, second, last = layers(critic)
+    for each in (first, second):
+        found = F.leaky_relu(F.linear(found, *each), 0.2)
+    torch.testing.assert_close(critic(x), F.linear(found, *last)[:, 0])
+
+    generator = MLPGenerator(shape=shape, latent=5, hidden=6)
+    first, second = layers(generator)
+    torch.testing.assert_close(generator(z), F.linear(F.linear(z, *first).relu(), *second).sigmoid().view(x.shape))
+
+    generator = GANGenerator(shape=shape, latent=5, width=2)
+    first, *convolutions = layers(generator)
+    found = F.linear(z, *first).view(3, 8, 1, 2)
+    for each in convolutions:
+        found = F.conv_transpose2d(found.relu(), *each, stride=2, padding=2, output_padding=1)
+        found = found[:, :, :2, :3] if each is convolutions[0] else found
+    torch.testing.assert_close(generator(z), found.sigmoid())
+
+    autoencoder, found = DenoisingAutoencoder(shape=shape), x
+    for place, each in enumerate(layers(autoencoder)):
+        if place == 3:
+            found = found.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        found = F.conv2d(found, *each, padding=1).sigmoid()
+        if place == 0:
+            found = found.view(3, 3, 4, 2, 6, 2).mean((3, 5))
+    torch.testing.assert_close(autoencoder(x), found)
 
 
 @pytest.mark.parametrize(("shape", "depth"), [((1, 6, 7), 1), ((3, 3, 4), 2)])
