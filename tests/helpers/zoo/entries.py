@@ -14,7 +14,7 @@ from zoo import honest, masked, robust
 
 TRUTHS = Path(__file__).with_name("truths.json")
 IMAGES = 200
-"""Test images whose truth is stored: Steelman's sample by class, of which smaller samples are the beginning."""
+"""Test images whose truth is stored: Steelman's sample by class, which has every smaller one in it."""
 
 Kind = Literal["masked", "honest", "no gradient"]
 
@@ -41,14 +41,15 @@ class Entry:
         """As `steelman evaluate` takes it."""
         return f"{self.build.__module__}:{self.build.__name__}"
 
-    def right(self) -> list[float]:
-        """Of each of the images, whether it is robust at the radius; of a random model, how probably it is right at the
-        worst point that was found. `python -m zoo.truth` measured or proved it."""
-        return truths()[self.name]
+    def right(self, count: int = IMAGES) -> list[float]:
+        """Of each of so many images, as `images` gives them, whether it is robust at the radius; of a random model, how
+        probably it is right at the worst point that was found. `python -m zoo.truth` measured or proved it."""
+        stored = dict(zip(places(), truths()[self.name], strict=True))
+        return [stored[place] for place in places(count)]
 
-    def truth(self, images: int = IMAGES) -> float:
-        """The robust accuracy at the radius on so many images, as `images` gives them."""
-        return sum(self.right()[:images]) / images
+    def truth(self, count: int = IMAGES) -> float:
+        """The robust accuracy at the radius on so many images."""
+        return sum(self.right(count)) / count
 
 
 @cache
@@ -57,14 +58,23 @@ def truths() -> dict[str, list[float]]:
     return {name: [float(each) for each in (row.split() if " " in row else row)] for name, row in stored.items()}
 
 
-@cache
-def images(count: int = IMAGES) -> tuple[Tensor, Tensor]:
-    """Test images and labels: the sample that `steelman evaluate --images` takes, in its order."""
+def _sample(count: int) -> Any:
     from steelman.data import Digits
     from steelman.data.sample import sampled
 
-    test = sampled(Digits().load("test"), count)
-    (batch,) = test.batches([torch.arange(count)])
+    return sampled(Digits().load("test"), count)
+
+
+@cache
+def places(count: int = IMAGES) -> list[int]:
+    """Where the images are in the test set."""
+    return _sample(count).index.tolist()
+
+
+@cache
+def images(count: int = IMAGES) -> tuple[Tensor, Tensor]:
+    """Test images and labels: the sample that `steelman evaluate --images` takes."""
+    (batch,) = _sample(count).batches([torch.arange(count)])
     return batch.x, batch.y
 
 

@@ -152,7 +152,7 @@ def words() -> Tensor:
 def main() -> None:
     torch.set_num_threads(1)
     start, wanted = time.monotonic(), sys.argv[1:]
-    kept = dict(stored()) if wanted else {}
+    kept = dict(stored()) if wanted else dict[str, Tensor]()
 
     def keep(name: str, net: nn.Module, loss: Loss, epochs: int = 40, **how: float) -> nn.Module:
         if wanted and name not in wanted:
@@ -179,14 +179,13 @@ def main() -> None:
     keep("conv pgd", Conv(), adversarial(), 80)
     keep("conv l2", Conv(), adversarial(l2=True), 60)
     keep("dense trades", Dense(), trades, 80)
-    keep("conv bits", Conv(), on(lambda x: torch.round(3 * x) / 3))
+    keep("conv bits", Conv(), on(lambda x: torch.round(7 * x) / 7))
     keep("conv jpeg", Conv(), on(lambda x: torch.from_numpy(jpeg_like(x.numpy()))))
     keep("conv thermometer", Conv(LEVELS), on(codes_of))
     keep("kwta", Winners(), plain, 60)
     keep("sign", Signs(), signs)
     keep("conv resize", Conv(size=10), on(resized))
     keep("conv dropout", Conv(), dropped)
-    keep("conv steep", Conv(), on(lambda x: torch.sigmoid(300 * (x - 0.47))))
     keep("conv median", Conv(), on(median))
     kept.setdefault("words", words().half())
     keep("conv words", Conv(), on(lambda x: nearest_words(x, kept["words"].float())))

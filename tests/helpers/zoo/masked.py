@@ -101,14 +101,14 @@ def detached() -> nn.Module:
 
 
 class FewBits(nn.Module):
-    """Four grey levels."""
+    """Eight grey levels."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(torch.round(3 * x) / 3)
+        return self.net(torch.round(7 * x) / 7)
 
 
 def bit_depth() -> nn.Module:
@@ -244,7 +244,7 @@ class Purified(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.detach()
-        code = torch.zeros(len(x), 8)
+        code = torch.zeros(len(x), 16)
         speed = torch.zeros_like(code)
         with torch.enable_grad():
             for _ in range(self.steps):
@@ -318,19 +318,16 @@ def sinusoid() -> nn.Module:
     return Waves(plain_conv())
 
 
-class Steep(nn.Module):
-    """Pixels through a sigmoid that is flat nearly everywhere."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
+class Saturating(Signs):
+    """Hidden units so steep that their gradient is 0 in single precision nearly everywhere."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(torch.sigmoid(300 * (x - 0.47)))
+        h = torch.tanh(100 * self.first(x.flatten(1)))
+        return self.head(torch.tanh(100 * self.second(h)))
 
 
 def vanishing() -> nn.Module:
-    return Steep(filled(Conv(), "conv steep"))
+    return filled(Saturating(), "sign")
 
 
 class Chain(nn.Module):

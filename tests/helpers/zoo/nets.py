@@ -78,12 +78,12 @@ class Bounded(nn.Module):
 
 
 class Coder(nn.Module):
-    """An autoencoder of 8 numbers."""
+    """An autoencoder of 16 numbers."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 8))
-        self.decoder = nn.Sequential(nn.Linear(8, 48), nn.ReLU(), nn.Linear(48, 64), nn.Sigmoid())
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 16))
+        self.decoder = nn.Sequential(nn.Linear(16, 48), nn.ReLU(), nn.Linear(48, 64), nn.Sigmoid())
 
     def decoded(self, code: Tensor) -> Tensor:
         return self.decoder(code).unflatten(1, (1, 8, 8))
