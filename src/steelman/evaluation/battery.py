@@ -312,8 +312,11 @@ def _built(name: str, norm: Norm, eps: float | None, data: str | None) -> Batter
         parts = zip(("APGD-CE", "APGD-T", "FAB-T", "Square"), AutoAttack(eps, norm).attacks, strict=False)
         first, *ensemble = ((f"{part} {at}", attack) for part, attack in parts)
         margin = APGD(eps, norm, loss=Margin(), restarts=5 if norm is L1 else 3, multi_eps=norm is L1, stop_early=True)
-        attacks = dict([(f"{type(minimal).__name__} {norm}", minimal), first, (f"APGD-margin {at}", margin), *ensemble])
-        attacks |= single | {f"Uniform noise {at}, 100 draws": UniformNoise(eps, norm, samples=100)}
+        gradients = [each for each in ensemble if not isinstance(each[1], Square)]
+        attacks = dict(
+            [(f"{type(minimal).__name__} {norm}", minimal), first, (f"APGD-margin {at}", margin), *gradients]
+        )
+        attacks |= single | dict(ensemble) | {f"Uniform noise {at}, 100 draws": UniformNoise(eps, norm, samples=100)}
     return Battery(attacks, _decisions(quick, norm, eps, at), survivors_only=True)
 
 

@@ -115,9 +115,8 @@ def still(runs: list[Attacked], clean: Attacked) -> Answer:
         if not white:
             continue
         after = np.array([run.column("loss", np.nan) for run in white])
-        remains = ~white[0].wrong & ~any_of(white, eps) & ~np.isnan(after).all(0) & ~np.isnan(before)
-        highest = np.fmax.reduce(after)
-        seen = remains & (np.fmax(before, highest) > MEASURED)
+        remains, highest = ~white[0].wrong & ~any_of(white, eps), np.fmax.reduce(after)
+        seen = remains & ~np.isnan(before) & ~np.isnan(highest) & (np.fmax(before, highest) > MEASURED)
         if remains.any() and not seen.any():
             continue
         images, count = len(before), int((seen & ~(highest > before * (1 + RAISED))).sum())
