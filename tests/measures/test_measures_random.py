@@ -14,6 +14,7 @@ from steelman.measures import (
     worst_case,
 )
 from steelman.measures.accuracies import right_within, still_correct
+from steelman.measures.evidence import only
 from steelman.measures.rows import lowest, mean_of, rows
 from steelman.norms import Linf
 from steelman.randomness import DRAWS
@@ -108,6 +109,27 @@ def test_rejections_and_older_tables() -> None:
     assert table["again"].tolist() == table["right"].tolist()
     assert clean_accuracy(table).value == pytest.approx(0.3)
     assert rows(table).random
+
+
+def test_what_errs_half_of_the_time_is_broken_by_no_attack_alone() -> None:
+    random = np.random.default_rng(0)
+    made = [
+        row | {"linf": 0.1, "label": 0, "clean_prediction": 0} for row in made_up(200, 0, ("clean", "weak", "strong"))
+    ]
+
+    def found(clean: float, weak: float, strong: float) -> bool | None:
+        def answers(row: Row) -> Row:
+            first, again = (
+                random.binomial(DRAWS, {"clean": clean, "weak": weak, "strong": strong}[row["attack"]], 2) / DRAWS
+            )
+            return row | {"right": first, "again": again, "prediction": int(first + again < 1)}
+
+        table = rows(table_of([answers(row) for row in made]))
+        return only([table["strong"]], [table["weak"]], "Linf", 0.1)[1][1]
+
+    assert found(1, 0.5, 0.5) is False
+    assert found(1, 0.97, 0.03) is True
+    assert found(1, 1, 0) is True
 
 
 @pytest.mark.parametrize("attacks", [1, 5, 20])

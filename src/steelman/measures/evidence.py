@@ -35,14 +35,16 @@ def threats(runs: Iterable[Attacked]) -> list[tuple[str, float]]:
     return sorted(found)
 
 
-def within(run: Attacked, eps: float = np.inf) -> np.ndarray:
-    """The images that were right unattacked and that an attack broke within a radius."""
-    return run.broken & ((run.eps <= eps) | (run.size(run.norm or "L2") <= eps * ROUNDING))
+def within(run: Attacked, eps: float = np.inf, share: float | None = None) -> np.ndarray:
+    """The images that were right unattacked and that an attack broke within a radius; by the most frequent answer, or
+    in more than a share of the answers."""
+    broken = run.broken if share is None else run.broken_in(share)
+    return broken & ((run.eps <= eps) | (run.size(run.norm or "L2") <= eps * ROUNDING))
 
 
-def any_of(runs: Iterable[Attacked], eps: float | None = None) -> np.ndarray:
-    """The images that at least one of the attacks broke, within a radius if there is one."""
-    return np.logical_or.reduce([run.broken if eps is None else within(run, eps) for run in runs])
+def any_of(runs: Iterable[Attacked], eps: float | None = None, share: float | None = None) -> np.ndarray:
+    """The images that at least one of the attacks broke, within a radius if there is one; see `within`."""
+    return np.logical_or.reduce([run.broken if eps is None else within(run, eps, share) for run in runs])
 
 
 def left(run: Attacked, eps: float = np.inf) -> int:
@@ -95,9 +97,13 @@ def compare(runs: Sequence[Attacked], others: Sequence[Attacked], norm: str, eps
 
 
 def only(runs: Sequence[Attacked], others: Sequence[Attacked], norm: str, eps: float) -> tuple[float, Answer]:
-    """Whether more than tau of the images were broken by some attacks and by none of the others."""
+    """Whether more than tau of the images were broken by some attacks and by none of the others.
+
+    A random model answers wrong in more than 3/4 of the draws after one of the first, and in at most 1/4 after all of
+    the others: what errs half of the time would be broken by one attack or the other by chance.
+    """
     images = len(runs[0].row)
-    alone = any_of(runs, eps) & ~any_of(others, eps)
+    alone = any_of(runs, eps, 0.75) & ~any_of(others, eps, 0.25)
     attacked = np.logical_and.reduce([~run.skipped for run in others])
     known, perhaps = int((alone & attacked).sum()), int((alone & ~attacked).sum())
     names, white = ", ".join(run.name for run in runs), ", ".join(run.name for run in others)

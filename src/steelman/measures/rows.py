@@ -91,6 +91,11 @@ class Attacked:
         """Images that were right unattacked and are misclassified after it."""
         return self.misclassified & ~self.wrong
 
+    def broken_in(self, share: float) -> np.ndarray:
+        """Images that were right unattacked and are wrong after it in more than this share of a random model's answers;
+        of one answer, `broken`."""
+        return self.attacked & ~self.wrong & (1 - np.mean(self.shares, axis=0) > share)
+
     @cached_property
     def changed(self) -> np.ndarray:
         """Images that were attacked and whose prediction changed."""
