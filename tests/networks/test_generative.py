@@ -57,10 +57,10 @@ def test_shapes_and_ranges(shape: tuple[int, int, int]) -> None:
     assert PixelCNN(shape=shape, levels=3, width=2, depth=1)(made).shape == (4, 3, *shape)
 
 
-def layers(network: nn.Module) -> list[list[Tensor]]:
+def layers(network: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """The weights and biases of each layer, in their order."""
     every = list(network.double().parameters())
-    return [every[place : place + 2] for place in range(0, len(every), 2)]
+    return list(zip(every[::2], every[1::2], strict=True))
 
 
 def test_layer_by_layer_as_their_cards_say() -> None:
@@ -70,8 +70,8 @@ def test_layer_by_layer_as_their_cards_say() -> None:
 
     critic, found = GANCritic(shape=shape, width=2), x
     *convolutions, last = layers(critic)
-    for each in convolutions:
-        found = F.leaky_relu(F.conv2d(found, *each, stride=2, padding=2), 0.2)
+    for weight, bias in convolutions:
+        found = F.leaky_relu(F.conv2d(found, weight, bias, stride=2, padding=2), 0.2)
     torch.testing.assert_close(critic(x), F.linear(found.flatten(1), *last)[:, 0])
 
     critic, found = MLPCritic(shape=shape, width=6), x.flatten(1)
@@ -93,10 +93,10 @@ def test_layer_by_layer_as_their_cards_say() -> None:
     torch.testing.assert_close(generator(z), found.sigmoid())
 
     autoencoder, found = DenoisingAutoencoder(shape=shape), x
-    for place, each in enumerate(layers(autoencoder)):
+    for place, (weight, bias) in enumerate(layers(autoencoder)):
         if place == 3:
             found = found.repeat_interleave(2, 2).repeat_interleave(2, 3)
-        found = F.conv2d(found, *each, padding=1).sigmoid()
+        found = F.conv2d(found, weight, bias, padding=1).sigmoid()
         if place == 0:
             found = found.view(3, 3, 4, 2, 6, 2).mean((3, 5))
     torch.testing.assert_close(autoencoder(x), found)
