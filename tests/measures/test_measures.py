@@ -31,7 +31,7 @@ from steelman.measures import (
     worst_case,
 )
 from steelman.measures.accuracies import still_correct, threats
-from steelman.measures.measure import plain, share
+from steelman.measures.measure import from_plain, plain, share
 from steelman.norms import L2, Linf
 from steelman.table import Evaluation
 
@@ -269,6 +269,7 @@ def test_measures_as_plain_values_are_json():
         ),
     }
     assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert {name: from_plain(each) for name, each in found.items()} == measures(TABLE)
     assert found["robust accuracy, Linf 0.1"]["value"] == robust_accuracy(TABLE, Linf, 0.1).value
     for name, measure in found.items():
         low, value, high = (math.inf if measure[key] is None else measure[key] for key in ("low", "value", "high"))

@@ -13,6 +13,7 @@ from steelman.measures.chance import more_hits
 from steelman.measures.measure import share
 from steelman.measures.pairwise import _newcombe, same_images
 from steelman.norms import L2, Linf
+from steelman.table import Evaluation
 
 ROWS = made_up()
 OURS = table_of(ROWS)
@@ -132,6 +133,35 @@ def test_a_threat_is_compared_over_the_attacks_that_were_run_on_both():
     assert paired(OURS, fewer, (Linf, 0.1)).ours == robust_accuracy(OURS, Linf, 0.1, ["weak"])
     with pytest.raises(ValueError, match="no attack was run on both models"):
         paired(OURS, table_of(of(ROWS, "clean")), (Linf, 0.1))
+
+
+def test_random_models_are_compared_by_their_probabilities_of_being_right():
+    rng = np.random.default_rng(3)
+
+    def drawn(rows: list[dict], probability: float) -> Evaluation:
+        found = {(row["image"], row["attack"]): rng.binomial(10, probability, size=2) / 10 for row in rows}
+        columns = {
+            name: lambda row, half=half: float(found[row["image"], row["attack"]][half])
+            for half, name in enumerate(("right", "again"))
+        }
+        return table_of(
+            changed(rows, prediction=lambda row: row["label"], clean_prediction=lambda row: row["label"], **columns)
+        )
+
+    ours, theirs = (
+        drawn(made_up(200, attacks=("clean", "weak")), 0.9),
+        drawn(made_up(200, attacks=("clean", "weak")), 0.8),
+    )
+    for under, alone in (("clean", clean_accuracy), ((Linf, 0.1), lambda table: robust_accuracy(table, Linf, 0.1))):
+        found = paired(ours, theirs, under)
+        assert found.ours.value == pytest.approx(alone(ours).value)
+        assert found.difference.value == pytest.approx(alone(ours).value - alone(theirs).value)
+        assert found.difference.low < found.difference.value < found.difference.high
+        assert found.difference.kind == "share"
+        assert found.difference.high - found.difference.low < 0.06, "draws differ less than 0 and 1 do"
+        assert found.p_value < 1e-4
+    certain = paired(ours, table_of(made_up(200, attacks=("clean", "weak"))), "weak")
+    assert certain.difference.low < certain.difference.value < certain.difference.high
 
 
 def test_a_comparison_is_one_sentence():

@@ -52,6 +52,15 @@ def test_a_picture_has_the_data_and_labels_of_its_lines():
         lines_chart({"a": None})
 
 
+def test_an_infinite_end_of_an_interval_is_drawn_as_far_as_the_picture_goes():
+    points = (Point(0.5, 0.1, 0.0, math.inf), Point(0.9, 0.2, 0.1, 0.3))
+    chart = robustness_chart({"a": Line(points, Axis("clean accuracy", True), Axis("rho_cw"))})
+    (series,) = chart.series
+    assert series is not None
+    assert series.bars == ((0.5, 0.0, 0.3), (0.9, 0.1, 0.3))
+    assert np.isfinite(draw(chart).axes[0].get_ylim()).all()
+
+
 def test_steps_over_a_wide_range_are_on_a_logarithmic_axis():
     wide = Line(tuple(Point(float(x), 1 / x) for x in (5, 10, 20, 100)), Axis("steps"), Axis("accuracy", share=True))
     axes = draw(lines_chart({"PGD": wide})).axes[0]

@@ -1,5 +1,6 @@
 """A number with its interval, and three ways to compute one."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from typing import Any, Literal, TypeAlias
@@ -103,6 +104,11 @@ def plain(measures: dict[str, Measure]) -> dict[str, dict[str, Any]]:
         name: {key: None if value in (np.inf, -np.inf) else value for key, value in asdict(measure).items()}
         for name, measure in measures.items()
     }
+
+
+def from_plain(found: Mapping[str, Any]) -> Measure:
+    """A measure of those that `plain` gave."""
+    return Measure(**{key: inf if value is None else value for key, value in found.items()})
 
 
 def _some(values: np.ndarray) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from steelman.files import decoding, parse_json, write_text
 from steelman.measures import Measure
+from steelman.measures.measure import from_plain
 from steelman.papers.jobs import Jobs, Measured, Trained
 from steelman.papers.paper import OF_TRAINING, SCALES, Cell, Network, Paper
 
@@ -107,7 +108,7 @@ class Reader:
         if measure in OF_TRAINING:
             return self._trained(network, measure)
         for scale, found in self._by_scale(network, evaluation):
-            several = [Measure(**each["measures"][measure]) for each in found if measure in each["measures"]]
+            several = [from_plain(each["measures"][measure]) for each in found if measure in each["measures"]]
             if several:
                 return _over_seeds(several, scale, found[0]["reduced"])
         return None
@@ -153,6 +154,8 @@ def _over_seeds(several: list[Measure], scale: str, reduced: str) -> Value:
         deviation = math.sqrt(sum((each.value - mean) ** 2 for each in several) / (count - 1))
         spread = float(t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
     low, high = mean - math.hypot(below, spread), mean + math.hypot(above, spread)
+    if math.isinf(mean):
+        low, high = min(each.low for each in several), mean
     return Value(
         mean, low, high, first.kind, first.count, count, first.failures, scale if reduced else "paper", reduced
     )

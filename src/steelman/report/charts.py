@@ -1,5 +1,6 @@
 """What every picture shows, as numbers: `draw` and the page both take them from here."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class Series:
     x, y   its points, in order of x
     step   a height holds up to the next x
     marks  x, y and name of points beside the line: attacks with a fixed radius; unnamed, further points at one x
-    bars   x and the ends of the interval there
+    bars   x and the ends of the interval there, an infinite one being as far as the picture goes
     """
 
     name: str
@@ -179,7 +180,9 @@ def _series(name: str, line: Line) -> Series:
     x, y = line.knots
     below = tuple((point.x, point.y, "") for point in line.points if point.y < line.at(point.x))
     bars = [(p.x, p.low, p.high) for p in line.points if p.low is not None and p.high is not None]
-    return Series(name, x, y, marks=below, bars=tuple(bars))
+    seen = [*y, *(end for _, *ends in bars for end in ends if math.isfinite(end))]
+    within = [(x, max(low, min(seen)), min(high, max(seen))) for x, low, high in bars]
+    return Series(name, x, y, marks=below, bars=tuple(within))
 
 
 def _by_steps(table: Evaluation) -> dict[str, Line]:
