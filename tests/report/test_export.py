@@ -18,6 +18,7 @@ from made_up_models import BLOCK, CHECKUP, COUNT, two_models, two_transferred
 from steelman.attacks import FGSM, PGD, Surrogate
 from steelman.checkup import Checkup
 from steelman.measures import Axis, Line, Measure, Point, Transfer, accuracy, measures
+from steelman.measures.masking import SIGNS
 from steelman.report import Document, Entry, paper_table, results, transfer_table, write
 from steelman.report.charts import lines_chart
 from steelman.report.entry import comparable
@@ -70,7 +71,7 @@ def test_results_follow_their_schema(folder, entries, transferred):
         assert {attack["name"] for attack in model["attacks"]} == set(each.evaluation.attacks)
         assert next(a["eps"] for a in model["attacks"] if a["name"] == "nearest") is None
         assert next(a["knowledge"] for a in model["attacks"] if a["name"] == "nearest") == "white"
-        assert len(model["signs"]) == 5
+        assert [each["name"] for each in model["signs"]] == list(SIGNS)
     first = found["models"][entries[0].name]
     assert Checkup.of(first["checkup"]) == CHECKUP
     assert (first["recipe"], first["training"]) == (entries[0].recipe, entries[0].log)

@@ -30,10 +30,13 @@ that the other attacks left; five images at least."""
 
 LEAST = 5
 ENOUGH = 2
-"""At least so many signs of masked gradients have to be asked."""
+"""At least so many signs have to be asked, besides those of attacks that failed."""
 
-CONVERGENCE = "converged"
-"""The name of the sign that an attack was stopped too early, which an adaptive attack answers."""
+CONVERGENCE = "convergence"
+"""The name of the sign that attacks were stopped too early, which an adaptive attack answers."""
+
+FAILED = (CONVERGENCE, "lost", "still")
+"""The signs that an attack failed, which a single attack answers."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def answer_of(entry: Entry, signs: Sequence[Sign], threat: Threat | None) -> Ans
     2. *broken by an adaptive attack*: of the images that the other attacks left, adaptive ones broke more than 5 % of
        all images, or half of those that were left; at least five images either way.
     3. *not established*, where anything speaks against the number: no attack with a radius; a sign of masked gradients;
-       fewer than two signs that could be asked; a warning of the check-up; attacks that get no gradient. That an attack
+       fewer than two signs of these that could be asked; a warning of the check-up; attacks that get no gradient. That an attack
        had not converged is no doubt any more where an adaptive attack then broke no more than 1 % of the images.
     4. *supported* otherwise. That also holds where no image is left.
     """
@@ -178,10 +181,10 @@ def _doubts(entry: Entry, signs: Sequence[Sign], *, settled: bool) -> tuple[str,
             f"Attacks get no gradient, so {len(asked)} of {len(signs)} signs could be asked. If a part of the model "
             "cuts its gradient, put BPDA around it."
         )
-    elif len(asked) < ENOUGH:
+    elif len([sign for sign in asked if sign.name not in FAILED]) < ENOUGH:
         found.append(
-            f"{len(asked)} of {len(signs)} signs of masked gradients could be asked: the batteries quick, standard and "
-            "signs ask more."
+            f"{len(asked)} of {len(signs)} signs could be asked, too few of them of masked gradients: the batteries "
+            "quick, standard and signs ask more."
         )
     return (*found, *_warnings(entry))
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 
+from steelman.evaluation.asking import would_ask
 from steelman.measures import Measure, Paired, Unmeasured, paired, robust_accuracy
 from steelman.measures.accuracies import threats
 from steelman.measures.chance import LEVEL
@@ -104,6 +105,8 @@ def judged(entries: Sequence[Entry], shares: Shares, signs: Mapping[str, Sequenc
     chosen = _asked(entries, shares) or _strongest(entries, shares)
     threat = None if chosen is None else chosen[0]
     answers = tuple(answer_of(entry, signs[entry.name], threat) for entry in entries)
+    if threat is not None and len(entries) == 1:
+        answers = (_with_more_to_ask(answers[0], entries[0], signs[entries[0].name], threat),)
     limits = _limits(entries, answers)
     if chosen is None or threat is None:
         finding = "No bounded attack was run on all of these models, so none can be called robust."
@@ -120,6 +123,13 @@ def judged(entries: Sequence[Entry], shares: Shares, signs: Mapping[str, Sequenc
     order = _unsettled(name, *others[0], best, dict(against).get(others[0][0])) if others else ""
     finding = _ranked(answers, ranking, threat, order) if others else answers[0].sentence
     return Verdict(answers, finding, cautions, threat_name(*threat), ranking, against, tried, limits)
+
+
+def _with_more_to_ask(answer: Answer, entry: Entry, signs: Sequence[Sign], threat: Threat) -> Answer:
+    """The answer, with the batteries that would ask more signs."""
+    access = "gradients" if entry.checkup is None else entry.checkup.access
+    more = would_ask(signs, *threat, access)
+    return replace(answer, evidence=(*answer.evidence, f"Of the signs, {more}.")) if more else answer
 
 
 def _ranked(answers: Sequence[Answer], ranking: Ranking, threat: Threat, order: str) -> str:
