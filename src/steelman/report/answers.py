@@ -100,8 +100,8 @@ def answer_of(entry: Entry, signs: Sequence[Sign], threat: Threat | None) -> Ans
     2. *broken by an adaptive attack*: of the images that the other attacks left, adaptive ones broke more than 5 % of
        all images, or half of those that were left; at least five images either way.
     3. *not established*, where anything speaks against the number: no attack with a radius; a sign of masked gradients;
-       fewer than two signs of these that could be asked; a warning of the check-up; attacks that get no gradient. That an attack
-       had not converged is no doubt any more where an adaptive attack then broke no more than 1 % of the images.
+       fewer than two of these that could be asked; a warning of the check-up; attacks that get no gradient. That an
+       attack had not converged is no doubt any more where adaptive attacks then broke no more than 1 % of the images.
     4. *supported* otherwise. That also holds where no image is left.
     """
     table = entry.evaluation
