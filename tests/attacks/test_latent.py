@@ -165,6 +165,15 @@ def test_confidence_is_a_margin_in_logits() -> None:
     assert (gap[moved] >= 2 - 1e-9).all()
 
 
+def test_a_constant_that_is_too_small_grows_tenfold_until_there_is_a_success() -> None:
+    net = small_net()
+    y = net(X).argmax(1)
+    how = {"decode": tanh, "encode": back, "steps": 40, "lr": 0.05, "c": 1e-3}
+    first, last = (Latent(**how, search_steps=steps).run(net, X, y) for steps in (1, 5))  # pyright: ignore[reportArgumentType]
+    assert not first.success.any()
+    assert last.success.all()
+
+
 def test_targets_radii_and_random_models() -> None:
     net = small_net()
     y = net(X).argmax(1)

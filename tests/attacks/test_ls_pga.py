@@ -61,6 +61,29 @@ def test_of_a_linear_network_it_finds_the_best_levels():
         assert float(found[row]) == pytest.approx(float(losses.max()), rel=1e-4)
 
 
+@pytest.mark.parametrize("sign", [True, False])
+@pytest.mark.parametrize("kind", ["thermometer", "one_hot"])
+def test_steps_by_hand(kind: str, sign: bool):
+    torch.manual_seed(1)
+    x, model = torch.rand(30, 1, 3, 3, dtype=torch.float64), network(kind=kind).double()
+    y, code, places = model(x).argmax(1), Thermometer(4), torch.arange(4)[:, None, None]
+    low, high = (code.level(each)[:, :, None] for each in Linf.bounds(x, 0.4, (0.0, 1.0)))
+    reached = (low <= places) & (places <= high)
+    u, step_size = torch.zeros(30, 1, 4, 3, 3, dtype=torch.float64), 1.0 if sign else 20.0
+    for step in range(4):
+        u.requires_grad_()
+        weight = (1.3**step * u).exp() * reached
+        p = weight / weight.sum(2, keepdim=True)
+        bits = p if kind == "one_hot" else torch.stack([p[:, :, k:].sum(2) for k in range(4)], 2)
+        loss = nn.functional.cross_entropy(model.network(bits.flatten(1, 2)), y, reduction="sum")
+        (slope,) = torch.autograd.grad(loss, u)
+        u = u.detach() + step_size * (slope.sign() if sign else slope)
+    expected = u.masked_fill(~reached, -torch.inf).argmax(2)
+    attack = LSPGA(0.4, steps=4, step_size=step_size, growth=1.3, sign=sign)
+    assert torch.equal(code.level(attack(model, x, y)), expected)
+    assert not torch.equal(code.level(x), expected)
+
+
 def test_it_is_stronger_than_pgd_through_the_authors_ramp_and_trains():
     data = Digits().load("train").subset(torch.arange(500))
     model = Filtered(Thermometer(8), MLP(hidden=(32,), shape=(8, 8, 8), classes=10))

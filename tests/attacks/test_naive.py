@@ -31,8 +31,10 @@ def rejecting(network: nn.Module) -> Rejecting:
 def test_it_is_the_attack_on_the_network_alone(around):
     x, network = images(5), small_net()
     y = network(x).argmax(1)
-    model = around(network).eval()
+    model, taped = around(network).eval(), []
+    network.register_forward_hook(lambda _, inputs, output: taped.append(1) if output.requires_grad else None)
     result = Naive(PGD(0.1, steps=3)).run(model, x, y, generator=generator())
+    assert len(taped) == 3, "one pass for each step, whatever stands around the network"
     plain = PGD(0.1, steps=3)(network, x, y, generator=generator())
     assert torch.equal(result.x_adv, plain)
     assert (result.gradients == 3).all()

@@ -109,6 +109,10 @@ def test_decisions_that_are_rejections_stay_with_the_label() -> None:
             logits = model(x)
             return torch.where(logits.amax(1) < 0.9 * float(logits.amax()), 10, logits.argmax(1))
 
+    answer, label = Hard()(x), (y + 1) % 10
+    assert 0 < int((answer == 10).sum()) < 6
+    with Oracle(Hard(), Goal(label)) as oracle:
+        assert torch.equal(oracle.decisions(x), torch.where(answer == 10, label, answer))
     result = HopSkipJump(steps=2, evaluations=12, starts=3).run(Hard(), x, y, generator=generator())
     assert not (result.success & (result.prediction == 10)).any()
 
