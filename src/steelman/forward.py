@@ -234,9 +234,9 @@ def check_rejection(answer: Tensor, rejected: int, highest_label: int) -> None:
         )
 
 
-def are_probabilities(answer: Tensor) -> bool:
-    """Whether all rows are at least 0 and sum to 1."""
-    return bool(len(answer) and (answer >= 0).all() and ((answer.sum(1) - 1).abs() < 1e-4).all())
+def are_probabilities(answer: Tensor, within: float = 1e-4) -> bool:
+    """Whether all rows are at least 0 and sum to 1, within so much."""
+    return bool(len(answer) and (answer >= 0).all() and ((answer.sum(1) - 1).abs() < within).all())
 
 
 def check_logits(logits: Tensor, batch: int, highest_label: int) -> None:

@@ -42,6 +42,12 @@ When: TypeAlias = Literal["auto", "always", "never"]
 ADAPTED_ON = 500
 """At most so many images on which an adaptive attack is made."""
 
+REQUESTED = "access"
+"""The name of the finding that attacks may see less than the model gives."""
+
+ROUNDED = 0.05
+"""Rows of probabilities that were rounded to whole per cents sum to 1 within this."""
+
 RANK: tuple[Access, ...] = ("decisions", "scores", "gradients")
 
 
@@ -66,7 +72,7 @@ def look(subject: Subject, access: Access | None = None) -> tuple[Subject, Check
     model, wanted, training = subject.model, access or found.access, in_training(subject.model)
     if wanted == "decisions":
         model = BlackBox(model, "decisions") if answer.is_floating_point() else model
-    elif answer.ndim == 2 and are_probabilities(answer):
+    elif answer.ndim == 2 and are_probabilities(answer, ROUNDED):
         more.append(Finding("logits", "log p of its probabilities p is what attacks see", "note"))
         # Inside the preprocessing, so that there still is a preprocessed space.
         if isinstance(model, Preprocessed):
@@ -76,7 +82,7 @@ def look(subject: Subject, access: Access | None = None) -> tuple[Subject, Check
     if wanted == "scores" and found.access == "gradients":
         model = BlackBox(model)
     if wanted != found.access:
-        more.append(Finding("access", f"attacks see {wanted} alone, as requested", "note"))
+        more.append(Finding(REQUESTED, f"attacks see {wanted} alone, as requested", "note"))
     if any(each.name == "determinism" and each.level == "warning" for each in found.findings):
         found = _judged_by_draws(found)
         if isinstance(model, Preprocessed) and not is_random(model):
@@ -166,7 +172,9 @@ def _adapted(
     test = subject.sample(images)
     few = sampled(test, ADAPTED_ON)
     batch = next(few.batches([torch.arange(len(few))]))
-    access = "gradients" if entry.checkup is None else entry.checkup.access
+    # What a model hides is looked for, unless attacks were forbidden to.
+    forbidden = entry.checkup is not None and any(each.name == REQUESTED for each in entry.checkup.findings)
+    access = entry.checkup.access if entry.checkup is not None and forbidden else "gradients"
     made = adaptation(
         subject.model, batch.x, batch.y, NORMS[threat[0]], threat[1], surrogates=surrogates, access=access, seed=seed
     )
