@@ -149,6 +149,11 @@ def test_stored_images_are_those_of_the_radius_and_half_of_all() -> None:
     stored = (half == half[:, :, :1, :1]).flatten(1).all(1)
     assert abs(float(stored.double().mean()) - 0.5) < 4 * 0.5 / math.sqrt(count)
     torch.testing.assert_close(half[~stored], one_step.x[~stored])
+    few = replace(defence, stored=0.3).craft(MODEL, batch).x
+    stored = (few == few[:, :, :1, :1]).flatten(1).all(1)
+    apart = radius[stored].mean() - radius[~stored].mean()
+    error = radius.std() / math.sqrt(0.3 * 0.7 * count)
+    assert float(apart.abs() / error) < 4, "whether an image is stored has nothing to do with its radius"
 
 
 def test_an_image_has_the_same_perturbation_alone_and_in_a_batch() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from every_defence import TRAINING, first, images
 from steelman import Batch, NoiseMixture, Plain, SteadyState, config, fit
 from steelman.defences import Game
-from steelman.filters import MedianSmoothing
+from steelman.filters import BitDepth
 from steelman.networks import MLP, Filtered, Normalise, ODENet, Preprocessed
 from steelman.training import MicroBatches, play
 
@@ -72,8 +72,8 @@ def test_the_penalty_begins_when_it_is_told_to() -> None:
 def test_behind_filters_and_preprocessing_it_sees_what_the_network_sees() -> None:
     model, defence = flow(0.25), SteadyState(weight=0.7, form="paper")
     normalise = Normalise(shape=(1, 8, 8), mean=(0.3,), std=(0.5,)).double()
-    whole = Filtered(MedianSmoothing(3), Preprocessed(normalise, model))
-    seen = normalise(MedianSmoothing(3)(BATCH.x))
+    whole = Filtered(BitDepth(2), Preprocessed(normalise, model))
+    seen = normalise(BitDepth(2)(BATCH.x))
     torch.testing.assert_close(defence(whole, BATCH), written(model, seen, BATCH.y, 0.7, (1.0, 2.0)))
 
 
