@@ -56,7 +56,7 @@ def test_the_penalty_is_that_of_the_slope_between_real_and_made_images() -> None
     real, made, share = torch.rand(6, *SHAPE).double(), torch.rand(6, *SHAPE).double(), torch.rand(6, 1).double()
 
     class Critic(nn.Module):
-        weight = torch.randn(64).double()
+        weight = torch.randn(64).double().requires_grad_()
 
         def forward(self, x: Tensor) -> Tensor:
             return x.flatten(1) @ self.weight
@@ -65,6 +65,10 @@ def test_the_penalty_is_that_of_the_slope_between_real_and_made_images() -> None
     loss = WassersteinGAN(penalty=3.0).critic_loss(critic, real, made, share)
     wanted = (critic(made) - critic(real)).mean() + 3 * (critic.weight.norm() - 1) ** 2
     torch.testing.assert_close(loss, wanted)
+    (pull,) = torch.autograd.grad(loss, critic.weight)
+    weight = critic.weight.detach()
+    wanted = (made - real).flatten(1).mean(0) + 6 * (weight.norm() - 1) * weight / weight.norm()
+    torch.testing.assert_close(pull, wanted)
     smooth = MLPCritic(shape=SHAPE, width=8).double()
     between = (share.view(-1, 1, 1, 1) * made + (1 - share.view(-1, 1, 1, 1)) * real).flatten(1)
     step = 1e-5 * torch.eye(64).double()
