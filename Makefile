@@ -42,9 +42,10 @@ bench-measures: .venv-bench/.ready  ## our measures beside ART's on MNIST, some 
 	@$(BENCH_BIN)/steelman train evaluate_mnist_plain $(if $(DATA),--data-dir "$(DATA)")
 	@OMP_NUM_THREADS=1 $(BENCH_BIN)/python -m benchmarks.measures $(if $(DATA),--data-dir "$(DATA)") $(ARGS)
 
-soak: .venv/.ready  ## kills at random moments, and 100,000 damaged files (FUZZ=...), at length; half an hour, no data
+soak: .venv/.ready  ## kills at random moments, 100,000 damaged files (FUZZ=...), verdicts on models of known truth (ZOO=...); no data
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.kills $(ARGS)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fuzz $(FUZZ)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoo $(ZOO)
 
 mutants: .venv/.ready  ## plant deliberate faults one at a time and see that tests notice; 20 minutes, no data
 	@$(BIN)/python -m benchmarks.mutants $(ARGS)

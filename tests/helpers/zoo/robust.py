@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from zoo.nets import Linear, filled, robust_conv, stored, train_images
 
-EDGES = (0.22, 0.4, 0.6, 0.78)
-"""Of a pixel's five bins, in `stumps`."""
+EDGES = (0.22, 0.41, 0.59, 0.78)
+"""Of a pixel's five bins, in `stumps`; none is just where a grey level and the radius end."""
 
 
 def sealed() -> Callable[[Tensor], Tensor]:
