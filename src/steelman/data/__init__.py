@@ -7,11 +7,15 @@ from steelman.data.dataset import Dataset, Source, Split
 from steelman.data.digits import Digits
 from steelman.data.external import External
 from steelman.data.folder import ImageFolder
+from steelman.data.hugging_face import HuggingFace
 from steelman.data.idx import KMNIST, MNIST, FashionMNIST
 from steelman.data.memory import InMemory
+from steelman.data.parquet import Parquet
 from steelman.data.sample import Sampled, sampled, split_off
+from steelman.data.shards import Shards
 from steelman.data.stream import Streamed
 from steelman.data.svhn import SVHN
+from steelman.data.torchvision_sets import TorchVision
 
 __all__ = [
     "CIFAR10",
@@ -26,13 +30,17 @@ __all__ = [
     "External",
     "FashionMNIST",
     "Flip",
+    "HuggingFace",
     "ImageFolder",
     "InMemory",
     "PadCrop",
+    "Parquet",
     "Sampled",
+    "Shards",
     "Source",
     "Split",
     "Streamed",
+    "TorchVision",
     "sampled",
     "split_off",
 ]

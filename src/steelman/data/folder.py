@@ -1,27 +1,17 @@
 """A folder of pictures."""
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from steelman.data.dataset import Source, Split, check_split
 from steelman.data.files import find
-from steelman.data.stream import Streamed, pixels
-from steelman.files import decoding, refuse_bomb
+from steelman.data.pictures import SUFFIXES, picture
+from steelman.data.stream import Streamed
 from steelman.ranges import Count, Natural
-
-if TYPE_CHECKING:
-    import PIL.Image
-
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
-_DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
-_WHITE_16 = 65535
-_REMEDY = "It may be truncated, damaged or far too large: save it again"
-_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
 
 
 @final
@@ -59,10 +49,10 @@ class ImageFolder(Source):
             (file, label)
             for label, name in enumerate(classes)
             for file in sorted((part / name).glob("*"))
-            if file.suffix.lower() in _SUFFIXES and not _hidden(file)
+            if file.suffix.lower() in SUFFIXES and not _hidden(file)
         ]
         if not files:
-            raise ValueError(f"no pictures in the folders of {part}; these count: {', '.join(sorted(_SUFFIXES))}")
+            raise ValueError(f"no pictures in the folders of {part}; these count: {', '.join(sorted(SUFFIXES))}")
         items = _Pictures(files, self.size, "L" if self.grey else "RGB")
         labels = torch.tensor([label for _, label in files])
         return Streamed(root.name, items, tuple(items[0][0].shape), classes, labels=labels, workers=self.workers)
@@ -88,60 +78,5 @@ class _Pictures:
         return len(self.files)
 
     def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        from PIL import Image, ImageOps
-
         file, label = self.files[place]
-        image = _read(file, self.mode)
-        if self.size is not None:
-            height, width = self.size
-            image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-        if image.mode != "F":
-            return pixels(image), label
-        grey = (pixels(image) / _WHITE_16).clamp(0, 1)
-        return grey if self.mode == "L" else grey.repeat(3, 1, 1), label
-
-
-def _read(file: Path, mode: str) -> "PIL.Image.Image":
-    """A picture in this mode, or in "F" with values 0 .. 65535 where it has 16 bits."""
-    from PIL import Image, ImageOps
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        # Of the formats, only those of these names: others run programs, such as Ghostscript.
-        with decoding(file, "a picture", _REMEDY), Image.open(file, formats=_FORMATS) as whole:
-            if whole.format == "PNG":
-                whole.verify()  # its checksums, which are not checked otherwise; the picture has to be opened again
-        with decoding(file, "a picture", _REMEDY), Image.open(file, formats=_FORMATS) as picture:
-            refuse_bomb(3 * picture.width * picture.height, file.stat().st_size)
-            problem, deep = _problem(picture), picture.mode in _DEEP
-            image = None if problem else ImageOps.exif_transpose(picture).convert("F" if deep else mode)
-    if image is None:
-        raise ValueError(f"{file} {problem}")
-    return image
-
-
-def _problem(picture: Any) -> str:
-    """Why a picture could be read in several ways, with the remedy; "" where it cannot."""
-    if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":  # a JPEG of a camera, with a preview
-        return f"has {picture.n_frames} pictures (an animation, or pages), and one is needed: save the right one alone"
-    mode, transparent = picture.mode, picture.has_transparency_data
-    if mode == "F" or (mode in _DEEP and not (picture.format in ("PNG", "PPM") and not transparent)):
-        return f"has pixels of type {mode}, of which white is not known: save it with 8 bits, or as a 16-bit grey PNG"
-    if mode not in _DEEP and _is_deep(picture):
-        return "has 16 bits per colour, of which Pillow reads 8: save it with 8 bits"
-    if mode not in (*_DEEP, "1", "L", "LA", "P", "PA", "RGB", "RGBA"):
-        return f"has colours of type {mode}, which can become red, green and blue in several ways: save it as RGB"
-    if transparent and picture.convert("RGBA").getchannel("A").getextrema()[0] < 255:
-        return "is transparent, and its background is not known: save it on one, without transparency"
-    return ""
-
-
-def _is_deep(picture: Any) -> bool:
-    """Whether a picture that is read in 8 bits has more."""
-    for tile in picture.tile:
-        options = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
-        if any(isinstance(each, str) and ";16" in each for each in options):
-            return True
-        if tile[0] in ("ppm", "ppm_plain") and options[-1] > 255:
-            return True
-    return False
+        return picture(file, self.size, self.mode), label

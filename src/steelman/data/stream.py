@@ -1,14 +1,14 @@
 """Data sets that are read during training."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, final, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from steelman.data.dataset import Dataset
+from steelman.data.pictures import pixels
 from steelman.data.sample import spread
 from steelman.identity import digest
 from steelman.types import Batch
@@ -18,29 +18,43 @@ READ = 1000
 
 @runtime_checkable
 class Items(Protocol):
-    """A map-style `torch.utils.data.Dataset` of (image, label)."""
+    """A map-style `torch.utils.data.Dataset` of (image, label), or of mappings with both (`pair`)."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, place: int, /) -> Any: ...
 
 
-def pixels(image: object) -> Tensor:
-    """A Pillow image as a uint8 tensor (channels, height, width); an array as a tensor, a tensor as it is."""
-    if isinstance(image, Tensor):
-        return image
-    if isinstance(image, np.ndarray):
-        return torch.from_numpy(image)
-    values = torch.from_numpy(np.array(image))
-    return values[None] if values.ndim == 2 else values.permute(2, 0, 1).contiguous()
+IMAGES = ("image", "img", "pixel_values", "images", "picture")
+LABELS = ("label", "labels", "target", "fine_label", "cls", "class")
+"""Names under which items that are mappings have the image and its label; the first that is there counts."""
+
+
+def pair(item: Any) -> tuple[Any, Any]:
+    """The image and the label of an item: a pair, or a mapping that has them under one of the usual names.
+
+    Raises:
+        ValueError: neither.
+    """
+    if isinstance(item, Mapping):
+        found = [next((name for name in names if name in item), None) for names in (IMAGES, LABELS)]
+        if None not in found:
+            return item[found[0]], item[found[1]]
+        raise ValueError(
+            f"an item has {', '.join(map(repr, item))}: it needs an image ({', '.join(IMAGES)}) and a label "
+            f"({', '.join(LABELS)}); or return pairs (image, label)"
+        )
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        raise ValueError(f"an item is a {type(item).__name__}: it must be (image, label), or a mapping with both")
+    return item[0], item[1]
 
 
 @final
 class Streamed(Dataset):
     """A data set that does not fit into memory, read in batches by torch's DataLoader.
 
-    items    a map-style torch data set of (image, label): images are uint8 or floating point in [0, 1] of one shape,
-             (channels, height, width), or Pillow images
+    items    a map-style torch data set of (image, label), or of mappings with both (`pair`): images are uint8 or
+             floating point in [0, 1] of one shape, (channels, height, width), or pictures (`pixels`)
     classes  names
     labels   all of them, if they are known without reading the images
     workers  processes that read, default 0: this one
@@ -119,12 +133,12 @@ class _CheckedItems:
         return len(self.items)
 
     def __getitem__(self, place: int) -> tuple[Tensor, int, int]:
-        image, label = self.items[place]
+        image, label = pair(self.items[place])
         values, label = pixels(image), int(label)
         if tuple(values.shape) != self.shape:
             raise ValueError(
                 f"{self.name}: image {place} has shape {tuple(values.shape)}, and the first one has {self.shape}: "
-                "resize them to one size"
+                "resize them to one size, where the data have that setting by size = [224, 224]"
             )
         if values.dtype != torch.uint8 and not (values.is_floating_point() and values.min() >= 0 and values.max() <= 1):
             raise ValueError(f"{self.name}: image {place} is neither uint8 nor floating point in [0, 1]")

@@ -29,7 +29,7 @@ def timm(name: str, like: Dataset) -> tuple[nn.Module, Form, str]:
     bare = name.partition(".")[0]
     if ":" not in name and bare not in known:
         raise ValueError(f"timm:{name}: timm has no such model; {nearest(bare, known)}")
-    model = _fetched(lambda: library.create_model(name, pretrained=True), f"timm:{name}")
+    model: Any = _fetched(lambda: library.create_model(name, pretrained=True), f"timm:{name}")
     config = resolve(model)
     channels, *sides = config["input_size"]
     names = (getattr(model, "pretrained_cfg", None) or {}).get("label_names") or map(str, range(model.num_classes))
