@@ -108,7 +108,8 @@ def plain(measures: dict[str, Measure]) -> dict[str, dict[str, Any]]:
 
 def from_plain(found: Mapping[str, Any]) -> Measure:
     """A measure of those that `plain` gave."""
-    return Measure(**{key: inf if value is None else value for key, value in found.items()})
+    values: dict[str, Any] = {key: inf if value is None else value for key, value in found.items()}
+    return Measure(**values)
 
 
 def _some(values: np.ndarray) -> None:

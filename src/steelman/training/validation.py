@@ -63,7 +63,8 @@ class Validation:
             space = "preprocessed" if isinstance(model, Preprocessed) else "pixels"
             clean, results, length = self._attacked(model, sampled(self.test, self.test_images), away, space)
             line["test_clean"] = _mean(clean)
-            line["test_rho_2"] = _mean(results["rho_2"].size / (length + GUARD))
+            if results["rho_2"].success.any():  # else its sizes, often 0, are no distances
+                line["test_rho_2"] = _mean(results["rho_2"].size / (length + GUARD))
         return line
 
     def held_out(self, model: nn.Module, objective: Objective | None) -> dict[str, float]:
