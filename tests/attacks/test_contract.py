@@ -16,6 +16,7 @@ from affine import Another, Same, images, small_net
 from every_attack import Case, each_bounded_kind, each_kind, generator, one_of_each, size
 from generated import Learnt
 from steelman import losses, optimisers, schedules
+from steelman.adaptive import Adaptive
 from steelman.adversaries import Adversary
 from steelman.attacks import Attack, VirtualAdversarial
 from steelman.norms import L0, L1, L2, Linf
@@ -302,6 +303,7 @@ def test_attacks_are_values(case: Case) -> None:
         **vars(optimisers),
         **vars(schedules),
         **vars(losses),
+        "Adaptive": Adaptive,
         "Another": Another,
         "Same": Same,
         "Learnt": Learnt,

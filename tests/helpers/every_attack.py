@@ -9,6 +9,7 @@ from torch import Tensor
 
 from affine import Another, Same
 from generated import learnt
+from steelman.adaptive import Adaptive
 from steelman.adversaries import GAP, L2LDA, PGN, AdvGAN
 from steelman.attacks import (
     ALMA,
@@ -156,6 +157,7 @@ ATTACKS = [
     Case(AutoAttack(eps=0.5, norm=L2, steps=4, queries=10), targeted=True, random=True),
     Case(EOT(PGD(eps=0.1, steps=5), samples=2), random=True),
     Case(Surrogate(PGD(eps=0.5, steps=5), Another(0)), random=True),
+    Case(Adaptive(PGD(eps=0.1, steps=5), attempts=2), random=True),
     Case(Latent(None, Same(), Same(), steps=25, search_steps=2, lr=0.1, c=2.0)),
     Case(Latent(DDN(steps=20, box=None), Same(), Same()), targeted=True),
     Case(SmallestRadius(PGD(steps=4), eps_max=0.5), random=True),

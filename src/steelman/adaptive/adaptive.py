@@ -47,9 +47,9 @@ class Adaptive(AttackWrapper):
 
     A minimal-norm attack stands in `Within`; images within the radius for which it asks on its way are tried too.
 
-    Cost: the attack's passes times `attempts`, which are counted where they are the true model's own; 1 forward pass
-    for the clean image, and 1 for each trial (10 where answers are random), of which there are at most 2 + log2 of the
-    attack's queries. 2 passes more, to see whether answers are random, are not counted.
+    Cost: the attack's passes times `attempts`, which are counted where they are the true model's own; 2 forward
+    passes to see whether answers are random, and 1 for each trial (10 where they are): of the clean image, and at most
+    2 + log2 of the attack's queries.
     Reference: Florian Tramèr, Nicholas Carlini, Wieland Brendel and Aleksander Madry, "On adaptive attacks to
     adversarial example defenses", NeurIPS 2020, section 3; Nicolas Papernot, Patrick McDaniel, Ian Goodfellow, Somesh
     Jha, Z. Berkay Celik and Ananthram Swami, "Practical black-box attacks against machine learning", AsiaCCS 2017, for
@@ -208,7 +208,8 @@ def _first(which: Indices) -> tuple[Indices, Indices]:
 
 
 def _same(oracle: Oracle, x: Images) -> bool:
-    """Whether the model gives the same answers at a second call."""
+    """Whether the model gives the same answers at a second call: two passes."""
+    oracle.forwards += 2
     with torch.no_grad():
         first, second = (answer_of(oracle.model, x) for _ in range(2))
     return bool(torch.allclose(first.double(), second.double(), rtol=SAME, atol=SAME, equal_nan=True))
