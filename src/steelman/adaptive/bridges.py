@@ -18,8 +18,8 @@ RECENT = 3
 WEAK = 0.2
 """Below this cosine between changes, more than the nearest identity is tried."""
 
-SIMPLER = 0.005
-"""How much nearer to 1 that cosine must be for each source more."""
+SIMPLER = 0.003
+"""How much larger the concordance with a sum must be for each source more."""
 
 COPIES = 3
 """How many noisy copies of each kind a stand-in is fitted on."""
@@ -97,7 +97,12 @@ def _best(
     used = {source for slopes in segments.base.slopes.values() for source in slopes}
     sums = [(same[-1], each) for each in same[-1 - RECENT : -1]] + [tuple(each for each in same if each not in used)]
     options = [Crossing(each, place, segments.likeness(each, place)) for each in singles + sums if each]
-    best = max(options, key=lambda each: each.likeness - SIMPLER * (len(each.sources) - 1), default=None)
+
+    def worth(option: Crossing) -> float:
+        agreement = segments.agreement(option.sources) if place == ANSWER else 0.0
+        return agreement + segments.concordance(option.sources, place) - SIMPLER * (len(option.sources) - 1)
+
+    best = max(options, key=worth, default=None)
     if best is None or best.likeness < WEAK:
         for source in dict.fromkeys([before[-1], IMAGES]):
             made = _stand_in(model, x, segments, source, place, seed)

@@ -1,12 +1,15 @@
 """What passes through a model in one call: the tensors at the ends of its submodules' calls, in their order."""
 
+import inspect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.overrides import TorchFunctionMode
 
 
@@ -35,14 +38,15 @@ def visited(model: nn.Module, visit: Visit, names: Collection[str] | None = None
 
     Seen are floating-point tensors: the first argument of a call that is a tensor, and an output that is one or a
     tuple that begins with one. Hooks that are there already have run before. The model's own images and answer are not
-    among these.
+    among these, and neither is what runs in the forward pass of a `torch.autograd.Function`, whose gradient is its own.
 
     names  the submodules to visit; default: all
     """
     turns, running = Counter[str](), defaultdict[str, list[int]](list)
 
     def shown(place: Place, tensor: Tensor) -> Tensor:
-        found = visit(place, tensor) if tensor.is_floating_point() else None
+        hidden = not torch.is_grad_enabled() and in_custom_function()
+        found = visit(place, tensor) if tensor.is_floating_point() and not hidden else None
         return tensor if found is None else found
 
     def before(name: str, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -77,6 +81,17 @@ def visited(model: nn.Module, visit: Visit, names: Collection[str] | None = None
     finally:
         for handle in handles:
             handle.remove()
+
+
+def in_custom_function() -> bool:
+    """Whether this is called from the forward pass of a `torch.autograd.Function`."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        first = frame.f_code.co_varnames[:1] if frame.f_code.co_argcount else ()
+        if first and isinstance(frame.f_locals.get(first[0]), FunctionCtx):
+            return True
+        frame = frame.f_back
+    return False
 
 
 class ArraysOfGraphs(TorchFunctionMode):

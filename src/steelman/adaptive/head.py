@@ -5,7 +5,7 @@ from torch import Tensor
 
 from steelman.adaptive.calls import ANSWER, IMAGES, Place
 from steelman.adaptive.segments import Run, Segments
-from steelman.forward import are_probabilities, classes_of
+from steelman.forward import are_probabilities
 
 AGREE = 0.97
 """The share of answers whose class a layer must have, to be the logits of a model. Rounded scores have ties."""
@@ -28,7 +28,7 @@ def head_of(segments: Segments) -> Place:
     for number in range(len(places) - 1, -1, -1):
         later = ANSWER if number == len(places) - 1 else places[number + 1]
         broken = broken or not _differentiable(segments, later)
-        if _has_classes(segments, places[number]) and (broken or _hidden(segments, head, places[number])):
+        if segments.agreement((places[number],)) >= AGREE and (broken or _hidden(segments, head, places[number])):
             head, broken = places[number], False
     return head
 
@@ -39,18 +39,6 @@ def _runs(segments: Segments) -> tuple[Run, ...]:
 
 def _differentiable(segments: Segments, place: Place) -> bool:
     return segments.base.values[place].is_floating_point() and segments.right(place)
-
-
-def _has_classes(segments: Segments, place: Place) -> bool:
-    value, answer = segments.base.values[place], segments.base.values[ANSWER]
-    if value.ndim != 2 or value.shape[1] < 2 or (answer.ndim == 2 and value.shape != answer.shape):
-        return False
-    agree = []
-    for run in _runs(segments):
-        if not bool(run.values[place].isfinite().all()):
-            return False
-        agree.append(run.values[place].argmax(1) == classes_of(run.values[ANSWER]))
-    return float(torch.cat(agree).double().mean()) >= AGREE
 
 
 def _hidden(segments: Segments, head: Place, place: Place) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from steelman.adaptive.calls import ANSWER, IMAGES, ArraysOfGraphs, Place, visited
-from steelman.forward import lent, unwrapped
+from steelman.forward import classes_of, lent, unwrapped
 from steelman.randomness import Draws, combine
 from steelman.types import Images, PerImage
 
@@ -91,7 +91,7 @@ def cut_run(model: nn.Module, x: Images, seed: int, own: frozenset[Place], weigh
     """One call in which each place is a new beginning of the graph; no gradients without `weights`."""
     run = Run()
     leaves: dict[Place, Tensor] = {}
-    handed: dict[int, tuple[Place, Tensor, int]] = {}
+    handed: dict[int, tuple[Place, Tensor, tuple[int, object]]] = {}
 
     def see(place: Place, tensor: Tensor) -> Tensor | None:
         if place in own:
@@ -99,7 +99,7 @@ def cut_run(model: nn.Module, x: Images, seed: int, own: frozenset[Place], weigh
         if tensor.is_inference():
             raise OutOfReach
         known = handed.get(id(tensor))
-        if known is not None and known[2] == tensor._version and place != ANSWER:
+        if known is not None and known[2] == _state(tensor) and place != ANSWER:
             run.same[place] = known[0]
             return None
         if len(tensor) != len(x) or tensor.ndim < 2:
@@ -110,7 +110,7 @@ def cut_run(model: nn.Module, x: Images, seed: int, own: frozenset[Place], weigh
             run.slopes[place] = _slopes(tensor, weights.of(place, tensor), leaves)
         leaf = tensor.detach().clone().requires_grad_()
         given = leaf.clone()
-        leaves[place], handed[id(given)] = leaf, (place, given, given._version)
+        leaves[place], handed[id(given)] = leaf, (place, given, _state(given))
         return given
 
     with torch.enable_grad(), ArraysOfGraphs(), visited(model, see):
@@ -122,6 +122,11 @@ def cut_run(model: nn.Module, x: Images, seed: int, own: frozenset[Place], weigh
     else:
         run.values[ANSWER] = answer
     return run
+
+
+def _state(tensor: Tensor) -> tuple[int, object]:
+    """What changes when something writes into a tensor, or a `torch.autograd.Function` returns it."""
+    return tensor._version, tensor.grad_fn
 
 
 def _slopes(tensor: Tensor, weights: Tensor, leaves: dict[Place, Tensor]) -> dict[Place, Tensor]:
@@ -205,11 +210,33 @@ class Segments:
 
     def likeness(self, sources: tuple[Place, ...], place: Place) -> float:
         """The cosine between the changes at a place and the sum of those at others, as many, under coarse noise."""
+        found = [likeness(self._sum(sources, run), self.change(place, run)) for run in self.others[1:]]
+        return sum(found) / len(found)
+
+    def concordance(self, sources: tuple[Place, ...], place: Place) -> float:
+        """The share of the changes at a place that have the sign of those at others, which is 1 of a step of their sum,
+        less the share of those that have the opposite one."""
         found = []
         for run in self.others[1:]:
-            moved = torch.stack([self.change(source, run) for source in sources]).sum(0)
-            found.append(likeness(moved, self.change(place, run)))
+            change = self.change(place, run)
+            share = (change * self._sum(sources, run).sign()).sum() / change.abs().sum().clamp(min=1e-300)
+            found.append(float(share.nan_to_num(0.0)))
         return sum(found) / len(found)
+
+    def _sum(self, sources: tuple[Place, ...], run: Run) -> Tensor:
+        return torch.stack([self.change(source, run) for source in sources]).sum(0)
+
+    def agreement(self, places: tuple[Place, ...]) -> float:
+        """The share of answers whose class is the largest in the sum at some places; 0 where that has no classes."""
+        agree = []
+        for run in (self.base, *self.others):
+            found, answer = torch.stack([run.values[place] for place in places]).sum(0), run.values[ANSWER]
+            if found.ndim != 2 or found.shape[1] < 2 or (answer.ndim == 2 and found.shape != answer.shape):
+                return 0.0
+            if not bool(found.isfinite().all()):
+                return 0.0
+            agree.append(found.argmax(1) == classes_of(answer))
+        return float(torch.cat(agree).double().mean())
 
 
 def noisy(x: Images, seed: int) -> list[Images]:
