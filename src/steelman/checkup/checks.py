@@ -236,8 +236,8 @@ class ModelCheck:
 
         McNemar's test by mid-p, one-sided at 1 % over all that are tried.
         """
-        if self.x.ndim < 4:
-            return None
+        if self.x.ndim < 4 or (is_random(self.model) and float(right.float().mean()) > 0.5):
+            return None  # what makes images larger makes a random model's noise on them smaller
         channels, ours = self.x.shape[1], right.cpu().numpy()
         tried = [*NORMALISED.get(channels, []), ((0.0,) * channels, (1 / 255,) * channels)]
         if 0.5 ** (1 + int((~right).sum())) >= EXPECTED / len(tried):  # no number of hits more could be significant

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steelman.attacks.core.attack import Access, Attack
 from steelman.attacks.core.mode import evaluation_mode, in_training
@@ -62,14 +62,18 @@ def look(subject: Subject, access: Access | None = None) -> tuple[Subject, Check
     Raises:
         ValueError: the model fails, does not give that access, or has no class for a label of the data.
     """
-    found = checkup(subject.model, subject.test)
+    found, training = checkup(subject.model, subject.test), in_training(subject.model)
+    if _draws(found) and not is_random(subject.model):
+        model = _drawn(subject.model)
+        subject = replace(subject, model=model if training else model.eval())
+        found = checkup(subject.model, subject.test)  # now that its draws follow torch's seed
     answer, more = _answer(subject), []
     Known.of(subject.test, torch.arange(len(subject.test.classes))).refuse(subject.name, answer)
     if access is not None and RANK.index(access) > RANK.index(found.access):
         raise ValueError(
             f"--access {access}: the check-up found that {subject.name} gives {found.access} and no more; leave it out"
         )
-    model, wanted, training = subject.model, access or found.access, in_training(subject.model)
+    model, wanted = subject.model, access or found.access
     if wanted == "decisions":
         model = BlackBox(model, "decisions") if answer.is_floating_point() else model
     elif answer.ndim == 2 and are_probabilities(answer, ROUNDED):
@@ -83,14 +87,20 @@ def look(subject: Subject, access: Access | None = None) -> tuple[Subject, Check
         model = BlackBox(model)
     if wanted != found.access:
         more.append(Finding(REQUESTED, f"attacks see {wanted} alone, as requested", "note"))
-    if any(each.name == "determinism" and each.level == "warning" for each in found.findings):
-        found = _judged_by_draws(found)
-        if isinstance(model, Preprocessed) and not is_random(model):
-            model = Preprocessed(model.preprocess, Drawn(model.network))
-        elif not is_random(model):
-            model = Drawn(model)
+    found = _judged_by_draws(found) if _draws(found) else found
     model = model if training else model.eval()  # parts that are not in train mode stay as they are
     return replace(subject, model=model), Checkup((*found.findings, *more), wanted)
+
+
+def _draws(found: Checkup) -> bool:
+    return any(each.name == "determinism" and each.level == "warning" for each in found.findings)
+
+
+def _drawn(model: nn.Module) -> nn.Module:
+    """Inside the preprocessing, so that there still is a preprocessed space."""
+    if isinstance(model, Preprocessed):
+        return Preprocessed(model.preprocess, Drawn(model.network))
+    return Drawn(model)
 
 
 def _judged_by_draws(found: Checkup) -> Checkup:

@@ -44,7 +44,9 @@ def within(run: Attacked, eps: float = np.inf, share: float | None = None) -> np
 
 def any_of(runs: Iterable[Attacked], eps: float | None = None, share: float | None = None) -> np.ndarray:
     """The images that at least one of the attacks broke, within a radius if there is one; see `within`."""
-    return np.logical_or.reduce([run.broken if eps is None else within(run, eps, share) for run in runs])
+    if eps is not None:
+        return np.logical_or.reduce([within(run, eps, share) for run in runs])
+    return np.logical_or.reduce([run.broken if share is None else run.broken_in(share) for run in runs])
 
 
 def left(run: Attacked, eps: float = np.inf) -> int:
