@@ -15,16 +15,6 @@ from zoo import ENTRIES
 TEST = sampled(Digits().load("test"), 100)
 HONEST = [name for name, entry in ENTRIES.items() if entry.kind == "honest" and name != "probabilities"]
 HIDDEN = ["bit_depth", "kwta", "wrong_sign", "sinusoid", "sigmoid_chain"]
-    "detached",
-    "bit_depth",
-    "kwta",
-    "sign",
-    "wrong_sign",
-    "zero_gradient",
-    "sinusoid",
-    "vanishing",
-    "sigmoid_chain",
-]
 
 
 def alarms(name: str) -> tuple[set[str], set[str]]:
