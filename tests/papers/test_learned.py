@@ -195,6 +195,14 @@ def test_only_what_changes_is_done_again(root: Path):
     (root / "longer.toml").write_text('base = "attack.toml"\ntraining.epochs = 2\n')
     found = left(root, f'"own" = "{root}/attack.toml"', f'"own" = "{root}/longer.toml"')
     assert sorted(found) == sorted([*(f"longer-on-{name}" for name in NAMES), *evaluations, "plain / black"])
+    paper = load_paper(str(root / "small.toml"))
+    network = paper.tables["1"].rows[0].cells[0].network
+    assert network is not None
+    jobs = Jobs(paper, "paper", 0, root / "runs")
+    victim = jobs.trained(network)
+    others = [victim, replace(victim, digest="of other weights")]
+    for learned in paper.evaluations["white"].learned.values():
+        assert len({jobs.generator(learned, each).digest for each in others}) == 2
 
 
 def test_jobs_come_after_what_they_need(root: Path):

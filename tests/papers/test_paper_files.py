@@ -108,6 +108,7 @@ def value(number: float, half: float, kind: str = "share", reduced: str = "") ->
         (0.225, value(0.2317, 0.0, "ratio"), "agrees"),
         (0.225, value(0.2318, 0.0, "ratio"), "differs"),
         (0.225, value(0.225, 0.0, "ratio", "fewer epochs"), "not comparable"),
+        (5.0, value(5.0, 0.0, "time"), "not comparable"),
         (None, value(0.5, 0.1), "measured"),
         ("FC-10", value(0.5, 0.1), "measured"),
         (50.0, None, "missing"),

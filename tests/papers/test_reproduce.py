@@ -13,15 +13,19 @@ import torch
 from steelman import FGSM
 from steelman.evaluation.eps_ref import reference_epsilon
 from steelman.experiments.run import Run
+from steelman.losses import Margin
+from steelman.measures.line import Axis
 from steelman.papers import reproduce as module
-from steelman.papers.chosen import Part, wanted
+from steelman.papers.chosen import Part, shown, wanted
 from steelman.papers.costs import seconds_of
-from steelman.papers.figures import caption_of, charts_of
+from steelman.papers.figures import _ends, caption_of, charts_of
 from steelman.papers.jobs import Jobs
 from steelman.papers.page import page_of
 from steelman.papers.paper import Network, load_paper
 from steelman.papers.reproduce import missing, reproduce
 from steelman.papers.results import Reader, Results
+from steelman.papers.work import Work, _eps_ref
+from steelman.report.charts import Chart, Series
 
 PLAIN = """
 data = "Digits"
@@ -192,6 +196,39 @@ def test_a_training_has_its_time(made: Path):
     assert f" % after {line.x[-1]:.0f} s." in caption_of(paper, paper.figures["1"], found)
 
 
+def test_a_figure_over_radii_draws_success_rates_and_describes_its_ends(made: Path):
+    found = reader(made)
+    figure = found.paper.figures["2"]
+    (chart,) = charts_of(found.paper, figure, found)
+    ((_, line),) = chart.shown
+    network, *_ = figure.panels[0].curves["Plain"]
+    values = [found.measured(network, "radii", f"accuracy, FGS {radius}") for radius in (".05", ".1")]
+    assert line.x.tolist() == [0.05, 0.1]
+    assert line.y == pytest.approx([1 - value.value for value in values if value is not None])
+    assert caption_of(found.paper, figure, found).startswith(f"- FGS: Plain {100 * line.y[-1]:.1f} % at 0.1")
+    share = Axis("success rate", share=True)
+    rising, high = (Series("A", np.array([1.0, 2.0, 3.0]), np.array(y)) for y in ([0.2, 0.6, 0.9], [0.5, 0.6, 0.9]))
+    assert list(_ends(Chart("", share, share, (rising, high)), "radii")) == [
+        "A 90.0 % at 3, half at 2",
+        "A 90.0 % at 3",
+    ]
+
+
+def test_eps_ref_is_found_by_the_loss_of_its_attack(made: Path, tmp_path: Path):
+    text = PAPER.replace("ROOT", str(made)).replace(
+        '{ kind = "FGSM" }', '{ kind = "FGSM", loss = { kind = "Margin" } }'
+    )
+    (tmp_path / "margins.toml").write_text(text)
+    paper = load_paper(str(tmp_path / "margins.toml"))
+    job = Jobs(paper, "paper", 0, made / "runs").measured(
+        Network(str(made / "tuned.toml")), paper.evaluations["shares"]
+    )
+    subject = Run.open(made / "runs" / "plain").subject(None)
+    expected = reference_epsilon(subject.model, subject.sample(60), loss=Margin())
+    assert expected != reference_epsilon(subject.model, subject.sample(60))
+    assert _eps_ref(Work(job, made / "runs", None, False), job) == expected
+
+
 def test_the_page_has_both_numbers_and_what_is_missing(made: Path):
     text = (made / "pages" / "small.md").read_text(encoding="utf-8")
     assert re.search(r"\| Digits \| Plain \| 0.5 → \*\*\d+\.\d\d\*\* \[[\d.]+, [\d.]+\] ✗ \|", text)
@@ -227,12 +264,23 @@ def test_what_changes_is_made_again_and_nothing_else(root: Path):
     assert left("", "") == []
     assert left('"clean accuracy", ', '"median norm, FGS", ') == ["plain / shares", "tuned / shares"]
     assert left('kind = "FGSM", eps = 0.1', 'kind = "FGSM", eps = 0.2') == ["plain / from-plain", "tuned / from-plain"]
+    assert left('source = "ROOT/plain', 'source = "ROOT/tuned') == ["plain / from-plain", "tuned / from-plain"]
+    assert left('eps_ref_of = "ROOT/plain', 'eps_ref_of = "ROOT/tuned') == [
+        *("plain / shares", "tuned / shares"),
+        "plain / radii",
+    ]
     (root / "tuned.toml").write_text(TUNED.replace("0.1", "0.05"))
     shutil.rmtree(root / "runs" / "tuned")
     from steelman.papers import jobs
 
     jobs._recipe.cache_clear()
     assert left("", "") == ["tuned", "tuned / shares", "tuned / from-plain"]
+    (root / "tuned.toml").write_text(TUNED)
+    (root / "plain.toml").write_text(PLAIN.replace("lr = 0.02", "lr = 0.03"))
+    shutil.rmtree(root / "runs")
+    jobs._recipe.cache_clear()
+    every = {*results.networks, *results.evaluations}
+    assert {"plain", "tuned", "tuned / shares"} <= set(left("", "")) == every, "which begin from the changed network"
 
 
 def test_a_reduced_scale_has_networks_of_its_own_and_is_not_comparable(root: Path):
@@ -294,6 +342,13 @@ def test_a_failure_is_reported_and_the_others_continue(tmp_path: Path):
 def test_rows_and_columns_choose_what_is_measured(tmp_path: Path):
     files(tmp_path)
     paper = load_paper(str(tmp_path / "small.toml"))
+    for part, tables, figures in (
+        (Part(), ["1", "2"], ["1", "2", "3"]),
+        (Part(["2"]), ["2"], []),
+        (Part(figures=["3"]), [], ["3"]),
+        (Part(["1"], ["2"]), ["1"], ["2"]),
+    ):
+        assert [[each.name for each in several] for several in shown(paper, part)] == [tables, figures]
     evaluations = {evaluation for _, evaluation, _ in wanted(paper, Part(["1"], columns="TRANS*"))}
     assert evaluations == {"from-plain"}
     assert [measure for *_, measure in wanted(paper, Part(rows="*tuned", columns="acc. at *"))] == [
