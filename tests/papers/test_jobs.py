@@ -1,13 +1,17 @@
 """Jobs at a reduced scale: attacks with less than the paper's budget."""
 
+import math
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from steelman import FGSM, CarliniWagner, DeepFool
+from steelman.measures import Measure
 from steelman.papers.jobs import Jobs
 from steelman.papers.paper import Evaluation, Network, Paper, Reduced, load_paper
+from steelman.papers.results import _over_seeds
 from steelman.papers.work import portions
 
 CW = {"kind": "CarliniWagner", "c": 1.0}
@@ -74,3 +78,42 @@ def test_accuracies_that_are_printed_as_fractions_are_in_percent():
     assert [cell.printed for cell in fgm.cells] == [29.34, None, None, 49.79]
     assert [cell.printed for cell in deepfool.cells] == [None, 0.2129, 0.1844, 85.27]
     assert table.units == ("%", "L_2", "L_2", "%")
+
+
+def test_a_column_has_the_recipe_of_its_row_else_its_own(tmp_path: Path):
+    path = tmp_path / "small.toml"
+    path.write_text("""
+[paper]
+title = "A small paper"
+authors = []
+
+[evaluation.one]
+
+[table.1]
+caption = ""
+columns = ["a", "b"]
+evaluation = "one"
+column_recipes = ["plain", "tuned"]
+measures = ["clean accuracy", "clean accuracy"]
+extra_columns = [
+  { name = "c", recipe = "longer", measure = "clean accuracy" },
+  { name = "d", measure = "clean accuracy" },
+]
+rows = [{ name = "columns", values = [1, 2] }, { name = "row", values = [1, 2], recipe = "other" }]
+""")
+    columns, row = load_paper(str(path)).tables["1"].rows
+    assert [cell.network and cell.network.recipe for cell in columns.cells] == ["plain", "tuned", "longer", None]
+    assert [cell.network and cell.network.recipe for cell in row.cells] == ["other"] * 4
+
+
+def test_an_interval_over_seeds_is_that_of_their_mean_and_of_the_images():
+    """Student's t of 2 degrees of freedom is 4.3027 at .975."""
+    values = (0.90, 0.92, 0.97)
+    found = _over_seeds([Measure(each, each - 0.02, each + 0.03, 500) for each in values], "night", "")
+    error = statistics.stdev(values) / 3**0.5
+    assert (found.seeds, found.images, found.scale) == (3, 500, "paper")
+    assert found.value == pytest.approx(0.93)
+    assert found.value - found.low == pytest.approx(math.sqrt(0.02**2 + (4.3027 * error) ** 2), rel=1e-4)
+    assert found.high - found.value == pytest.approx(math.sqrt(0.03**2 + (4.3027 * error) ** 2), rel=1e-4)
+    alone = _over_seeds([Measure(0.9, 0.88, 0.93, 500)], "night", "fewer epochs")
+    assert (alone.low, alone.high, alone.scale) == (pytest.approx(0.88), pytest.approx(0.93), "night")
