@@ -187,7 +187,11 @@ FAULTS = (
         "noise",
     ),
     Fault(
-        "eot-seed", "seed: per image", "torch.manual_seed(int(draws.split(1).seeds[0]))", "torch.manual_seed(0)", "eot"
+        "eot-seed",
+        "seed: per image",
+        "torch.manual_seed(int(draws.split(1).seeds[0]))\n            x_adv = self.inner",
+        "torch.manual_seed(0)\n            x_adv = self.inner",
+        "eot",
     ),
     Fault(
         "epoch-images",

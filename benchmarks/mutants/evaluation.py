@@ -36,8 +36,8 @@ FAULTS = (
     Fault(
         "worst-case",
         "measure: worst case",
-        "np.all([attack.correct",
-        "np.any([attack.correct",
+        "chooser[::-1].argmin(axis=0)",
+        "chooser[::-1].argmax(axis=0)",
         "measures",
     ),
     Fault(
@@ -108,26 +108,30 @@ FAULTS = (
     Fault(
         "sign-one-step",
         "sign: one step",
-        "_compare(first, second, norm, eps)",
-        "_compare(second, first, norm, eps)",
+        "lower = (alone - others) / len(run.row)",
+        "lower = (others - alone) / len(run.row)",
         "signs",
     ),
     Fault(
         "sign-chance",
         "sign: difference by chance",
-        "lower > TAU and more_hits(first, second) < 0.05",
+        "lower > TAU and above_chance(alone, alone + others, 0.5) < LEVEL",
         "lower > TAU",
         "signs",
     ),
     Fault(
         "sign-alone",
         "sign: black box",
-        "present = True if sure / images > TAU",
-        "present = True if sure / images > 1",
+        "present = True if above_tau(known, images)",
+        "present = True if above_tau(0, images)",
         "signs",
     ),
     Fault(
-        "sign-unbounded", "sign: without bound", "True if left > TAU else None", "True if left > 1 else None", "signs"
+        "sign-unbounded",
+        "sign: without bound",
+        "True if above_tau(sure, images)",
+        "True if above_tau(0, images)",
+        "signs",
     ),
     Fault("sign-radii", "sign: radii", "end <= TAU", "end <= 1", "signs"),
     Fault(
@@ -171,7 +175,14 @@ FAULTS = (
         "measures_paired",
     ),
     Fault("other-model", "store: model", "part.refuse_other_model(model)", "model", "store"),
-    Fault("clean-answers", "store: model", "now[at] = before", "now[at] = now[at]", "store", "random_model"),
+    Fault(
+        "clean-answers",
+        "store: model",
+        'now[at], right[at], further[at] = before, rows["right"], rows["again"]',
+        "pass",
+        "store",
+        "random_model",
+    ),
     Fault(
         "transfer-white",
         "transfer",

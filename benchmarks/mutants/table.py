@@ -1,6 +1,18 @@
 """All faults, in the order in which they are planted."""
 
-from benchmarks.mutants import adversaries, core, defences, evaluation, iterated, minimal, training
+from benchmarks.mutants import (
+    adversaries,
+    broken,
+    core,
+    defences,
+    evaluation,
+    filters,
+    iterated,
+    minimal,
+    networks,
+    papers,
+    training,
+)
 from benchmarks.mutants.fault import Fault
 
 FAULTS: tuple[Fault, ...] = (
@@ -11,4 +23,8 @@ FAULTS: tuple[Fault, ...] = (
     *adversaries.FAULTS,
     *training.FAULTS,
     *evaluation.FAULTS,
+    *filters.FAULTS,
+    *networks.FAULTS,
+    *broken.FAULTS,
+    *papers.FAULTS,
 )
