@@ -18,7 +18,8 @@ from importlib.machinery import PathFinder
 
 LACKING = {lacking}
 find = PathFinder.find_spec
-PathFinder.find_spec = lambda name, *more: None if name.partition(".")[0] in LACKING else find(name, *more)
+less = lambda name, *more: None if name.partition(".")[0] in LACKING else find(name, *more)
+PathFinder.find_spec = staticmethod(less)  # dill, where it is installed, calls it on an object
 {code}
 assert LACKING.isdisjoint(name.partition(".")[0] for name in sys.modules)
 """

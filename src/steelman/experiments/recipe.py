@@ -34,7 +34,8 @@ class Recipe:
     training    how
     evaluation  what is measured afterwards
     start       another recipe (a path relative to this one) to begin from, or one for each member of an Ensemble; it is
-                trained first where it has not been. Or a run's checkpoint, such as runs/NAME/best.safetensors
+                trained first where it has not been. Or a run's checkpoint, such as runs/NAME/best.safetensors; or
+                weights of your own for this network (.pt, .pth, .safetensors), alone or as other programs wrap them
     prepare     what is done to the training images beforehand, in this order; a recipe that one names by `on` is
                 trained first where it has not been
     """

@@ -14,9 +14,10 @@ from steelman.checkpoint import trained_weights
 from steelman.data.dataset import Dataset
 from steelman.experiments.recipe import Recipe, build, load_recipe, to_toml, trained_filters
 from steelman.experiments.recipe_file import beside, find_recipe
-from steelman.experiments.starting import begin
+from steelman.experiments.starting import Weights, begin, is_weights
 from steelman.files import write_text
 from steelman.loading.subject import Subject
+from steelman.loading.weights import read_state
 from steelman.networks.building import device
 from steelman.report.entry import Entry
 from steelman.table.places import TABLE, tables_in
@@ -230,13 +231,15 @@ def folder_in(runs: Path, name: str) -> Path:
     return runs / name
 
 
-def train_named(recipe: Recipe, path: Path, runs: Path, data: Path | None) -> dict[str, Run]:
-    """The recipes that a recipe at `path` names, trained, after all of them have been checked."""
+def train_named(recipe: Recipe, path: Path, runs: Path, data: Path | None) -> dict[str, Run | Weights]:
+    """The recipes that a recipe at `path` names, trained, after all of them have been checked; files of weights."""
     _check_chain(path, recipe)
-    return {name: _trained(beside(path, name), runs, data) for name in _named(recipe)}
+    return {name: _trained(beside(path, name), runs, data, recipe) for name in _named(recipe)}
 
 
-def _trained(name: str, runs: Path, data: Path | None) -> Run:
+def _trained(name: str, runs: Path, data: Path | None, recipe: Recipe) -> Run | Weights:
+    if is_weights(name):
+        return Weights(Path(name), recipe.network)
     return Run.open(Path(name)) if _is_checkpoint(name) else train(name, runs, data)
 
 
@@ -267,6 +270,9 @@ def _check_chain(path: Path, recipe: Recipe, above: tuple[Path, ...] = ()) -> No
     """Raises an error, before any training, where a recipe in the chain is missing, invalid or names itself."""
     above = (*above, path.resolve())
     for name in _named(recipe):
+        if is_weights(beside(path, name)):
+            read_state(Path(beside(path, name)))
+            continue
         if _is_checkpoint(name):
             Run.open(Path(beside(path, name)))
             continue
@@ -278,7 +284,7 @@ def _check_chain(path: Path, recipe: Recipe, above: tuple[Path, ...] = ()) -> No
         _check_chain(other, load_recipe(other), above)
 
 
-def _reference(run: Run, images: Dataset) -> nn.Module:
+def _reference(run: Run | Weights, images: Dataset) -> nn.Module:
     try:
         return run.network(images)
     except ValueError as error:

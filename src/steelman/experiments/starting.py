@@ -1,7 +1,10 @@
-"""The weights with which a training begins: those of other runs."""
+"""The weights with which a training begins: those of other runs, or of a file of one's own."""
 
+import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -11,7 +14,10 @@ from steelman.data.dataset import Dataset
 from steelman.detectors import Rejecting
 from steelman.experiments.recipe import Recipe, trained_filters
 from steelman.filters.trained import TrainedFilter
-from steelman.networks import Ensemble, Filtered
+from steelman.loading.weights import fill, read_state
+from steelman.networks import Ensemble, Filtered, Preprocessed
+from steelman.networks.building import device, network_of
+from steelman.training.distributed import processes
 
 if TYPE_CHECKING:
     from steelman.experiments.run import Run
@@ -21,8 +27,64 @@ MAY_DIFFER = ("init", "bounded_relu", "filter", "detector", *_RANDOM)
 """Settings of a network that its start may have otherwise: first weights, and what a defence adds to it."""
 
 
-def begin(model: nn.Module, recipe: Recipe, trained: Mapping[str, "Run"], images: Dataset) -> None:
-    """Load the weights of the recipes that a recipe names as `start`, and by `on` those of its filters.
+WEIGHTS = (".pt", ".pth", ".safetensors")
+
+
+def is_weights(name: str) -> bool:
+    """Whether a name is that of a file of weights that belongs to no run."""
+    return name.endswith(WEIGHTS) and not (Path(name).parent / "recipe.toml").is_file()
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights as the start of a training, in place of a run: it is read once, and before any training.
+
+    path      a state dict, alone or under `state_dict`, `model` and the like
+    settings  the [network] of the recipe that begins from it
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_state`.
+    """
+
+    path: Path
+    settings: Mapping[str, Any]
+    state: Mapping[str, Any] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", read_state(self.path))
+
+    @property
+    def folder(self) -> Path:
+        """What stands in errors in place of a run's folder."""
+        return self.path
+
+    def network(self, like: Dataset) -> nn.Module:
+        """The recipe's network with these weights, in evaluation mode."""
+        model = network_of(dict(self.settings), like.shape, len(like.classes), fit=like)
+        self.into(model)
+        return model.to(device()).eval()
+
+    def into(self, model: nn.Module) -> str:
+        """Load them into a model, or into the network behind its filter and preprocessing; what was done, in words.
+
+        Raises:
+            ValueError: names or shapes do not fit.
+        """
+        where, inner, problem = str(self.path), model, None
+        while True:
+            try:
+                said = fill(inner, self.state, where)
+            except ValueError as error:
+                problem = error
+            else:
+                return ", ".join(each for each in ("" if inner is model else "into the network behind", said) if each)
+            if not isinstance(inner, Preprocessed | Filtered | Rejecting):
+                raise problem
+            inner = inner.network
+
+
+def begin(model: nn.Module, recipe: Recipe, trained: Mapping[str, "Run | Weights"], images: Dataset) -> None:
+    """Load the weights of the recipes or files that a recipe names as `start`, and by `on` those of its filters.
 
     A detector is then fitted on the training images.
     """
@@ -37,8 +99,8 @@ def begin(model: nn.Module, recipe: Recipe, trained: Mapping[str, "Run"], images
         model.fit(images)
 
 
-def _start(model: nn.Module, recipe: Recipe, starts: "list[Run]") -> None:
-    whole = [start.recipe.network for start in starts] == [recipe.network]
+def _start(model: nn.Module, recipe: Recipe, starts: "list[Run | Weights]") -> None:
+    whole = [_network(start) for start in starts] == [recipe.network]
     if isinstance(model, Ensemble) and starts and not whole:
         parts, described = list(model.members), recipe.network["members"]
     else:
@@ -46,6 +108,11 @@ def _start(model: nn.Module, recipe: Recipe, starts: "list[Run]") -> None:
     if len(parts) != len(starts):
         raise ValueError(f"start: {len(starts)} recipes for {len(parts)} networks; an Ensemble has one for each member")
     for part, settings, start in zip(parts, described, starts, strict=True):
+        if isinstance(start, Weights):
+            said = start.into(part)
+            if processes().first:
+                print(f"start: the weights of {start.path}{said and ', '}{said}", file=sys.stderr, flush=True)
+            continue
         differ = [key for key in settings.keys() | start.recipe.network.keys() if key not in MAY_DIFFER]
         differ = sorted(key for key in differ if settings.get(key) != start.recipe.network.get(key))
         if differ:
@@ -67,14 +134,21 @@ def _start(model: nn.Module, recipe: Recipe, starts: "list[Run]") -> None:
             raise ValueError(f"this recipe's network is not that of {start.folder}, its start: {error}") from error
 
 
-def _fill_filters(model: nn.Module, recipe: Recipe, trained: "Mapping[str, Run]") -> None:
+def _network(start: "Run | Weights") -> dict[str, Any] | None:
+    """The [network] of a run; a file has none."""
+    return None if isinstance(start, Weights) else start.recipe.network
+
+
+def _fill_filters(model: nn.Module, recipe: Recipe, trained: "Mapping[str, Run | Weights]") -> None:
     """Gives filters the networks that the recipes which they name have trained."""
     filters = [each for each in model.modules() if isinstance(each, TrainedFilter)]
-    kept = [each for name in recipe.starts for each in trained_filters(trained[name].recipe.network)]
+    kept = [each for name in recipe.starts for each in trained_filters(_network(trained[name]) or {})]
     for settings, filter in zip(trained_filters(recipe.network), filters, strict=True):
         name = settings.get("on")
         if name is not None:
             run = trained[name]
+            if isinstance(run, Weights):
+                raise ValueError(f"network.filter: {name} is a file of weights, and `on` names a recipe or a run")
             try:
                 checkpoint.fill(filter.network, trained_weights(run.folder, run.which), run.checkpoint)
             except ValueError as error:
