@@ -197,6 +197,7 @@ def test_a_stranger_s_random_model_is_judged_and_attacked_as_one(tmp_path: Path)
     (finding,) = (each for each in found.findings if each.name == "determinism")
     assert finding.level == "note"
     assert "20 answers" in finding.advice
+    assert "not compared" not in str(found)  # numpy's draws follow torch's seed now
     entry = assess(subject, Battery(attacks={"PGD": PGD(eps=0.1, steps=2)}, samples=2), found, adaptive="never")
     assert entry.evaluation.record("PGD").call.startswith("EOT")
     assert entry.evaluation.draws == 20
@@ -264,3 +265,9 @@ def test_a_minimal_attack_goes_on_until_most_answers_err() -> None:
     assert 1 < float((found.linf / nearest.linf).median()) < 2
     bounded = EOT(PGD(eps=0.1, steps=2), samples=2)
     assert bounded.run(model, x, y, generator=seeds).forwards.tolist() == [4] * 24
+
+
+def test_noise_that_larger_images_drown_is_no_wrong_scale() -> None:
+    data = Digits().load("test").subset(torch.arange(100))
+    found = {each.name: each for each in checkup(Filtered(Noise(0.3), trained()), data).findings}
+    assert found["accuracy"].level == "fine"

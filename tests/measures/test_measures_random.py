@@ -8,6 +8,7 @@ from steelman.measures import (
     accuracy,
     average_accuracy,
     clean_accuracy,
+    curve,
     minimum,
     robust_accuracy,
     success_rate,
@@ -84,6 +85,19 @@ def test_accuracies_are_means_of_probabilities(seed: int) -> None:
         assert still_correct(table, Linf, eps).tolist() == (naive(made, order, eps) > 0.5).tolist()
     average = (naive(made, []) + naive(made, order, 0.05) + naive(made, order, 0.1)) / 3
     assert average_accuracy(table, Linf, [0.05, 0.1]).value == pytest.approx(average.mean())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_curve_is_the_robust_accuracy_at_every_radius(seed: int) -> None:
+    table = table_of(random_rows(seed))
+    found = curve(table, Linf, list(ATTACKS[1:]))
+    assert (np.diff(found.accuracy) <= 0).all()
+    lowest_so_far = 1.0
+    for radius, right in zip(found.radius, found.accuracy, strict=True):
+        lowest_so_far = min(lowest_so_far, right_within(table, Linf, radius).mean())
+        assert right == pytest.approx(lowest_so_far)
+    assert {0.05, 0.1} <= set(found.radius)
+    assert found.at(0.0) == pytest.approx(clean_accuracy(table).value, abs=0.05)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from steelman.measures.accuracies import accuracy, clean_accuracy, robust_accuracy, success_rate
+from steelman.measures.accuracies import accuracy, clean_accuracy, right_within, robust_accuracy, success_rate
 from steelman.measures.distances import smallest_norms
 from steelman.measures.line import Axis, Line, Point
 from steelman.measures.measure import Measure, Unmeasured, share
@@ -62,6 +62,9 @@ def curve(evaluation: Evaluation, norm: Norm, attacks: Sequence[str] | None = No
 
     The point of a bounded attack is its accuracy; of one that was run only on images that were still correct, the share
     that neither it nor an earlier attack has broken within its radius.
+
+    Of a random model it is the mean of the probabilities of being right, at 200 of the radii; where draws make it rise,
+    it stays level.
     """
     own = {name: each for name, each in rows(evaluation).attacks.items() if each.norm == repr(norm)}
     bounds, known = {name: each.eps for name, each in own.items() if each.bounded}, _known(evaluation)
@@ -74,12 +77,26 @@ def curve(evaluation: Evaluation, norm: Norm, attacks: Sequence[str] | None = No
     )
     if not attacks:
         return Curve(norm, np.zeros(1), np.array([clean_accuracy(evaluation).value]), points)
+    if rows(evaluation).random:
+        sizes = [rows(evaluation)[name].size(repr(norm)) for name in attacks]
+        return Curve(norm, *_of_probabilities(evaluation, norm, attacks, [*sizes, [*bounds.values()]]), points)
     smallest = smallest_norms(evaluation, norm, attacks)
     for eps in bounds.values():  # a perturbation of exactly eps may read a little longer
         smallest = np.where((smallest > eps) & (smallest <= eps * ROUNDING), eps, smallest)
     smallest = np.sort(smallest)
     radius = np.unique(np.concatenate([[0.0], smallest[np.isfinite(smallest)]]))
     return Curve(norm, radius, 1 - np.searchsorted(smallest, radius, side="right") / len(smallest), points)
+
+
+def _of_probabilities(
+    evaluation: Evaluation, norm: Norm, attacks: Sequence[str], sizes: Sequence[Sequence[float] | np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Radii, and a random model's robust accuracy within each."""
+    found = np.concatenate([np.asarray(each, float) for each in sizes])
+    every = np.unique(np.append(found[np.isfinite(found)], 0.0))
+    radius = np.unique(np.append(every[np.linspace(0, len(every) - 1, 200).astype(int)], sizes[-1]))
+    right = [right_within(evaluation, norm, each, attacks).mean() for each in radius]
+    return radius, np.minimum.accumulate(right)
 
 
 def _known(evaluation: Evaluation) -> list[str]:

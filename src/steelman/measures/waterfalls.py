@@ -25,9 +25,10 @@ class Waterfall:
 def waterfall(evaluation: Evaluation, norm: Norm, eps: float) -> Waterfall:
     """The images that each attack was the first to break within `eps`, in the order in which the attacks were run.
 
-    `still_correct` is `robust_accuracy(evaluation, norm, eps)` times the images. So every attack counts whose image
-    came out within `eps`, whatever its own goal: one that is bounded by a smaller radius, one without a radius. Those
-    of this norm and radius are listed even where they broke none, the others only where they did.
+    `still_correct` is `robust_accuracy(evaluation, norm, eps)` times the images; of a random model, images count by
+    their most frequent answers, and not by a probability. So every attack counts whose image came out within `eps`,
+    whatever its own goal: one that is bounded by a smaller radius, one without a radius. Those of this norm and radius
+    are listed even where they broke none, the others only where they did.
 
     Raises:
         Unmeasured: as for `robust_accuracy`.
