@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from digits_network import trained
-from made_up import Row, table_of
+from made_up import Row, record, table_of
 from steelman.adaptive import Adaptive
 from steelman.attacks import APGD, EOT, FGSM, FMN, PGD, Attack, HopSkipJump, Square, Within
 from steelman.data import Digits
@@ -172,6 +172,12 @@ def test_one_attack_that_raised_it_is_enough() -> None:
     assert sign("still", table((PGD_20, flat))).present is True
     assert sign("still", table((PGD_20, flat), (FGSM(eps=0.1), steep))).present is False
     assert sign("still", table((PGD_20, flat), (FGSM(eps=0.2), steep))).present is True  # another radius
+
+
+def test_where_nothing_is_left_no_loss_stood_still() -> None:
+    whole = table((FMN(Linf, steps=30), {"broken": range(IMAGES)}))
+    without_rows = table_of(list(whole), records=[record({"attack": "PGD", "run": PGD_20})])
+    assert {each.name: each for each in signs(without_rows)}["still"].present is False
 
 
 def test_a_loss_that_is_lost_in_rounding_says_nothing() -> None:

@@ -111,11 +111,12 @@ def still(runs: list[Attacked], clean: Attacked) -> Answer:
     """Whether gradient attacks left images without raising their loss."""
     before, answers = clean.column("loss", np.nan), []
     for norm, eps in threats(runs):
-        white = [run for run in at(runs, "white", norm, eps) if run.bounded and run.attacked.any()]
+        every = at(runs, "white", norm, eps)
+        white = [run for run in every if run.bounded]
         if not white:
             continue
         after = np.array([run.column("loss", np.nan) for run in white])
-        remains, highest = ~white[0].wrong & ~any_of(white, eps), np.fmax.reduce(after)
+        remains, highest = ~clean.wrong & ~any_of(every, eps), np.fmax.reduce(after)
         seen = remains & ~np.isnan(before) & ~np.isnan(highest) & (np.fmax(before, highest) > MEASURED)
         if remains.any() and not seen.any():
             continue
