@@ -123,6 +123,12 @@ def test_an_adaptive_attack_that_fails_settles_convergence_and_nothing_else() ->
     assert answer(made(40), masked, FINE).word == "not established"
 
 
+def test_random_models_are_suspected() -> None:
+    found = answer(made().replaced(draws=20), checkup=FINE)
+    assert (found.word, found.suspected) == ("not established", True)
+    assert "The model answers at random: it is judged over 20 draws" in found.sentence
+
+
 def test_adaptive_attacks_at_another_radius_do_not_count() -> None:
     table = made(100, eps=0.2)
     assert adaptive_attacks(table, ("Linf", EPS)) == []

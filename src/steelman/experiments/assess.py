@@ -140,7 +140,7 @@ def assess(
     found     the check-up
     asked     the norm and radius that the verdict is of; default: the strongest in the table
     adaptive  "auto": attacks of the room `adaptive` are added to the table where the check-up warns, a sign of masked
-              gradients is present, or the model gives no gradient. "always", "never"
+              gradients is present, the model gives no gradient, or answers at random. "always", "never"
     surrogates  models by name, from which adaptive attacks transfer
     how       as for `attacked`
 

@@ -1,7 +1,7 @@
 """What is said first of a model: that its robustness is supported, not established, or broken, and why."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -51,7 +51,8 @@ class Answer:
     doubts    why the number is not established
     evidence  what speaks for it: signs that were asked, adaptive attacks that failed
     broken_by what each adaptive attack broke of the images that the others left, and what it assumed
-    suspected whether an adaptive attack is due: a sign is present, the check-up warns, or attacks get no gradient
+    suspected whether an adaptive attack is due: a sign is present, the check-up warns, attacks get no gradient, or
+              the model answers at random
     """
 
     model: str
@@ -100,46 +101,35 @@ def answer_of(entry: Entry, signs: Sequence[Sign], threat: Threat | None) -> Ans
     2. *broken by an adaptive attack*: of the images that the other attacks left, adaptive ones broke more than 5 % of
        all images, or half of those that were left; at least five images either way.
     3. *not established*, where anything speaks against the number: no attack with a radius; a sign of masked gradients;
-       fewer than two of these that could be asked; a warning of the check-up; attacks that get no gradient. That an
-       attack had not converged is no doubt any more where adaptive attacks then broke no more than 1 % of the images.
+       fewer than two of these that could be asked; a warning of the check-up; attacks that get no gradient; random
+       answers. That an attack had not converged is no doubt any more where adaptive attacks then broke no more than 1 %
+       of the images.
     4. *supported* otherwise. That also holds where no image is left.
     """
-    table = entry.evaluation
-    clean, chance = clean_accuracy(table), at_chance(entry)
+    table, clean, chance = entry.evaluation, clean_accuracy(entry.evaluation), at_chance(entry)
+    robust = None if threat is None else robust_accuracy(table, NORMS[threat[0]], threat[1])
+    suspected = (
+        any(sign.present for sign in signs) or _without_gradients(entry) or any((*_warnings(entry), *_random(entry)))
+    )
+    found = Answer(entry.name, "supported", threat, robust, clean, suspected=suspected)
     if chance:
-        robust = None if threat is None else robust_accuracy(table, NORMS[threat[0]], threat[1])
-        return Answer(entry.name, "does not classify", threat, robust, clean, doubts=(chance, *_warnings(entry)))
-    if threat is None:
-        doubts = ("no attack with a radius was run.", *_warnings(entry))
-        return Answer(entry.name, "not established", None, None, clean, doubts=doubts)
-    suspected = bool(any(sign.present for sign in signs) or _without_gradients(entry) or _warnings(entry))
-    norm, eps = NORMS[threat[0]], threat[1]
-    robust, adaptive = robust_accuracy(table, norm, eps), adaptive_attacks(table, threat)
-    before, taken, broken_by = None, 0, ()
-    if adaptive:
+        return replace(found, word="does not classify", doubts=(chance, *_warnings(entry)))
+    if threat is None or robust is None:
+        return replace(found, word="not established", doubts=("no attack with a radius was run.", *_warnings(entry)))
+    evidence, settled = _evidence(signs), False
+    if adaptive := adaptive_attacks(table, threat):
         others = [name for name in table.attacks if name not in {each.name for each in adaptive}]
-        before = robust_accuracy(table, norm, eps, others)
-        left = still_correct(table, norm, eps, others)
+        before = robust_accuracy(table, NORMS[threat[0]], threat[1], others)
+        left = still_correct(table, NORMS[threat[0]], threat[1], others)
         taken = round((before.value - robust.value) * robust.count)
-        broken_by = tuple(_how(table, each, left, threat) for each in adaptive)
-        broken_by = tuple(each for each in broken_by if each)
+        broken_by = (_how(table, each, left, threat) for each in adaptive)
+        found = replace(found, before=before, broken_by=tuple(each for each in broken_by if each))
         if taken >= LEAST and (taken > BROKEN * robust.count or 2 * taken >= before.value * robust.count):
-            return Answer(
-                entry.name,
-                "broken by an adaptive attack",
-                threat,
-                robust,
-                clean,
-                before,
-                broken_by=broken_by,
-                suspected=suspected,
-            )
-    held = bool(adaptive) and taken <= TAU * robust.count
-    doubts, evidence = _doubts(entry, signs, settled=held), _evidence(signs)
-    if adaptive:
+            return replace(found, word="broken by an adaptive attack")
         evidence += (f"Adaptive attacks took away {taken} of {robust.count:,} images.",)
-    word = "not established" if doubts else "supported"
-    return Answer(entry.name, word, threat, robust, clean, before, doubts, evidence, broken_by, suspected)
+        settled = taken <= TAU * robust.count
+    doubts = _doubts(entry, signs, settled=settled)
+    return replace(found, word="not established" if doubts else "supported", doubts=doubts, evidence=evidence)
 
 
 def adaptive_attacks(table: Evaluation, threat: Threat) -> list[Record]:
@@ -186,7 +176,15 @@ def _doubts(entry: Entry, signs: Sequence[Sign], *, settled: bool) -> tuple[str,
             f"{len(asked)} of {len(signs)} signs could be asked, too few of them of masked gradients: the batteries "
             "quick, standard and signs ask more."
         )
-    return (*found, *_warnings(entry))
+    return (*found, *_random(entry), *_warnings(entry))
+
+
+def _random(entry: Entry) -> tuple[str, ...]:
+    draws = entry.evaluation.about.get("draws")
+    said = (
+        "The model answers at random: it is judged over {} draws, and attacks climb the mean of some, perhaps too few."
+    )
+    return (said.format(draws),) if draws else ()
 
 
 def _without_gradients(entry: Entry) -> bool:
