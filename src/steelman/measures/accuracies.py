@@ -43,7 +43,7 @@ def accuracy(evaluation: Evaluation, attack: str) -> Measure:
     Raises:
         Unmeasured: the attack skipped images that are right unattacked.
     """
-    return mean_of(_under(evaluation, attack), rows(evaluation).right())
+    return mean_of(_under(evaluation, attack))
 
 
 def accuracy_of_most(evaluation: Evaluation, attack: str = CLEAN) -> Measure:
@@ -76,8 +76,7 @@ def success_rate(evaluation: Evaluation, attack: str) -> Measure:
     Raises:
         Unmeasured: as for `accuracy`.
     """
-    right, clean = _under(evaluation, attack), rows(evaluation).right()
-    return mean_of(1 - (clean if len(clean) and clean.mean() < right.mean() else right))
+    return mean_of(1 - _under(evaluation, attack))
 
 
 def worst_case(evaluation: Evaluation, attacks: Sequence[str] | None = None) -> Measure:
@@ -92,7 +91,7 @@ def worst_case(evaluation: Evaluation, attacks: Sequence[str] | None = None) -> 
     chosen = rows(evaluation).chosen(_bounded(evaluation) if attacks is None else attacks)
     if not chosen:
         raise Unmeasured("a worst case needs at least one bounded attack; there is none")
-    return mean_of(rows(evaluation).right(chosen), rows(evaluation).right())
+    return mean_of(rows(evaluation).right(chosen))
 
 
 def minimum(evaluation: Evaluation, attacks: Sequence[str] | None = None) -> Measure:
@@ -120,7 +119,7 @@ def robust_accuracy(evaluation: Evaluation, norm: Norm, eps: float, attacks: Seq
         ValueError: a negative radius.
         Unmeasured: no images; an image that no attack broke has no row of one of the attacks.
     """
-    return mean_of(right_within(evaluation, norm, eps, attacks), rows(evaluation).right())
+    return mean_of(right_within(evaluation, norm, eps, attacks))
 
 
 def average_accuracy(

@@ -87,8 +87,6 @@ def paired(ours: Evaluation, theirs: Evaluation, under: str | tuple[Norm, float]
     else:
         name, right = under, [rows(table).right([rows(table)[under].whole()]) for table in (ours, theirs)]
         _check_same_attack(ours, theirs, under)
-    # No draws raise an accuracy above the unattacked one, as in `mean_of`.
-    right = [min(each, rows(table).right(), key=np.mean) for each, table in zip(right, (ours, theirs), strict=True)]
     first, second = map(mean_of, right)
     if np.isin(right, (0, 1)).all():
         ends = _newcombe(first, second, float(np.mean(right[0] * right[1])))

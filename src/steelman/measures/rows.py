@@ -8,8 +8,9 @@ Of a random model, an image counts by the probability of being right, which two 
 `right` and `again`. The attack that leaves it lowest is chosen by one set, and the other says how low that is; then the
 other way round, and the mean of the two counts. The lowest of k noisy shares would be below all k probabilities, the
 more so the more attacks there are. What is left is an error upwards where attacks differ by less than ten answers
-show. An image is skipped only after an attack under which no answer was right. Flags (`wrong`, `misclassified`,
-`correct`) are those of the most frequent answer.
+show, and a smaller one downwards, since draws by which a further attack would raise the mean do not count. An image is
+skipped only after an attack under which no answer was right. Flags (`wrong`, `misclassified`, `correct`) are those of
+the most frequent answer.
 """
 
 from collections.abc import Iterable, Sequence
@@ -220,26 +221,30 @@ class Rows:
             if (at := counted[id(attack)]).any():
                 first, second = attack.shares
                 found.append((np.where(at, first, np.inf), np.where(at, second, np.inf)))
-        return lowest(*map(np.stack, zip(*found, strict=True)))
+        return lowest(*zip(*found, strict=True))
 
 
-def lowest(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """By image (column), the probability in the row where it is lowest, from two independent estimates of all.
+def lowest(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.ndarray:
+    """By image, the probability in the row where it is lowest, from two independent estimates of each row.
 
-    The row is chosen by one and read from the other, and the other way round; the mean of the two. Of rows that are as
-    low, the last: attacks come from weak to strong.
+    The row is chosen by one estimate and read from the other, and the other way round; the mean of the two. Of rows
+    that are as low, the last: attacks come from weak to strong. Where more rows make the mean over images higher, as
+    draws may, those rows do not count: an attack that is added never raises it.
     """
-    readings = []
-    for chooser, reader in ((first, second), (second, first)):
-        row = len(chooser) - 1 - chooser[::-1].argmin(axis=0)
-        readings.append(np.take_along_axis(reader, row[None], axis=0)[0])
-    return np.mean(readings, axis=0)
+    choosers, readings = [first[0], second[0]], [second[0], first[0]]
+    found = np.mean(readings, axis=0)
+    for one, other in zip(first[1:], second[1:], strict=True):
+        for way, (chooser, reader) in enumerate(((one, other), (other, one))):
+            lower = chooser <= choosers[way]
+            choosers[way] = np.where(lower, chooser, choosers[way])
+            readings[way] = np.where(lower, reader, readings[way])
+        further = np.mean(readings, axis=0)
+        found = further if further.sum() <= found.sum() else found
+    return found
 
 
-def mean_of(right: np.ndarray, at_most: np.ndarray | None = None) -> Measure:
+def mean_of(right: np.ndarray) -> Measure:
     """The mean over images of the probability of being right: a share of images where each is 0 or 1.
-
-    at_most  the same unattacked, which no attack can raise: where the draws make its mean the lower one, it counts
 
     The interval is over images and draws, as each image has draws of its own. A model that draws once for all images of
     a call makes it too narrow.
@@ -247,8 +252,6 @@ def mean_of(right: np.ndarray, at_most: np.ndarray | None = None) -> Measure:
     Raises:
         Unmeasured: no images.
     """
-    if at_most is not None and len(right) and at_most.mean() < right.mean():
-        right = at_most
     return share(right == 1) if ((right == 0) | (right == 1)).all() else mean(right, kind="share")
 
 
