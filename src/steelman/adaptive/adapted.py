@@ -10,14 +10,16 @@ from torch import Tensor, nn
 from steelman.adaptive.bridges import Bridge, crossings_of, sentences
 from steelman.adaptive.calls import ANSWER, IMAGES, ArraysOfGraphs, Place, visited
 from steelman.adaptive.head import head_of
-from steelman.adaptive.segments import Segments, agrees, inner_gradients, noisy
+from steelman.adaptive.segments import Segments, Weights, agrees, inner_gradients, noisy
 from steelman.attacks.core import buffers_kept, evaluation_mode
 from steelman.forward import answer_of, classes_of, reject_class, unwrapped
-from steelman.randomness import Draws, combine
-from steelman.types import Images, Labels, Logits, Model
+from steelman.types import Images, Labels, Logits, Model, PerImage
 
 IMAGES_TRIED, NUMBERS_TRIED = 64, 5e7
 """A model is tried on at most so many images, fewer where they would make more numbers at its places than that."""
+
+IMAGES_FITTED = 256
+"""A stand-in is fitted on at most so many images and their noisy copies."""
 
 
 @final
@@ -34,6 +36,7 @@ class Adapted(nn.Module):
     bridges      where gradients are passed on
     stand_ins    the networks that bridges name
     awake        the place from which on gradients are kept on where the model switches them off; None: it does not
+    finite       whether the images' gradient is 0 where it would be NaN or infinite
     assumptions  what was assumed about the model, in sentences
 
     `adapted` makes one. A bridge whose places are not passed in a call, or not in that order, is left out there.
@@ -51,11 +54,12 @@ class Adapted(nn.Module):
         bridges: Sequence[Bridge] = (),
         stand_ins: Sequence[nn.Module] = (),
         awake: Place | None = None,
+        finite: bool = False,
         assumptions: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.model, self.stand_ins = model, nn.ModuleList(stand_ins)
-        self.head, self.bridges, self.awake = head, tuple(bridges), awake
+        self.head, self.bridges, self.awake, self.finite = head, tuple(bridges), awake, finite
         self.assumptions = tuple(assumptions)
 
     @property
@@ -64,6 +68,7 @@ class Adapted(nn.Module):
 
     def forward(self, x: Images) -> Logits:
         graph = torch.is_grad_enabled() and x.requires_grad
+        x = _Finite.apply(x) if graph and self.finite else x
         seen: dict[Place, Tensor] = {IMAGES: x}
         to = {each.target: each for each in self.bridges} if graph else {}
         kept = {self.head, *(source for each in self.bridges for source in each.sources)}
@@ -132,6 +137,18 @@ class _Through(torch.autograd.Function):
         return None, grad_outputs[0]
 
 
+class _Finite(torch.autograd.Function):
+    """The identity, whose gradient is 0 where it would be NaN or infinite."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return grad_outputs[0].nan_to_num(0.0, 0.0, 0.0)
+
+
 def adapted(model: Model, x: Images, y: Labels, *, seed: int = 0) -> Adapted | None:
     """The model with gradients where it hides them; None where it hides none, or cannot be reached.
 
@@ -140,10 +157,11 @@ def adapted(model: Model, x: Images, y: Labels, *, seed: int = 0) -> Adapted | N
     gradient, or the layer of the logits, is right, nothing is done. Else each wrong one is replaced by that of an
     identity or of a fitted stand-in, whichever has changes most like the true ones.
 
-    Not reached are functions, inference mode, and models without submodules of their own.
+    Not reached are functions, inference mode, and what is computed without a call of a submodule.
 
     model  left in its mode, with its buffers and hooks, also after an error
-    x, y   images and labels, some hundred or fewer; the first 64 are used, and all for stand-ins
+    x      images; the first 64 are used, and the first 256 for stand-ins
+    y      their labels; not used yet
     seed   of all that is drawn
 
     Cost: about 10 forward and 8 gradient passes on 64 images, and where shapes change a stand-in: 12 forward passes on
@@ -158,7 +176,7 @@ def adapted(model: Model, x: Images, y: Labels, *, seed: int = 0) -> Adapted | N
         for each in guards:
             stack.enter_context(each)
         try:
-            return _adapted(model, x.detach().clone(), seed)
+            return _adapted(model, x[:IMAGES_FITTED].detach().clone(), seed)
         except Exception:  # a fault of the model is the attack's to report
             return None
 
@@ -176,35 +194,37 @@ def _adapted(model: nn.Module, x: Images, seed: int) -> Adapted | None:
             break
     else:
         crossings = crossings_of(model, x, segments, head, seed)
-    if head == ANSWER and not crossings and awake is None:
-        return None
     made = [each.stand_in for each in crossings if each.stand_in is not None]
     bridges = [
         Bridge(each.sources, each.target, None if each.stand_in is None else made.index(each.stand_in))
         for each in crossings
     ]
-    return Adapted(model, head, bridges, made, awake, sentences(model, segments, head, crossings, awake is not None))
+    said = sentences(model, segments, head, crossings, awake is not None)
+    change = Adapted(model, head, bridges, made, awake)
+    finite = bool(_slope(change, some, seed)[1].isfinite().all())
+    if not finite:
+        said.append("gradients that are NaN or infinite are 0")
+    change = Adapted(model, head, bridges, made, awake, not finite, said)
+    return change if said and _slope(change, some, seed)[1].any() else None
+
+
+def _slope(model: nn.Module, x: Images, seed: int) -> tuple[PerImage, Images]:
+    """A random sum of the logits, and its gradient; 0 where there is no graph."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        torch.manual_seed(seed)
+        logits = answer_of(model, x)
+        value = (logits * Weights(seed).of(ANSWER, logits)).sum(1)
+        slope = torch.autograd.grad(value.sum(), x, allow_unused=True)[0] if value.requires_grad else None
+    return value.detach().double(), torch.zeros_like(x) if slope is None else slope
 
 
 def _explains(model: nn.Module, x: Images, seed: int) -> bool:
     """Whether the gradient explains the changes of a random sum of the logits, as in `Segments.right`."""
-
-    def ask(images: Images) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
-            images = images.detach().requires_grad_()
-            torch.manual_seed(seed)
-            logits = answer_of(model, images)
-            weights = Draws(combine(torch.arange(len(x), device=x.device), seed, 2)).normal(logits.shape[1:])
-            value = (logits * weights).sum(1)
-            if not value.requires_grad:
-                return value.double(), torch.zeros_like(images)
-            (slope,) = torch.autograd.grad(value.sum(), images, allow_unused=True)
-        return value.detach().double(), torch.zeros_like(images) if slope is None else slope
-
-    value, slope = ask(x)
+    value, slope = _slope(model, x, seed)
     changes = []
     for images in noisy(x, seed):
-        other, steep = ask(images)
+        other, steep = _slope(model, images, seed)
         expected = (0.5 * (slope + steep) * (images - x)).flatten(1).double().sum(1)
         changes.append((other - value, lambda expected=expected: expected))
-    return agrees(value, ask(x)[0] - value, changes, torch.finfo(x.dtype).eps)
+    return agrees(value, _slope(model, x, seed)[0] - value, changes, torch.finfo(x.dtype).eps)

@@ -105,6 +105,8 @@ def _best(
     best = max(options, key=worth, default=None)
     if best is None or best.likeness < WEAK:
         for source in dict.fromkeys([before[-1], IMAGES]):
+            if (source, place) == (IMAGES, ANSWER):
+                continue  # that is no part of a model, but another model
             made = _stand_in(model, x, segments, source, place, seed)
             if made is not None and (best is None or made.likeness > best.likeness):
                 best = made

@@ -102,7 +102,7 @@ def cut_run(model: nn.Module, x: Images, seed: int, own: frozenset[Place], weigh
         if known is not None and known[2] == _state(tensor) and place != ANSWER:
             run.same[place] = known[0]
             return None
-        if len(tensor) != len(x) or tensor.ndim < 2:
+        if tensor.ndim < 2 or len(tensor) != len(x):
             return None
         torch.set_grad_enabled(True)
         run.values[place] = tensor.detach().clone()
@@ -146,13 +146,11 @@ class Weights:
     """A random sum of a tensor for each place and image, the same in all runs."""
 
     seed: int
-    count: int
-    device: torch.device
 
     def of(self, place: Place, like: Tensor) -> Tensor:
-        number = zlib.crc32(f"{place.name} {place.turn} {place.side}".encode())
-        draws = Draws(combine(torch.arange(self.count, device=self.device), self.seed, number))
-        return draws.normal(like.shape[1:], like.dtype)
+        number = zlib.crc32(f"{self.seed} {place.name} {place.turn} {place.side}".encode())
+        generator = torch.Generator(like.device).manual_seed(number)
+        return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
 @dataclass(frozen=True)
@@ -164,36 +162,40 @@ class Segments:
     again: Run
     others: tuple[Run, ...]
     weights: Weights
+    known: dict[Place, bool]
+    """The answers of `right` until now."""
 
     @staticmethod
     def of(model: nn.Module, x: Images, seed: int, own: frozenset[Place]) -> "Segments":
         """Cost: 5 forward and 4 gradient passes."""
-        weights = Weights(seed, len(x), x.device)
+        weights = Weights(seed)
         base = cut_run(model, x, seed, own, weights)
         again = cut_run(model, x, seed, own, None)
         others = tuple(cut_run(model, each, seed, own, weights) for each in noisy(x, seed))
         shapes = [{place: value.shape for place, value in run.values.items()} for run in (base, again, *others)]
         if any(each != shapes[0] for each in shapes):
             raise OutOfReach
-        return Segments(tuple(base.values), base, again, others, weights)
+        return Segments(tuple(base.values), base, again, others, weights, {})
 
     def change(self, place: Place, run: Run) -> Tensor:
         return (run.values[place] - self.base.values[place]).flatten(1).double()
 
     def right(self, place: Place) -> bool:
         """Whether the gradient to it from the places before explains its changes, as far as these can be seen."""
-        value, weights = self.base.values[place], self.weights.of(place, self.base.values[place])
+        if place not in self.known:
+            value, weights = self.base.values[place], self.weights.of(place, self.base.values[place])
 
-        def project(run: Run) -> PerImage:
-            return (run.values[place].double() * weights.double()).flatten(1).sum(1)
+            def project(run: Run) -> PerImage:
+                return (run.values[place].double() * weights.double()).flatten(1).sum(1)
 
-        at = project(self.base)
-        changes = [(project(run) - at, lambda run=run: self._expected(place, run)) for run in self.others]
-        return agrees(at, project(self.again) - at, changes, torch.finfo(value.dtype).eps)
+            at = project(self.base)
+            changes = [(project(run) - at, lambda run=run: self._expected(place, run)) for run in self.others]
+            self.known[place] = agrees(at, project(self.again) - at, changes, torch.finfo(value.dtype).eps)
+        return self.known[place]
 
     def _expected(self, place: Place, run: Run) -> PerImage:
         """The change by the trapezoid rule."""
-        expected = torch.zeros(self.weights.count, dtype=torch.float64, device=self.weights.device)
+        expected = torch.zeros_like(run.values[place].flatten(1)[:, 0], dtype=torch.float64)
         for each in (self.base, run):
             for source, slope in each.slopes.get(place, {}).items():
                 expected += 0.5 * (slope.flatten(1).double() * self.change(source, run)).sum(1)
