@@ -99,7 +99,7 @@ def evaluate(
     names = [name for name, wanted in (("tensorboard", tensorboard), ("mlflow", mlflow)) if wanted]
     writable(results, REPORT)
     with working_in(results), Trackers(opened.home or results, names) as trackers:
-        opened, found = look(opened, access)
+        opened, found = look(opened, access, wanted["asked"])
         Console().print(found)
         eps_ref = None if eps_ref_of is None else reference_of(Run.open(eps_ref_of).subject(data_dir), images)
         how = {"folder": results, "images": images, "eps_ref": eps_ref, "seed": seed, "batch_size": batch_size}

@@ -51,22 +51,26 @@ ROUNDED = 0.05
 RANK: tuple[Access, ...] = ("decisions", "scores", "gradients")
 
 
-def look(subject: Subject, access: Access | None = None) -> tuple[Subject, Checkup]:
+def look(
+    subject: Subject, access: Access | None = None, asked: tuple[str, float] | None = None
+) -> tuple[Subject, Checkup]:
     """The subject as attacks see it, and the check-up of its model.
 
     access  what attacks may see; default: all that the model gives. A model that returns probabilities p is attacked
             through log p, which are logits of the same p
+    asked   the norm and radius within which answers and gradients are checked too
 
     A model that answers otherwise at a second call is one that draws at random (`Drawn`), whether it says so or not.
 
     Raises:
         ValueError: the model fails, does not give that access, or has no class for a label of the data.
     """
-    found, training = checkup(subject.model, subject.test), in_training(subject.model)
+    threat: dict[str, Any] = {} if asked is None else {"norm": NORMS[asked[0]], "eps": asked[1]}
+    found, training = checkup(subject.model, subject.test, **threat), in_training(subject.model)
     if _draws(found) and not is_random(subject.model):
         model = _drawn(subject.model)
         subject = replace(subject, model=model if training else model.eval())
-        found = checkup(subject.model, subject.test)  # now that its draws follow torch's seed
+        found = checkup(subject.model, subject.test, **threat)  # now that its draws follow torch's seed
     answer, more = _answer(subject), []
     Known.of(subject.test, torch.arange(len(subject.test.classes))).refuse(subject.name, answer)
     if access is not None and RANK.index(access) > RANK.index(found.access):
