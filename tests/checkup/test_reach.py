@@ -167,3 +167,8 @@ def test_logits_that_the_answer_hides(after: Callable[[Tensor], Tensor], said: s
     assert found["head"].level == "warning"
     assert said in found["head"].found
     assert not NET[-1]._forward_hooks
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_scripted_modules_take_no_hooks() -> None:
+    assert look(torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))).access == "gradients"

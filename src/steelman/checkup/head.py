@@ -31,7 +31,8 @@ class HeadReader:
     def reading(self) -> Iterator[None]:
         layers = self.model.modules() if isinstance(self.model, nn.Module) else ()
         weighted = [each for each in layers if each is not self.model and any(True for _ in each.parameters(False))]
-        handles = [each.register_forward_hook(self._keep) for each in weighted]
+        free = [each for each in weighted if not isinstance(each, torch.jit.ScriptModule)]  # those refuse hooks
+        handles = [each.register_forward_hook(self._keep) for each in free]
         try:
             yield
         finally:
