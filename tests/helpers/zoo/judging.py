@@ -46,9 +46,9 @@ def judged(entry: Entry, battery: str = "quick", images: int = 100, seed: int = 
     """As `steelman evaluate PATH --data digits --battery BATTERY --images IMAGES`."""
     start = time.monotonic()
     norm = NORMS[entry.norm]
-    subject, found = look(open_subject(entry.path, data="Digits"))
-    chosen = battery_of(subject, battery, norm, entry.eps)
     asked = entry.norm, entry.eps
+    subject, found = look(open_subject(entry.path, data="Digits"), None, asked)
+    chosen = battery_of(subject, battery, norm, entry.eps)
     made = assess(subject, chosen, found, asked=asked, images=images, seed=seed, progress=False)
     verdict = Document([made], classes=subject.test.classes).verdict
     answer = verdict.answers[0]
