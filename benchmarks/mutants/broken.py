@@ -107,32 +107,36 @@ FAULTS = (
         "attack: averaged",
         '{"stop_early": False} if hasattr',
         '{"stop_early": True} if hasattr',
-        "eot",
+        "averaged",
     ),
     Fault(
         "averaged-parts",
         "attack: averaged",
         "changes[item.name] = _to_the_end(value)",
         "changes[item.name] = value",
-        "eot",
+        "averaged",
     ),
     Fault(
         "averaged-tuples",
         "attack: averaged",
         "tuple(_to_the_end(each) if isinstance(each, Attack) else each for each in value)",
         "value",
-        "eot",
+        "averaged",
     ),
-    Fault("averaged-twice", "attack: averaged", "or not knows or _has_eot(attack)", "or not knows", "eot"),
+    Fault("averaged-twice", "attack: averaged", "or not knows or _has_eot(attack)", "or not knows", "averaged"),
     Fault(
         "averaged-naive",
         "attack: averaged",
         'not isinstance(attack, Naive) and attack.access != "decisions"',
         'attack.access != "decisions"',
-        "eot",
+        "averaged",
     ),
     Fault(
-        "averaged-outer", "attack: averaged", "return EOT(inner, samples, **outer)", "return EOT(inner, samples)", "eot"
+        "averaged-outer",
+        "attack: averaged",
+        "return EOT(inner, samples, **outer)",
+        "return EOT(inner, samples)",
+        "averaged",
     ),
     # --- models that may reject
     Fault(
@@ -141,6 +145,7 @@ FAULTS = (
         "torch.maximum(classes.gather(1, place), rejected)",
         "classes.gather(1, place)",
         "rejection",
+        "logits_of or decisions_that or beat",
     ),
     Fault(
         "reject-decisions",
@@ -148,14 +153,23 @@ FAULTS = (
         "torch.where(answer == self.rejected, labels.to(answer.dtype), answer)",
         "answer",
         "rejection",
+        "logits_of or decisions_that or beat",
     ),
-    Fault("reject-met", "attack: reject class", "met & (prediction != self.rejected)", "met", "rejection"),
+    Fault(
+        "reject-met",
+        "attack: reject class",
+        "met & (prediction != self.rejected)",
+        "met",
+        "rejection",
+        "always_rejected",
+    ),
     Fault(
         "reject-target",
         "attack: reject class",
         "if self.rejected is not None and self.goal.target is None:\n            answer =",
         "if self.rejected is not None:\n            answer =",
         "rejection",
+        "logits_of or decisions_that or beat",
     ),
     Fault(
         "reject-which",
@@ -163,6 +177,7 @@ FAULTS = (
         "self._without_rejections(answer, self.goal.labels if which is None else self.goal.labels[which])",
         "self._without_rejections(answer, self.goal.labels[: len(x)])",
         "rejection",
+        "logits_of or decisions_that or beat",
     ),
     # --- TisODE and Adv-BNN
     Fault(

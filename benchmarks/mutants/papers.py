@@ -245,7 +245,7 @@ FAULTS = (
         "results-scale",
         "paper: results",
         "for scale in SCALES if self.results.evaluations else ():",
-        "for scale in SCALES[::-1] if self.results.evaluations else ():",
+        'for scale in ("night", *SCALES) if self.results.evaluations else ():',
         "reproduce",
         "reduced",
     ),
