@@ -17,8 +17,8 @@ from steelman.data import Digits
 from steelman.losses import Margin
 
 EPS = 0.2
-(TRAIN,) = Digits().load("train").batches([torch.arange(800)])
-(TEST,) = Digits().load("test").batches([torch.arange(50)])
+(TRAIN,) = Digits().load("train").batches([torch.arange(500)])
+(TEST,) = Digits().load("test").batches([torch.arange(40)])
 Map = Callable[[Tensor], Tensor]
 base = cache(trained)
 
