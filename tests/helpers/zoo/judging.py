@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from steelman.experiments.assess import assess, battery_of, look
 from steelman.experiments.opening import open_subject
+from steelman.measures import robust_accuracy
 from steelman.norms import NORMS
 from steelman.report.document import Document
 from zoo.entries import Entry
@@ -54,7 +55,9 @@ def judged(entry: Entry, battery: str = "quick", images: int = 100, seed: int = 
     answer = verdict.answers[0]
     robust = answer.robust
     assert robust is not None, verdict.sentence
-    before = robust.value if answer.before is None else answer.before.value
+    table = made.evaluation
+    names = [name for name in table.attacks if not name.startswith("Adaptive ")]
+    before = robust_accuracy(table, norm, entry.eps, names).value
     seconds = time.monotonic() - start
     return Judged(entry, answer.word, robust.value, before, entry.truth(images), seconds, verdict.sentence)
 
