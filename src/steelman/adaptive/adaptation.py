@@ -154,9 +154,8 @@ class _Plan:
 
     def transfers(self, surrogates: Mapping[str, Model] | Sequence[Model], examples: int) -> None:
         steps = PGD(self.eps, 40, self.eps / 8, self.norm, Margin())
-        named = isinstance(surrogates, Mapping)
-        for key, other in surrogates.items() if named else enumerate(surrogates):
-            name = key if named else f"{type(other).__name__} {key + 1}"
+        for key, other in surrogates.items() if isinstance(surrogates, Mapping) else enumerate(surrogates):
+            name = key if isinstance(key, str) else f"{type(other).__name__} {key + 1}"
             said = (f"what {name} gets wrong is often wrong here",)
             attack = EOT(steps, FEW) if is_random(other) else steps
             self.add(f"transfer from {name}", Adaptive(attack, other, said, 2), f"surrogates[{key!r}]")

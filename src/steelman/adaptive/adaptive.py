@@ -84,7 +84,9 @@ class Adaptive(AttackWrapper):
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         with torch.random.fork_rng([x.device] if x.is_cuda else []):
             torch.manual_seed(int(draws.split(1).seeds[0]))
-            trials = Trials.start(oracle, Ball.around(x, self.attack.budget[1], self.norm, self.box), goal)
+            assert self.attack.budget is not None
+            norm, eps = self.attack.budget
+            trials = Trials.start(oracle, Ball.around(x, eps, norm, self.box), goal)
             answer = x.clone()
             for attempt in range(self.attempts):
                 which = torch.where(trials.open)[0]
