@@ -281,8 +281,8 @@ def test_what_changes_is_made_again_and_nothing_else(root: Path):
         return Jobs(load_paper(str(path)), "paper", 0, root / "runs").trained(Network(str(root / "tuned.toml"))).digest
 
     before = digest()
-    (root / "plain.toml").write_text(PLAIN.replace("lr = 0.02", "lr = 0.03"))
-    assert digest() != before, "which begins from the changed network"
+    (root / "plain.toml").write_text(PLAIN.replace("epochs = 2", "epochs = 3"))
+    assert digest() != before, "which begins from that network, with epochs of its own"
 
 
 def test_a_reduced_scale_has_networks_of_its_own_and_is_not_comparable(root: Path):
