@@ -39,7 +39,11 @@ def made(adaptive: int | None = None, broken: int = 40, eps: float = EPS) -> Eva
     settings = {"kind": "Adaptive", "assumptions": ["identity through 2 modules"]}
 
     def adaptively(record: Record) -> Record:
-        return record.changed(kind="Adaptive", settings=settings) if record.name == "Adaptive PGD" else record
+        return (
+            record.changed(kind="steelman.adaptive:Adaptive", settings=settings)
+            if record.name == "Adaptive PGD"
+            else record
+        )
 
     return table_of(rows, classes=[str(k) for k in range(10)]).recorded(adaptively)
 

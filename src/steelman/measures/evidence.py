@@ -6,6 +6,7 @@ import numpy as np
 
 from steelman.measures.chance import LEVEL, above_chance
 from steelman.measures.rows import Attacked
+from steelman.table.records import Record
 from steelman.table.schema import ROUNDING
 
 TAU = 0.01
@@ -17,8 +18,11 @@ THOROUGH = 20
 UNBOUNDED = {"ALMA", "CarliniWagner", "DDN", "DeepFool", "FMN"}
 """Minimal attacks that find an adversarial image wherever there is a gradient to follow."""
 
-ADAPTIVE = "Adaptive"
-"""The class of attacks that were made for one suspected model. They act on a suspicion and are no evidence for it."""
+
+def is_adaptive(record: Record) -> bool:
+    """Whether an attack was made for one suspected model. It acts on a suspicion, and is no evidence for it."""
+    return record.kind.rpartition(":")[2] == "Adaptive"
+
 
 Answer = tuple[str, bool | None]
 """The numbers, and whether the sign is present."""

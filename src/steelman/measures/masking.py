@@ -7,7 +7,6 @@ from itertools import pairwise
 import numpy as np
 
 from steelman.measures.evidence import (
-    ADAPTIVE,
     TAU,
     THOROUGH,
     UNBOUNDED,
@@ -18,6 +17,7 @@ from steelman.measures.evidence import (
     beats,
     compare,
     complete,
+    is_adaptive,
     left,
     only,
     percent,
@@ -145,7 +145,7 @@ def threats_of(evaluation: Evaluation) -> list[tuple[str, float]]:
 
 
 def _counted(runs: Iterable[Attacked]) -> list[Attacked]:
-    return [run for run in runs if run.record.kind.rpartition(":")[2] != ADAPTIVE]
+    return [run for run in runs if not is_adaptive(run.record)]
 
 
 def _one_step(runs: list[Attacked]) -> Answer:

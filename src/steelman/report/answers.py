@@ -9,6 +9,7 @@ import numpy as np
 from steelman.measures import Measure, clean_accuracy, robust_accuracy
 from steelman.measures.accuracies import still_correct
 from steelman.measures.chance import LEVEL, above_chance, chance_level
+from steelman.measures.evidence import is_adaptive
 from steelman.measures.masking import TAU, Sign
 from steelman.measures.rows import rows
 from steelman.norms import NORMS
@@ -20,9 +21,6 @@ Word: TypeAlias = Literal["supported", "not established", "broken by an adaptive
 WORDS: tuple[Word, ...] = get_args(Word)
 Threat: TypeAlias = tuple[str, float]
 """A norm and a radius."""
-
-ADAPTIVE = "Adaptive"
-"""The kind of the records of adaptive attacks."""
 
 BROKEN = 0.05
 """An adaptive attack breaks a model's claim where it takes away more than this share of the images, or half of those
@@ -134,7 +132,7 @@ def answer_of(entry: Entry, signs: Sequence[Sign], threat: Threat | None) -> Ans
 
 def adaptive_attacks(table: Evaluation, threat: Threat) -> list[Record]:
     """The records of the adaptive attacks within a norm and radius."""
-    return [each for each in table.records if each.kind == ADAPTIVE and (each.norm, each.eps) == threat]
+    return [each for each in table.records if is_adaptive(each) and (each.norm, each.eps) == threat]
 
 
 def at_chance(entry: Entry) -> str:

@@ -11,10 +11,11 @@ from steelman.evaluation.asking import would_ask
 from steelman.measures import Measure, Paired, Unmeasured, paired, robust_accuracy
 from steelman.measures.accuracies import threats
 from steelman.measures.chance import LEVEL
+from steelman.measures.evidence import is_adaptive
 from steelman.measures.masking import Sign
 from steelman.measures.rows import rows
 from steelman.norms import NORMS
-from steelman.report.answers import ADAPTIVE, WORDS, Answer, Threat, Word, adaptive_attacks, answer_of, threat_name
+from steelman.report.answers import WORDS, Answer, Threat, Word, adaptive_attacks, answer_of, threat_name
 from steelman.report.entry import Entry
 from steelman.table.records import CLEAN
 from steelman.table.table import Evaluation
@@ -183,7 +184,7 @@ def shared_shares(entries: Sequence[Entry]) -> dict[Threat, dict[str, Measure]]:
 
 
 def _with_adaptive(table: Evaluation, names: Sequence[str]) -> list[str]:
-    return [*names, *(each.name for each in table.records if each.kind == ADAPTIVE and each.name not in names)]
+    return [*names, *(each.name for each in table.records if is_adaptive(each) and each.name not in names)]
 
 
 def model_pairs(entries: Sequence[Entry]) -> tuple[ModelPair, ...]:
