@@ -41,6 +41,7 @@ def test_the_battery_alone_is_deceived():
     """Otherwise nothing here would test the adaptive attacks."""
     for name in MASKED:
         assert answer(name).before > answer(name).truth + 0.1
+        assert answer(name).word == "broken by an adaptive attack"
 
 
 @pytest.mark.parametrize("name", ["linear", "bits", "stumps", "one_hot", "vanishing"])
