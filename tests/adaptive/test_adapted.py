@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from digits_network import trained
-from steelman.adaptive.adapted import Adapted, adapted
+from steelman.adaptive.gradients import Adapted, adapted
 from steelman.attacks import PGD
 from steelman.data import Digits
 from steelman.losses import Margin

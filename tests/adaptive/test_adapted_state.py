@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from digits_network import trained
 from steelman.adaptive import stand_in
-from steelman.adaptive.adapted import Adapted, adapted
 from steelman.adaptive.bridges import Bridge
 from steelman.adaptive.calls import ANSWER, IMAGES, Place, visited
+from steelman.adaptive.gradients import Adapted, adapted
 from steelman.attacks import FGSM
 from steelman.data import Digits
 from steelman.filters import JPEG, BitDepth

@@ -143,7 +143,11 @@ def test_what_was_not_measured_names_the_command_that_measures_it() -> None:
     entry = made_by(EARLIER, table(LABELS, right_on(0.8), 10))
     found = signs_of(entry, ())
     asked = "steelman evaluate 'my model.onnx' --data=Digits --seed 3 --battery signs --eps 0.1"
-    assert {sign.command for sign in found if sign.present is None} == {asked}
+    more = asked.replace("signs", "standard")
+    commands = {sign.name: sign.command for sign in found if sign.present is None}
+    assert {name for name, each in commands.items() if each == more} == {"convergence"}  # the battery signs asks it not
+    assert {name for name, each in commands.items() if not each} == {"transfer"}  # which takes another model
+    assert set(commands.values()) == {asked, more, ""}
     assert any(sign.numbers.startswith("needs ") for sign in found)
     document = Document([entry])
     assert "my model.onnx" in report_page(document)

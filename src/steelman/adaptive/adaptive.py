@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steelman.adaptive.adapted import Adapted
+from steelman.adaptive.gradients import Adapted
 from steelman.adaptive.nearby import Nearby
 from steelman.attacks.core import Access, Attack, AttackWrapper, Ball, Draws, Goal, Oracle, check_parts
 from steelman.attacks.core.oracle import NearestSuccess

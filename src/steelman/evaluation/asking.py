@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 from steelman.attacks.core import Access
@@ -42,10 +43,15 @@ def further(
     answered = {}
     for name in BUILT:
         with suppress(ValueError):  # a battery that does not exist in this norm, or has nothing for this access
-            asked = asked_by(named_battery(name, norm=NORMS[norm], eps=eps), access)
+            asked = _asked_by(name, norm, eps, access)
             if open_now := tuple(sign for sign in found if sign.open and sign.name in asked):
                 answered[name] = open_now
     return answered
+
+
+@lru_cache(maxsize=64)
+def _asked_by(name: str, norm: str, eps: float | None, access: Access) -> tuple[str, ...]:
+    return asked_by(named_battery(name, norm=NORMS[norm], eps=eps), access)
 
 
 def would_ask(found: Sequence[Sign], norm: str = "Linf", eps: float | None = None, access: Access = "gradients") -> str:

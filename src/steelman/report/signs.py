@@ -4,38 +4,44 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
+from steelman.evaluation.asking import further
 from steelman.measures.masking import Sign, signs, threats_of
 from steelman.measures.transfer import Transfer
 from steelman.report.entry import Entry
 
-BLACK_BOX = "black-box"
+BATTERIES = ("signs", "standard", "quick")
+"""The first of these that asks a sign is named."""
+
 REPLACED = ("--battery", "--norm", "--eps")
 SWITCHES = ("--fresh", "--survivors-only", "--every-image", "--tensorboard", "--mlflow")
 """Options of the earlier command that are left out: the first have values."""
 
 
 def signs_of(entry: Entry, transfers: Sequence[Transfer] = ()) -> tuple[Sign, ...]:
-    """The signs of masked gradients, with what images crafted on other models do to this one, where that is known."""
+    """The signs of masked gradients, with what images crafted on other models do to this one, where that is known.
+
+    One that was not measured has the command that measures it, or the reason why none can.
+    """
     transfer = next((each for each in transfers if entry.name in each.targets), None)
     found = signs(entry.evaluation, transfer, name=None if transfer is None else entry.name)
-    return tuple(_with_command(sign, entry) for sign in found)
+    if not any(sign.open for sign in found):
+        return found
+    access = "gradients" if entry.checkup is None else entry.checkup.access
+    threat = next(iter(threats_of(entry.evaluation)), None)
+    asked = further(found, *(threat or ("Linf", 1.0)))
+    more = f"; it takes gradients, and attacks get {access} alone" if access != "gradients" else ""
+
+    def completed(sign: Sign) -> Sign:
+        battery = next((name for name in BATTERIES if sign in asked.get(name, ())), None)
+        if not sign.open or more or battery is None:
+            return replace(sign, numbers=sign.numbers + more) if sign.open else sign
+        return replace(sign, command=command(entry, threat, battery))
+
+    return tuple(map(completed, found))
 
 
-def _with_command(sign: Sign, entry: Entry) -> Sign:
-    """A sign that was not measured, with the command that measures it, or the reason why none can."""
-    access = None if entry.checkup is None else entry.checkup.access
-    threats = threats_of(entry.evaluation)
-    if not sign.open:
-        return sign
-    if access not in (None, "gradients"):
-        return replace(sign, numbers=f"{sign.numbers}; it takes gradients, and attacks get {access} alone")
-    if BLACK_BOX in sign.question and threats and threats[0][0] == "L1":  # no black box of the battery acts in L1
-        return sign
-    return replace(sign, command=command(entry, threats[0] if threats else None))
-
-
-def command(entry: Entry, threat: tuple[str, float] | None) -> str:
-    """The evaluation of an entry again, with the battery of the signs at a norm and radius.
+def command(entry: Entry, threat: tuple[str, float] | None, battery: str = "signs") -> str:
+    """The evaluation of an entry again, with another battery at a norm and radius.
 
     The earlier command where there was one, else that of its run; a call of `evaluate` for tables that were made
     without a command.
@@ -44,7 +50,8 @@ def command(entry: Entry, threat: tuple[str, float] | None) -> str:
     norm, eps = threat or ("Linf", None)
     if not words:
         at = f"norm={norm}" + ("" if eps is None else f", eps={eps:.4g}")
-        return f"table = evaluate(model, dataset, sign_attacks({at}), known=table)"
+        attacks = f"sign_attacks({at})" if battery == "signs" else f'named_battery("{battery}", {at}).attacks'
+        return f"table = evaluate(model, dataset, {attacks}, known=table)"
     given = {word.partition("=")[0] for word in words}
     sample = entry.evaluation.about.get("sample")
     if sample and "--images" not in given:
@@ -52,7 +59,7 @@ def command(entry: Entry, threat: tuple[str, float] | None) -> str:
     seeds = {record.seed for record in entry.evaluation.records}
     if len(seeds) == 1 and seeds != {0} and "--seed" not in given:
         words += ["--seed", str(seeds.pop())]
-    words += ["--battery", "signs"] + ([] if norm == "Linf" else ["--norm", norm])
+    words += ["--battery", battery] + ([] if norm == "Linf" else ["--norm", norm])
     return shlex.join(words if eps is None else [*words, "--eps", _written(eps)])
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from steelman.adaptive.adapted import Adapted, adapted
 from steelman.adaptive.adaptive import Adaptive, Finite
+from steelman.adaptive.gradients import Adapted, adapted
 from steelman.adaptive.nearby import Nearby
-from steelman.adaptive.pupil import pupil
+from steelman.adaptive.pupils import pupil
 from steelman.attacks import APGD, EOT, PGD, HopSkipJump, Square, Within, WorstOf
 from steelman.attacks.core import Access, Attack, Oracle, check_images, check_labels, check_radius
 from steelman.forward import answer_of
