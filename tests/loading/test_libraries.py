@@ -86,6 +86,10 @@ def test_a_transformer_from_a_folder_with_its_processor(transformers: Any, data:
         ("ViT", {"size": {"height": 9, "width": 9}, "do_normalize": False}),
         ("DeiT", {"size": {"height": 18, "width": 18}, "crop_size": {"height": 16, "width": 16}}),
         ("Bit", {"size": {"shortest_edge": 10}, "crop_size": {"height": 8, "width": 8}}),
+        ("Bit", {"size": {"shortest_edge": 11}, "crop_size": {"height": 8, "width": 6}}),
+        ("CLIP", {"size": {"shortest_edge": 11}, "crop_size": {"height": 8, "width": 7}}),
+        ("Siglip", {"size": {"height": 16, "width": 9}}),
+        ("MobileNetV2", {"size": {"shortest_edge": 10}, "crop_size": {"height": 8, "width": 8}}),
         ("ConvNext", {"size": {"shortest_edge": 14}}),
         ("ConvNext", {"size": {"shortest_edge": 384}}),
         ("MobileViT", {"size": {"shortest_edge": 10}, "crop_size": {"height": 8, "width": 8}}),
@@ -101,6 +105,15 @@ def test_a_processor_is_copied(transformers: Any, name: str, settings: dict[str,
     byte = (form.range[1] - form.range[0]) / 255 / min(form.std or (1.0,))
     assert (ours - theirs).abs().max() <= 1.2 * byte
     assert (ours - theirs).abs().mean() <= 0.4 * byte
+
+
+def test_older_settings_are_understood():
+    old = {"do_resize": True, "size": 224, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    assert form_of(old, "hf:it", 3) == Form(
+        size=(224, 224), channels=3, resized=(224, 224), odd="down", range=(0.0, 1.0), mean=(0.5,) * 3, std=(0.5,) * 3
+    )
+    older = form_of(old | {"feature_extractor_type": "ConvNextFeatureExtractor", "crop_pct": 0.875}, "hf:it", 3)
+    assert (older.size, older.resized) == ((224, 224), 256)
 
 
 def test_its_classes_are_put_in_the_order_of_the_data(transformers: Any, data: str, tmp_path: Path):
@@ -143,6 +156,8 @@ def test_what_is_no_model_of_transformers_is_refused(transformers: Any, data: st
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"image_processor_type": "LevitImageProcessor"}, r"its processor has Levit, which is not copied here: load"),
+        ({"image_processor_type": "TimmWrapperImageProcessor"}, r"not copied here: name it timm:hf-hub:NAME"),
         ({"do_pad": True}, r"its processor has do_pad, which is not copied here"),
         ({"size": {"shortest_edge": 8}}, r"scales the shorter side to 8 and crops nothing, so that no one size"),
         ({"size": {"longest_edge": 8}}, r"its processor resizes to \{'longest_edge': 8\}, which is not offered"),
@@ -211,6 +226,9 @@ def test_a_model_of_timm_with_its_configuration(timm: dict[str, Any], data: str)
     turned = open_subject("timm:two_layers", data=data)
     assert turned.info["input"].startswith("resized from 20x12 to 10x10 (bicubic) and cropped to 8x8")
     assert turned.info["classes"] == "matched by name"
+    timm |= {"interpolation": "nearest"}
+    with pytest.raises(ValueError, match=r"images are resized by 'nearest', which is not offered here"):
+        open_subject("timm:two_layers", data=data)
     timm |= {"crop_mode": "border"}
     for name, message in {
         "two_layers": r"images are cropped by 'border' to 8x8, which is not offered here",

@@ -24,7 +24,9 @@ class Form:
     channels  default: as many as the images have
     resized   what is made of images of another size before they are cropped at the centre to `size`: (height, width),
               or the length of the shorter side; default: `size` itself, without a crop
-    resample  "bilinear" (default), "bicubic" or "nearest", with antialiasing, as Pillow does
+    odd       of an odd number of rows or columns to cut off, half comes first: rounded to "even" (default; torchvision
+              and timm) or "down" (transformers)
+    resample  "bilinear" (default) or "bicubic", with antialiasing, as Pillow does
     range     the numbers of black and white; default (0, 1)
     whole     whether these are rounded to whole numbers, for models that take bytes
     order     "RGB" (default) or "BGR"
@@ -35,13 +37,21 @@ class Form:
     size: tuple[int, int] | None = None
     channels: int | None = None
     resized: tuple[int, int] | int | None = None
-    resample: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    odd: Literal["even", "down"] = "even"
+    resample: str = "bilinear"
     range: tuple[float, float] = UNIT
     whole: bool = False
     order: Literal["RGB", "BGR"] = "RGB"
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.resample not in ("bilinear", "bicubic"):
+            raise ValueError(
+                f"the model's images are resized by {self.resample!r}, which is not offered here (bilinear and bicubic "
+                "are): load the model by 'module:function', and give images of its size"
+            )
 
     def changed(
         self,
@@ -178,7 +188,7 @@ class InputForm(Preprocess):
     def transform(self, x: Tensor) -> Tensor:
         form = self.form
         if self.resized and form.size is not None and tuple(x.shape[-2:]) != form.size:
-            x = _cropped(_scaled(x, _first(form, (x.shape[-2], x.shape[-1])), form.resample), form.size)
+            x = _cropped(_scaled(x, _first(form, (x.shape[-2], x.shape[-1])), form.resample), form.size, form.odd)
         if x.shape[1] != self.channels:
             x = x.repeat(1, self.channels, 1, 1)
         x = x.flip(1) if form.order == "BGR" else x
@@ -205,17 +215,16 @@ def _first(form: Form, sides: tuple[int, int]) -> tuple[int, int]:
 
 
 def _scaled(x: Tensor, size: tuple[int, int], resample: str) -> Tensor:
-    if resample == "nearest":
-        return F.interpolate(x, size, mode="nearest-exact")
     return F.interpolate(x, size, mode=resample, align_corners=False, antialias=True).clamp(0, 1)
 
 
-def _cropped(x: Tensor, size: tuple[int, int]) -> Tensor:
+def _cropped(x: Tensor, size: tuple[int, int], odd: str) -> Tensor:
     """The centre; zeros around images that are smaller, as torchvision does."""
     height, width = size
     more = [max(wanted - there, 0) for wanted, there in zip(size, x.shape[-2:], strict=True)]
     x = F.pad(x, (more[1] // 2, (more[1] + 1) // 2, more[0] // 2, (more[0] + 1) // 2)) if any(more) else x
-    top, left = round((x.shape[-2] - height) / 2), round((x.shape[-1] - width) / 2)
+    half = round if odd == "even" else int
+    top, left = half((x.shape[-2] - height) / 2), half((x.shape[-1] - width) / 2)
     return x[..., top : top + height, left : left + width]
 
 

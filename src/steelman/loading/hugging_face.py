@@ -1,5 +1,6 @@
 """Image classifiers of Hugging Face's transformers, behind what their processor does."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,16 @@ from steelman.extras import require
 from steelman.files import reason_of
 from steelman.loading.form import Form, picked
 
-RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+RESAMPLE = {2: "bilinear", 3: "bicubic"}
 """Pillow's filters by number, as far as they are offered here."""
-UNKNOWN = ("rescale_offset", "do_pad", "do_thumbnail", "do_align_long_axis")
+UNKNOWN = ("rescale_offset", "include_top", "do_pad", "do_thumbnail", "do_align_long_axis")
 """Steps of processors that change what a model sees, and that are not copied here."""
+COPIED = (
+    *("ViT", "DeiT", "Beit", "Bit", "ConvNext", "MobileViT", "MobileNetV1", "MobileNetV2", "CLIP", "Siglip", "Pvt"),
+    *("Segformer", "Flava"),
+)
+"""Processors that do what their settings say; others, such as Levit's, scale and crop by rules of their own."""
+_ENDING = re.compile(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$")
 
 
 def hugging_face(name: str, like: Dataset) -> tuple[nn.Module, Form, str]:
@@ -77,13 +84,17 @@ def form_of(settings: dict[str, Any], what: str, channels: int) -> Form:
     Raises:
         ValueError: it does what is not copied here.
     """
-    if strange := [each for each in UNKNOWN if settings.get(each)]:
-        raise ValueError(
-            f"{what}: its processor has {strange[0]}, which is not copied here: load the model by 'module:function'"
-        )
+    kind = _ENDING.sub("", settings.get("image_processor_type") or settings.get("feature_extractor_type") or COPIED[0])
+    strange = [kind] if kind not in COPIED else [each for each in UNKNOWN if settings.get(each)]
+    if strange:
+        remedy = "name it timm:hf-hub:NAME" if kind.startswith("TimmWrapper") else "load the model by 'module:function'"
+        raise ValueError(f"{what}: its processor has {strange[0]}, which is not copied here: {remedy}")
     size, crop, resized = None, None, None
     if settings.get("do_resize", True):
-        size, resized = _size(settings.get("size"), what)
+        given = settings.get("size")
+        if isinstance(given, int) and "crop_pct" in settings:  # as earlier versions of ConvNext's wrote it
+            given = {"shortest_edge": given}
+        size, resized = _size(given, what)
     if settings.get("do_center_crop"):
         crop = _size(settings.get("crop_size"), what)[0]
     share = settings.get("crop_pct")
@@ -105,7 +116,8 @@ def form_of(settings: dict[str, Any], what: str, channels: int) -> Form:
         size=crop or size,
         channels=channels,
         resized=resized,
-        resample=RESAMPLE[resample],  # pyright: ignore[reportArgumentType]
+        resample=RESAMPLE.get(resample, "bilinear"),
+        odd="down",
         range=(0.0, float(f"{scale:.9g}")),
         order="BGR" if settings.get("do_flip_channel_order") else "RGB",
         mean=_each(mean, channels),

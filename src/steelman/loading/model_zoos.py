@@ -40,7 +40,7 @@ def timm(name: str, like: Dataset) -> tuple[nn.Module, Form, str]:
         size=size,
         channels=channels,
         resized=_before_crop(size, config.get("crop_pct") or 0.875, mode, f"timm:{name}"),
-        resample=resample if resample in ("bilinear", "bicubic", "nearest") else "bilinear",
+        resample="bilinear" if resample == "random" else resample,  # as timm does
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
     )
@@ -87,7 +87,7 @@ def torchvision(name: str, like: Dataset) -> tuple[nn.Module, Form, str]:
         size=(size, size),
         channels=3,
         resized=resized[0] if len(resized) == 1 else (resized[0], resized[1]),
-        resample=str(getattr(before.interpolation, "value", before.interpolation)),  # pyright: ignore[reportArgumentType]
+        resample=str(getattr(before.interpolation, "value", before.interpolation)),
         mean=tuple(before.mean),
         std=tuple(before.std),
     )
