@@ -1,6 +1,7 @@
 """Every reader of files, with a small right file for each."""
 
 import gzip
+import io
 import json
 import tarfile
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from steelman import checkpoint
 from steelman.attacks import FGSM
-from steelman.data import CIFAR10, MNIST, SVHN, Arrays, Digits, ImageFolder, cifar
+from steelman.data import CIFAR10, MNIST, SVHN, Arrays, Digits, ImageFolder, Parquet, Shards, cifar
 from steelman.data.dataset import Dataset
 from steelman.evaluation import evaluate
 from steelman.evaluation.battery import load_battery
@@ -129,6 +130,40 @@ def _npz(save: Callable[..., None]) -> Reader:
         return folder / "a.npz"
 
     return Reader(write, lambda path: _pixels(Arrays(str(path)).load("train")), sealed=True)
+
+
+def _encoded() -> list[bytes]:
+    """Three small pictures in files of PNG."""
+    streams = [io.BytesIO() for _ in range(3)]
+    for stream, pixels in zip(streams, np.random.default_rng(0).integers(0, 256, (3, 6, 8, 3), np.uint8), strict=True):
+        Image.fromarray(pixels).save(stream, "PNG")
+    return [stream.getvalue() for stream in streams]
+
+
+def _shards() -> Reader:
+    def write(folder: Path) -> Path:
+        (folder / "pets").mkdir()
+        with tarfile.open(folder / "pets/test-0.tar", "w") as archive:
+            for place, picture in enumerate(_encoded()):
+                for ending, content in (("png", picture), ("cls", b"%d" % place)):
+                    member = tarfile.TarInfo(f"{place}.{ending}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+        return folder / "pets/test-0.tar"
+
+    return Reader(write, lambda path: _pixels(Shards(str(path.parent), classes=("a", "b", "c")).load("test")))
+
+
+def _parquet() -> Reader:
+    def write(folder: Path) -> Path:
+        import pyarrow
+        from pyarrow import parquet
+
+        table = pyarrow.table({"image": [{"bytes": each} for each in _encoded()], "label": [0, 1, 2]})
+        parquet.write_table(table, folder / "a.parquet", write_page_checksum=True)
+        return folder / "a.parquet"
+
+    return Reader(write, lambda path: _pixels(Parquet(str(path)).load("test")))
 
 
 def _picture(ending: str) -> Reader:
@@ -327,6 +362,8 @@ READERS: dict[str, Reader] = {
     "mat, compressed": _mat(True),
     "npz": _npz(np.savez),
     "npz, compressed": _npz(np.savez_compressed),
+    "shards": _shards(),
+    "parquet": _parquet(),
     **{f"picture {ending}": _picture(ending) for ending in PICTURES},
     "checkpoint": Reader(_checkpoint, checkpoint.load, sealed=True),
     "safetensors": Reader(_foreign("safetensors"), _filled),

@@ -216,7 +216,7 @@ def test_shards_that_are_damaged_are_named(tmp_path: Path):
         (one("packed", image, ("a.cls", b"1"), mode="w:gz"), r"test-0\.tar is not a tar file without compression"),
         (one("empty"), r"there are no images in .*test-0\.tar"),
         (one("cut", ("a.cls", b"1"), ("a.png", bytes(50_000)), cut=45_000), r"truncated|is not a tar file"),
-        (one("noise", ("a.png", b"noise"), ("a.cls", b"1")), r"noise: image 0 is not a picture"),
+        (one("noise", ("a.png", b"noise"), ("a.cls", b"1")), r"test-0\.tar: the image at byte 512 is not a picture"),
     ):
         with pytest.raises(ValueError, match=message):
             Shards(str(home), classes=NAMES).load("test")

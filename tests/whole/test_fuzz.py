@@ -28,7 +28,21 @@ def test_a_damaged_file_is_refused_in_one_line_or_read_as_it_was(share: int) -> 
 
 def test_there_are_a_thousand_damaged_files_and_all_formats() -> None:
     assert EACH * len(READERS) > 1000
-    formats = ("idx", "cifar", "mat", "npz", "picture", "safetensors", "checkpoint", "pt", "onnx", "recipe", "results")
+    formats = (
+        "idx",
+        "cifar",
+        "mat",
+        "npz",
+        "shards",
+        "parquet",
+        "picture",
+        "safetensors",
+        "checkpoint",
+        "pt",
+        "onnx",
+        "recipe",
+        "results",
+    )
     for each in (*formats, "battery", "table", "sweep", "transfer"):
         assert any(name.startswith(each) for name in READERS)
 

@@ -67,7 +67,8 @@ class HuggingFace(Source):
             kind = getattr(part.features[image], "dtype", None)  # of an array; it would become int64
             how: dict[str, Any] = {"dtype": np.dtype(kind)} if kind else {}
             part = part.with_format("numpy", columns=[image], **how)
-        items = Pictures(_Cells(part, image), labels, self.size, self.grey, root)
+        cells = _Cells(part, image, root)
+        items = Pictures(cells, labels, self.size, self.grey, cells.where)
         shape = tuple(items[0][0].shape)
         return Streamed(root.name, items, shape, classes, labels=labels, workers=self.workers)
 
@@ -95,6 +96,10 @@ class _Cells:
 
     part: Any
     column: str
+    root: Path
 
     def __call__(self, place: int) -> object:
         return self.part[place][self.column]
+
+    def where(self, place: int) -> str:
+        return f"{self.root}: image {place}"

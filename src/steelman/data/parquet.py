@@ -65,7 +65,8 @@ class Parquet(Source):
         if given.dtype.kind not in "iu" or not len(given):
             raise ValueError(f"{root}: the column {label!r} must hold integers or words; it holds {given.dtype}")
         labels = torch.from_numpy(given.astype(np.int64))
-        items = Pictures(_Cells(pictures), labels, self.size, self.grey, root)
+        cells = _Cells(pictures, root)
+        items = Pictures(cells, labels, self.size, self.grey, cells.where)
         shape = tuple(items[0][0].shape)
         return Streamed(root.name, items, shape, classes, labels=labels, workers=self.workers)
 
@@ -139,6 +140,10 @@ class _Cells:
     """The cells of a column; a class, so that it can be sent to another process."""
 
     column: Any
+    root: Path
 
     def __call__(self, place: int) -> object:
         return self.column[place].as_py()
+
+    def where(self, place: int) -> str:
+        return f"{self.root}: image {place}"

@@ -145,11 +145,16 @@ class Pictures:
     """Items that are pictures, decoded, scaled and in one mode, with their labels.
 
     read   gives the source (see `picture`) of an item by its place
-    where  their data set, in errors
+    where  what errors call an image, by its place
     """
 
     def __init__(
-        self, read: Callable[[int], object], labels: Tensor, size: tuple[int, int] | None, grey: bool, where: object
+        self,
+        read: Callable[[int], object],
+        labels: Tensor,
+        size: tuple[int, int] | None,
+        grey: bool,
+        where: Callable[[int], str],
     ) -> None:
         self.read, self.labels, self.size, self.where = read, labels, size, where
         self.mode = "L" if grey else "RGB"
@@ -161,7 +166,7 @@ class Pictures:
         source = self.read(place)
         if isinstance(source, np.ndarray) and self.size is None and self.mode == "RGB":
             return pixels(source), int(self.labels[place])
-        return picture(source, self.size, self.mode, f"{self.where}: image {place}"), int(self.labels[place])
+        return picture(source, self.size, self.mode, self.where(place)), int(self.labels[place])
 
 
 def part_of(parts: Mapping[str, T], split: str, where: object) -> T:

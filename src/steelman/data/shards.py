@@ -59,7 +59,7 @@ class Shards(Source):
         if not classes:
             other = _Index.of(part_of(parts, "test" if split == "train" else "train", root))
             classes = numbered(str(root), int(max(index.labels.max(), other.labels.max())))
-        items = Pictures(index.read, index.labels, self.size, self.grey, root)
+        items = Pictures(index.read, index.labels, self.size, self.grey, index.where)
         shape = tuple(items[0][0].shape)
         return Streamed(root.name, items, shape, classes, labels=index.labels, workers=self.workers)
 
@@ -99,6 +99,10 @@ class _Index:
         with self.files[number].open("rb") as file:
             file.seek(start)
             return file.read(length)
+
+    def where(self, place: int) -> str:
+        number, start, _ = self.places[place].tolist()
+        return f"{self.files[number]}: the image at byte {start:,}"
 
 
 def _entries(file: Path) -> Iterator[tuple[int, int, int]]:
