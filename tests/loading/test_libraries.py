@@ -141,6 +141,10 @@ def test_what_is_no_model_of_transformers_is_refused(transformers: Any, data: st
         FileNotFoundError, match=r"hf:no/such: there is no folder no/such, and no such model was fetched"
     ):
         open_subject("hf:no/such", data=data)
+    with pytest.raises(
+        FileNotFoundError, match=r"hf:vitt: there is no folder vitt; names on huggingface\.co are OWNER"
+    ):
+        open_subject("hf:vitt", data=data)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"hf:.*empty is no image classifier of transformers"):
         open_subject(f"hf:{tmp_path / 'empty'}", data=data)

@@ -138,7 +138,8 @@ class _CheckedItems:
         if tuple(values.shape) != self.shape:
             raise ValueError(
                 f"{self.name}: image {place} has shape {tuple(values.shape)}, and the first one has {self.shape}: "
-                "resize them to one size, where the data have that setting by size = [224, 224]"
+                "resize them to one size, or let the data do it, such as by "
+                '\'{ kind = "ImageFolder", path = "pictures", size = [224, 224] }\''
             )
         if values.dtype != torch.uint8 and not (values.is_floating_point() and values.min() >= 0 and values.max() <= 1):
             raise ValueError(f"{self.name}: image {place} is neither uint8 nor floating point in [0, 1]")

@@ -53,7 +53,13 @@ def hugging_face(name: str, like: Dataset) -> tuple[nn.Module, Form, str]:
 
 
 def _fetched(name: str, kind: Any, where: str) -> tuple[Any, dict[str, Any]]:
+    from transformers import logging
+
+    if not Path(name).is_dir() and "/" not in name:
+        raise FileNotFoundError(f"hf:{name}: there is no folder {name}; names on huggingface.co are OWNER/NAME")
+    bars = logging.is_progress_bar_enabled()
     try:
+        logging.disable_progress_bar()
         return kind.from_pretrained(where, output_loading_info=True)
     except (OSError, ValueError) as error:
         reason = reason_of(error)
@@ -62,6 +68,9 @@ def _fetched(name: str, kind: Any, where: str) -> tuple[Any, dict[str, Any]]:
                 f"hf:{name}: there is no folder {name}, and no such model was fetched from huggingface.co ({reason})"
             ) from error
         raise ValueError(f"hf:{name} is no image classifier of transformers: {reason}") from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _settings(name: str, where: str) -> dict[str, Any]:

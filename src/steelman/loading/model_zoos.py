@@ -99,7 +99,8 @@ def _imported(module: str, what: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except Exception as error:  # torchvision raises RuntimeError beside a torch that it was not built for
-        top = module.partition(".")[0]
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        top = (missing or module).partition(".")[0]
         raise ImportError(
             f"{what} needs {top} ({reason_of(error)}): pip install 'steelman[{extra}]'"
             + ("" if isinstance(error, ModuleNotFoundError) else ", for the torch that is installed"),
