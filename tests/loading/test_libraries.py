@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from steelman.data import Digits
 from steelman.experiments.opening import open_subject
 from steelman.loading.form import Form, InputForm
 from steelman.loading.hugging_face import form_of
@@ -183,6 +184,23 @@ def test_without_the_library_the_extra_is_named(data: str, monkeypatch: pytest.M
         open_subject("timm:it", data=data)
     with pytest.raises(ImportError, match=r"torchvision:it needs torchvision \(.*\): pip install 'steelman\[vision\]'"):
         open_subject("torchvision:it", data=data)
+
+
+def test_a_pipeline_of_scikit_learn_is_a_black_box(monkeypatch: pytest.MonkeyPatch):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    digits = Digits().load("train")
+    flat, labels = digits.images.float().flatten(1) / 16, digits.labels
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200)).fit(flat.numpy(), labels.numpy())
+    module = ModuleType("their_pipeline")
+    module.scores = lambda images: pipeline.predict_proba(images.flatten(1).numpy())  # pyright: ignore
+    monkeypatch.setitem(sys.modules, "their_pipeline", module)
+    subject = open_subject("their_pipeline:scores", data="Digits")
+    batch = next(subject.test.in_order(200))
+    assert (subject.model(batch.x).argmax(1) == batch.y).float().mean() > 0.85
+    assert not subject.model(batch.x.requires_grad_()).requires_grad
 
 
 def net(classes: int) -> nn.Module:
