@@ -244,7 +244,7 @@ def test_what_the_next_battery_would_ask() -> None:
         "standard": ["chance"],
         "signs": ["chance", "radii"],
     }
-    assert would_ask(found, "Linf", 0.1) == "`standard` would ask 4, `signs` 4 and 5"
+    assert would_ask(found, "Linf", 0.1) == "standard would ask chance, signs chance and radii"
     assert would_ask(found, "L0") == ""
     assert would_ask(found[:3], "Linf", 0.1) == ""
 

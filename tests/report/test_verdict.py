@@ -57,17 +57,17 @@ def test_a_model_at_chance_does_not_classify(share: float, said: bool) -> None:
     found = judged(LABELS, right_on(share), 10)
     assert (found.answer == "does not classify") == said
     if said:
-        start = f"Does not classify: {100 * share:.1f} % of 200 images are right unattacked, which is not above chance"
-        assert found.finding.startswith(start)
+        assert found.finding.startswith(f"Does not classify: m has {100 * share:.1f} % [")
+        assert found.reasons[0].startswith("That is not above chance (10.0 %, one-sided binomial test, p = ")
 
 
 def test_a_constant_model_is_named_also_where_one_class_is_frequent() -> None:
-    found = judged(LABELS, [3] * 200, 10).finding
-    assert found.startswith("Does not classify: class 3 is predicted for every image, and 10.0 % of 200 images")
+    found = judged(LABELS, [3] * 200, 10)
+    assert found.finding.startswith("Does not classify: m has 10.0 % [6.6, 14.9] of 200 images right unattacked.")
+    assert found.reasons[0].startswith("Class 3 is predicted for every image. That is not above chance (10.0 %, ")
     unequal = [0] * 180 + [1] * 20
-    found = judged(unequal, [0] * 200, 2).finding
-    assert "class 0 is predicted for every image, and 90.0 %" in found
-    assert "not above chance (90.0 %" in found
+    found = judged(unequal, [0] * 200, 2)
+    assert found.reasons[0].startswith("Class 0 is predicted for every image. That is not above chance (90.0 %, ")
     assert judged(unequal, [0] * 178 + [1] * 22, 2).answer == "not established"
 
 
@@ -101,16 +101,16 @@ def test_every_warning_is_in_the_first_sentences_of_page_markdown_and_json() -> 
     entry = replace(entry, checkup=warned)
     document = Document([entry])
     found = document.verdict
-    said = ("Does not classify: 10.0 %", "The check-up warns: b: two; c: x < y.")
-    assert all(each in found.finding for each in said)
-    assert found.sentence == found.finding
+    said = ("Does not classify: m has 10.0 %", "The check-up warns: b: two; c: x < y.")
+    assert all(each in found.sentence for each in said)
+    assert found.sentence == " ".join([found.finding, *found.reasons])
     assert found.tried[0] == "200 images, a sample by class of 999 (seed 0), 1 attack."
     assert all(each.replace("<", r"\<") in report_markdown(document) for each in said)
     page = report_page(document).replace("\u00a0", " ")
     assert (
         0
         < page.index(">Does not classify<")
-        < page.index("10.0 % of 200")
+        < page.index("m has 10.0 % [")
         < page.index("The check-up warns: b: two; c: x &lt;")
     )
     told = results(document)

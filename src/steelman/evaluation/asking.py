@@ -55,14 +55,14 @@ def _asked_by(name: str, norm: str, eps: float | None, access: Access) -> tuple[
 
 
 def would_ask(found: Sequence[Sign], norm: str = "Linf", eps: float | None = None, access: Access = "gradients") -> str:
-    """The same in words, such as "`standard` would ask 4, `signs` 4 and 5"; "" where nothing is open that one asks.
+    """The same in words: "standard would ask chance, signs chance and radii"; "" where nothing is open that one asks.
 
     A battery is named only where it asks more than those before it.
     """
     parts, most = [], 0
     for name, each in further(found, norm, eps, access).items():
         if len(each) > most:
-            numbers, most = [str(sign.number) for sign in each], len(each)
-            listed = " and ".join([", ".join(numbers[:-1]), numbers[-1]] if len(numbers) > 1 else numbers)
-            parts.append(f"`{name}`{'' if parts else ' would ask'} {listed}")
+            names, most = [sign.name for sign in each], len(each)
+            listed = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+            parts.append(f"{name}{'' if parts else ' would ask'} {listed}")
     return ", ".join(parts)

@@ -74,22 +74,28 @@ class Answer:
 
     @property
     def sentence(self) -> str:
-        return f"{self.heading}: {self.body}"
+        """All of it in one paragraph, but for the evidence."""
+        return " ".join([f"{self.heading}: {self.body}", *self.doubts, *self.broken_by])
 
     @property
     def body(self) -> str:
-        """The number with its interval, and why."""
-        if self.threat is None or self.robust is None or self.word == "does not classify":
-            return " ".join(self.doubts)
+        """The number with its interval."""
+        if self.threat is None or self.robust is None:
+            return "no attack with a radius was run."
         within = threat_name(*self.threat)
         kept = f"{_number(self.robust)} of {self.robust.count:,} images right within {within}"
+        without = "" if self.before is None else f" The other attacks left {_share(self.before)}."
+        if self.word == "does not classify":
+            return f"{self.model} has {_number(self.clean)} of {self.clean.count:,} images right unattacked."
+        if self.word == "not established":
+            return f"attacks left {kept} (unattacked {_share(self.clean)}), but that is in doubt."
         if self.word == "supported":
             return f"{self.model} keeps {kept}, and has {_share(self.clean)} right unattacked."
-        if self.word == "not established":
-            left = f"attacks left {kept} (unattacked {_share(self.clean)})"
-            return " ".join([f"{left}, but that is in doubt.", *self.doubts, *self.broken_by])
-        without = [] if self.before is None else [f"The other attacks left {_share(self.before)}."]
-        return " ".join([f"{self.model} keeps {kept} (unattacked {_share(self.clean)}).", *without, *self.broken_by])
+        return f"{self.model} keeps {kept} (unattacked {_share(self.clean)}).{without}"
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        return (*self.doubts, *self.broken_by, *self.evidence)
 
 
 def answer_of(entry: Entry, signs: Sequence[Sign], threat: Threat | None) -> Answer:
@@ -113,7 +119,7 @@ def answer_of(entry: Entry, signs: Sequence[Sign], threat: Threat | None) -> Ans
     if chance:
         return replace(found, word="does not classify", doubts=(chance, *_warnings(entry)))
     if threat is None or robust is None:
-        return replace(found, word="not established", doubts=("no attack with a radius was run.", *_warnings(entry)))
+        return replace(found, word="not established", doubts=_warnings(entry))
     evidence, settled = _evidence(signs), False
     if adaptive := adaptive_attacks(table, threat):
         others = [name for name in table.attacks if name not in {each.name for each in adaptive}]
@@ -123,7 +129,7 @@ def answer_of(entry: Entry, signs: Sequence[Sign], threat: Threat | None) -> Ans
         broken_by = (_how(table, each, left, threat) for each in adaptive)
         found = replace(found, before=before, broken_by=tuple(each for each in broken_by if each))
         if taken >= LEAST and (taken > BROKEN * robust.count or 2 * taken >= before.value * robust.count):
-            return replace(found, word="broken by an adaptive attack")
+            return replace(found, word="broken by an adaptive attack", evidence=evidence)
         evidence += (f"Adaptive attacks took away {taken} of {robust.count:,} images.",)
         settled = taken <= TAU * robust.count
     doubts = _doubts(entry, signs, settled=settled)
@@ -147,11 +153,8 @@ def at_chance(entry: Entry) -> str:
     if p < LEVEL:
         return ""
     predicted = np.unique(table.clean.column("prediction", -1.0))
-    constant = f"class {int(predicted[0])} is predicted for every image, and " if len(predicted) == 1 else ""
-    return (
-        f"{constant}{100 * right / count:.1f} % of {count:,} images are right unattacked, which is not above chance "
-        f"({100 * level:.1f} %, one-sided binomial test, p = {p:.2g})."
-    )
+    constant = f"Class {int(predicted[0])} is predicted for every image. " if len(predicted) == 1 else ""
+    return f"{constant}That is not above chance ({100 * level:.1f} %, one-sided binomial test, p = {p:.2g})."
 
 
 def threat_name(norm: str, eps: float) -> str:

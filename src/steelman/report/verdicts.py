@@ -69,17 +69,26 @@ class Verdict:
         return self.answers[0].body if len(self.answers) == 1 else self.finding
 
     @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why a single model's answer is what it is."""
+        return self.answers[0].reasons if len(self.answers) == 1 else ()
+
+    @property
     def sentence(self) -> str:
-        """The whole verdict: what was found, then the cautions."""
-        return " ".join([self.finding, *self.cautions])
+        """The whole verdict: what was found, then why, then the cautions."""
+        return " ".join([self.finding, *self.reasons, *self.cautions])
 
     def text(self, width: int) -> str:
         """The verdict for a terminal of so many columns; a number and its unit stay on one line."""
         from textwrap import fill
 
-        evidence = [line for each in self.answers for line in each.evidence] if len(self.answers) == 1 else []
-        joined = (line.replace(" %", "\u00a0%") for line in (self.finding, *self.cautions, *evidence))
-        return "\n".join(fill(line, width) for line in joined).replace("\u00a0", " ")
+        lines = [fill(_unbroken(line), width) for line in (self.finding, *self.cautions)]
+        lines += [fill(_unbroken(line), width, initial_indent="- ", subsequent_indent="  ") for line in self.reasons]
+        return "\n".join(lines).replace("\u00a0", " ")
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" %", "\u00a0%")
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,7 @@ def judged(entries: Sequence[Entry], shares: Shares, signs: Mapping[str, Sequenc
     limits = _limits(entries, answers)
     if chosen is None or threat is None:
         finding = "No bounded attack was run on all of these models, so none can be called robust."
-        finding = answers[0].sentence if len(entries) == 1 else finding
+        finding = _alone(answers[0]) if len(entries) == 1 else finding
         return Verdict(answers, finding, cautions, "", (), (), tried, limits)
     tables = {entry.name: entry.evaluation for entry in entries}
     ranking = chosen[1]
@@ -122,15 +131,23 @@ def judged(entries: Sequence[Entry], shares: Shares, signs: Mapping[str, Sequenc
             norm, eps = threat
             against = tuple((other, paired(tables[name], tables[other], (NORMS[norm], eps))) for other, _ in others)
     order = _unsettled(name, *others[0], best, dict(against).get(others[0][0])) if others else ""
-    finding = _ranked(answers, ranking, threat, order) if others else answers[0].sentence
+    finding = _ranked(answers, ranking, threat, order) if others else _alone(answers[0])
     return Verdict(answers, finding, cautions, threat_name(*threat), ranking, against, tried, limits)
+
+
+def _alone(answer: Answer) -> str:
+    return f"{answer.heading}: {answer.body}"
 
 
 def _with_more_to_ask(answer: Answer, entry: Entry, signs: Sequence[Sign], threat: Threat) -> Answer:
     """The answer, with the batteries that would ask more signs."""
     access = "gradients" if entry.checkup is None else entry.checkup.access
     more = would_ask(signs, *threat, access)
-    return replace(answer, evidence=(*answer.evidence, f"Of the signs, {more}.")) if more else answer
+    return (
+        replace(answer, evidence=(*answer.evidence, f"Of those that were not asked, the battery {more}."))
+        if more
+        else answer
+    )
 
 
 def _ranked(answers: Sequence[Answer], ranking: Ranking, threat: Threat, order: str) -> str:
@@ -290,8 +307,7 @@ def _limits(entries: Sequence[Entry], answers: Sequence[Answer]) -> tuple[str, .
     ]
     for entry, answer in zip(entries, answers, strict=True):
         prefix = f"{entry.name}: " if len(entries) > 1 else ""
-        said = (*answer.doubts, *answer.broken_by, *answer.evidence) if prefix else answer.evidence
-        parts += [prefix + line for line in said]
+        parts += [prefix + line for line in answer.reasons] if prefix else []
         made = {place.where for table in entry.spaces.values() for place in table.made}
         if len(made) > 1:
             parts.append(f"{prefix}The table was made in parts, by {len(made)} different versions or machines.")
