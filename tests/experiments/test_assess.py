@@ -59,15 +59,18 @@ def test_attacks_ask_no_more_than_the_check_up_found(subject: Subject, network: 
     assert (seen.model, found.access) == (network, "gradients")
     seen, found = look(of(subject, BlackBox(network)))
     assert found.access == "scores"
-    entry = assess(seen, BATTERY, found, progress=False)
+    entry = assess(seen, BATTERY, found, adaptive="never", progress=False)
     assert entry.evaluation.attacks == ("Square", "HopSkipJump")
     assert (entry.checkup, entry.name, entry.evaluation.images) == (found, "model", 12)
     assert repr(entry).startswith("Entry('model', Evaluation(12 images, pixels, accuracy: clean ")
     assert "| clean accuracy |" in entry._repr_markdown_()
     assert found._repr_html_().count("<tr>") == len(found.findings)
     seen, found = look(subject, "decisions")
-    entry = assess(seen, BATTERY, found, progress=False)
+    entry = assess(seen, BATTERY, found, adaptive="never", progress=False)
     assert entry.evaluation.attacks == ("HopSkipJump",)
+    entry = assess(seen, BATTERY, found, progress=False)
+    assert len(entry.evaluation.attacks) > 1  # what is suspected is attacked, by what was allowed
+    assert {record.access for record in entry.evaluation.records if record.kind} == {"decisions"}
     assert found.access == "decisions"
     assert found.findings[-1].found == "attacks see decisions alone, as requested"
     x = next(subject.test.in_order(9)).x

@@ -268,7 +268,7 @@ def test_the_index_names_what_there_is():
     assert {item.name for item in methods()} - shown == set()
     assert sources - {"Source"} - shown == set()
     known = {*steelman.__all__, *steelman.evaluation.__all__, *vars(steelman.data), *vars(steelman.networks)}
-    known |= {*steelman.detectors.__all__}
+    known |= {*steelman.detectors.__all__, *steelman.adaptive.__all__}
     assert shown - known == set(), "named, but not there"
 
 

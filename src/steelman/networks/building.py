@@ -73,13 +73,6 @@ _RANDOM: dict[str, Callable[..., nn.Module]] = {
 }
 """What makes a network random, by the key of [network] that has its settings."""
 
-_ENSEMBLES = {kind.__name__: kind for kind in (Ensemble, LogitEnsemble)}
-
-_RANDOM: dict[str, Callable[..., nn.Module]] = {
-    change.__name__: change for change in (stochastic_pruning, self_ensemble, noisy_blocks, active_dropout, bayesian)
-}
-"""What makes a network random, by the key of [network] that has its settings."""
-
 
 def build(kind: str, *, shape: Sequence[int], classes: int | None = None, **options: Any) -> nn.Module:
     """The network, preprocessing or filter that `kind` names, for images of `shape`; a recipe's [network] section.
