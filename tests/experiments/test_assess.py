@@ -69,8 +69,9 @@ def test_attacks_ask_no_more_than_the_check_up_found(subject: Subject, network: 
     entry = assess(seen, BATTERY, found, adaptive="never", progress=False)
     assert entry.evaluation.attacks == ("HopSkipJump",)
     entry = assess(seen, BATTERY, found, progress=False)
-    assert len(entry.evaluation.attacks) > 1  # what is suspected is attacked, by what was allowed
-    assert {record.access for record in entry.evaluation.records if record.kind} == {"decisions"}
+    records = [record for record in entry.evaluation.records if record.kind]
+    assert len(records) > 1  # what is suspected is attacked, by what was allowed
+    assert {record.access for record in records} == {"decisions"}
     assert found.access == "decisions"
     assert found.findings[-1].found == "attacks see decisions alone, as requested"
     x = next(subject.test.in_order(9)).x
