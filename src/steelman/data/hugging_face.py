@@ -46,7 +46,7 @@ class HuggingFace(Source):
     def load(self, split: Split, folder: Path | None = None) -> Streamed:
         check_split(split)
         require(f"HuggingFace({self.path!r})", "datasets", extra="hf")
-        import datasets
+        import datasets  # pyright: ignore[reportMissingImports]
 
         root = find(self.path, folder)
         with decoding(root, "a folder of datasets.DatasetDict.save_to_disk", "Save it there again"):

@@ -37,7 +37,7 @@ def hugging_face(name: str, like: Dataset) -> tuple[nn.Module, Form, str]:
         ValueError: it is no image classifier, has no trained head, other classes than the data, or no known processor.
     """
     require(f"hf:{name}", "transformers", extra="hf")
-    from transformers import AutoModelForImageClassification
+    from transformers import AutoModelForImageClassification  # pyright: ignore[reportMissingImports]
 
     where = str(Path(name).resolve()) if Path(name).is_dir() else name
     model, loaded = _fetched(name, AutoModelForImageClassification, where)
@@ -53,7 +53,7 @@ def hugging_face(name: str, like: Dataset) -> tuple[nn.Module, Form, str]:
 
 
 def _fetched(name: str, kind: Any, where: str) -> tuple[Any, dict[str, Any]]:
-    from transformers import logging
+    from transformers import logging  # pyright: ignore[reportMissingImports]
 
     if not Path(name).is_dir() and "/" not in name:
         raise FileNotFoundError(f"hf:{name}: there is no folder {name}; names on huggingface.co are OWNER/NAME")
@@ -75,7 +75,7 @@ def _fetched(name: str, kind: Any, where: str) -> tuple[Any, dict[str, Any]]:
 
 def _settings(name: str, where: str) -> dict[str, Any]:
     """The processor's settings; they are read without making one, which may need torchvision."""
-    from transformers import ImageProcessingMixin
+    from transformers import ImageProcessingMixin  # pyright: ignore[reportMissingImports]
 
     try:
         return ImageProcessingMixin.get_image_processor_dict(where)[0]
