@@ -36,8 +36,8 @@ FAULTS = (
     Fault(
         "worst-case",
         "measure: worst case",
-        "chooser[::-1].argmin(axis=0)",
-        "chooser[::-1].argmax(axis=0)",
+        "lower = chooser <= choosers[way]",
+        "lower = chooser >= choosers[way]",
         "measures",
     ),
     Fault(

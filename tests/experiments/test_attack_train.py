@@ -268,7 +268,7 @@ def test_a_recipe_without_a_classifier_is_refused(tmp_path: Path):
     )
     with pytest.raises(ValueError, match=r"alone\.toml: AttackTraining attacks a trained classifier: .* as start"):
         load_recipe(path)
-    with pytest.raises(FileNotFoundError, match=r"none/best\.safetensors is no run"):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*none/best\.safetensors"):
         train(str(path), tmp_path / "runs", None, [f"start={tmp_path}/none/best.safetensors"])
 
 
