@@ -30,9 +30,9 @@ from steelman.networks.drawing import Drawn
 from steelman.networks.preprocess import Preprocessed
 from steelman.norms import L0, NORMS, Linf, Norm
 from steelman.randomness import DRAWS, is_random
-from steelman.report.document import Document
 from steelman.report.entry import Entry
 from steelman.report.gallery import Gallery
+from steelman.report.verdicts import only_answer
 from steelman.table.places import TABLE
 from steelman.table.table import Evaluation
 from steelman.types import Model
@@ -159,7 +159,7 @@ def assess(
     entry = replace(entry_of(subject, tables, battery.attacks, found), asked=asked)
     if adaptive == "never":
         return entry
-    (answer,) = Document([entry]).verdict.answers
+    answer = only_answer(entry)
     if answer.threat is None or answer.word == "does not classify" or not (answer.suspected or adaptive == "always"):
         return entry
     return _adapted(subject, entry, answer.threat, surrogates or {}, **{"images": battery.images, **_given(how)})

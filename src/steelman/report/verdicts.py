@@ -13,6 +13,7 @@ from steelman.measures.accuracies import threats
 from steelman.measures.chance import LEVEL
 from steelman.measures.evidence import is_adaptive
 from steelman.measures.masking import Sign
+from steelman.measures.masking import signs as find_signs
 from steelman.measures.rows import rows
 from steelman.norms import NORMS
 from steelman.report.answers import WORDS, Answer, Threat, Word, adaptive_attacks, answer_of, threat_name
@@ -148,6 +149,13 @@ def _with_more_to_ask(answer: Answer, entry: Entry, signs: Sequence[Sign], threa
         if more
         else answer
     )
+
+
+def only_answer(entry: Entry) -> Answer:
+    """The answer of a model alone, without the rest of a report."""
+    shares = shared_shares([entry])
+    chosen = _asked([entry], shares) or _strongest([entry], shares)
+    return answer_of(entry, find_signs(entry.evaluation), None if chosen is None else chosen[0])
 
 
 def _ranked(answers: Sequence[Answer], ranking: Ranking, threat: Threat, order: str) -> str:
