@@ -61,6 +61,24 @@ def reproduce(
             raise typer.Exit(1)
 
 
+@app.command(cls=Verb, epilog="Example: steelman export runs/trades_cifar10 resnet-hardened.pt")
+def export(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or a checkpoint in it.")],
+    into: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The file: .pt, .pth or .safetensors for a state dict, or .onnx.")
+    ],
+    trust: Trust = None,
+) -> None:
+    """Write a run's network to a file for other programs, and check that it gives the same logits.
+
+    A state dict has the names of the file from which the training began, where it began from one.
+    """
+    from steelman.experiments.export import export
+    from steelman.experiments.run import Run
+
+    say(export(Run.open(run), into))
+
+
 @app.command(cls=Verb, epilog="Example: steelman cite PGD DeepDefense")
 def cite(methods: Annotated[list[str], typer.Argument(help="Names of attacks and defences, such as PGD.")]) -> None:
     """The papers behind methods, as text and BibTeX."""

@@ -145,6 +145,12 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], where: str) -> str:
     return " and ".join(f"without the prefix {prefix}" for prefix in sorted(removed))
 
 
+def renamed(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A network's state dict, with the names and in the order of a file that `fill` loads into it."""
+    named = {name: _bare(name, state) for name in like}
+    return {name: state[bare] for name, bare in named.items() if bare in state}
+
+
 def _bare(name: str, wanted: Mapping[str, Tensor]) -> str:
     """The name without the prefixes of wrappers, where that is a name in the network."""
     short = name
