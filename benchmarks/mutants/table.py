@@ -12,6 +12,7 @@ from benchmarks.mutants import (
     networks,
     papers,
     training,
+    verdicts,
 )
 from benchmarks.mutants.fault import Fault
 
@@ -27,4 +28,5 @@ FAULTS: tuple[Fault, ...] = (
     *networks.FAULTS,
     *broken.FAULTS,
     *papers.FAULTS,
+    *verdicts.FAULTS,
 )

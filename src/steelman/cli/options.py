@@ -209,7 +209,7 @@ Adaptive: TypeAlias = Annotated[
 Surrogates: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        "--surrogate", metavar="MODEL", help="Adaptive attacks also transfer from this model; may be repeated."
+        "--surrogate", metavar="MODEL", help="Run adaptive attacks, and transfer from this model too; may be repeated."
     ),
 ]
 Explain: TypeAlias = Annotated[

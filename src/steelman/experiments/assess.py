@@ -145,7 +145,7 @@ def assess(
     asked     the norm and radius that the verdict is of; default: the strongest in the table
     adaptive  "auto": attacks of the room `adaptive` are added to the table where the check-up warns, a sign of masked
               gradients is present, the model gives no gradient, or answers at random. "always", "never"
-    surrogates  models by name, from which adaptive attacks transfer
+    surrogates  models by name, from which adaptive attacks transfer; where there are any, they are run in any case
     how       as for `attacked`
 
     Raises:
@@ -160,7 +160,7 @@ def assess(
     if adaptive == "never":
         return entry
     answer = only_answer(entry)
-    if answer.threat is None or answer.word == "does not classify" or not (answer.suspected or adaptive == "always"):
+    if answer.threat is None or answer.word == "does not classify" or not (answer.suspected or surrogates or adaptive == "always"):
         return entry
     return _adapted(subject, entry, answer.threat, surrogates or {}, **{"images": battery.images, **_given(how)})
 
