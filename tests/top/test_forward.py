@@ -360,7 +360,14 @@ COMPOSED = (
 TRACED = ("adaptive/segments.py", "adaptive/bridges.py")
 """Models that are called for what their hooks see."""
 OTHERS = (
-    *("adversaries/adversary.py", "experiments/run.py", "experiments/compare.py", "checkpoint.py", "papers/toy.py"),
+    *(
+        "adversaries/adversary.py",
+        "experiments/run.py",
+        "experiments/compare.py",
+        "experiments/export.py",
+        "checkpoint.py",
+        "papers/toy.py",
+    ),
     *("defences/generative.py", "filters/reformer.py", "filters/defense_gan.py", "attacks/composed/latent.py"),
     *("adaptive/stand_in.py", "adaptive/pupils.py"),
 )
