@@ -130,3 +130,24 @@ def test_the_example_of_the_page_is_a_paper(tmp_path: Path):
         ("plain_digits_mlp", "FGSM .1"),
         ("pgd_digits_mlp", "FGSM .1"),
     }
+
+
+SOURCES = {
+    "efficient-defenses": {
+        "crafted-on-cnn": "plain_mnist_cnn",
+        "crafted-on-bounded-cnn": "bounded-relu_mnist_cnn",
+        "crafted-on-resnet": "plain_mnist_convresnet",
+        "crafted-on-bounded-resnet": "bounded-relu_mnist_convresnet",
+        **dict.fromkeys(("black-box", "black-box-slow", "radii-black-box"), "plain_mnist_convresnet"),
+        **dict.fromkeys(
+            ("cifar10-black-box", "cifar10-black-box-slow", "cifar10-radii-black-box"), "plain_cifar10_convresnet"
+        ),
+    },
+    "carlini-wagner": {"transfer": "plain_mnist_carlini", "cifar10-transfer": "plain_cifar10_carlini"},
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_images_of_black_boxes_are_crafted_on_the_papers_networks(name: str):
+    found = {key: each.source.recipe for key, each in load_paper(name).evaluations.items() if each.source}
+    assert found == SOURCES[name]
