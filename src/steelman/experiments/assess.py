@@ -160,7 +160,11 @@ def assess(
     if adaptive == "never":
         return entry
     answer = only_answer(entry)
-    if answer.threat is None or answer.word == "does not classify" or not (answer.suspected or surrogates or adaptive == "always"):
+    if (
+        answer.threat is None
+        or answer.word == "does not classify"
+        or not (answer.suspected or surrogates or adaptive == "always")
+    ):
         return entry
     return _adapted(subject, entry, answer.threat, surrogates or {}, **{"images": battery.images, **_given(how)})
 
