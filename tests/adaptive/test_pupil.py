@@ -1,4 +1,4 @@
-"""The pupil: what it learns, of whom, and that it leaves everything else as it was."""
+"""The pupil: what it learns from which answers, and that it leaves everything else as it was."""
 
 import pickle
 

@@ -76,7 +76,7 @@ def python(code: str) -> str:
     return done.stdout
 
 
-def test_the_import_loads_nothing_heavy_and_costs_at_most_a_third_more_than_torch():
+def test_the_import_loads_nothing_heavy_and_costs_at_most_three_tenths_more_than_torch():
     # Both in the same process, in its own processor time: what else the machine does cancels. Once is enough where it
     # is as fast as that; where not, the median of three decides.
     code = (
@@ -88,9 +88,9 @@ def test_the_import_loads_nothing_heavy_and_costs_at_most_a_third_more_than_torc
     assert "steelman.attacks.bounded.pgd" in loaded
     assert {name.split(".")[0] for name in loaded} & set(HEAVY) == set()
     ratios = [float(ratio)]
-    while ratios[0] > 4 / 3 and len(ratios) < 3:
+    while ratios[0] > 1.3 and len(ratios) < 3:
         ratios.append(float(python(code).split()[0]))
-    assert median(ratios) <= 4 / 3, ratios
+    assert median(ratios) <= 1.3, ratios
 
 
 # The pages that show how to add a method: their example is run, and held to what the page says.

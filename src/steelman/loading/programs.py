@@ -32,7 +32,7 @@ class Program(nn.Module):
     batch           a fixed batch size, to which the last batch is filled up; None for any
     whole           it takes bytes
 
-    Such a file is a program: open those of people whom you trust. A .pt2 file that holds pickles of more than tensors
+    Such a file is a program: open those of people you trust. A .pt2 file that holds pickles of more than tensors
     is refused, and no more than that is checked.
 
     Pickling and the identity of the model use the file alone.
