@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-measures evaluate soak mutants docs clean
+.PHONY: help setup demo test check format bench bench-measures evaluate soak mutants docs notebooks clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1\t/' | awk -F '\t' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -50,11 +50,16 @@ soak: .venv/.ready  ## kills at random moments, 100,000 damaged files (FUZZ=...)
 mutants: .venv/.ready  ## plant deliberate faults one at a time and see that tests notice; 20 minutes, no data
 	@$(BIN)/python -m benchmarks.mutants $(ARGS)
 
-docs: .venv/.ready  ## write docs/methods.md and docs/defences.md anew from docstrings, recipes and examples
+docs: .venv/.docs  ## write the pages of methods anew from docstrings, recipes and examples, and build site/ from docs/
 	@$(BIN)/python tools/method_pages.py docs
+	@NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site/index.html; with search: $(PYTHON) -m http.server -d site"
+
+notebooks: .venv/.docs  ## run docs/notebooks/ anew, some minutes, and keep the outputs in them
+	@$(BIN)/python -m tools.notebooks
 
 clean:  ## remove what set-up and the tools made; runs/ and data/ stay
-	@rm -rf .venv .venv-bench .pytest_cache .ruff_cache .hypothesis dist build
+	@rm -rf .venv .venv-bench .pytest_cache .ruff_cache .hypothesis dist build site
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define python_is_new_enough
@@ -67,6 +72,10 @@ endef
 	@echo "Setting up .venv (once, a few minutes: PyTorch is large)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[full,dev,tensorboard,perceptual,onnx,ode]'
+	@touch $@
+
+.venv/.docs: .venv/.ready
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[docs]'
 	@touch $@
 
 # Constraints as variables reach the builds of source packages too: a dependency of adv-lib needs an older setuptools.

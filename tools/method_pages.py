@@ -82,7 +82,9 @@ def readme(root: Path) -> str:
 
 
 def _chapter(title: str, cards: Sequence[Card], recipes: Sequence[Path] = ()) -> list[str]:
-    lines = [f"| [{item.name}](#{item.name.lower()}) | {_text(item.summary)} | {_text(item.cost)} |" for item in cards]
+    lines = [
+        f"| [{item.name}](#{item.name.lower()}) | {escaped(item.summary)} | {escaped(item.cost)} |" for item in cards
+    ]
     using = {path.stem: set(re.findall(r"'kind': '(\w+)'", str(read_tables(path).settings))) for path in recipes}
     return [
         f"## {title}\n\n| | | cost |\n|---|---|---|",
@@ -92,16 +94,16 @@ def _chapter(title: str, cards: Sequence[Card], recipes: Sequence[Path] = ()) ->
 
 
 def _section(item: Card, recipes: Sequence[str] = ()) -> str:
-    parts = [f"\n### {item.name}\n", f"`{signature(item.method)}`\n", f"{_text(item.summary)}\n"]
+    parts = [f"\n### {item.name}\n", f"`{signature(item.method)}`\n", f"{escaped(item.summary)}\n"]
     if item.body:
-        parts.append(f"{_text(item.body)}\n")
+        parts.append(f"{escaped(item.body)}\n")
     if item.fields:
         parts.append("| field | |\n|---|---|")
-        parts += [f"| `{name}` | {_text(meaning)} |" for name, meaning in item.fields.items()]
+        parts += [f"| `{name}` | {escaped(meaning)} |" for name, meaning in item.fields.items()]
         parts.append("")
-    parts.append(f"Reference: {_text(item.reference)}\n")
+    parts.append(f"Reference: {escaped(item.reference)}\n")
     if item.raises:
-        parts.append(f"Raises {_text(item.raises)}\n")
+        parts.append(f"Raises {escaped(item.raises)}\n")
     if recipes:
         parts.append(f"Recipes: {', '.join(f'`{name}`' for name in recipes)}.\n")
     return "\n".join(parts)
@@ -126,9 +128,13 @@ def _short(value: object) -> str:
     return str(value) if dataclasses.is_dataclass(value) else repr(value)
 
 
-def _text(text: str) -> str:
-    """Mathematics in plain text, safe from Markdown; spans of code stay as they are."""
-    return re.sub(r"`[^`]*`|[\\*_<>|\[\]]", lambda match: match[0] if match[0][0] == "`" else "\\" + match[0], text)
+def escaped(text: str) -> str:
+    """Mathematics in plain text, safe from Markdown; spans of code and indented formulas stay as they are."""
+    return re.sub(
+        r"(?:(?<=\n\n)|\A)(?: {4}.*\n?)+|`[^`]*`|[\\*_<>|\[\]]",
+        lambda match: match[0] if len(match[0]) > 1 else "\\" + match[0],
+        text,
+    )
 
 
 if __name__ == "__main__":

@@ -183,4 +183,4 @@ def test_the_readme_has_the_results_that_were_measured():
 
 
 def test_mathematics_survives_markdown():
-    assert method_pages._text("|d|_2 <= x * `a_b` [c]") == r"\|d\|\_2 \<= x \* `a_b` \[c\]"
+    assert method_pages.escaped("|d|_2 <= x * `a_b` [c]") == r"\|d\|\_2 \<= x \* `a_b` \[c\]"
