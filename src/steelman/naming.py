@@ -1,7 +1,9 @@
 """Names: the call that makes a method, and the name that was probably meant."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
@@ -28,16 +30,65 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def call(method: Any) -> str:
-    """The call that makes a method, with only the fields that differ from their defaults."""
-    changed = (
-        f"{item.name}={_short(getattr(method, item.name))}"
-        for item in sorted(fields(method), key=lambda item: bool(item.kw_only))  # the method's own first
-        if item.init and not _is_default(getattr(method, item.name), item)
-    )
-    return f"{type(method).__name__}({', '.join(changed)})"
+    """The call that makes a method, with only the fields that differ from their defaults, and four digits of numbers.
+
+    Tables name attacks by it. `python` is for the eye and for Python.
+    """
+    inner = (f"{name}={_short(value)}" for name, value in changed(method))
+    return f"{type(method).__name__}({', '.join(inner)})"
 
 
-def _is_default(value: object, item: Field) -> bool:
+def changed(method: Any) -> Iterator[tuple[str, Any]]:
+    """The fields of a dataclass that differ from their defaults, with their values, its own first."""
+    for item in sorted(fields(method) if is_dataclass(method) else (), key=lambda item: bool(item.kw_only)):
+        if item.init and not is_default(value := getattr(method, item.name), item):
+            yield item.name, value
+
+
+def python(method: Any) -> str:
+    """The Python that makes a method, with only the fields that differ from their defaults.
+
+    What Python could not make of one line, such as a network, is shown as its class and dots.
+    """
+    return f"{type(method).__name__}({', '.join(f'{name}={_python(value)}' for name, value in changed(method))})"
+
+
+def _python(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_python, value))}{',' * (len(value) == 1)})"
+    if isinstance(value, float):
+        level = round(value * 255)
+        exact = 0 < level < 255 and level / 255 == value and len(repr(value)) > 6
+        return f"{level}/255" if exact else repr(float(value))
+    text = repr(value)
+    return text if "\n" not in text and not text.startswith("<") else f"{type(value).__name__}(...)"
+
+
+_COMPLETE: ContextVar[bool] = ContextVar("complete", default=False)
+
+
+@contextmanager
+def complete() -> Iterator[None]:
+    """Within it, the repr of a method has all of its fields: the text that runs and folders are identified by."""
+    before = _COMPLETE.set(True)
+    try:
+        yield
+    finally:
+        _COMPLETE.reset(before)
+
+
+def repr_of(method: Any) -> str:
+    """The repr of a method: `python`, or within `complete` what Python writes of a dataclass."""
+    if not is_dataclass(method):
+        return object.__repr__(method)
+    if not _COMPLETE.get():
+        return python(method)
+    inner = (f"{item.name}={getattr(method, item.name)!r}" for item in fields(method) if item.repr)
+    return f"{type(method).__qualname__}({', '.join(inner)})"
+
+
+def is_default(value: object, item: Field) -> bool:
+    """Whether a field of a dataclass has its default."""
     default = item.default if item.default_factory is MISSING else item.default_factory()
     if isinstance(value, Share):  # in units of another box
         return value.share == default

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 from annotated_types import Ge, Gt, Interval, Le, Lt
 from torch import Tensor
 
+from steelman.naming import changed, complete, repr_of
 from steelman.norms import Norm
 from steelman.types import Box
 
@@ -37,10 +38,17 @@ class OneOf:
 
 
 class Checked:
-    """A dataclass whose fields declare their values, which are checked before its own `__post_init__`."""
+    """A dataclass whose fields declare their values, which are checked before its own `__post_init__`.
+
+    Its repr has the fields that differ from their defaults (`naming.python`); a class of the user's keeps the one that
+    Python makes, which is part of the class's identity. Its `str` is the whole text, unless its kind has another:
+    names and identities are made of it.
+    """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if cls.__module__.startswith("steelman.") and "__repr__" not in cls.__dict__:
+            cls.__repr__ = Checked.__repr__
         own = cls.__dict__.get("__post_init__")
         if own is not None:
 
@@ -57,6 +65,16 @@ class Checked:
 
     def _prepare(self) -> None:
         """Changes settings before they are checked."""
+
+    def __repr__(self) -> str:
+        return repr_of(self)
+
+    def __str__(self) -> str:
+        with complete():
+            return repr(self)
+
+    def __rich_repr__(self) -> Iterator[tuple[str, Any]]:
+        return changed(self)
 
 
 def check_settings(method: Any) -> None:

@@ -11,6 +11,7 @@ from steelman.attacks.core.attack import Attack
 from steelman.data.dataset import Dataset
 from steelman.defences.game import Game
 from steelman.identity import digest, model_parts, without_address
+from steelman.naming import complete
 from steelman.training.settings import Training
 from steelman.training.trackers import KINDS
 from steelman.types import CLASSIFIER
@@ -68,4 +69,5 @@ def images_of(data: Dataset) -> str:
 
 def text_of(value: object) -> str:
     """A setting as it was written, the same in every process."""
-    return without_address(repr(value))
+    with complete():
+        return without_address(repr(value))
