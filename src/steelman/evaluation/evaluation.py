@@ -1,5 +1,6 @@
 """Attack every image with every attack, and write the results into a table."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -15,6 +16,7 @@ from steelman.attacks.core import Attack, AttackWrapper, check_images, check_lab
 from steelman.data.dataset import Data, Dataset
 from steelman.data.sample import Sample
 from steelman.evaluation.battery import unsupported
+from steelman.evaluation.blocks import OWN, Block, Common, Unread, blocks_of, kind_of_device, work_on
 from steelman.evaluation.probes.probe import Probe
 from steelman.evaluation.store import EvaluationFolder, merged
 from steelman.evaluation.task import Task, space_of
@@ -75,7 +77,9 @@ def evaluate(
                 Finished blocks of images are kept in it, so that an evaluation that was killed goes on. Meanwhile,
                 another process that uses the folder waits
     fresh       begin a new table in the folder; the old one stays until the new one is whole
-    executor    where blocks are worked on, such as `steelman.workers.workers(4)`; default: in this process
+    executor    where blocks are worked on, such as `steelman.workers.workers(4)` or `steelman.clusters.connected(...)`;
+                default: in this process. Model and attacks are sent to a process once, images as the data set has them;
+                a data set of files is read by the processes, where they find it
 
     Cost: each attack's own, and one forward pass per attack to verify and one for the unattacked images.
 
@@ -107,15 +111,12 @@ def evaluate(
         name: record_of(name, attack, images=count, seed=seed, survivors_only=survivors_only, made=made)
         for name, attack in named.items()
     }
-    sent = deepcopy(model).cpu() if executor is not None and isinstance(model, nn.Module) else model
+    probed = tuple(probes)
 
     def tasks(known: Evaluation | None) -> Iterator[Task]:
         for batch in batches:
-            device = None
-            if executor is not None:  # memory of a GPU is not sent
-                device, batch = batch.x.device.type, replace(batch, x=batch.x.cpu(), y=batch.y.cpu())
             rows = None if known is None or batch.index is None else known.of_images(batch.index.tolist())
-            yield Task(sent, batch, space, named, records, tuple(probes), rows, batch_size, device, highest)
+            yield Task(model, batch, space, named, records, probed, rows, batch_size, None, highest)
 
     home = None if folder is None else EvaluationFolder(Path(folder), space, fresh)
     with nullcontext() if home is None else home.held(), ProgressBar(progress, count * max(len(named), 1)) as bar:
@@ -130,8 +131,15 @@ def evaluate(
             known.refuse_other_model(about["model"])
             known.refuse_other_attacks(records.values())
         parts = []
-        here = (task.work(advance) for task in tasks(known))
-        for part in here if executor is None else each(Task.work, tasks(known), executor):
+        if executor is None:
+            found = (task.work(advance) for task in tasks(known))
+        else:
+            sent = deepcopy(model).cpu() if isinstance(model, nn.Module) else model
+            where = OWN if getattr(executor, "own_devices", False) else kind_of_device(dataset)
+            like = Task(sent, Batch(torch.empty(0), torch.empty(0)), space, named, records, probed, None, batch_size)
+            common = Common.of(replace(like, device=where, highest=highest), dataset)
+            found = _elsewhere(common, dataset, batch_size, known, executor)
+        for part in found:
             parts.append(part)
             if home is not None:
                 home.keep(part, **about)
@@ -143,6 +151,31 @@ def evaluate(
         if home is not None:
             home.close(evaluation)
     return evaluation
+
+
+def _elsewhere(
+    common: Common, dataset: Data, size: int, known: Evaluation | None, executor: Executor
+) -> Iterator[Evaluation]:
+    """The new rows of every block, made by other processes; images that these cannot read are sent."""
+    count = len(dataset[0]) if isinstance(dataset, tuple) else len(dataset)
+    unread: list[Unread] = []
+
+    def rows(index: Tensor) -> Evaluation | None:
+        return None if known is None else known.of_images(index.tolist())
+
+    def blocks(parts: Sequence[Tensor]) -> Iterator[Block]:
+        return blocks_of(dataset, parts, rows, lambda: bool(unread) or not common.images)
+
+    for part in each(work_on, blocks(torch.arange(count).split(size)), executor, shared=common):
+        if isinstance(part, Evaluation):
+            yield part
+            continue
+        if not unread:
+            warnings.warn(f"a worker cannot read the images itself, so they are sent: {part.why}", stacklevel=3)
+        unread.append(part)
+    if unread:
+        again = blocks([part.places for part in unread])
+        yield from (part for part in each(work_on, again, executor, shared=common) if isinstance(part, Evaluation))
 
 
 def _described(dataset: Data) -> dict[str, Any]:

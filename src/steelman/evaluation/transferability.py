@@ -106,7 +106,8 @@ class CraftedOnSource(AttackWrapper):
         seconds = torch.full((len(which),), result.seconds / len(which), dtype=torch.float64)
         made = {"x_adv": result.x_adv, "forwards": result.forwards, "gradients": result.gradients}
         made = {name: value.cpu() for name, value in made.items()} | {"keys": keys[which], "seconds": seconds}
-        checkpoint.save(self.folder / f"{identity.digest(made['keys'])}.safetensors", made)
+        if self.folder.parent.is_dir():  # else the process is on a machine that does not see it
+            checkpoint.save(self.folder / f"{identity.digest(made['keys'])}.safetensors", made)
         return made
 
     def _kept(self, keys: Tensor) -> Iterator[dict[str, Tensor]]:
@@ -186,7 +187,8 @@ def transfer(
     index = dataset.index.tolist() if isinstance(dataset, Dataset) else range(len(dataset[0]))
     tables = {}
     with TemporaryDirectory() if folder is None else _held(Path(folder)) as place:
-        crafted = Path(place) / "crafted"
+        crafted = Path(place).absolute() / "crafted"
+        crafted.mkdir(parents=True, exist_ok=True)
         for target, model in targets.items():
             named = {
                 from_source(name, source): CraftedOnSource(

@@ -1,6 +1,5 @@
 """Records: the attacks of a table with their settings, and where their rows were made."""
 
-import os
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
@@ -18,6 +17,7 @@ from steelman.attacks import EOT, Within
 from steelman.attacks.core import Attack, Reference
 from steelman.files import command
 from steelman.norms import Norm
+from steelman.workers import cores
 
 CLEAN = "clean"
 """The name of the unattacked images in a table."""
@@ -46,7 +46,7 @@ class Provenance:
             str(torch.__version__),
             platform.python_version(),
             torch.cuda.get_device_name(device) if cuda else str(device or "cpu"),
-            f"{_processor()}, {os.cpu_count()} cores",
+            f"{_processor()}, {cores()} cores",
             date.today().isoformat(),
             command(),
         )
