@@ -64,16 +64,19 @@ def room_for(network: nn.Module, folder: Path, count: int = 1) -> None:
     writable(folder, weights * (2 if there else 3 * count + 2))
 
 
-def load(path: Path, device: torch.device | str = "cpu", *, needs: Sequence[str] = ()) -> dict[str, Any]:
+def load(
+    path: Path, device: torch.device | str = "cpu", *, needs: Sequence[str] = (), raw: bytes | None = None
+) -> dict[str, Any]:
     """Read what `save` wrote. Nothing is unpickled.
 
     needs  keys that the state must have, default none
+    raw    the file's bytes, where they have been read already
 
     Raises:
         FileNotFoundError, ValueError: no such file; not a checkpoint of Steelman, or one of which a byte has changed;
             a checkpoint without these keys.
     """
-    state = _read(path, device)[0]
+    state = _read(path, device, raw)[0]
     if missing := [name for name in needs if name not in state]:
         raise ValueError(f"{path} is a checkpoint of something else: it has no {missing[0]}. Put the right one there")
     return state
@@ -159,11 +162,14 @@ def file_of(path: Path | str) -> Path:
     return file
 
 
-def _read(path: Path, device: torch.device | str) -> tuple[dict[str, Any], dict[str, Description]]:
+def _read(
+    path: Path, device: torch.device | str, raw: bytes | None = None
+) -> tuple[dict[str, Any], dict[str, Description]]:
     """The state, and the descriptions of networks."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
-    raw = path.read_bytes()
+    if raw is None:
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no checkpoint {path}")
+        raw = path.read_bytes()
     start = raw[8 : 8 + len(_START) + len(UNSEALED)]
     if start.startswith(_START) and not is_whole(raw, start[len(_START) :].decode("latin1")):
         raise ValueError(

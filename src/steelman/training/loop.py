@@ -51,8 +51,8 @@ def fit(
 
     data      a `Dataset`, or images and labels
     folder    where every epoch leaves `last.safetensors` (all that is needed to resume), `best.safetensors` and
-              `log.jsonl`. The same call resumes a stopped training, and ends, in one process, in the same bits as if it
-              had never stopped. Another process that trains in this folder waits
+              `log.jsonl`. The same call resumes a stopped training, and ends, with as many processes, in the same bits
+              as if it had never stopped. Another process that trains in this folder waits
     test      test images, for `training.track_test`
     prepare   applied to the training images after the validation images are held out, so that nothing made from those
               is trained on
@@ -188,6 +188,7 @@ class _Run:
                 self._end_of_epoch(bar)
         for name, state in (self.best_state or self._weights()).items():
             self.nets[name].load_state_dict(state)
+            self.group.agree(self.nets[name])  # the first process alone has validated
         return History(self.log, self.folder)
 
     def _epoch(self, bar: ProgressBar, stop: Stop) -> None:
@@ -211,13 +212,13 @@ class _Run:
                 place = f"epoch {self.epoch + 1}, batch {self.batch + 1} of {self.batches}"
                 self._check_diverged(error, f"in {place} (its first images: {part[:5].tolist()})", batch.x)
                 raise
+            self._share_buffers()
             self.averaging.after_batch()
             self.batch += 1
             self.seen += len(part)
             for name, loss in losses.items():
                 self.losses[name] = self.losses.get(name, 0.0) + loss * len(part)
             bar.advance(note=shown(self._mean_losses()) + self.measured)
-            self._compare_buffers()
             due = time.monotonic() - saved > self.training.checkpoint_seconds
             stopping, due = self.group.any(stop.requested, due)
             if stopping or due:
@@ -262,11 +263,12 @@ class _Run:
         kept = f"; the last good checkpoint is {last}" if last and last.exists() else ""
         raise Diverged(f"{error} {where}{kept}. Lower the learning rate or the defence's weight") from error
 
-    def _compare_buffers(self) -> None:
-        """After the first batch, warn where several processes do not train as one does."""
+    def _share_buffers(self) -> None:
+        """The first process's, also without a resume; a warning where several processes do not train as one does."""
         if not self.buffers_compared:
             self.buffers_compared = True
             self.group.warn_of_differing_buffers(self.nets)
+        self.group.same_buffers(self.nets)
 
     def _end_of_epoch(self, bar: ProgressBar) -> None:
         line: dict[str, Any] = {"epoch": self.epoch}
@@ -363,9 +365,10 @@ class _Run:
         write_text(folder / "log.jsonl", "".join(json.dumps(line) + "\n" for line in self.log))
 
     def _resume(self) -> bool:
-        if self.folder is None or not (self.folder / "last.safetensors").exists():
+        last = None if self.folder is None else self.group.read(self.folder / "last.safetensors")
+        if self.folder is None or last is None:
             return False
-        state = checkpoint.load(self.folder / "last.safetensors", needs=checkpoint.TRAINING)
+        state = checkpoint.load(self.folder / "last.safetensors", needs=checkpoint.TRAINING, raw=last)
         refuse_other(self.fingerprint, state["fingerprint"], self.folder)
         for name, net in self.nets.items():
             net.load_state_dict(state["nets"][name])
@@ -375,8 +378,9 @@ class _Run:
         if self.memory is not None:
             self.memory.load_state_dict(state["memory"])
             self.merged = _rows(self.memory)
-        if self.training.patience is not None and (self.folder / "best.safetensors").exists():
-            best = checkpoint.load(self.folder / "best.safetensors")
+        best = None if self.training.patience is None else self.group.read(self.folder / "best.safetensors")
+        if best is not None:
+            best = checkpoint.load(self.folder / "best.safetensors", raw=best)
             self.best_state = {name: best[name] for name in self.nets}
         self.epoch, self.batch, self.seen, self.losses, self.seconds, self.best = state["position"]
         self.log = state["log"]
