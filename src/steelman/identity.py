@@ -30,6 +30,9 @@ LEVELS = 65535 * 16
 """Pixels are hashed as whole multiples of 1 / LEVELS. Those of 8 and of 16 bits are such multiples, so that a division
 that rounds otherwise, as on a GPU, leaves the hash as it is."""
 
+_PIECE = 2**21
+"""Numbers at once."""
+
 
 def digest(value: object) -> str:
     """A hash of a value and of everything in it: numbers, tensors, modules, functions with their code, files' content.
@@ -70,13 +73,17 @@ def _parts(model: nn.Module, strict: bool, memory: dict[int, tuple[object, str]]
 
 def image_digests(x: Images, y: Labels) -> np.ndarray:
     """One int64 for each image: a hash of its pixels, to within 1 / 2,097,120, of its shape and of its label."""
-    levels = (x.detach().cpu().float() * LEVELS).round().clamp(-(2**30), 2**30).to(torch.int32).numpy()
-    shape = repr(tuple(x.shape[1:]))
-    hashes = (
+    shape, labels = repr(tuple(x.shape[1:])), iter(y.tolist())
+    hashes = [
         hashlib.blake2b(image.tobytes(), key=f"{shape} {label}".encode()[:64], digest_size=8).digest()
-        for image, label in zip(levels, y.tolist(), strict=True)
-    )
+        for part in x.detach().split(1 + _PIECE // max(1, x[:1].numel()))  # several copies of a part are made
+        for image, label in zip(_levels(part), labels, strict=False)
+    ]
     return np.frombuffer(b"".join(hashes), np.int64).copy()
+
+
+def _levels(x: Images) -> np.ndarray:
+    return (x.cpu().float() * LEVELS).round().clamp(-(2**30), 2**30).to(torch.int32).numpy()
 
 
 def without_address(text: str) -> str:

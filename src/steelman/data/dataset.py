@@ -1,5 +1,6 @@
 """The contract of data sets: a length, a shape, class names, and batches by index."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from steelman.identity import digest, image_digests
 from steelman.ranges import Checked
 from steelman.types import Batch
 
-AT_ONCE, FEW = 1000, 100
+AT_ONCE, FEW, NUMBERS = 1000, 100, 2**24
+"""So many images, or numbers in them, are hashed at once; so few are read twice."""
 
 Split = Literal["train", "test"]
 
@@ -63,7 +65,8 @@ class Dataset(ABC):
         once, again = ([image_digests(each.x, each.y) for each in self.batches([places[:FEW]])] for _ in range(2))
         if any((one != other).any() for one, other in zip(once, again, strict=True)):
             return []
-        return [image_digests(each.x, each.y) for each in self.batches(places.split(AT_ONCE))]
+        at_once = max(1, min(AT_ONCE, NUMBERS // math.prod(self.shape)))
+        return [image_digests(each.x, each.y) for each in self.batches(places.split(at_once))]
 
 
 @dataclass(frozen=True)

@@ -88,10 +88,12 @@ class _Index:
 
     @staticmethod
     def of(files: Sequence[Path]) -> "_Index":
-        found = [(number, *entry) for number, file in enumerate(files) for entry in _entries(file)]
-        if not found:
+        found = [
+            np.array([(number, *entry) for entry in _entries(file)], np.int64) for number, file in enumerate(files)
+        ]
+        numbers = np.concatenate([each.reshape(-1, 4) for each in found])
+        if not len(numbers):
             raise ValueError(f"there are no images in {files[0]} and the others")
-        numbers = np.array(found, np.int64)
         return _Index(files, numbers[:, :3], torch.from_numpy(numbers[:, 3].copy()))
 
     def read(self, place: int) -> bytes:
