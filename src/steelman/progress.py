@@ -1,4 +1,5 @@
-"""The progress bar, on standard error: silent unless that is a terminal and rich is installed."""
+"""The progress bar, on standard error: silent unless that is a terminal, or a notebook with ipywidgets, and rich is
+installed."""
 
 import sys
 from importlib.util import find_spec
@@ -13,7 +14,7 @@ class ProgressBar:
 
     def __init__(self, shown: bool, total: int, title: str = "") -> None:
         self._bar = None
-        if not (shown and total and sys.stderr.isatty() and find_spec("rich")):
+        if not (shown and total and find_spec("rich") and (sys.stderr.isatty() or _in_notebook())):
             return
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -48,3 +49,9 @@ class ProgressBar:
         """How many steps are done, and what is done now."""
         if self._bar:
             self._bar.update(self._task, completed=steps, description=title)
+
+
+def _in_notebook() -> bool:
+    """Whether this is the kernel of a notebook that can change what it has shown; without ipywidgets it cannot."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel") and find_spec("ipywidgets") is not None

@@ -31,6 +31,7 @@ from steelman.measures.distances import (
 from steelman.measures.line import Axis, Comparison, Line, Point, at_equal
 from steelman.measures.masking import Sign, signs
 from steelman.measures.measure import Measure, Unmeasured
+from steelman.measures.notebooks import evaluation_html  # noqa: F401 (it is what a notebook shows of a table)
 from steelman.measures.pairwise import Paired, paired, paired_norms
 from steelman.measures.probes import clever, probed, training_set_distance
 from steelman.measures.robustness import default_measure, named_measure, robustness_curve

@@ -52,6 +52,12 @@ class Curve:
         """The accuracy at one radius, at least 0."""
         return float(self.accuracy[np.searchsorted(self.radius, radius, side="right") - 1])
 
+    def _repr_png_(self) -> bytes | None:
+        from steelman.measures.notebooks import png
+
+        marks = [(eps, share, None, None) for _, eps, share in self.points]
+        return png(self.radius.tolist(), self.accuracy.tolist(), (f"radius, {self.norm}", "accuracy"), True, marks)
+
 
 def curve(evaluation: Evaluation, norm: Norm, attacks: Sequence[str] | None = None) -> Curve:
     """Accuracy versus radius, from each image's smallest perturbation over `attacks`: the robust accuracy at every r.

@@ -66,6 +66,12 @@ class Line:
             )
         return float(np.interp(x, xs, ys))
 
+    def _repr_png_(self) -> bytes | None:
+        from steelman.measures.notebooks import png
+
+        marks = [(point.x, point.y, point.low, point.high) for point in self.points]
+        return png(*(each.tolist() for each in self.knots), (self.across.label, self.up.label), marks=marks)
+
 
 @dataclass(frozen=True)
 class Comparison:

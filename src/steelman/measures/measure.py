@@ -41,6 +41,9 @@ class Measure:
         failed = f", {self.failures} of {self.count} failed" if self.failures else ""
         return f"{self.value:.4g} [{self.low:.3g}, {self.high:.3g}]{failed}"
 
+    def _repr_html_(self) -> str:
+        return f"{self}"
+
 
 def share(flags: np.ndarray) -> Measure:
     """The share of True, with Wilson's interval (`intervals.wilson`).

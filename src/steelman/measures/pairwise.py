@@ -39,26 +39,37 @@ class Paired:
     worse: int
     p_value: float
 
+    @property
+    def _p(self) -> str:
+        return f"p {'=' if self.p_value >= 1e-4 else '<'} {max(self.p_value, 1e-4):.2g}"
+
     def sentence(self, ours: str, theirs: str) -> str:
         """One sentence, with the models' names."""
-        p = f"p {'=' if self.p_value >= 1e-4 else '<'} {max(self.p_value, 1e-4):.2g}"
         low, high = self.difference.low, self.difference.high
         if self.difference.kind == "share":
             return (
                 f"Under {self.under}, {ours} keeps {100 * self.ours.value:.1f} % of {self.ours.count} images right and "
                 f"{theirs} {100 * self.theirs.value:.1f} %, a difference of {100 * self.difference.value:+.1f} points "
                 f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f}): {self.better} images are right only with "
-                f"{ours}, {self.worse} only with {theirs} (mid-p McNemar {p})."
+                f"{ours}, {self.worse} only with {theirs} (mid-p McNemar {self._p})."
             )
         return (
             f"The mean of {self.under} is {self.ours.value:.4g} for {ours} and {self.theirs.value:.4g} for {theirs}"
             f" over {self.ours.count} images, a difference of {self.difference.value:+.3g} (95 % interval {low:+.3g} "
             f"to {high:+.3g}): {self.better} images are further from an error with {ours}, {self.worse} with {theirs} "
-            f"(mid-p sign test {p})."
+            f"(mid-p sign test {self._p})."
         )
 
     def __str__(self) -> str:
         return self.sentence("ours", "theirs")
+
+    def _repr_html_(self) -> str:
+        from steelman.measures.notebooks import table_html
+
+        line = (str(self.ours), str(self.theirs), str(self.difference), f"{self.better} : {self.worse}", self._p)
+        return table_html(
+            f"under {self.under}", ("ours", "theirs", "difference", "better : worse", "paired test"), [line]
+        )
 
 
 def paired(ours: Evaluation, theirs: Evaluation, under: str | tuple[Norm, float] = CLEAN) -> Paired:

@@ -6,9 +6,10 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -41,6 +42,9 @@ class Evaluation:
     """
 
     table: "pyarrow.Table"
+
+    in_notebooks: ClassVar[Callable[["Evaluation"], str]] = staticmethod(lambda table: f"<p>{escape(repr(table))}</p>")
+    """What a notebook shows; `steelman.measures`, which is below, puts its numbers and intervals in this place."""
 
     @staticmethod
     def of(
@@ -296,11 +300,7 @@ class Evaluation:
         return f"Evaluation({self.images} images, {self.space}, accuracy: {cells})"
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        rows = "".join(f"<tr><td>{escape(name)}</td><td>{100 * share:.1f} %</td></tr>" for name, share in self._lines())
-        caption = f"<caption>{self.images} images, {self.space}</caption>"
-        return f"<table>{caption}<tr><th>attack</th><th>accuracy</th></tr>{rows}</table>"
+        return type(self).in_notebooks(self)
 
 
 def _with_metadata(table: "pyarrow.Table", about: Mapping[str, Any]) -> "pyarrow.Table":
