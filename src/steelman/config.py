@@ -19,7 +19,7 @@ from torch import Tensor
 from steelman.classes import Unresolved, class_of, concrete, spelt, unresolved
 from steelman.extras import require
 from steelman.files import parse_toml, reason_of
-from steelman.naming import nearest
+from steelman.naming import is_default, nearest
 from steelman.norms import NORMS, Norm
 from steelman.ranges import check_finite, may_be_infinite
 from steelman.trust import Untrusted, reading
@@ -98,6 +98,16 @@ def write(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [write(item) for item in value]
     return NONE if value is None else value
+
+
+def brief(value: Any) -> Any:
+    """As `write`, without the fields that have their defaults."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type | Unresolved):
+        return write(value)
+    items = [item for item in dataclasses.fields(value) if item.init]
+    own = {item.name: getattr(value, item.name) for item in items if not is_default(getattr(value, item.name), item)}
+    fields = {name: [*map(brief, each)] if isinstance(each, tuple) else brief(each) for name, each in own.items()}
+    return fields if _plain(type(value)) else {"kind": spelt(type(value)), **fields}
 
 
 def _plain(kind: type) -> bool:

@@ -7,8 +7,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from steelman.data import InMemory
-from steelman.loading.form import Form, InputForm, Picked, adapted, guessed, picked, range_of
+from steelman.loading.form import Picked, adapted, guessed, picked, range_of
 from steelman.networks import Normalise, Preprocessed
+from steelman.networks.input_form import Form, InputForm
 
 COLOURS = torch.rand(2, 3, 12, 9, generator=torch.Generator().manual_seed(0))
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from steelman.data import Digits
 from steelman.experiments.opening import open_subject
-from steelman.loading.form import Form, InputForm
 from steelman.loading.hugging_face import form_of
 from steelman.networks import Preprocessed
+from steelman.networks.input_form import Form, InputForm
 
 CLASSES = ("cat", "dog", "eel")
 COARSE = torch.rand(6, 3, 4, 3, generator=torch.Generator().manual_seed(0))

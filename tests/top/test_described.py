@@ -37,7 +37,7 @@ def kinds() -> list[Any]:
     return [{"kind": kind, **SMALL.get(kind, {})} for kind in _KINDS if kind not in (*PREPROCESSINGS, *FILTERS)]
 
 
-PREPROCESSINGS = ("Normalise", "StandardiseImage", "SubtractMean", "Whiten")
+PREPROCESSINGS = ("Normalise", "StandardiseImage", "SubtractMean", "Whiten", "InputForm")
 FILTERS = [name for name, kind in _KINDS.items() if kind.__module__.startswith("steelman.filters")]
 INNER = {"PixelDefend": "PixelCNN", "DefenseGAN": "MLPGenerator", "Reformer": "DenoisingAutoencoder"}
 """The networks in filters that have one."""
@@ -57,6 +57,7 @@ TABLES = [
         for kind, each in INNER.items()
     ),
     {"kind": "LeNet", "bounded_relu": 1.0},
+    {"kind": "MLP", "preprocess": {"kind": "InputForm", "range": [-1.0, 1.0], "order": "BGR", "size": [8, 8]}},
     {"kind": "MLP", "preprocess": {"kind": "Normalise", "mean": [0.5] * 3, "std": [0.2] * 3}, "filter": "BitDepth"},
     {"kind": "Ensemble", "members": [{"kind": "MLP", "preprocess": "SubtractMean"}, {"kind": "LeNet"}]},
     {"kind": f"{__name__}:own", "width": 4},

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from steelman import checkpoint
 from steelman.detectors import Rejecting
-from steelman.experiments.run import Run
-from steelman.experiments.starting import is_weights
+from steelman.experiments.run import NAMES, Run
+from steelman.experiments.starting import WRAPPERS
 from steelman.extras import require
-from steelman.files import replacing, writable
+from steelman.files import decoding, parse_json, replacing, writable
+from steelman.forward import unwrapped
+from steelman.loading.form import Picked
 from steelman.loading.onnx import Onnx
 from steelman.loading.weights import fill, read_state, renamed
 from steelman.networks import Filtered, Preprocessed
@@ -58,14 +60,15 @@ def export(run: Run, into: Path) -> str:
 
 def _state(run: Run, model: nn.Module, images: Tensor, into: Path) -> str:
     inner, before = model, list[nn.Module]()
-    while isinstance(inner, Preprocessed | Filtered | Rejecting):
-        before.append(_part(inner))
+    while isinstance(inner, WRAPPERS):
+        before += [] if isinstance(inner, Picked) else [_part(inner)]
         inner = inner.network
-    state, came = inner.state_dict(), next((Path(each) for each in run.recipe.starts if is_weights(each)), None)
-    names = ""
-    if came is not None and came.is_file() and len(run.recipe.starts) == 1:
-        state = renamed(state, read_state(came))
-        names = f", with the names of {came}"
+    state, names = inner.state_dict(), ""
+    if (run.folder / NAMES).is_file():
+        with decoding(run.folder / NAMES, "a list of names"):
+            came = [str(name) for name in parse_json((run.folder / NAMES).read_bytes())]
+        state = renamed(state, came)
+        names = f", with the names of {run.recipe.starts[0]}"
     tensors = {name: value.detach().clone().contiguous() for name, value in state.items()}
     with replacing(into) as partial:
         if into.suffix == ".safetensors":
@@ -75,13 +78,13 @@ def _state(run: Run, model: nn.Module, images: Tensor, into: Path) -> str:
             partial.write_bytes(buffer.getvalue())
     with named_in(run.folder / "recipe.toml"):
         again = checkpoint.network(run.checkpoint).cpu()
-    while isinstance(again, Preprocessed | Filtered | Rejecting):
+    while isinstance(again, WRAPPERS):
         again = again.network
     _emptied(again)
     fill(again, read_state(into), str(into))
     seen = _seen(model, images)
     with torch.no_grad():
-        same = torch.equal(again.eval()(seen), inner.eval()(seen))
+        same = torch.equal(unwrapped(again.eval()(seen)), unwrapped(inner.eval()(seen)))
     if not same:
         raise ValueError(
             f"{into} does not give the logits of {run.folder}: the network draws at random, or keeps a state"
@@ -100,8 +103,8 @@ def _part(model: Preprocessed | Filtered | Rejecting) -> nn.Module:
 def _seen(model: nn.Module, images: Tensor) -> Tensor:
     """The images as the network behind all that sees them."""
     with torch.no_grad():
-        while isinstance(model, Preprocessed | Filtered | Rejecting):
-            if not isinstance(model, Rejecting):
+        while isinstance(model, WRAPPERS):
+            if isinstance(model, Preprocessed | Filtered):
                 images = _part(model)(images)
             model = model.network
     return images

@@ -11,7 +11,7 @@ from torch import nn
 
 from steelman.data.dataset import Dataset
 from steelman.experiments.run import Run
-from steelman.loading.form import Form, adapted, guessed
+from steelman.loading.form import adapted, guessed
 from steelman.loading.hugging_face import hugging_face
 from steelman.loading.images import source, table
 from steelman.loading.model_zoos import timm, torchvision
@@ -22,6 +22,7 @@ from steelman.loading.weights import fill, read_state
 from steelman.loading.zoo import robustbench
 from steelman.networks.black_box import BlackBox
 from steelman.networks.building import device, idle_gpu, network_of
+from steelman.networks.input_form import Form
 from steelman.norms import Norm
 from steelman.trust import imported, written
 
@@ -52,6 +53,7 @@ def open_subject(
     layout: str | None = None,
     range: tuple[float, float] | None = None,
     order: str | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Subject:
     """A model of any kind, with the images on which it is evaluated.
 
@@ -60,10 +62,12 @@ def open_subject(
               'hf:NAME', 'timm:NAME', 'torchvision:NAME', 'robustbench:NAME'
     data      as for `source`; a run has its own
     data_dir  the folder of the data sets
-    network   of a state dict: a network's name, 'module:function', or a TOML table like [network] of a recipe
+    network   of a state dict: a network's name, 'timm:NAME' and the like, 'module:function', or a TOML table like
+              [network] of a recipe
     mean, std of a normalising layer before the model, one number per channel; default: what the model's library says
     norm      of the threat model, by which RobustBench's models are chosen
-    layout, range, order  of the model's input (`Form`); default: what its file or library says, else NCHW, 0..1, RGB
+    layout, range, order, size  of the model's input (`Form`); default: what its file or library says, else NCHW,
+              0..1, RGB, and the size of the images
 
     Images that have another size than the model takes are resized before it. `Subject.info` says what is done.
 
@@ -74,14 +78,8 @@ def open_subject(
             or the images; or an option is missing or has no effect.
     """
     path = Path(what)
-    ours = path.is_dir() or (path.suffix == ".safetensors" and (path.parent / "recipe.toml").is_file())
-    if ours and network is None:
-        idle = {"--data": data, "--mean": mean, "--std": std, "--layout": layout, "--range": range, "--order": order}
-        if named := [name for name, value in idle.items() if value is not None]:
-            raise ValueError(
-                f"{what} is a run, which has its own data and network: leave out {named[0]}, or name its checkpoint "
-                "with --network, so that it is taken as a state dict"
-            )
+    if is_run(path) and network is None:
+        refuse_idle(what, data=data, mean=mean, std=std, layout=layout, range=range, order=order, size=size)
         return _hinted(Run.open(path).subject(data_dir))
     loaded = path.suffix in WEIGHTS
     if network is not None and not loaded:
@@ -115,8 +113,8 @@ def open_subject(
     elif kind == ZOO:
         model = robustbench(inside, images, norm)
     else:
-        model = _found(what, test)
-    model, info["input"] = adapted(model, form.changed(layout, range, order, mean, std), test)
+        model = module_named(what, test)
+    model, info["input"] = adapted(model, form.changed(layout, range, order, mean, std, size), test)
     found = Subject(
         name=name,
         model=model.to(device()),
@@ -127,6 +125,20 @@ def open_subject(
         info={name: words for name, words in info.items() if words},
     )
     return _hinted(found)
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is a run's folder, or one of its checkpoints."""
+    return path.is_dir() or (path.suffix == ".safetensors" and (path.parent / "recipe.toml").is_file())
+
+
+def refuse_idle(run: str, **options: object) -> None:
+    """Raises ValueError where an option is given that says of a run what the run itself says."""
+    if named := [name for name, value in options.items() if value is not None]:
+        raise ValueError(
+            f"{run} is a run, which has its own data and network: leave out --{named[0]}, or name its checkpoint with "
+            "--network, so that it is taken as a state dict"
+        )
 
 
 def _hinted(subject: Subject) -> Subject:
@@ -154,14 +166,19 @@ def _filled(path: Path, network: str | None, like: Dataset) -> tuple[nn.Module, 
             f"{path} holds weights ({', '.join(list(state)[:3])}, ...) and not what they are of: give --network, such "
             "as LeNet, 'module:function' or '{ kind = \"MLP\", hidden = [24] }'"
         )
-    settings: dict[str, Any] = table(network, "--network") if network.startswith("{") else {"kind": network}
+    settings = network_settings(network)
     with written(network):
         model = network_of(settings, like.shape, len(like.classes), path="--network")
     said = fill(model, state, str(path))
     return model.eval(), said
 
 
-def _found(path: str, like: Dataset) -> nn.Module:
+def network_settings(network: str) -> dict[str, Any]:
+    """A recipe's [network] from what --network says."""
+    return table(network, "--network") if network.startswith("{") else {"kind": network}
+
+
+def module_named(path: str, like: Dataset) -> nn.Module:
     """A module as it is; a function that returns one is called; a function of images is a black box."""
     found: Any = imported(path, from_file=False)
     if isinstance(found, nn.Module):

@@ -1,6 +1,8 @@
 """Runs: a recipe trained into a folder, evaluated there, and compared with others."""
 
+import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ from steelman.training.fingerprint import FREE
 from steelman.training.loop import fit
 from steelman.training.prepare import Guided, Preparation
 from steelman.trust import named_in, written
+
+NAMES = "names.json"
+"""In a run's folder: the names of the weights that it began from, in their order, where these were in a file."""
 
 
 @dataclass(frozen=True)
@@ -214,9 +219,16 @@ def train_recipe(recipe: Recipe, path: Path, runs: Path, called: str, data: Path
         if processes().first:
             refuse_other(recipe, folder)
             write_text(folder / "recipe.toml", to_toml(recipe))
+            _write_names(folder, [trained[name] for name in recipe.starts])
         fit(model.to(device()), images, recipe.defence, recipe.training, **how)
         processes().any(False)  # the others wait until the first has written what they may read next
     return Run(folder, recipe)
+
+
+def _write_names(folder: Path, starts: Sequence[Run | Weights]) -> None:
+    """Keep the names of a file of weights from which a run begins, for `steelman export`; the file may go."""
+    if len(starts) == 1 and isinstance(starts[0], Weights):
+        write_text(folder / NAMES, json.dumps(list(starts[0].state)))
 
 
 def folder_in(runs: Path, name: str) -> Path:

@@ -14,6 +14,7 @@ from steelman.data.dataset import Dataset
 from steelman.detectors import Rejecting
 from steelman.experiments.recipe import Recipe, trained_filters
 from steelman.filters.trained import TrainedFilter
+from steelman.loading.form import Picked
 from steelman.loading.weights import fill, read_state
 from steelman.networks import Ensemble, Filtered, Preprocessed
 from steelman.networks.building import device, network_of
@@ -26,6 +27,8 @@ _RANDOM = ("stochastic_pruning", "self_ensemble", "noisy_blocks", "active_dropou
 MAY_DIFFER = ("init", "bounded_relu", "filter", "detector", *_RANDOM)
 """Settings of a network that its start may have otherwise: first weights, and what a defence adds to it."""
 
+WRAPPERS = (Preprocessed, Filtered, Rejecting, Picked)
+"""What stands before or around the network that a file of weights is of."""
 
 WEIGHTS = (".pt", ".pth", ".safetensors")
 
@@ -70,17 +73,26 @@ class Weights:
         Raises:
             ValueError: names or shapes do not fit.
         """
-        where, inner, problem = str(self.path), model, None
-        while True:
-            try:
-                said = fill(inner, self.state, where)
-            except ValueError as error:
-                problem = error
-            else:
-                return ", ".join(each for each in ("" if inner is model else "into the network behind", said) if each)
-            if not isinstance(inner, Preprocessed | Filtered | Rejecting):
-                raise problem
-            inner = inner.network
+        return filled(model, self.state, str(self.path))
+
+
+def filled(model: nn.Module, state: Mapping[str, Any], where: str) -> str:
+    """Load a state dict into a model, or into the network behind what stands before it; what was done, in words.
+
+    Raises:
+        ValueError: names or shapes do not fit.
+    """
+    inner, problem = model, None
+    while True:
+        try:
+            said = fill(inner, state, where)
+        except ValueError as error:
+            problem = error
+        else:
+            return ", ".join(each for each in ("" if inner is model else "into the network behind", said) if each)
+        if not isinstance(inner, WRAPPERS):
+            raise problem
+        inner = inner.network
 
 
 def begin(model: nn.Module, recipe: Recipe, trained: Mapping[str, "Run | Weights"], images: Dataset) -> None:

@@ -9,7 +9,8 @@ from torch import nn
 from steelman.data.dataset import Dataset
 from steelman.extras import require
 from steelman.files import reason_of
-from steelman.loading.form import Form, picked
+from steelman.loading.form import picked
+from steelman.networks.input_form import Form
 
 RESAMPLE = {2: "bilinear", 3: "bicubic"}
 """Pillow's filters by number, as far as they are offered here."""
@@ -40,7 +41,7 @@ def hugging_face(name: str, like: Dataset) -> tuple[nn.Module, Form, str]:
     from transformers import AutoModelForImageClassification  # pyright: ignore[reportMissingImports]
 
     where = str(Path(name).resolve()) if Path(name).is_dir() else name
-    model, loaded = _fetched(name, AutoModelForImageClassification, where)
+    model, loaded = _fetched(name, AutoModelForImageClassification, where, output_loading_info=True)
     if missing := sorted(loaded["missing_keys"]):
         raise ValueError(
             f"hf:{name} has no trained classifier: its weights lack {', '.join(missing[:3])}, which would be random. "
@@ -52,7 +53,22 @@ def hugging_face(name: str, like: Dataset) -> tuple[nn.Module, Form, str]:
     return network.eval(), form_of(settings, f"hf:{name}", getattr(model.config, "num_channels", 3)), classes
 
 
-def _fetched(name: str, kind: Any, where: str) -> tuple[Any, dict[str, Any]]:
+def configured(name: str, channels: int, outputs: int) -> nn.Module:
+    """The untrained network of a configuration, a folder's or one of huggingface.co, for so many channels and classes.
+
+    Raises:
+        ImportError, FileNotFoundError, ValueError: as `hugging_face`.
+    """
+    require(f"hf:{name}", "transformers", extra="hf")
+    from transformers import AutoConfig, AutoModelForImageClassification  # pyright: ignore[reportMissingImports]
+
+    where = str(Path(name).resolve()) if Path(name).is_dir() else name
+    config, _ = _fetched(name, AutoConfig, where, return_unused_kwargs=True)
+    config.num_channels, config.num_labels = channels, outputs
+    return AutoModelForImageClassification.from_config(config)
+
+
+def _fetched(name: str, kind: Any, where: str, **options: Any) -> tuple[Any, dict[str, Any]]:
     from transformers import logging  # pyright: ignore[reportMissingImports]
 
     if not Path(name).is_dir() and "/" not in name:
@@ -60,7 +76,7 @@ def _fetched(name: str, kind: Any, where: str) -> tuple[Any, dict[str, Any]]:
     bars = logging.is_progress_bar_enabled()
     try:
         logging.disable_progress_bar()
-        return kind.from_pretrained(where, output_loading_info=True)
+        return kind.from_pretrained(where, **options)
     except (OSError, ValueError) as error:
         reason = reason_of(error)
         if isinstance(error, OSError) and not Path(name).is_dir():

@@ -1,14 +1,17 @@
 """Classifiers of timm and of torchvision, by their names there, behind the preprocessing of their weights."""
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from steelman.data.dataset import Dataset
 from steelman.files import reason_of
-from steelman.loading.form import Form, picked
+from steelman.loading.form import Picked, picked
+from steelman.loading.hugging_face import configured
 from steelman.naming import nearest
+from steelman.networks.input_form import Form
 
 
 def timm(name: str, like: Dataset) -> tuple[nn.Module, Form, str]:
@@ -92,6 +95,53 @@ def torchvision(name: str, like: Dataset) -> tuple[nn.Module, Form, str]:
         std=tuple(before.std),
     )
     return network.eval(), form, classes
+
+
+def untrained(
+    name: str,
+    *,
+    shape: Sequence[int],
+    classes: int,
+    channels: int | None = None,
+    outputs: int | None = None,
+    places: Sequence[int] | None = None,
+) -> nn.Module:
+    """A library's network without trained weights: a recipe's `network = { kind = "timm:resnet18" }`.
+
+    name     "timm:NAME", "torchvision:NAME", or "hf:NAME_OR_FOLDER", of which the configuration is read
+    shape, classes  of the images; channels and outputs are as many, unless they are given
+    channels of the network's input; torchvision's have three
+    outputs  classes of the network
+    places   the data's classes among these, in their order (`Picked`); default: all
+
+    Raises:
+        ImportError: the library is not installed, or cannot be imported.
+        FileNotFoundError, ValueError: there is no such network.
+    """
+    library, _, inside = name.partition(":")
+    channels, outputs = channels or shape[0], outputs or classes
+    if library == "hf":
+        network: Any = configured(inside, channels, outputs)
+    elif library == "timm":
+        made = _imported("timm", name, "timm")
+        known = made.list_models()
+        if inside.partition(".")[0] not in known and ":" not in inside:
+            raise ValueError(f"{name}: timm has no such model; {nearest(inside, known)}")
+        network = _fetched(
+            lambda: made.create_model(inside, pretrained=False, num_classes=outputs, in_chans=channels), name
+        )
+    else:
+        models, bare = _imported("torchvision.models", name, "vision"), inside.partition(":")[0]
+        known = models.list_models(module=models)
+        if bare not in known:
+            raise ValueError(f"{name}: torchvision has no such classifier; {nearest(bare, known)}")
+        if channels != 3:
+            raise ValueError(
+                f"{name}: torchvision's networks take three channels, and these images have {channels}: repeat them, "
+                'preprocess = { kind = "InputForm", channels = 3 }, and give the network channels = 3'
+            )
+        network = models.get_model(bare, weights=None, num_classes=outputs)
+    return Picked(network, places) if library == "hf" or places is not None else network
 
 
 def _imported(module: str, what: str, extra: str) -> Any:

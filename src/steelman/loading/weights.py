@@ -6,7 +6,7 @@ import pickle
 import pickletools
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +145,9 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], where: str) -> str:
     return " and ".join(f"without the prefix {prefix}" for prefix in sorted(removed))
 
 
-def renamed(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def renamed(state: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
     """A network's state dict, with the names and in the order of a file that `fill` loads into it."""
-    named = {name: _bare(name, state) for name in like}
+    named = {name: _bare(name, state) for name in names}
     return {name: state[bare] for name, bare in named.items() if bare in state}
 
 

@@ -5,7 +5,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import fields
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -39,6 +41,7 @@ from steelman.networks.generative import (
     PixelCNN,
 )
 from steelman.networks.initial import NormalInit
+from steelman.networks.input_form import InputForm, input_form
 from steelman.networks.mean_of_draws import MeanOfDraws
 from steelman.networks.mnist import CNN, MLP, CarliniNet, ConvResNet, LeNet, LeNet5, MadryNet, SmallCNN
 from steelman.networks.ode import ODENet
@@ -63,6 +66,10 @@ _KINDS: dict[str, Callable[..., nn.Module]] = {
         *(PixelDefend, DefenseGAN, Reformer),
     )
 }
+_KINDS[InputForm.__name__] = input_form
+
+LIBRARIES = ("hf", "timm", "torchvision")
+"""What stands before the colon of a network's kind where another library builds it."""
 
 _ENSEMBLES = {kind.__name__: kind for kind in (Ensemble, LogitEnsemble)}
 
@@ -77,8 +84,9 @@ _RANDOM: dict[str, Callable[..., nn.Module]] = {
 def build(kind: str, *, shape: Sequence[int], classes: int | None = None, **options: Any) -> nn.Module:
     """The network, preprocessing or filter that `kind` names, for images of `shape`; a recipe's [network] section.
 
-    kind     a name of this package ("LeNet", "SubtractMean"), or 'module:function' of your own. Of `shape` and
-             `classes`, a function is given those that it has arguments for
+    kind     a name of this package ("LeNet", "SubtractMean"); 'timm:NAME', 'torchvision:NAME' or 'hf:NAME', untrained;
+             or 'module:function' of your own. Of `shape` and `classes`, a function is given those that it has arguments
+             for; a module is copied
     options  its other arguments
 
     Initial weights come from torch's global generator: seed that first. 'module:function' is imported, since the caller
@@ -93,8 +101,13 @@ def build(kind: str, *, shape: Sequence[int], classes: int | None = None, **opti
 def _build(
     kind: str, from_file: bool, /, *, shape: Sequence[int], classes: int | None = None, **options: Any
 ) -> nn.Module:
-    if ":" in kind:
+    if kind.partition(":")[0] in LIBRARIES:
+        # By name, since the room of other people's models comes after this one.
+        make = partial(imported("steelman.loading.model_zoos:untrained", from_file=False), kind)
+    elif ":" in kind:
         make = imported(kind, from_file=from_file)
+        if isinstance(make, nn.Module):
+            return deepcopy(make)
         if not callable(make):
             raise ValueError(f"{kind!r} is a {type(make).__name__}, which cannot be called")
     elif kind in _KINDS:
