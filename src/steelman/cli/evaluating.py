@@ -10,6 +10,7 @@ from steelman.cli.options import (
     AccessName,
     Adaptive,
     BatteryName,
+    ClusterName,
     DataDir,
     DataName,
     Device,
@@ -61,6 +62,7 @@ def evaluate(
     eps_ref_of: EpsRefOf = None,
     seed: Annotated[int, typer.Option(help="Seed of the attacks' noise.")] = 0,
     workers: Workers = 1,
+    cluster: ClusterName = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Number of images that are attacked at once.")] = 250,
     folder: Results = None,
     fresh: Annotated[
@@ -76,10 +78,9 @@ def evaluate(
     made for this model follow. An existing table is extended, and nothing is attacked twice. The same call resumes an
     evaluation that was stopped.
     """
-    from contextlib import nullcontext
-
     from rich.console import Console
 
+    from steelman.clusters import executor_of
     from steelman.experiments.assess import asked_of, assess, battery_of, look, reference_of
     from steelman.experiments.opening import open_subject, open_surrogates
     from steelman.experiments.run import Run
@@ -87,7 +88,6 @@ def evaluate(
     from steelman.report.document import Document
     from steelman.report.export import write_document
     from steelman.training.trackers import Trackers
-    from steelman.workers import workers as several
 
     takes: dict[str, Any] = {"mean": mean, "std": std, "layout": layout, "range": range, "order": order}
     opened = open_subject(subject, data=data, data_dir=data_dir, network=network, norm=norm, **takes)
@@ -104,7 +104,7 @@ def evaluate(
         eps_ref = None if eps_ref_of is None else reference_of(Run.open(eps_ref_of).subject(data_dir), images)
         how = {"folder": results, "images": images, "eps_ref": eps_ref, "seed": seed, "batch_size": batch_size}
         try:
-            with several(workers) or nullcontext() as executor:
+            with executor_of(workers, cluster) as executor:
                 entry = assess(opened, chosen, found, **wanted, executor=executor, fresh=fresh, **how)
         except KeyboardInterrupt as error:
             again = "--fresh begins again" if fresh else "the same call resumes it"
@@ -138,6 +138,7 @@ def compare(
         bool, typer.Option("--ensemble", help="Also make images on the mean of these models' logits.")
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes that make the images.")] = 1,
+    cluster: ClusterName = None,
     data_dir: DataDir = None,
     folder: Annotated[Path, typer.Option(help="The folder of the common report.")] = Path("runs/comparison"),
     trust: Trust = None,
@@ -160,6 +161,7 @@ def compare(
         surrogates=surrogate or (),
         ensemble=ensemble,
         count=workers,
+        cluster=cluster,
     )
     console = Console()
     for each in found.shown:

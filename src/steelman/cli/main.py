@@ -11,6 +11,7 @@ from steelman.cli import training  # noqa: F401 (adds its verbs, which help show
 from steelman.cli import evaluating  # noqa: F401
 from steelman.cli.app import app, say
 from steelman.cli.options import (
+    ClusterName,
     DataDir,
     Runs,
     Scale,
@@ -35,6 +36,7 @@ def reproduce(
         bool, typer.Option("--plan", help="Print what is missing and its cost here, and do nothing.")
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes that train and attack.")] = 1,
+    cluster: ClusterName = None,
     data_dir: DataDir = None,
     runs: Runs = Path("runs"),
     folder: Annotated[Path, typer.Option(help="The folder of the pages and their results.")] = Path("reproduced"),
@@ -56,7 +58,7 @@ def reproduce(
     elif plan:
         terminal.print_plan(Console(), paper, scale, seeds, runs, data_dir, folder, part)
     else:
-        failed = terminal.make(Console(), paper, scale, seeds, runs, data_dir, folder, workers, say, part)
+        failed = terminal.make(Console(), paper, scale, seeds, runs, data_dir, folder, workers, cluster, say, part)
         if failed:
             raise typer.Exit(1)
 

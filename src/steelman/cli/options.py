@@ -221,6 +221,15 @@ EpsRefOf: TypeAlias = Annotated[
 Workers: TypeAlias = Annotated[
     int, typer.Option(min=1, help="Number of processes; each has a GPU of its own where there are GPUs.")
 ]
+ClusterName: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="ADDRESS",
+        help="Work on other machines, by Dask: its scheduler's address, such as tcp://host:8786, or a TOML file that "
+        "says which cluster is started.",
+    ),
+]
 Results: TypeAlias = Annotated[
     Path | None, typer.Option(help="Where results go; default: RUN/evaluation, or evaluations/NAME for other models.")
 ]

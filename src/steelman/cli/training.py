@@ -9,6 +9,7 @@ from steelman.cli.app import app, say, show
 from steelman.cli.options import (
     BatteryName,
     Changes,
+    ClusterName,
     DataDir,
     Eps,
     Images,
@@ -121,6 +122,7 @@ def sweep(
         int,
         typer.Option(min=1, help="Number of networks at once; each has a GPU of its own where there are GPUs."),
     ] = 1,
+    cluster: ClusterName = None,
     set_: Changes = None,
     trust: Trust = None,
 ) -> None:
@@ -148,6 +150,7 @@ def sweep(
         options=None if options == EvaluationOptions() else options,
         measure=measure,
         count=workers,
+        cluster=cluster,
         say=say,
     )
     console = Console()

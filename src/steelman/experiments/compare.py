@@ -1,7 +1,6 @@
 """Evaluated models side by side, and transfer attacks between them."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -15,6 +14,7 @@ from steelman.adversaries.adversary import Adversary
 from steelman.attacks.core.attack import Attack
 from steelman.checkup.findings import Checkup
 from steelman.classes import concrete
+from steelman.clusters.cluster import Cluster, executor_of
 from steelman.data.dataset import Dataset
 from steelman.evaluation.transferability import Source, transfer
 from steelman.experiments.run import Run, check_same_data, entries
@@ -33,7 +33,6 @@ from steelman.table.places import TABLE, tables_in
 from steelman.table.table import Evaluation
 from steelman.trust import written
 from steelman.types import Model
-from steelman.workers import workers
 
 RESULTS = "results.json"
 
@@ -63,6 +62,7 @@ def compare(
     surrogates: Sequence[Path] = (),
     ensemble: bool = False,
     count: int = 1,
+    cluster: Cluster | None = None,
 ) -> Compared:
     """One report over several evaluated models.
 
@@ -74,6 +74,7 @@ def compare(
     surrogates  runs on which images are crafted, instead of the runs that are compared
     ensemble    also craft on the mean of all sources' logits
     count       number of processes that craft
+    cluster     an executor, or what `steelman.clusters.connected` takes, in place of processes of this machine
 
     Only transfers need networks and images. A 'module:function' in a recipe is imported only if it is trusted
     (`steelman.trust`).
@@ -95,7 +96,7 @@ def compare(
         if len(runs) < len(folders):
             other = next(folder for folder in folders if folder not in runs)
             raise ValueError(f"{other} is no run, so it has no model for a transfer: leave it or --transfer out")
-        transfers = _transfers(list(runs.values()), shown, data, into, attacks, surrogates, ensemble, count)
+        transfers = _transfers(list(runs.values()), shown, data, into, attacks, surrogates, ensemble, count, cluster)
     elif surrogates or ensemble:
         raise ValueError("surrogates are for a transfer: name its attack too, such as --transfer PGD")
     document = Document(shown, transfers, shape=shape)
@@ -155,6 +156,7 @@ def _transfers(
     surrogates: Sequence[Path],
     ensemble: bool,
     count: int,
+    cluster: Cluster | None,
 ) -> list[Transfer]:
     """One for each attack, on the images on which the models were evaluated."""
     named = dict(zip((entry.name for entry in shown), runs, strict=True))
@@ -174,7 +176,7 @@ def _transfers(
         _refuse_newer(entry, models[entry.name])
     found = []
     writable(into, REPORT + 4 * prod(images.shape) * len(images) * len(sources) * len(attacks))
-    with workers(count) or nullcontext() as executor:
+    with executor_of(count, cluster) as executor:
         for text in attacks:
             name, attack = _attack(text, {**named, **crafted_on})
             of_each = _of_each(attack, sources, crafted_on, whole)

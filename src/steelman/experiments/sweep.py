@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import nn
 
 from steelman import config
 from steelman.checkpoint import room_for
+from steelman.clusters.cluster import Cluster, executor_of
 from steelman.data.dataset import Dataset
 from steelman.evaluation.battery import Battery
 from steelman.experiments.assess import attacked, battery_of
@@ -28,8 +29,8 @@ from steelman.measures.robustness import CLEAN_ACCURACY
 from steelman.table.places import TABLE
 from steelman.training.distributed import processes
 from steelman.trust import named_in, written
+from steelman.workers import check_shared
 from steelman.workers import each as each_result
-from steelman.workers import workers
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def sweep(
     options: EvaluationOptions | None = None,
     measure: str = "",
     count: int = 1,
+    cluster: Cluster | None = None,
     say: Callable[[str], None] = print,
 ) -> SweepResults:
     """Train a recipe for every value, attack each network with one battery, and draw its robustness curve.
@@ -72,6 +74,8 @@ def sweep(
     options  of the evaluation; default: those of the call before, at first the recipe's own attacks
     measure  of robustness, by its name or beginning; default: that of the call before, at first `default_measure`
     count    how many are trained at once, each by a process of its own
+    cluster  an executor, or what `steelman.clusters.connected` takes, in place of processes of this machine; its
+             processes must see the same folders
     say      is called with a line of text for each network that is done
 
     The same call resumes: what is trained and attacked stays, and other values are added. A training that diverges is
@@ -110,9 +114,10 @@ def sweep(
         left = [each for each in variants if not networks[each.folder].measures]
         for variant in left:  # here, and once: two workers could begin to train the same one
             train_named(variant.recipe, path, runs, data)
-        place, alone = folder.relative_to(runs), count == 1  # several bars in one terminal would be unreadable
+        place = folder.relative_to(runs)
+        alone = count == 1 and cluster is None  # several bars in one terminal would be unreadable
         jobs = [_Job(each, runs, f"{place}/{each.folder}", data, options, alone) for each in left]
-        executor = stack.enter_context(workers(max(1, min(count, len(jobs)))) or nullcontext())
+        executor = stack.enter_context(executor_of(max(1, min(count, len(jobs))), cluster if jobs else None))
         for network in each_result(_train_and_evaluate, jobs, executor):
             networks[network.run] = network
             results = _with(results, networks, measure)
@@ -167,6 +172,7 @@ def _train_and_evaluate(job: _Job) -> SweptNetwork:
     variant, options = job.variant, job.options
     network = SweptNetwork(variant.folder, variant.values)
     try:
+        check_shared((job.runs / job.called).parent)
         run = train_recipe(variant.recipe, variant.path, job.runs, job.called, job.data, job.progress)
         network = replace(network, seconds=sum(line.get("seconds", 0.0) for line in run.log))
         subject = run.subject(job.data)

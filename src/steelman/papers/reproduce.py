@@ -1,7 +1,7 @@
 """`steelman reproduce`: trains, attacks and prints what a paper prints."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from steelman.papers.pictures import draw_pictures
 from steelman.papers.results import Reader, Results
 from steelman.papers.work import Work, work
 from steelman.trust import written
+from steelman.workers import ClusterLost, check_shared
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,15 @@ def reproduce(
     runs     the folder of the runs. A finished training or evaluation is not done again
     folder   of the page, its pictures and PAPER.json. What the JSON has is not made again either, also where the runs
              are gone, as long as its recipe and evaluation are the same
-    executor where jobs are worked on, such as `steelman.workers.workers(2)`; default: in this process
+    executor where jobs are worked on, such as `steelman.workers.workers(2)` or `steelman.clusters.connected(...)`; its
+             processes must see the same folders; default: in this process
     command  that stands on the page
 
     A job that fails is reported, and what needs it is left out; the others continue. Called again, it goes on.
 
     Raises:
         ValueError: no such paper, table, figure, row or column; seeds below 1; a scale that the paper does not declare.
+        ClusterLost, BrokenExecutor: the executor has given the work up; called again, it goes on.
     """
     paper = load_paper(name)
     check(paper, scale, seeds)
@@ -124,7 +127,7 @@ def _run(
     count = len(left)
     if like is None:
         return failed
-    for done, (job, found) in enumerate(_each(left, failed, like, executor), start=1):
+    for done, (job, found) in enumerate(_each(left, failed, like, folder, executor), start=1):
         place = f"[{done}/{count}] {job.name}"
         if isinstance(found, BaseException):
             failed[job.name] = described(found)[1]
@@ -139,7 +142,7 @@ def _run(
 
 
 def _each(
-    left: dict[str, Trained | Measured], failed: dict[str, str], like: Work, executor: Executor | None
+    left: dict[str, Trained | Measured], failed: dict[str, str], like: Work, folder: Path, executor: Executor | None
 ) -> Iterator[tuple[Trained | Measured, dict | BaseException]]:
     running: dict[Future, Trained | Measured] = {}
     while True:
@@ -151,13 +154,15 @@ def _each(
                 yield job, _tried(task)
                 break
             del left[job.name]
-            running[executor.submit(work, task)] = job
+            running[executor.submit(_there_too, task, folder)] = job
         else:
             if not running:
                 return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 error = future.exception()
+                if isinstance(error, ClusterLost | BrokenExecutor):
+                    raise error
                 yield running.pop(future), error if error is not None else future.result()
 
 
@@ -171,6 +176,12 @@ def _needs(job: Trained | Measured) -> Iterator[Trained]:
     if isinstance(job, Trained):
         return iter(job.needs)
     return (each for need in job.needs for each in need.every)
+
+
+def _there_too(task: Work, folder: Path) -> dict:
+    """The work of a job, in another process."""
+    check_shared(folder)
+    return work(task)
 
 
 def _tried(task: Work) -> dict | BaseException:

@@ -3,10 +3,10 @@
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from steelman.clusters import executor_of
 from steelman.papers.agreement import agreement
 from steelman.papers.chosen import Part, heading, shown
 from steelman.papers.costs import seconds_of
@@ -14,7 +14,6 @@ from steelman.papers.page import MARKS, compared, with_interval, written
 from steelman.papers.paper import Cell, Paper, Scale, Table, load_paper, names
 from steelman.papers.reproduce import check, missing, reproduce
 from steelman.papers.results import Reader, Results
-from steelman.workers import workers as several
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,6 +93,7 @@ def make(
     data: Path | None,
     folder: Path,
     workers: int,
+    cluster: str | None,
     say: Callable[[str], None],
     part: Part,
 ) -> bool:
@@ -101,7 +101,7 @@ def make(
     paper = load_paper(name)
     reader, failed, page = Reader(paper, Results(paper.name)), False, ""
     if paper.wired:
-        with several(workers) or nullcontext() as executor:
+        with executor_of(workers, cluster) as executor:
             done = reproduce(
                 name,
                 part=part,
