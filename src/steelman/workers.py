@@ -76,8 +76,8 @@ def _quota(folder: Path, first: bool) -> Iterator[float]:
 def workers(count: int) -> Executor | None:
     """`count` processes, each with its share of the cores, and a GPU of its own where there are GPUs; None for one.
 
-    Any `concurrent.futures.Executor` can be used instead: `steelman.clusters.connected`, submitit's. Close it (`with`),
-    so that the processes end; they also end when this one does, however that ends.
+    Any `concurrent.futures.Executor` can be used instead, such as that of `steelman.clusters.connected`. Close it
+    (`with`), so that the processes end; they also end when this one does, however that ends.
 
     Raises:
         ValueError: a count below 1.
