@@ -121,6 +121,8 @@ def _output(output: dict[str, Any]) -> str:
         return f'<div class="output">{data["image/svg+xml"]}</div>'
     if "image/png" in data:
         return f'<img class="output" alt="" src="data:image/png;base64,{data["image/png"].strip()}">'
+    if "text/markdown" in data:
+        return data["text/markdown"]
     if "text/html" in data:
         return '<div class="output">' + re.sub(r"\n\s*", "\n", data["text/html"]).strip() + "</div>"
     text = data.get("text/plain") or "".join(output.get("text", ""))

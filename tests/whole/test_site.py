@@ -51,6 +51,7 @@ def test_links_follow_pages_to_where_they_are_in_the_site():
 @pytest.mark.parametrize(
     ("words", "page"),
     [
+        ("harden", "harden.md"),
         ("HuggingFace", "data.md"),
         ("ONNX", "any-model.md"),
         ("black box", "any-model.md"),
@@ -98,3 +99,29 @@ def test_docstrings_become_markdown():
 def test_public_names_in_docstrings_are_linked():
     text = linked("`PGD`, `eps`, ``PGD``, `A` and PGD", {"PGD": "steelman.attacks.PGD", "A": "x.A"}, "A")
     assert text == "[`PGD`][steelman.attacks.PGD], `eps`, ``PGD``, `A` and PGD"
+
+
+def test_notebooks_become_pages_with_their_outputs():
+    cells = {
+        "cells": [
+            {"cell_type": "markdown", "source": ["# Title\n", "Text"]},
+            {
+                "cell_type": "code",
+                "source": ["print(1 < 2)"],
+                "outputs": [
+                    {"output_type": "stream", "name": "stdout", "text": ["True <b>\n"]},
+                    {
+                        "output_type": "execute_result",
+                        "data": {"text/plain": ["x"], "text/html": ["<table>\n</table>"]},
+                    },
+                    {"output_type": "display_data", "data": {"text/plain": ["x"], "image/png": "aGk=\n"}},
+                ],
+            },
+        ]
+    }
+    page = website.notebook(cells, "a.ipynb")
+    assert page.startswith("# Title\n\n[This page as a notebook](a.ipynb){ download }\n")
+    assert "```python\nprint(1 < 2)\n```" in page
+    assert '<pre class="output">True &lt;b&gt;</pre>' in page
+    assert '<div class="output"><table>\n</table></div>' in page
+    assert 'src="data:image/png;base64,aGk="' in page

@@ -52,6 +52,10 @@ class Curve:
         """The accuracy at one radius, at least 0."""
         return float(self.accuracy[np.searchsorted(self.radius, radius, side="right") - 1])
 
+    def __repr__(self) -> str:
+        half = self.radius[self.accuracy > self.accuracy[0] / 2][-1]
+        return f"Curve({self.norm}, accuracy {100 * self.accuracy[0]:.1f} %, half of that beyond radius {half:.4g})"
+
     def _repr_png_(self) -> bytes | None:
         from steelman.measures.notebooks import png
 
