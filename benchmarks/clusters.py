@@ -41,8 +41,9 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=40)
     parser.add_argument("--empty", type=int, default=200, help="blocks of the overhead")
     parser.add_argument("--page", type=Path, help="the page that gets the figures")
+    parser.add_argument("--note", default="", help="a sentence on the circumstances")
     options = parser.parse_args()
-    text = measured(options.minutes, options.blocks, options.empty)
+    text = measured(options.minutes, options.blocks, options.empty, options.note)
     print(text)
     if options.page is not None:
         page = options.page.read_text(encoding="utf-8")
@@ -50,7 +51,7 @@ def main() -> None:
         write_text(options.page, f"{before}{BEGIN}\n\n{text}\n{END}{rest.split(END)[1]}")
 
 
-def measured(minutes: float, blocks: int, empty: int) -> str:
+def measured(minutes: float, blocks: int, empty: int, note: str = "") -> str:
     from distributed import Client, LocalCluster
 
     torch.set_num_threads(1)
@@ -96,7 +97,7 @@ def measured(minutes: float, blocks: int, empty: int) -> str:
     made = Provenance.now()
     lines = [
         f"{date.today()}, {made.hardware}, PyTorch {made.pytorch}. {blocks} blocks of {IMAGES} images, LeNet under PGD-"
-        f"{attack.steps}; the four tables are equal.",
+        f"{attack.steps}; the four tables are equal. {note}".strip(),
         "",
         "| overhead of a block | empty | with its images |",
         "|---|--:|--:|",

@@ -87,7 +87,7 @@ def workers(count: int) -> Executor | None:
     if count == 1:
         return None
     context = get_context("spawn")  # a process with CUDA or threads must not be forked
-    with _safe_path():
+    with safe_path():
         places = context.Queue()
         for place in range(count):
             places.put(place)
@@ -120,7 +120,7 @@ class _Workers(ProcessPoolExecutor):
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def submit(self, *call: Any, **options: Any) -> Future:
-        with _safe_path(), _uninterrupted():  # this starts processes
+        with safe_path(), uninterrupted():  # this starts processes
             return super().submit(*call, **options)
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
@@ -134,7 +134,7 @@ class _Workers(ProcessPoolExecutor):
 
 
 @contextmanager
-def _safe_path() -> Iterator[None]:
+def safe_path() -> Iterator[None]:
     """Python processes that are started in the block do not search the working directory first.
 
     They get this process's path later; until then a file there with the name of one of Python's own modules would run.
@@ -149,7 +149,7 @@ def _safe_path() -> Iterator[None]:
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Interrupts are delayed: in this thread until the block ends, in processes that it starts until they unblock them.
 
     A terminal sends an interrupt to all of its processes, and one that is still importing would print a traceback.

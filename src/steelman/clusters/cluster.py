@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor, Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
@@ -20,7 +21,7 @@ from steelman.extras import require
 from steelman.failures import one_line, warned
 from steelman.files import parse_toml, reason_of
 from steelman.trust import current, imported, named_in
-from steelman.workers import ClusterLost, Sent, _safe_path, workers
+from steelman.workers import ClusterLost, Sent, safe_path, uninterrupted, workers
 
 if TYPE_CHECKING:
     import distributed
@@ -80,7 +81,7 @@ def connected(cluster: str | Path) -> "Iterator[DaskExecutor]":
         if "://" in text:
             address: Any = text
         else:
-            stack.enter_context(_safe_path())
+            stack.enter_context(safe_path())
             address = stack.enter_context(_started(Path(text)))
         try:
             client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
@@ -238,7 +239,9 @@ def _started(file: Path) -> Iterator[Any]:
     with named_in(file):
         make = imported(kind, from_file=True)
     try:
-        cluster = make(**settings)
+        resource_tracker.ensure_running()  # which, when it starts, would let interrupts through
+        with uninterrupted():  # and so are the threads and processes that it starts, for good
+            cluster = make(**settings)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{file}: {kind} cannot be started: {_reason(error)}") from error
     try:
