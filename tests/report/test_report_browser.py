@@ -248,6 +248,17 @@ def test_only_boxes_scroll_sideways(page, size):
     page.evaluate("document.querySelectorAll('details:not(.again)').forEach(each => { each.open = false; })")
 
 
+def test_two_models_fit_beside_one_another_on_a_phone(page):
+    """No column is cut off at the edge; the table of attacks scrolls in its box, with a shadow there."""
+    page.set_viewport_size({"width": 390, "height": 844})
+    boxes = page.evaluate("""[...document.querySelectorAll("section .scroll:has(> .full)")]
+      .filter(e => e.checkVisibility()).map(e => [e.firstElementChild.className, e.scrollWidth - e.clientWidth])""")
+    assert {name for name, _ in boxes} >= {"full glance", "full", "full falls", "full signs", "full attacks"}
+    assert [name for name, beyond in boxes if beyond > 0 and name != "full attacks"] == []
+    assert max(beyond for name, beyond in boxes if name == "full attacks") > 0
+    assert page.evaluate("getComputedStyle(document.querySelector('.scroll')).backgroundImage").count("gradient") == 4
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_words_stand_out(page, scheme):
     page.emulate_media(color_scheme=scheme)
