@@ -179,6 +179,7 @@ def problems(root: Path = ROOT) -> list[str]:
     found = [f"{page} is in no navigation: mkdocs.yml" for page in made if page not in listed and "files/" not in page]
     found += [f"mkdocs.yml: there is no page {page}" for page in listed if page not in made]
     for page, text in made.items():
+        found += [f"{page}: a table without a head: {line:.40}" for line in _headless(text)]
         for match in _links(text):
             target = _target(match[0], page)
             anchor = match[0].partition("#")[2]
@@ -190,6 +191,14 @@ def problems(root: Path = ROOT) -> list[str]:
             f"{page}: no heading #{each}" for each in re.findall(r"\]\(#([^)]+)\)", text) if each not in anchors(text)
         ]
     return found
+
+
+def _headless(text: str) -> Iterator[str]:
+    """The first lines of tables that are none, since no line of dashes follows."""
+    lines = ["", *re.sub(CODE, "", text).split("\n"), ""]
+    for before, line, after in zip(lines, lines[1:], lines[2:], strict=False):
+        if line.startswith("|") and not before.startswith("|") and not re.fullmatch(r"\|[-:| ]+\|", after):
+            yield line
 
 
 @cache

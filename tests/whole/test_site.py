@@ -23,7 +23,7 @@ def test_what_is_missing_is_found(tmp_path: Path):
     assert website.problems(tmp_path) == []
     (tmp_path / "docs/compare.md").unlink()
     (tmp_path / "docs/new.md").write_text(
-        "# New\n\n[a](attacks.md#no-such) [b](../src/no.py) [c](#not-here) `[d](no.md)`\n"
+        "# New\n\n[a](attacks.md#no-such) [b](../src/no.py) [c](#not-here) `[d](no.md)`\n\n| a |\n| b |\n"
     )
     found = website.problems(tmp_path)
     assert {
@@ -32,6 +32,7 @@ def test_what_is_missing_is_found(tmp_path: Path):
         "new.md: no heading attacks.md#no-such",
         "new.md: no src/no.py",
         "new.md: no heading #not-here",
+        "new.md: a table without a head: | a |",
         "contents.md: no compare.md",
     } == {each for each in found if "compare.md" not in each or each.startswith(("mkdocs", "contents"))}
 

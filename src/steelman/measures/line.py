@@ -70,7 +70,8 @@ class Line:
         from steelman.measures.notebooks import png
 
         marks = [(point.x, point.y, point.low, point.high) for point in self.points]
-        return png(*(each.tolist() for each in self.knots), (self.across.label, self.up.label), marks=marks)
+        x, y = self.knots
+        return png(x.tolist(), y.tolist(), (self.across.label, self.up.label), marks=marks)
 
 
 @dataclass(frozen=True)
