@@ -82,6 +82,10 @@ def test_a_table_is_that_of_one_process_and_the_model_is_sent_once(executor: Das
         ours = evaluate(net, digits, ATTACKS, batch_size=5, executor=executor, survivors_only=True, progress=False)
     same(ours, evaluate(net, digits, ATTACKS, batch_size=5, survivors_only=True, progress=False))
     assert model < executor.sent - before < 1.2 * model, "12 blocks, and the model once"
+    end = time.monotonic() + 60
+    while executor.client.futures:
+        assert time.monotonic() < end, "results that are held would be made again where a worker ends"
+        time.sleep(0.02)
 
 
 def test_a_model_of_a_script_is_sent_by_value(executor: DaskExecutor, digits):

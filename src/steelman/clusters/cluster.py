@@ -178,6 +178,7 @@ class DaskExecutor(Executor):
             with suppress(InvalidStateError):  # cancelled
                 here.set_exception(error)
         else:
+            there.release()  # first: while it is held, the end of the worker that has it would have it made again
             with suppress(InvalidStateError):
                 here.set_result(found)
 
