@@ -30,6 +30,17 @@ BOOST = {"results": 1, "api": 0.1, "files": 0.1, "changes.md": 0.1, "contributin
 BOOST |= dict.fromkeys(("benchmarks.md", "dependencies.md", "methods.md", "defences.md"), 1)
 """How much pages count in a search, by folder or name; the others, which are guides, count 5."""
 
+SOUGHT = {
+    "any-model.md": ["Hugging Face", "HuggingFace", "transformers", "timm", "ONNX", "black box", "scikit-learn"],
+    "batteries.md": ["AutoAttack"],
+    "checkup.md": ["gradient masking", "masked gradients", "obfuscated gradients", "adaptive attacks"],
+    "data.md": ["HuggingFace", "ImageNet", "CIFAR-10"],
+    "clusters.md": ["Dask", "Slurm", "Kubernetes", "cluster"],
+    "several-machines.md": ["torchrun", "several machines"],
+    "harden.md": ["harden", "TRADES", "weights"],
+}
+"""What people search for, by the page that they are to find first."""
+
 CODE = re.compile(r"^(```|~~~).*?^\1|`[^`\n]+`", re.M | re.S)
 LINK = re.compile(r"(?<=\]\()[^)\s]+(?=\))")
 LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json"}
@@ -229,6 +240,7 @@ def on_files(files: Any, *, config: Any) -> Any:
 def on_page_markdown(markdown: str, *, page: Any, **kwargs: Any) -> None:
     """Called by mkdocs: a search finds pages that explain before those that list, and files last."""
     page.meta["search"] = {"boost": boost(page.file.src_uri)}
+    page.meta["tags"] = SOUGHT.get(page.file.src_uri, [])
 
 
 def boost(place: str) -> float:
