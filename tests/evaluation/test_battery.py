@@ -28,7 +28,7 @@ from steelman.attacks import (
 from steelman.data import Digits
 from steelman.evaluation import evaluate
 from steelman.evaluation.asking import asked_by
-from steelman.evaluation.battery import Battery, battery_names, default_radius, load_battery, named_battery
+from steelman.evaluation.battery import BUILT, Battery, battery_names, default_radius, load_battery, named_battery
 from steelman.evaluation.probes import PASS, LossSensitivity, TrainingSetDistance
 from steelman.experiments.recipe import load_recipe, to_toml
 from steelman.losses import Margin
@@ -238,9 +238,9 @@ def test_quick_finds_the_same_worst_case_with_survivors_only(digits: tuple[nn.Mo
     assert 0 < ours < 1
     assert ours == theirs
     assert len(survivors) < len(whole)
-    last = survivors.only("Square Linf 0.08")
+    last = survivors.only("Square Linf 0.08, 100 queries")
     correct = len(last["image"])
-    assert correct < len(survivors.only("FMN Linf")["image"])
+    assert correct < len(survivors.only("FMN Linf, 10 steps")["image"])
     assert ours == pytest.approx((correct - last["success"].sum()) / len(x))
 
 
@@ -337,7 +337,7 @@ def test_ones_own_file_builds_on_a_named_battery(tmp_path: Path) -> None:
         survivors_only = false
         images = 7
         [evaluation.attacks]
-        "Square L2 0.5" = { queries = 50 }
+        "Square L2 0.5, 100 queries" = { queries = 50 }
         "FGSM L2 0.5" = { kind = "PGD", eps = 0.5, norm = "L2" }
         "rho" = { kind = "DeepFool", steps = 5, reference = "prediction" }
     """)
@@ -345,7 +345,7 @@ def test_ones_own_file_builds_on_a_named_battery(tmp_path: Path) -> None:
     assert battery == load_battery(path)
     assert (battery.survivors_only, battery.images) == (False, 7)
     assert battery.attacks == quick.attacks | {
-        "Square L2 0.5": Square(0.5, L2, queries=50, rescale=False),
+        "Square L2 0.5, 100 queries": Square(0.5, L2, queries=50, rescale=False),
         "FGSM L2 0.5": PGD(eps=0.5, norm=L2),
         "rho": DeepFool(steps=5, reference="prediction"),
     }
@@ -382,3 +382,15 @@ def test_within_keeps_what_lies_inside(digits: tuple[nn.Module, Tensor, Tensor])
     assert torch.equal(inside, torch.where((length <= eps)[:, None, None, None], found, x))
     with pytest.raises(ValueError, match="has a radius itself"):
         Within(PGD())
+
+
+@pytest.mark.parametrize("norm", [Linf, L2, L1, L0])
+def test_a_table_of_one_built_battery_is_extended_by_another(norm: Norm) -> None:
+    eps = None if norm is L0 else 0.1
+    attacks: dict[str, Attack] = {}
+    for name in BUILT:
+        if (norm, name) == (L0, "signs"):
+            continue
+        battery = named_battery(name, norm=norm, eps=eps)
+        for each, attack in (battery.attacks | battery.black_box).items():
+            assert attacks.setdefault(each, attack) == attack, each

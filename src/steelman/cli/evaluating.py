@@ -26,6 +26,7 @@ from steelman.cli.options import (
     PaperShape,
     Range,
     Results,
+    Size,
     Std,
     SubjectName,
     Surrogates,
@@ -54,6 +55,7 @@ def evaluate(
     layout: Layout = None,
     range: Range = None,
     order: Order = None,
+    size: Size = None,
     device: Device = None,
     access: AccessName = None,
     adaptive: Adaptive = "auto",
@@ -89,7 +91,7 @@ def evaluate(
     from steelman.report.export import write_document
     from steelman.training.trackers import Trackers
 
-    takes: dict[str, Any] = {"mean": mean, "std": std, "layout": layout, "range": range, "order": order}
+    takes: dict[str, Any] = {"mean": mean, "std": std, "layout": layout, "range": range, "order": order, "size": size}
     opened = open_subject(subject, data=data, data_dir=data_dir, network=network, norm=norm, **takes)
     said(opened)
     chosen = battery_of(opened, battery, norm, eps, survivors_only)

@@ -81,6 +81,14 @@ def span(text: str) -> tuple[float, float]:
         raise typer.BadParameter(str(error)) from error
 
 
+def size(text: str) -> tuple[int, int]:
+    """Height and width of images: two numbers, or one for both."""
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and (width or height).isdecimal() and int(height) and int(width or height)):
+        raise typer.BadParameter(f"{text!r} is no size: give HEIGHTxWIDTH, such as 224x224, or one number for both")
+    return int(height), int(width or height)
+
+
 def device(text: str) -> str:
     """A device by its name, for this process and those that it starts."""
     import os
@@ -156,7 +164,7 @@ DataName: TypeAlias = Annotated[
     ),
 ]
 NetworkName: TypeAlias = Annotated[
-    str | None, typer.Option(help="Of a state dict: a network's name, module:function, or a TOML table.")
+    str | None, typer.Option(help="Of a state dict: a network's name, timm:NAME, module:function, or a TOML table.")
 ]
 Mean: TypeAlias = Annotated[
     Any,
@@ -181,6 +189,14 @@ Range: TypeAlias = Annotated[
 ]
 Order: TypeAlias = Annotated[
     Any, typer.Option(parser=order, metavar="ORDER", help="Of the channels of the model's input: RGB (default) or BGR.")
+]
+Size: TypeAlias = Annotated[
+    Any,
+    typer.Option(
+        parser=size,
+        metavar="HxW",
+        help="Of the model's input: images of another size are resized before it; default: what its file says.",
+    ),
 ]
 Device: TypeAlias = Annotated[
     Any,

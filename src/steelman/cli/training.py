@@ -1,7 +1,7 @@
-"""Verbs that train: demo, train, attack-train, sweep."""
+"""Verbs that train: demo, train, attack-train, sweep, harden."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,13 +11,23 @@ from steelman.cli.options import (
     Changes,
     ClusterName,
     DataDir,
+    DataName,
+    Device,
     Eps,
     Images,
+    Layout,
+    Mean,
+    NetworkName,
     NormName,
+    Order,
+    Range,
     Recipe,
     Runs,
+    Size,
+    Std,
     SurvivorsOnly,
     Trust,
+    Workers,
 )
 from steelman.cli.verbs import AttackTrain, Train, Verb
 
@@ -161,6 +171,98 @@ def sweep(
         console.print(f"picture: {path}", markup=False, soft_wrap=True, highlight=False)
     if any(each.failed for each in found.networks):
         raise typer.Exit(1)
+
+
+@app.command(
+    cls=Train,
+    epilog="Example: steelman harden my_models:resnet --weights resnet.pt --data my_images/ --defence TRADES "
+    "--eps 8/255",
+)
+def harden(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            help="module:function, a model or what returns one; a state dict (.safetensors, .pt, .pth) with --network; "
+            "hf:NAME_OR_FOLDER, timm:NAME or torchvision:NAME; a run's folder or a checkpoint in it."
+        ),
+    ],
+    weights: Annotated[
+        Path | None, typer.Option(help="A state dict for the model of module:function, where that has none itself.")
+    ] = None,
+    defence: Annotated[
+        str | None,
+        typer.Option(
+            help="A defence's name, which gets --norm and --eps; fast; or a TOML table, as it stands. Default TRADES, "
+            "or fast where --minutes are few."
+        ),
+    ] = None,
+    norm: NormName = None,
+    eps: Eps = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Default 10, or as many as have 500 batches.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Train no longer; the measurements come on top.")
+    ] = None,
+    battery: Annotated[str, typer.Option(help="As for evaluate, before and after.")] = "quick",
+    images: Annotated[int, typer.Option(min=1, help="Number of test images that are attacked.")] = 500,
+    data: DataName = None,
+    data_dir: DataDir = None,
+    network: NetworkName = None,
+    mean: Mean = None,
+    std: Std = None,
+    layout: Layout = None,
+    range: Range = None,
+    order: Order = None,
+    size: Size = None,
+    device: Device = None,
+    seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+    workers: Workers = 1,
+    cluster: ClusterName = None,
+    runs: Runs = Path("runs"),
+    name: Annotated[str, typer.Option(help="The hardened run's folder in RUNS.")] = "hardened",
+    set_: Changes = None,
+    trust: Trust = None,
+) -> None:
+    """Train a model of your own on, so that it resists attack: measured before and after on the same images.
+
+    The learning rate and the length are chosen, and said. RUNS/NAME.toml is the recipe that is trained; RUNS/NAME and
+    RUNS/NAME-before are runs for every other verb, and RUNS/NAME-comparison has the report on both. The same call
+    resumes what was stopped. Next: steelman export RUNS/NAME hardened.pt
+    """
+    from rich.console import Console
+
+    from steelman.clusters import executor_of
+    from steelman.experiments.adopting import adopt
+    from steelman.experiments.harden import harden
+    from steelman.norms import Linf
+
+    takes: dict[str, Any] = {"mean": mean, "std": std, "layout": layout, "range": range, "order": order, "size": size}
+    with executor_of(workers, cluster) as executor:
+        model = adopt(subject, data=data, data_dir=data_dir, weights=weights, network=network, **takes)
+        if model.said:
+            say(f"classes: {model.said}")
+        found = harden(
+            model,
+            runs,
+            data_dir,
+            called=name,
+            defence=defence,
+            norm=norm or Linf,
+            eps=eps,
+            epochs=epochs,
+            minutes=minutes,
+            battery=battery,
+            images=images,
+            seed=seed,
+            changes=set_,
+            executor=executor,
+            say=say,
+        )
+    console = Console()
+    for each in found.compared.shown:
+        console.print(each, markup=False, highlight=False)
+        console.print()
+    for line in (found.sentence, f"recipe: {found.recipe}", f"report: {found.compared.written[-1]}"):
+        console.print(line, markup=False, soft_wrap=True, highlight=False)
 
 
 def _trained(run: "Run") -> None:

@@ -187,7 +187,7 @@ def named_battery(name: str, *, norm: Norm | None = None, eps: float | None = No
     The first two ask for the worst case (`survivors_only`). The minimal-norm attack is run on every image that is
     classified correctly; it comes first, so that costlier attacks skip the images that it has broken within the radius.
     FGSM and the noise are for the signs of masked gradients: they should find nothing that gradients have left.
-    A table that one battery has made is extended by another.
+    A table that one battery has made is extended by another: the same name is the same attack in all of them.
 
     name  one of these
     norm  of "quick", "standard" and "signs": Linf (default), L2, L1; of the first two also L0
@@ -285,7 +285,7 @@ def _built(name: str, norm: Norm, eps: float | None, data: str | None) -> Batter
         if eps is not None:
             raise ValueError(f"in L0, {name} has minimal-norm attacks only, which have no radius: leave eps out")
         steps = 20 if quick else 50
-        attacks: dict[str, Attack] = {"Sigma-zero L0": SigmaZero(steps=steps)}
+        attacks: dict[str, Attack] = {f"Sigma-zero L0{', 20 steps' if quick else ''}": SigmaZero(steps=steps)}
         attacks |= {} if quick else {"FMN L0": FMN(norm=L0, steps=steps)}
         return Battery(attacks, {"Salt and pepper L0": SaltAndPepper()}, survivors_only=True)
     eps = default_radius(data, norm) if eps is None else eps
@@ -297,14 +297,14 @@ def _built(name: str, norm: Norm, eps: float | None, data: str | None) -> Batter
         attacks, black_box = sign_attacks(norm, eps), _decisions(True, norm, eps, at)
         if norm is not L1:
             attacks[f"Square {at}, 1000 queries"] = Square(eps, norm, queries=1000, rescale=False)
-            attacks[f"HopSkipJump {norm}"] = black_box.pop(f"HopSkipJump {norm}")
+            attacks |= {each: black_box.pop(each) for each in list(black_box) if each.startswith("HopSkipJump")}
         return Battery(attacks, black_box)
-    square = {} if norm is L1 else {f"Square {at}": Square(eps, norm, queries=100, rescale=False)}
+    square = {} if norm is L1 else {f"Square {at}, 100 queries": Square(eps, norm, queries=100, rescale=False)}
     single: dict[str, Attack] = {f"FGSM {at}": FGSM(eps, norm)}
     if quick:
         attacks = {
-            f"FMN {norm}": FMN(norm, steps=10),
-            f"APGD {at}": APGD(eps, norm, steps=20, loss=DLR(or_margin=True), stop_early=True),
+            f"FMN {norm}, 10 steps": FMN(norm, steps=10),
+            f"APGD {at}, 20 steps": APGD(eps, norm, steps=20, loss=DLR(or_margin=True), stop_early=True),
         }
         attacks |= single | square
     else:
@@ -322,11 +322,12 @@ def _built(name: str, norm: Norm, eps: float | None, data: str | None) -> Batter
 
 def _decisions(quick: bool, norm: Norm, eps: float, at: str) -> dict[str, Attack]:
     """Attacks that need classes alone, with about as many passes as Square."""
-    found: dict[str, Attack] = {f"Uniform noise {at}": UniformNoise(eps, norm, samples=100 if quick else 1000)}
+    draws, pictures = (100, 20) if quick else (1000, 1000)
+    found: dict[str, Attack] = {f"Uniform noise {at}, {draws} draws": UniformNoise(eps, norm, samples=draws)}
     if norm is L1:
-        return found | {"Salt and pepper L0": SaltAndPepper(samples=20 if quick else 1000)}
-    few = HopSkipJump(norm, steps=3, evaluations=30) if quick else HopSkipJump(norm, steps=17)
-    return found | {f"HopSkipJump {norm}": few}
+        return found | {f"Salt and pepper L0, {pictures} draws": SaltAndPepper(samples=pictures)}
+    steps, evaluations = (3, 30) if quick else (17, HopSkipJump().evaluations)
+    return found | {f"HopSkipJump {norm}, {steps} steps": HopSkipJump(norm, steps=steps, evaluations=evaluations)}
 
 
 def sign_attacks(norm: Norm = Linf, eps: float = 8 / 255, *, steps: int = 20, draws: int = 1000) -> dict[str, Attack]:

@@ -38,6 +38,7 @@ class Adopted:
     start    the file of its weights, or a run's checkpoint; None for a model that came without one
     state    the weights of a model that came without a file, under its own names
     said     what was matched or guessed, in words
+    written  what the user has written, whose names may be imported
     """
 
     data: Source
@@ -45,6 +46,7 @@ class Adopted:
     start: Path | None
     state: Mapping[str, Tensor] | None = field(default=None, repr=False)
     said: str = ""
+    written: tuple[str, ...] = ()
 
 
 def adopt(
@@ -78,7 +80,7 @@ def adopt(
             what, data=data, weights=weights, mean=mean, std=std, layout=layout, range=range, order=order, size=size
         )
         run = Run.open(path)
-        return Adopted(run.recipe.data, run.recipe.network, run.checkpoint)
+        return Adopted(run.recipe.data, run.recipe.network, run.checkpoint)  # its names have to be trusted
     if data is None:
         raise ValueError(f"{what} needs images: give --data, such as CIFAR10, an .npz file or a folder of pictures")
     images = source(data)
@@ -108,7 +110,7 @@ def adopt(
     before = preprocess_of(form, like)
     settings |= {} if before is None else {"preprocess": before}
     _check(what, settings, start, state, like)
-    return Adopted(images, settings, start, state, said)
+    return Adopted(images, settings, start, state, said, (what, network or "", data))
 
 
 def _of_library(what: str, model: nn.Module, form: Form) -> tuple[dict[str, Any], Mapping[str, Tensor]]:

@@ -28,6 +28,7 @@ from steelman.measures.pairwise import Paired
 from steelman.norms import Linf, Norm
 from steelman.report.document import Document
 from steelman.report.export import write_document
+from steelman.trust import written
 
 SAME_CLEAN = 0.01
 """Clean accuracies are called equal where their difference is within a point with 95 % confidence."""
@@ -115,39 +116,40 @@ def harden(
     path = folder_in(runs, called).with_name(f"{Path(called).name}.toml")
     eps = default_radius(type(model.data).__name__, norm) if eps is None else eps
     runs.mkdir(parents=True, exist_ok=True)
-    start = _start(model, runs, called)
-    begun = {
-        "data": config.brief(model.data),
-        "network": model.network,
-        "start": relpath(start, runs),
-        "training": {"seed": seed, "epochs": 0},
-        "defence": config.brief(Plain()),
-    }
-    before = train_recipe(read_recipe(begun), path, runs, f"{called}-before", data_dir, progress=False)
-    how: Mapping[str, Any] = {"battery": battery, "norm": norm, "eps": eps, "images": images, "executor": executor}
-    say(f"measuring the model as it is ({before.folder})")
-    say(f"before: {_measured(before, data_dir, **how)}")
-    if path.is_file():
-        recipe = _left(path, begun, changes)
-        say(f"{path} is there, and its defence, rate and length are taken")
-    else:
-        chosen = None if defence is None else defence_of(defence, norm, eps)
-        train = before.data("train", data_dir)
-        say("choosing the rate and the length")
-        plan = planned(
-            before.network(train), train, norm, eps,
-            defence=chosen, epochs=epochs, minutes=minutes, seed=seed, say=say,
-        )  # fmt: skip
-        for reason in plan.reasons:
-            say(reason)
-        settings = begun | {"defence": config.brief(plan.defence), "training": config.brief(plan.training)}
-        recipe = read_recipe(changed(settings, changes))
-        _write(path, recipe, plan.reasons)
-    say(f"training by {recipe.defence} (recipe: {path})")
-    after = train_recipe(recipe, path, runs, called, data_dir)
-    say(f"after: {_measured(after, data_dir, **how)}")
-    found = compare([after.folder, before.folder], data_dir, runs / f"{called}-comparison")
-    return Hardened(before, after, path, found, (repr(norm), eps))
+    with written(*model.written, *changes or ()):
+        start = _start(model, runs, called)
+        begun = {
+            "data": config.brief(model.data),
+            "network": model.network,
+            "start": relpath(start, runs),
+            "training": {"seed": seed, "epochs": 0},
+            "defence": config.brief(Plain()),
+        }
+        before = train_recipe(read_recipe(begun), path, runs, f"{called}-before", data_dir, progress=False)
+        how: Mapping[str, Any] = {"battery": battery, "norm": norm, "eps": eps, "images": images, "executor": executor}
+        say(f"measuring the model as it is ({before.folder})")
+        say(f"before: {_measured(before, data_dir, **how)}")
+        if path.is_file():
+            recipe = _left(path, begun, changes)
+            say(f"{path} is there, and its defence, rate and length are taken")
+        else:
+            chosen = None if defence is None else defence_of(defence, norm, eps)
+            train = before.data("train", data_dir)
+            say("choosing the rate and the length")
+            plan = planned(
+                before.network(train), train, norm, eps,
+                defence=chosen, epochs=epochs, minutes=minutes, seed=seed, say=say,
+            )  # fmt: skip
+            for reason in plan.reasons:
+                say(reason)
+            settings = begun | {"defence": config.brief(plan.defence), "training": config.brief(plan.training)}
+            recipe = read_recipe(changed(settings, changes))
+            _write(path, recipe, plan.reasons)
+        say(f"training by {recipe.defence} (recipe: {path})")
+        after = train_recipe(recipe, path, runs, called, data_dir)
+        say(f"after: {_measured(after, data_dir, **how)}")
+        found = compare([after.folder, before.folder], data_dir, runs / f"{called}-comparison")
+        return Hardened(before, after, path, found, (repr(norm), eps))
 
 
 def _start(model: Adopted, runs: Path, called: str) -> Path:
