@@ -34,9 +34,10 @@ SOUGHT = {
     "any-model.md": ["Hugging Face", "HuggingFace", "transformers", "timm", "ONNX", "black box", "scikit-learn"],
     "batteries.md": ["AutoAttack"],
     "checkup.md": ["gradient masking", "masked gradients", "obfuscated gradients", "adaptive attacks"],
-    "data.md": ["HuggingFace", "ImageNet", "CIFAR-10"],
+    "data.md": ["HuggingFace", "CIFAR-10"],
     "clusters.md": ["Dask", "Slurm", "Kubernetes", "cluster"],
     "several-machines.md": ["torchrun", "several machines"],
+    "streaming.md": ["ImageNet", "memory"],
     "harden.md": ["harden", "TRADES", "weights"],
 }
 """What people search for, by the page that they are to find first."""
