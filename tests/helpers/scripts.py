@@ -11,7 +11,7 @@ from pathlib import Path
 
 def run_script(*command: str) -> None:
     """Run a Python file of the tests, with as little around it as possible."""
-    paths = (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))
+    paths = (str(Path(__file__).parent), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))
     environment = {
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",  # two processes need two GPUs or none

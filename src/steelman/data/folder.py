@@ -51,7 +51,7 @@ class ImageFolder(Source):
         files = _Files.of([part / name for name in classes])
         if not len(files.labels):
             raise ValueError(f"no pictures in the folders of {part}; these count: {', '.join(sorted(SUFFIXES))}")
-        items = Pictures(files.path, files.labels, self.size, self.grey, lambda place: str(files.path(place)))
+        items = Pictures(files.path, files.labels, self.size, self.grey, files.where)
         shape = tuple(items[0][0].shape)
         return Streamed(root.name, items, shape, classes, labels=files.labels, workers=self.workers)
 
@@ -91,6 +91,9 @@ class _Files:
     def path(self, place: int) -> Path:
         start, end = (int(self.ends[each]) if each >= 0 else 0 for each in (place - 1, place))
         return self.folders[int(self.labels[place])] / os.fsdecode(self.names[start:end])
+
+    def where(self, place: int) -> str:
+        return str(self.path(place))
 
 
 def _pictures(folder: Path) -> list[str]:

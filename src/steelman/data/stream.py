@@ -1,6 +1,8 @@
 """Data sets that are read during training."""
 
+import ctypes
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Protocol, final, runtime_checkable
 
 import torch
@@ -14,6 +16,8 @@ from steelman.identity import digest
 from steelman.types import Batch
 
 READ = 1000
+READ_BEFORE_TRIM = 2**22
+"""Numbers in images, after which memory is given back: 28 of 224 x 224. It takes a few hundredths of the time."""
 
 
 @runtime_checkable
@@ -92,7 +96,12 @@ class Streamed(Dataset):
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
         )
+        numbers = 0
         for values, labels, index in loader:
+            numbers += values.numel()
+            if numbers > READ_BEFORE_TRIM:
+                numbers = 0
+                give_back()
             values = values.to(self.device, non_blocking=True)
             x = values.to(torch.float32) / 255 if values.dtype == torch.uint8 else values.to(torch.float32)
             yield Batch(x, labels.to(self.device), index.to(self.device))
@@ -113,6 +122,25 @@ class Streamed(Dataset):
     def _like(self, index: Tensor, labels: Tensor | None, device: torch.device | str) -> "Streamed":
         own = (self.name, self.items, self.shape, self.classes)
         return Streamed(*own, labels=labels, workers=self.workers, index=index, device=device)
+
+
+def give_back() -> None:
+    """Give the system the memory that was freed, where its allocator keeps it.
+
+    glibc before 2.38 seldom uses aligned memory, in which tensors are, a second time (its bug 14581): evaluating 800
+    images of 64 x 64 by FGSM, a process grew by 27 MB for every 64 of them, without a tensor that was alive.
+    """
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _trim() -> Any:
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, TypeError, AttributeError):  # Windows, macOS, musl
+        return None
 
 
 def _together(items: list[tuple[Tensor, int, int]]) -> list[Tensor]:
