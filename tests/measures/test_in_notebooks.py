@@ -84,6 +84,8 @@ def test_curves_and_lines_are_pictures(table: Evaluation):
     far = Curve(Linf, np.array([0.0, 0.1]), np.array([1.0, 0.5]), ())
     near = Curve(Linf, np.array([0.0, 0.1]), np.array([1.0, 0.4]), ())
     assert far._repr_png_() != near._repr_png_()
+    assert repr(near) == "Curve(Linf, accuracy 100.0 %, more than half of that up to 0.1)"
+    assert repr(Curve(Linf, np.zeros(1), np.zeros(1), ())).endswith("accuracy 0.0 %, more than half of that up to 0)")
 
 
 def test_what_shows_them_loads_no_plotting_library():

@@ -53,8 +53,9 @@ class Curve:
         return float(self.accuracy[np.searchsorted(self.radius, radius, side="right") - 1])
 
     def __repr__(self) -> str:
-        half = self.radius[self.accuracy > self.accuracy[0] / 2][-1]
-        return f"Curve({self.norm}, accuracy {100 * self.accuracy[0]:.1f} %, half of that beyond radius {half:.4g})"
+        falls = int((self.accuracy > self.accuracy[0] / 2).sum())  # the first radius at which it is half or less
+        half = self.radius[min(falls, len(self.radius) - 1)]
+        return f"Curve({self.norm}, accuracy {100 * self.accuracy[0]:.1f} %, more than half of that up to {half:.4g})"
 
     def _repr_png_(self) -> bytes | None:
         from steelman.measures.notebooks import png
