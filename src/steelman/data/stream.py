@@ -7,7 +7,7 @@ from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from steelman.data.dataset import Dataset
 from steelman.data.pictures import pixels
@@ -148,7 +148,10 @@ def _together(items: list[tuple[Tensor, int, int]]) -> list[Tensor]:
     images, labels, places = zip(*items, strict=True)
     if len({image.dtype for image in images}) > 1:
         images = [image.to(torch.float32) / (255 if image.dtype == torch.uint8 else 1) for image in images]
-    return [torch.stack(list(images)), torch.tensor(labels), torch.tensor(places)]
+    batch = [torch.stack(list(images)), torch.tensor(labels), torch.tensor(places)]
+    if get_worker_info() is not None:  # in a process that only reads
+        give_back()
+    return batch
 
 
 class _CheckedItems:
