@@ -130,7 +130,7 @@ def harden(
         say(f"measuring the model as it is ({before.folder})")
         say(f"before: {_measured(before, data_dir, **how)}")
         if path.is_file():
-            recipe = _left(path, begun, changes)
+            recipe = _left(path, begun, [*(changes or ()), *([] if epochs is None else [f"training.epochs={epochs}"])])
             say(f"{path} is there, and its defence, rate and length are taken")
         else:
             chosen = None if defence is None else defence_of(defence, norm, eps)
@@ -172,14 +172,15 @@ def _equal(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def _left(path: Path, begun: Mapping[str, Any], changes: list[str] | None) -> Recipe:
+def _left(path: Path, begun: Mapping[str, Any], changes: list[str]) -> Recipe:
     """The recipe of an earlier call, if that was of the same model and with the same changes."""
     found = load_recipe(path)
     left = config.write(found)
     wanted = read_recipe(changed({**begun, "defence": left["defence"], "training": left["training"]}, changes))
     if different := config.differences(left, config.write(wanted)):
         raise ValueError(
-            f"{path} is there, and has another {' and '.join(different)}: give another --name, or delete the file"
+            f"{path} is there, and has another {' and '.join(different)}: give another --name, or change the "
+            "file and `steelman train` it"
         )
     return found
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -180,8 +181,9 @@ class Run:
 def train(name: str, runs: Path, data: Path | None, changes: list[str] | None = None, called: str | None = None) -> Run:
     """Train a recipe into `runs`/`called` (default: the recipe's name); first the recipes that it names.
 
-    A stopped run is resumed; a finished one is returned as it is. A 'module:name' in `changes` is imported; one in the
-    recipe's file only if it is trusted (`steelman.trust`).
+    A stopped run is resumed; a finished one is returned as it is, or goes on where the recipe now has more epochs
+    (`Training.ends`). A 'module:name' in `changes` is imported; one in the recipe's file only if it is trusted
+    (`steelman.trust`).
     """
     with written(*changes or ()):
         path, recipe = asked_for(name, changes)
@@ -202,6 +204,7 @@ def train_recipe(recipe: Recipe, path: Path, runs: Path, called: str, data: Path
         ValueError: `called` leads out of `runs`, or a setting of the recipe is invalid.
     """
     folder = folder_in(runs, called)
+    recipe = _going_on(recipe, folder)
     trained = train_named(recipe, path, runs, data)
     with named_in(path):
         images = recipe.data.load("train", data)
@@ -223,6 +226,26 @@ def train_recipe(recipe: Recipe, path: Path, runs: Path, called: str, data: Path
         fit(model.to(device()), images, recipe.defence, recipe.training, **how)
         processes().any(False)  # the others wait until the first has written what they may read next
     return Run(folder, recipe)
+
+
+def _going_on(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the `training.ends` of the run in the folder; of a finished one with fewer epochs, one more."""
+    if not (folder / "log.jsonl").is_file() or recipe.training.ends:
+        return recipe
+    try:
+        found = load_recipe(folder / "recipe.toml", resolve=False).training
+    except ValueError:
+        return recipe  # `refuse_other` says what is wrong with it
+    ends = found.ends
+    if 0 < found.epochs < recipe.training.epochs and found.iterations is recipe.training.iterations is None:
+        if json.loads((folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])["epoch"] != found.epochs:
+            return recipe
+        ends = (*ends, found.epochs)
+        if processes().first:
+            print(f"{folder} had ended after {ends[-1]} epochs, and goes on", file=sys.stderr, flush=True)
+    elif found.epochs != recipe.training.epochs:
+        return recipe
+    return replace(recipe, training=replace(recipe.training, ends=ends)) if ends else recipe
 
 
 def _write_names(folder: Path, starts: Sequence[Run | Weights]) -> None:
@@ -337,6 +360,8 @@ def refuse_other(recipe: Recipe, folder: Path) -> None:
         return
     before, now = config.write(found), config.write(recipe)
     free = ("evaluation", *(f"training.{name}" for name in FREE))
+    if recipe.training.ends[-1:] == (found.training.epochs,) and recipe.training.ends[:-1] == found.training.ends:
+        free += ("training.epochs", "training.ends")
     changed = [path for path in config.differences(before, now) if not path.startswith(free)]
     if changed:
         raise ValueError(

@@ -270,6 +270,8 @@ def _battery(settings: str, data: str, name: str) -> Battery:
 def _digest_of(recipe: Recipe, needs: dict[str, str]) -> str:
     """Of all that decides the weights; what a recipe needs counts by its own digest, not by its place."""
     facts = config.write(recipe)
+    if not recipe.training.ends:  # younger than what has been measured
+        del facts["training"]["ends"]
     facts.pop("evaluation", None)
     facts["training"] = {key: value for key, value in facts["training"].items() if key not in FREE}
     for name in ("start", "prepare"):

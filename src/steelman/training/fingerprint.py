@@ -37,6 +37,16 @@ def fingerprint(training: Training, defence: Game, nets: nn.ModuleDict, data: Da
     }
 
 
+def extended(found: Mapping[str, str], training: Training) -> Mapping[str, str]:
+    """A run's fingerprint; that of a run that ended where this training has its last end counts as this training's."""
+    if not training.ends:
+        return found
+    *before, last = training.ends
+    went = found.get("training.epochs") == text_of(last) and found.get("training.ends", "()") == text_of(tuple(before))
+    ours = {"training.epochs": text_of(training.epochs), "training.ends": text_of(training.ends)}
+    return {**found, **ours} if went else found
+
+
 def refuse_other(ours: Mapping[str, str], found: Mapping[str, str], folder: Path) -> None:
     """Raises ValueError where a run was begun with other settings. A setting that it did not have had no effect."""
     free = {f"training.{name}" for name in FREE}

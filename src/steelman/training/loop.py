@@ -26,7 +26,7 @@ from steelman.progress import ProgressBar
 from steelman.randomness import combine
 from steelman.training.averaging import Averaging
 from steelman.training.distributed import Processes, processes
-from steelman.training.fingerprint import fingerprint, refuse_other
+from steelman.training.fingerprint import extended, fingerprint, refuse_other
 from steelman.training.guards import Stop, check_model, check_unattacked, device_of, game_of, interrupts, once_per_place
 from steelman.training.settings import History, Training
 from steelman.training.step import Diverged, play
@@ -162,6 +162,11 @@ class _Run:
         """Batches in all."""
         return self.training.iterations or self.training.epochs * self.batches
 
+    def _done(self, batches: int) -> float:
+        """The share of the training that is over after so many batches, by its next end."""
+        ends = (*(each * self.batches for each in self.training.ends), self.total)
+        return batches / next(each for each in ends if batches < each)
+
     def train(self) -> History:
         for net in self.nets.values():
             self.group.agree(net)
@@ -200,7 +205,7 @@ class _Run:
         mine = [share if len(share) else part[:1] for share, part in zip(shares, parts, strict=True)]
         saved, start = time.monotonic(), time.perf_counter()
         for part, share, batch in zip(parts, shares, self.data.batches(mine), strict=True):
-            done = (self.epoch * self.batches + self.batch) / self.total
+            done = self._done(self.epoch * self.batches + self.batch)
             self._set_rates(done)
             torch.manual_seed(self._number("chance", self.epoch, self.batch, self.group.rank))
             self.nets.train()
@@ -369,7 +374,7 @@ class _Run:
         if self.folder is None or last is None:
             return False
         state = checkpoint.load(self.folder / "last.safetensors", needs=checkpoint.TRAINING, raw=last)
-        refuse_other(self.fingerprint, state["fingerprint"], self.folder)
+        refuse_other(self.fingerprint, extended(state["fingerprint"], self.training), self.folder)
         for name, net in self.nets.items():
             net.load_state_dict(state["nets"][name])
             self.optimisers[name].load_state_dict(state["optimisers"][name])

@@ -20,6 +20,9 @@ class Training(Checked):
 
     epochs, batch_size  default 10 and 128; the batch is the global one, shared out over the processes. A last batch of
                         one image goes into the one before where batch normalisation cannot learn from one
+    ends                epochs at which the training had ended before it was given more, rising. Up to each of these,
+                        schedules take it for the end, and from there on the next one, so that a rate that had fallen
+                        rises again. `steelman train` sets it for a finished run that is given more epochs; default none
     iterations          batches in all, in place of `epochs`; the last epoch ends where they do. Default none
     optimiser, schedule default SGD(lr=.1, momentum=.9), Constant(); the schedule is applied before every batch
     augment             default none; applied to whole batches, in order
@@ -44,6 +47,7 @@ class Training(Checked):
     """
 
     epochs: Natural = 10
+    ends: tuple[Count, ...] = ()
     iterations: Count | None = None
     batch_size: Count = 128
     optimiser: Optimiser = SGD()
@@ -63,6 +67,10 @@ class Training(Checked):
     mlflow: bool = False
 
     def __post_init__(self) -> None:
+        if self.ends and (list(self.ends) != sorted({*self.ends}) or self.ends[-1] >= self.epochs):
+            raise ValueError(f"ends are epochs before the last, rising; got {self.ends}, and {self.epochs} epochs")
+        if self.ends and (self.iterations is not None or self.swa is not None):
+            raise ValueError("a training by iterations, or with swa, cannot go on once it has ended: leave out ends")
         if self.swa is not None and self.ema is not None:
             raise ValueError(f"swa averages weights in place of ema: set one; got swa {self.swa} and ema {self.ema}")
         if self.patience is not None and not self.validation:
