@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from steelman import checkpoint, config
+from steelman import checkpoint
 from steelman.adversaries.adversary import GENERATOR, Adversary, AttackTraining
 from steelman.checkpoint import trained_weights
 from steelman.data.dataset import Dataset
+from steelman.experiments.continuing import going_on, refuse_other
 from steelman.experiments.recipe import Recipe, build, load_recipe, to_toml, trained_filters
 from steelman.experiments.recipe_file import beside, find_recipe
 from steelman.experiments.starting import Weights, begin, is_weights
@@ -26,7 +26,6 @@ from steelman.report.entry import Entry
 from steelman.table.places import TABLE, tables_in
 from steelman.table.table import Evaluation
 from steelman.training.distributed import processes
-from steelman.training.fingerprint import FREE
 from steelman.training.loop import fit
 from steelman.training.prepare import Guided, Preparation
 from steelman.trust import named_in, written
@@ -204,7 +203,7 @@ def train_recipe(recipe: Recipe, path: Path, runs: Path, called: str, data: Path
         ValueError: `called` leads out of `runs`, or a setting of the recipe is invalid.
     """
     folder = folder_in(runs, called)
-    recipe = _going_on(recipe, folder)
+    recipe = going_on(recipe, folder)
     trained = train_named(recipe, path, runs, data)
     with named_in(path):
         images = recipe.data.load("train", data)
@@ -226,26 +225,6 @@ def train_recipe(recipe: Recipe, path: Path, runs: Path, called: str, data: Path
         fit(model.to(device()), images, recipe.defence, recipe.training, **how)
         processes().any(False)  # the others wait until the first has written what they may read next
     return Run(folder, recipe)
-
-
-def _going_on(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the `training.ends` of the run in the folder; of a finished one with fewer epochs, one more."""
-    if not (folder / "log.jsonl").is_file() or recipe.training.ends:
-        return recipe
-    try:
-        found = load_recipe(folder / "recipe.toml", resolve=False).training
-    except ValueError:
-        return recipe  # `refuse_other` says what is wrong with it
-    ends = found.ends
-    if 0 < found.epochs < recipe.training.epochs and found.iterations is recipe.training.iterations is None:
-        if json.loads((folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])["epoch"] != found.epochs:
-            return recipe
-        ends = (*ends, found.epochs)
-        if processes().first:
-            print(f"{folder} had ended after {ends[-1]} epochs, and goes on", file=sys.stderr, flush=True)
-    elif found.epochs != recipe.training.epochs:
-        return recipe
-    return replace(recipe, training=replace(recipe.training, ends=ends)) if ends else recipe
 
 
 def _write_names(folder: Path, starts: Sequence[Run | Weights]) -> None:
@@ -342,32 +321,6 @@ class Stages:
             # A seed for each, so that two of one kind do not draw the same noise.
             data = prepare(data, reference, seed=self.seed + place, folder=self.folder / str(place))
         return data
-
-
-def refuse_other(recipe: Recipe, folder: Path) -> None:
-    """Raises ValueError where the folder holds a run that was trained with other settings; names them.
-
-    How a run is evaluated may change between two calls. A recipe that cannot be read (earlier versions left such ones
-    when they were killed) is an error only beside a checkpoint.
-    """
-    if not (folder / "recipe.toml").exists():
-        return
-    try:
-        found = load_recipe(folder / "recipe.toml", resolve=False)
-    except ValueError:
-        if any(folder.glob("*.safetensors")):
-            raise
-        return
-    before, now = config.write(found), config.write(recipe)
-    free = ("evaluation", *(f"training.{name}" for name in FREE))
-    if recipe.training.ends[-1:] == (found.training.epochs,) and recipe.training.ends[:-1] == found.training.ends:
-        free += ("training.epochs", "training.ends")
-    changed = [path for path in config.differences(before, now) if not path.startswith(free)]
-    if changed:
-        raise ValueError(
-            f"{folder} holds a run with another {' and '.join(changed)}: give this one another --name, or delete "
-            "that one"
-        )
 
 
 def entries(runs: list[Run]) -> list[Entry]:

@@ -17,9 +17,10 @@ from steelman.clusters.cluster import Cluster, executor_of
 from steelman.data.dataset import Dataset
 from steelman.evaluation.battery import Battery
 from steelman.experiments.assess import attacked, battery_of
+from steelman.experiments.continuing import refuse_other
 from steelman.experiments.recipe import Recipe, build, load_recipe
 from steelman.experiments.recipe_file import find_recipe, parts_of
-from steelman.experiments.run import folder_in, refuse_other, train_named, train_recipe
+from steelman.experiments.run import folder_in, train_named, train_recipe
 from steelman.experiments.sweep_results import EvaluationOptions, SweepResults, SweptNetwork
 from steelman.failures import described
 from steelman.files import REPORT, parse_toml, sha256, working_in, writable

@@ -31,7 +31,7 @@ from steelman.training.guards import Stop, check_model, check_unattacked, device
 from steelman.training.settings import History, Training
 from steelman.training.step import Diverged, play
 from steelman.training.trackers import Trackers
-from steelman.training.validation import Validation
+from steelman.training.validation import SHORT, Validation, shown
 from steelman.types import CLASSIFIER, Batch
 
 
@@ -74,17 +74,6 @@ def fit(
     run = _Run(model, data, defence, training, folder, test, prepare, players or {}, group, progress)
     with group.holding(run.folder):
         return run.train()
-
-
-SHORT = {
-    "clean": "clean",
-    "robust": "robust",
-    "generated": "generated",
-    "test_clean": "test",
-    "test_rho_2": "rho_2",
-    "held_out": "held out",
-}
-"""What the progress bar calls the numbers that are measured after an epoch."""
 
 
 class _Run:
@@ -392,11 +381,6 @@ class _Run:
         if self.group.first:
             self._write_log(self.folder)  # the process may have been killed between checkpoint and log
         return True
-
-
-def shown(numbers: dict[str, float]) -> str:
-    """Named numbers on the progress bar."""
-    return "".join(f"  {name} {number:.4f}" for name, number in numbers.items())
 
 
 def _rows(memory: nn.Module | None) -> dict[str, Tensor]:

@@ -24,6 +24,17 @@ GUARD = 1e-12
 """As in `measures.distances`."""
 
 
+SHORT = {
+    "clean": "clean",
+    "robust": "robust",
+    "generated": "generated",
+    "test_clean": "test",
+    "test_rho_2": "rho_2",
+    "held_out": "held out",
+}
+"""What the progress bar calls the numbers that are measured after an epoch."""
+
+
 class _Result(NamedTuple):
     correct: Tensor
     success: Tensor
@@ -110,3 +121,8 @@ class Validation:
 
 def _mean(values: Tensor) -> float:
     return float(values.double().mean())
+
+
+def shown(numbers: dict[str, float]) -> str:
+    """Named numbers on the progress bar."""
+    return "".join(f"  {name} {number:.4f}" for name, number in numbers.items())
