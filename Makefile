@@ -71,7 +71,7 @@ endef
 	$(python_is_new_enough)
 	@echo "Setting up .venv (once, a few minutes: PyTorch is large)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[full,dev,tensorboard,perceptual,onnx,ode]'
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[full,dev,tensorboard,perceptual,onnx,ode,dask]'
 	@touch $@
 
 .venv/.docs: .venv/.ready

@@ -14,9 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steelman.data import Digits
+from steelman.experiments.adopting import adopt
 from steelman.experiments.opening import open_subject
+from steelman.experiments.starting import filled
 from steelman.loading.hugging_face import form_of
 from steelman.networks import Preprocessed
+from steelman.networks.building import network_of
 from steelman.networks.input_form import Form, InputForm
 
 CLASSES = ("cat", "dog", "eel")
@@ -208,6 +211,11 @@ def net(classes: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
 
 
+def fresh(channels: int, classes: int) -> nn.Module:
+    """The same network without its weights."""
+    return nn.Sequential(nn.Conv2d(channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
+
+
 @pytest.fixture
 def timm(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A stand-in for timm with its signatures; its configuration may be changed."""
@@ -221,7 +229,8 @@ def timm(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     }
 
     def create_model(model_name: str, pretrained: bool = False, **options: Any) -> nn.Module:
-        assert pretrained
+        if not pretrained:
+            return fresh(options["in_chans"], options["num_classes"])
         if model_name == "two_layers.none":
             raise RuntimeError("No pretrained weights exist for two_layers.")
         model = net(3)
@@ -278,10 +287,10 @@ def torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
             settings = {"crop_size": [side], "resize_size": [10], "mean": [0.5] * 3, "std": [0.2] * 3}
             return SimpleNamespace(**settings, interpolation=SimpleNamespace(value="bilinear"))
 
-    def get_model(name: str, weights: Any = None) -> nn.Module:
+    def get_model(name: str, weights: Any = None, num_classes: int = 3) -> nn.Module:
         if weights is Weights.FIRST:
             raise OSError("no network")
-        return net(3)
+        return net(3) if weights else fresh(3, num_classes)
 
     package, models = ModuleType("torchvision"), ModuleType("torchvision.models")
     models.list_models = lambda module=None: ["small"]  # pyright: ignore[reportAttributeAccessIssue]
@@ -306,6 +315,44 @@ def test_a_model_of_torchvision_with_its_transforms(torchvision: None, data: str
     ):
         with pytest.raises(error, match=message):
             open_subject(f"torchvision:{name}", data=data)
+
+
+def retrained(what: str, data: str) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
+    """A library's model as it is evaluated; as a recipe builds it again, with the same weights; its [network]."""
+    found = adopt(what, data=data)
+    assert found.state is not None
+    torch.manual_seed(1)
+    model = network_of(found.network, (3, 20, 12), 3)
+    filled(model, found.state, what)
+    return open_subject(what, data=data).model, model.eval(), found.network
+
+
+@pytest.mark.parametrize("names", [CLASSES, ("eel", "cat", "dog"), ("ant", "dog", "eel", "cat")])
+def test_a_recipe_builds_a_transformer_again(transformers: Any, data: str, tmp_path: Path, names: tuple[str, ...]):
+    saved(transformers, tmp_path / "vit", names)
+    evaluated, again, network = retrained(f"hf:{tmp_path / 'vit'}", data)
+    assert torch.equal(evaluated(images(data)), again(images(data)))
+    assert network.get("places") == (None if names == CLASSES else [names.index(each) for each in CLASSES])
+
+
+def test_a_recipe_builds_models_of_timm_and_torchvision_again(timm: dict[str, Any], torchvision: None, data: str):
+    for what in ("timm:two_layers.some_weights", "torchvision:small"):
+        evaluated, again, network = retrained(what, data)
+        assert torch.equal(evaluated(images(data)), again(images(data)))
+        assert network["preprocess"]["kind"] == "InputForm"
+    with pytest.raises(ValueError, match=r"timm has no such model; did you mean two_layers\?"):
+        network_of({"kind": "timm:two_layer"}, (3, 8, 8), 5)
+    with pytest.raises(ValueError, match=r"torchvision's networks take three channels, and these images have 1"):
+        network_of({"kind": "torchvision:small"}, (1, 8, 8), 5)
+
+
+def test_a_state_dict_of_a_network_of_timm(timm: dict[str, Any], data: str, tmp_path: Path):
+    torch.save(net(3).state_dict(), tmp_path / "own.pt")
+    subject = open_subject(str(tmp_path / "own.pt"), network="timm:two_layers", data=data, size=(8, 8))
+    assert subject.info["input"] == "resized from 20x12 to 8x8 (bilinear)"
+    assert isinstance(subject.model, Preprocessed)
+    few = images(data)
+    torch.testing.assert_close(subject.model(few), net(3)(subject.model.preprocess(few)))
 
 
 def test_the_real_timm_and_torchvision_agree_with_our_layer(data: str):
