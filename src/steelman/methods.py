@@ -30,6 +30,7 @@ from steelman.defences import Game
 from steelman.detectors import Detector, Rejecting
 from steelman.naming import nearest
 from steelman.training.prepare import Preparation
+from steelman.trust import imported
 
 ROOMS = (
     steelman.attacks,
@@ -52,6 +53,7 @@ KINDS: dict[type, str] = {
 
 PAPER = re.compile(r'(?P<authors>[^"]+), "(?P<title>[^"]+)", (?P<venue>.+?) (?P<year>\d{4})(, (?P<place>.+))?')
 ARXIV, NUMBER = "arXiv", re.compile(r"\d{4}\.\d{4,5}\b")
+NO_REFERENCE = 'none; its docstring needs a line such as Reference: Authors, "Title", Venue Year, section 3.'
 LABEL = re.compile(r"(Cost|Reference|Raises)\b ?([^:]*):\s*(.*)")
 FIELD = re.compile(r"(\w+(?:, \w+)*)  +(\S.*)")
 
@@ -181,14 +183,24 @@ def methods(kind: str | None = None) -> list[Card]:
 def cite(names: Sequence[str] = ()) -> str:
     """The references of some methods (default: all), and one BibTeX entry for each paper.
 
+    names  of methods of this package, or 'module:Class' of one's own, whose module is imported
+
     Raises:
         ValueError: a name that is no method; the message has the nearest that is.
     """
     known = {item.name: item for item in methods()}
     for name in names:
-        if name not in known:
+        if name not in known and ":" not in name:
             raise ValueError(f"no method is called {name}: {nearest(name, known)}")
-    chosen = [known[name] for name in dict.fromkeys(names or known)]
-    plain = [f"{item.name}: {item.reference}" for item in chosen]
+    chosen = [known[name] if name in known else _own(name) for name in dict.fromkeys(names or known)]
+    plain = [f"{item.name}: {item.reference or NO_REFERENCE}" for item in chosen]
     papers = {paper.key: paper.bibtex() for item in chosen for paper in item.papers}
     return "\n\n".join(["\n".join(plain), *papers.values()])
+
+
+def _own(name: str) -> Card:
+    """The card of a method of the user's own."""
+    found = imported(name, from_file=False)
+    if not (inspect.isclass(found) and issubclass(found, tuple(KINDS))):
+        raise ValueError(f"{name} is no attack, defence, adversary, preparation, filter or detector")
+    return card(found)

@@ -82,7 +82,11 @@ def export(
 
 
 @app.command(cls=Verb, epilog="Example: steelman cite PGD DeepDefense")
-def cite(methods: Annotated[list[str], typer.Argument(help="Names of attacks and defences, such as PGD.")]) -> None:
+def cite(
+    methods: Annotated[
+        list[str], typer.Argument(help="Names of attacks and defences, such as PGD, or module:Class of your own.")
+    ],
+) -> None:
     """The papers behind methods, as text and BibTeX."""
     from steelman.methods import cite
 

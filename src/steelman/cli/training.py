@@ -68,7 +68,7 @@ def train(
     if show:
         print(to_toml(asked_for(recipe, set_)[1]), end="")
     else:
-        _trained(train(recipe, runs, data_dir, set_, name))
+        _trained(train(recipe, runs, data_dir, set_, name), trust)
 
 
 @app.command(
@@ -96,7 +96,7 @@ def attack_train(
     """
     from steelman.experiments.attack_train import attack_train
 
-    _trained(attack_train(run, adversary, runs, data_dir, set_, name))
+    _trained(attack_train(run, adversary, runs, data_dir, set_, name), trust)
 
 
 @app.command(cls=Verb, epilog="Example: steelman sweep pgd_digits_mlp --vary defence.attack.eps=0.05,0.1,0.15,0.2,0.3")
@@ -238,8 +238,8 @@ def harden(
     takes: dict[str, Any] = {"mean": mean, "std": std, "layout": layout, "range": range, "order": order, "size": size}
     with executor_of(workers, cluster) as executor:
         model = adopt(subject, data=data, data_dir=data_dir, weights=weights, network=network, **takes)
-        if model.said:
-            say(f"classes: {model.said}")
+        for line in model.said:
+            say(line)
         found = harden(
             model,
             runs,
@@ -265,12 +265,13 @@ def harden(
         console.print(line, markup=False, soft_wrap=True, highlight=False)
 
 
-def _trained(run: "Run") -> None:
-    """Print the last numbers of a training, and the next command."""
+def _trained(run: "Run", trust: list[str] | None) -> None:
+    """Print the last numbers of a training, and the next command, which trusts what this one did."""
     from steelman.training.distributed import processes
 
     if processes().first:
         last = run.log[-1]
         shown = "".join(f", {key} {value:.4f}" for key, value in last.items() if isinstance(value, float))
         print(f"{run.folder}: epoch {last['epoch']}{shown}")
-        print(f"next: steelman evaluate {run.folder}")
+        trusted = "".join(f" --trust {name}" for name in trust or ())
+        print(f"next: steelman evaluate {run.folder}{trusted}")
