@@ -365,6 +365,7 @@ OTHERS = (
         "experiments/run.py",
         "experiments/compare.py",
         "experiments/export.py",
+        "experiments/harden.py",
         "checkpoint.py",
         "papers/toy.py",
     ),
