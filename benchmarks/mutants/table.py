@@ -11,6 +11,7 @@ from benchmarks.mutants import (
     minimal,
     networks,
     papers,
+    reach,
     training,
     verdicts,
 )
@@ -28,5 +29,6 @@ FAULTS: tuple[Fault, ...] = (
     *networks.FAULTS,
     *broken.FAULTS,
     *papers.FAULTS,
+    *reach.FAULTS,
     *verdicts.FAULTS,
 )

@@ -7,8 +7,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from steelman.data import InMemory
-from steelman.loading.form import Picked, adapted, guessed, picked, range_of
+from steelman.loading.form import Picked, adapted, guessed, picked, preprocess_of, range_of
 from steelman.networks import Normalise, Preprocessed
+from steelman.networks.building import network_of
 from steelman.networks.input_form import Form, InputForm
 
 COLOURS = torch.rand(2, 3, 12, 9, generator=torch.Generator().manual_seed(0))
@@ -163,3 +164,34 @@ def test_logits_are_unwrapped():
             return type("Output", (), {"logits": x})()
 
     assert torch.equal(Picked(Answer())(COLOURS), COLOURS)
+
+
+def test_a_size_that_is_given_replaces_how_images_were_resized() -> None:
+    form = Form(size=(12, 9), resized=(24, 18), resample="bicubic")
+    assert form.changed(size=(12, 9)) == form
+    assert form.changed(size=(8, 8)) == Form(size=(8, 8), resample="bicubic")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        Form(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1)),
+        Form(mean=(0.5,) * 3, std=(0.2,) * 3, size=(12, 9)),
+        Form(size=(6, 6), resized=8, resample="bicubic", odd="down", order="BGR", range=(-1.0, 1.0)),
+        Form(layout="NHWC", range=(0.0, 255.0), whole=True),
+    ],
+)
+def test_a_recipe_builds_the_same_layer(form: Form) -> None:
+    data = InMemory("made", COLOURS, torch.tensor([0, 1]), ("a", "b"))
+    settings = preprocess_of(form, data)
+    assert settings is not None
+    network = {"kind": "MLP", "hidden": [], "preprocess": settings}
+    built = network_of(network, COLOURS.shape[1:], 2)
+    expected, _ = adapted(nn.Identity(), form, data)
+    assert isinstance(built, Preprocessed)
+    assert isinstance(expected, Preprocessed)
+    assert torch.equal(built.preprocess(COLOURS), expected.preprocess(COLOURS))
+
+
+def test_nothing_stands_before_a_network_that_takes_the_images_as_they_are() -> None:
+    assert preprocess_of(Form(size=(12, 9)), InMemory("made", COLOURS, torch.tensor([0, 1]), ("a", "b"))) is None
