@@ -98,8 +98,56 @@ def test_a_second_call_repeats_nothing_and_another_model_is_refused(
     assert again.sentence == hardened[0].sentence
     with pytest.raises(ValueError, match=r"hardened.toml is there, and has another training.epochs"):
         harden(model, home / "first", changes=["training.epochs=3"], **SHORT)
+    with pytest.raises(ValueError, match=r"hardened.toml is there, and has another defence"):
+        harden(model, home / "first", defence="MART", **SHORT | {"epochs": 15})
+    with pytest.raises(ValueError, match=r"hardened.toml is there, and has another defence.attack.eps"):
+        harden(model, home / "first", **SHORT | {"epochs": 15, "eps": 0.2})
     with pytest.raises(ValueError, match="holds a run with another start"):
         harden(adopt(str(home / "runs/plain")), home / "first", **SHORT)
+
+
+def test_what_was_done_to_a_model_is_said_once(home: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = adopt(str(home / "plain.pt"), network=NETWORK, data="Digits", mean=[0.3], std=[0.4])
+    assert model.said == (
+        "input: normalised by mean 0.3, std 0.4",
+        f"weights: {home}/plain.pt, into MLP, without the prefix module.",
+    )
+    said: list[str] = []
+    harden(model, tmp_path / "runs", defence="fast", say=said.append, **SHORT)
+    assert "start: " not in capfd.readouterr().err + "".join(said)
+
+
+def test_runs_may_be_a_link_to_a_folder_elsewhere(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "large/disk").mkdir(parents=True)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/runs").symlink_to(tmp_path / "large/disk")
+    (tmp_path / "work/own.pt").write_bytes((home / "plain.pt").read_bytes())
+    monkeypatch.chdir(tmp_path / "work")
+    found = harden(adopt("own.pt", network=NETWORK, data="Digits"), Path("runs"), defence="fast", **SHORT)
+    assert load_recipe(found.recipe).starts == ("../../work/own.pt",)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("planned", "the choice of the rate was interrupted; the same call begins it again"),
+        ("assess", r"the evaluation in .*mine-before/evaluation was interrupted; the same call resumes it"),
+    ],
+)
+def test_an_interrupt_says_what_the_same_call_will_do(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, message: str
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    model = adopt(str(home / "plain.pt"), network=NETWORK, data="Digits")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, where, stopped)
+        with pytest.raises(KeyboardInterrupt, match=message):
+            harden(model, tmp_path, called="mine", defence="fast", **SHORT)
+    assert not (tmp_path / "mine").exists()
 
 
 def test_weights_go_back_into_their_own_class(home: Path, hardened: tuple[Hardened, list[str]], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from steelman import checkpoint
+from steelman.experiments.recipe_file import beside
 from steelman.experiments.run import train
 from steelman.experiments.starting import is_weights
 from steelman.trust import Untrusted, trusting
@@ -62,6 +63,15 @@ def test_a_training_begins_from_a_file_and_says_what_it_did(recipe: Path, net: n
     assert (
         f"start: the weights of {recipe.parent / 'own.pt'}, without the prefix module.model." in capsys.readouterr().err
     )
+
+
+def test_a_file_is_named_by_its_shortest_path_that_is_no_other_file(recipe: Path, tmp_path: Path):
+    (tmp_path / "runs").mkdir()
+    assert beside(tmp_path / "runs/mine.toml", "../own.pt") == str(tmp_path / "own.pt")
+    (tmp_path / "far/there").mkdir(parents=True)
+    (tmp_path / "far/own.pt").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "far/there")
+    assert beside(tmp_path / "link/mine.toml", "../own.pt") == str(tmp_path / "link/../own.pt")
 
 
 @pytest.mark.parametrize("name", ["other.pth", "other.safetensors"])

@@ -24,8 +24,8 @@ from steelman.loading.form import Picked, preprocess_of
 from steelman.loading.images import source
 from steelman.loading.weights import read_state
 from steelman.networks.black_box import BlackBox
-from steelman.networks.building import network_of
-from steelman.networks.input_form import Form
+from steelman.networks.building import device, idle_gpu, network_of
+from steelman.networks.input_form import Form, InputForm
 from steelman.trust import written
 
 
@@ -37,7 +37,7 @@ class Adopted:
     network  a recipe's [network]
     start    the file of its weights, or a run's checkpoint; None for a model that came without one
     state    the weights of a model that came without a file, under its own names
-    said     what was matched or guessed, in words
+    said     what is done to images before it, and what of it was guessed or changed, a line each
     written  what the user has written, whose names may be imported
     """
 
@@ -45,7 +45,7 @@ class Adopted:
     network: dict[str, Any]
     start: Path | None
     state: Mapping[str, Tensor] | None = field(default=None, repr=False)
-    said: str = ""
+    said: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
 
 
@@ -80,7 +80,8 @@ def adopt(
             what, data=data, weights=weights, mean=mean, std=std, layout=layout, range=range, order=order, size=size
         )
         run = Run.open(path)
-        return Adopted(run.recipe.data, run.recipe.network, run.checkpoint)  # its names have to be trusted
+        hint = _lines(device=idle_gpu(device()))
+        return Adopted(run.recipe.data, run.recipe.network, run.checkpoint, said=hint)  # its names have to be trusted
     if data is None:
         raise ValueError(f"{what} needs images: give --data, such as CIFAR10, an .npz file or a folder of pictures")
     images = source(data)
@@ -109,8 +110,18 @@ def adopt(
         )
     before = preprocess_of(form, like)
     settings |= {} if before is None else {"preprocess": before}
-    _check(what, settings, start, state, like)
-    return Adopted(images, settings, start, state, said, (what, network or "", data))
+    filled_by = _check(what, settings, start, state, like)
+    lines = _lines(
+        input=", ".join(InputForm(form, like.shape).said),
+        classes=said,
+        weights="" if start is None else f"{start}{filled_by and ', '}{filled_by}",
+        device=idle_gpu(device()),
+    )
+    return Adopted(images, settings, start, state, lines, (what, network or "", data))
+
+
+def _lines(**words: str) -> tuple[str, ...]:
+    return tuple(f"{name}: {each}" for name, each in words.items() if each)
 
 
 def _of_library(what: str, model: nn.Module, form: Form) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
@@ -134,15 +145,18 @@ def _state_of(what: str, like: Dataset) -> Mapping[str, Tensor]:
 
 def _check(
     what: str, settings: dict[str, Any], start: Path | None, state: Mapping[str, Tensor] | None, like: Dataset
-) -> None:
-    """Build the network, load the weights and call it once, so that what does not fit fails before anything is made."""
+) -> str:
+    """Build the network, load the weights and call it once, so that what does not fit fails before anything is made.
+
+    Returns what was done to load the weights, in words.
+    """
     with written(what, str(settings["kind"])), torch.random.fork_rng([]):
         model = network_of(settings, like.shape, len(like.classes), path=what)
     if not any(True for _ in model.parameters()):
         raise ValueError(f"{what} has no parameters, so there is nothing to train")
     held = read_state(start) if start is not None else state
     assert held is not None
-    filled(model, held, str(start or what))
+    done = filled(model, held, str(start or what))
     with torch.no_grad():
         logits = logits_of(model.eval(), next(like.batches([torch.arange(1)])).x)
     if logits.ndim != 2 or logits.shape[1] != len(like.classes):
@@ -150,3 +164,4 @@ def _check(
             f"{what} answers {tuple(logits.shape[1:])} numbers to an image, and the data have {len(like.classes)} "
             "classes: training needs one logit for each. Give other --data, or a network with such a last layer"
         )
+    return done

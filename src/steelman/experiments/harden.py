@@ -1,7 +1,8 @@
 """From a model of one's own to a hardened one: measured, trained on, measured again, and compared."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os.path import relpath
 from pathlib import Path
@@ -13,11 +14,12 @@ from torch import Tensor
 
 from steelman import config
 from steelman.defences.plain import Plain
+from steelman.defences.trades import TRADES
 from steelman.evaluation.battery import BUILT, default_radius
 from steelman.experiments.adopting import Adopted
 from steelman.experiments.assess import asked_of, assess, battery_of, look
 from steelman.experiments.compare import Compared, compare
-from steelman.experiments.fine_tuning import defence_of, planned
+from steelman.experiments.fine_tuning import FAST, defence_of, planned
 from steelman.experiments.recipe import Recipe, load_recipe, read_recipe
 from steelman.experiments.recipe_file import changed
 from steelman.experiments.run import Run, folder_in, train_recipe
@@ -97,7 +99,8 @@ def harden(
 
     In `runs`: CALLED.toml, the recipe that is trained; CALLED-before, the model as it came, as a run; CALLED, the
     hardened one; CALLED-comparison, the report on both; and of a model that came without a file of weights,
-    CALLED-start.safetensors. The same call resumes what was stopped, with the rate and length that the recipe has.
+    CALLED-start.safetensors. The same call resumes what was stopped, with the rate and length that the recipe has;
+    another defence or radius is refused.
 
     model    as `adopt` returns it
     defence  as for `defence_of`; default TRADES, or `fast` where time is short
@@ -121,32 +124,38 @@ def harden(
         begun = {
             "data": config.brief(model.data),
             "network": model.network,
-            "start": relpath(start, runs),
+            "start": relpath(start.parent.resolve() / start.name, runs.resolve()),  # either may be behind a link
             "training": {"seed": seed, "epochs": 0},
             "defence": config.brief(Plain()),
         }
-        before = train_recipe(read_recipe(begun), path, runs, f"{called}-before", data_dir, progress=False)
+        before = train_recipe(
+            read_recipe(begun), path, runs, f"{called}-before", data_dir, progress=False, announce=False
+        )
         how: Mapping[str, Any] = {"battery": battery, "norm": norm, "eps": eps, "images": images, "executor": executor}
         say(f"measuring the model as it is ({before.folder})")
         say(f"before: {_measured(before, data_dir, **how)}")
         if path.is_file():
-            recipe = _left(path, begun, [*(changes or ()), *([] if epochs is None else [f"training.epochs={epochs}"])])
+            defences = [TRADES.__name__, FAST] if defence is None else [defence]
+            wanted = [config.brief(defence_of(each, norm, eps)) for each in defences]
+            length = [] if epochs is None else [f"training.epochs={epochs}"]
+            recipe = _left(path, begun, wanted, [*(changes or ()), *length])
             say(f"{path} is there, and its defence, rate and length are taken")
         else:
             chosen = None if defence is None else defence_of(defence, norm, eps)
             train = before.data("train", data_dir)
             say("choosing the rate and the length")
-            plan = planned(
-                before.network(train), train, norm, eps,
-                defence=chosen, epochs=epochs, minutes=minutes, seed=seed, say=say,
-            )  # fmt: skip
+            with _interruptible("the choice of the rate was interrupted; the same call begins it again"):
+                plan = planned(
+                    before.network(train), train, norm, eps,
+                    defence=chosen, epochs=epochs, minutes=minutes, seed=seed, say=say,
+                )  # fmt: skip
             for reason in plan.reasons:
                 say(reason)
             settings = begun | {"defence": config.brief(plan.defence), "training": config.brief(plan.training)}
             recipe = read_recipe(changed(settings, changes))
             _write(path, recipe, plan.reasons)
         say(f"training by {recipe.defence} (recipe: {path})")
-        after = train_recipe(recipe, path, runs, called, data_dir)
+        after = train_recipe(recipe, path, runs, called, data_dir, announce=False)
         say(f"after: {_measured(after, data_dir, **how)}")
         found = compare([after.folder, before.folder], data_dir, runs / f"{called}-comparison")
         return Hardened(before, after, path, found, (repr(norm), eps))
@@ -172,17 +181,29 @@ def _equal(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def _left(path: Path, begun: Mapping[str, Any], changes: list[str]) -> Recipe:
-    """The recipe of an earlier call, if that was of the same model and with the same changes."""
+def _left(path: Path, begun: Mapping[str, Any], defences: Sequence[Any], changes: list[str]) -> Recipe:
+    """The recipe of an earlier call, if that was of the same model, with one of the defences and the same changes."""
     found = load_recipe(path)
     left = config.write(found)
-    wanted = read_recipe(changed({**begun, "defence": left["defence"], "training": left["training"]}, changes))
-    if different := config.differences(left, config.write(wanted)):
+    differences = [
+        config.differences(left, config.write(read_recipe(changed({**begun, **how}, changes))))
+        for how in ({"defence": each, "training": left["training"]} for each in defences)
+    ]
+    if different := min(differences, key=len):
         raise ValueError(
             f"{path} is there, and has another {' and '.join(different)}: give another --name, or change the "
             "file and `steelman train` it"
         )
     return found
+
+
+@contextmanager
+def _interruptible(message: str) -> Iterator[None]:
+    """Ctrl-C in the block ends with this message."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(message) from stop
 
 
 def _write(path: Path, recipe: Recipe, reasons: tuple[str, ...]) -> None:
@@ -214,7 +235,8 @@ def _measured(
     threat: tuple[Any, ...] = (battery, norm, eps) if battery in BUILT else (battery,)
     chosen, asked = battery_of(subject, *threat), asked_of(subject, *threat)
     writable(run.results, REPORT)
-    with working_in(run.results):
+    kept = f"the evaluation in {run.results} was interrupted; the same call resumes it"
+    with working_in(run.results), _interruptible(kept):
         opened, found = look(subject, None, asked)
         entry = assess(opened, chosen, found, asked=asked, folder=run.results, images=images, executor=executor)
         document = Document([entry], classes=opened.test.classes)

@@ -34,7 +34,11 @@ def find_recipe(name: str) -> Path:
 def beside(path: Path, name: str) -> str:
     """The recipe that one at `path` names: a file beside it, in the working directory, or a shipped one."""
     there = (path.parent / each for each in (name, f"{name}.toml"))
-    return str(next((each for each in there if each.is_file()), name))
+    found = next((each for each in there if each.is_file()), None)
+    if found is None:
+        return name
+    short = Path(os.path.normpath(found))  # another file where a folder in the path is a link
+    return str(short if short.is_file() and short.samefile(found) else found)
 
 
 @dataclass(frozen=True)

@@ -196,8 +196,19 @@ def asked_for(name: str, changes: list[str] | None = None) -> tuple[Path, Recipe
         return path, load_recipe(path, changes)
 
 
-def train_recipe(recipe: Recipe, path: Path, runs: Path, called: str, data: Path | None, progress: bool = True) -> Run:
+def train_recipe(
+    recipe: Recipe,
+    path: Path,
+    runs: Path,
+    called: str,
+    data: Path | None,
+    progress: bool = True,
+    announce: bool = True,
+) -> Run:
     """Train a recipe; the recipes that it names are found beside `path`.
+
+    progress  show a bar
+    announce  print how the weights of a file from which it begins were loaded
 
     Raises:
         ValueError: `called` leads out of `runs`, or a setting of the recipe is invalid.
@@ -208,7 +219,7 @@ def train_recipe(recipe: Recipe, path: Path, runs: Path, called: str, data: Path
     with named_in(path):
         images = recipe.data.load("train", data)
         model = build(recipe, images)
-    begin(model, recipe, trained, images)
+    begin(model, recipe, trained, images, announce)
     guides = [_guide(recipe, each) for each in recipe.prepare]
     references = tuple(None if name is None else _reference(trained[name], images) for name in guides)
     stages = Stages(recipe.prepare, references, recipe.training.seed, folder / "prepared") if recipe.prepare else None

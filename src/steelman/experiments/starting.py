@@ -89,18 +89,22 @@ def filled(model: nn.Module, state: Mapping[str, Any], where: str) -> str:
         except ValueError as error:
             problem = error
         else:
-            return ", ".join(each for each in ("" if inner is model else "into the network behind", said) if each)
+            return ", ".join(each for each in ("" if inner is model else f"into {type(inner).__name__}", said) if each)
         if not isinstance(inner, WRAPPERS):
             raise problem
         inner = inner.network
 
 
-def begin(model: nn.Module, recipe: Recipe, trained: Mapping[str, "Run | Weights"], images: Dataset) -> None:
+def begin(
+    model: nn.Module, recipe: Recipe, trained: Mapping[str, "Run | Weights"], images: Dataset, announce: bool
+) -> None:
     """Load the weights of the recipes or files that a recipe names as `start`, and by `on` those of its filters.
 
     A detector is then fitted on the training images.
+
+    announce  print how the weights of a file were loaded
     """
-    _start(model, recipe, [trained[name] for name in recipe.starts])
+    _start(model, recipe, [trained[name] for name in recipe.starts], announce)
     _fill_filters(model, recipe, trained)
     if isinstance(model, Rejecting) and not model.fitted:
         if recipe.training.epochs or not recipe.starts:
@@ -111,7 +115,7 @@ def begin(model: nn.Module, recipe: Recipe, trained: Mapping[str, "Run | Weights
         model.fit(images)
 
 
-def _start(model: nn.Module, recipe: Recipe, starts: "list[Run | Weights]") -> None:
+def _start(model: nn.Module, recipe: Recipe, starts: "list[Run | Weights]", announce: bool) -> None:
     whole = [_network(start) for start in starts] == [recipe.network]
     if isinstance(model, Ensemble) and starts and not whole:
         parts, described = list(model.members), recipe.network["members"]
@@ -122,7 +126,7 @@ def _start(model: nn.Module, recipe: Recipe, starts: "list[Run | Weights]") -> N
     for part, settings, start in zip(parts, described, starts, strict=True):
         if isinstance(start, Weights):
             said = start.into(part)
-            if processes().first:
+            if announce and processes().first:
                 print(f"start: the weights of {start.path}{said and ', '}{said}", file=sys.stderr, flush=True)
             continue
         differ = [key for key in settings.keys() | start.recipe.network.keys() if key not in MAY_DIFFER]
