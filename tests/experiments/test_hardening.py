@@ -117,9 +117,7 @@ def test_what_was_done_to_a_model_is_said_once(home: Path, tmp_path: Path, capfd
     assert "start: " not in capfd.readouterr().err + "".join(said)
 
 
-def test_runs_may_be_a_link_to_a_folder_elsewhere(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_may_be_a_link_to_a_folder_elsewhere(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "large/disk").mkdir(parents=True)
     (tmp_path / "work").mkdir()
     (tmp_path / "work/runs").symlink_to(tmp_path / "large/disk")
@@ -221,14 +219,21 @@ def test_a_model_without_a_file_has_its_weights_written(tmp_path: Path) -> None:
         ("hardened_models:bare", {}, "has no parameters, so there is nothing to train"),
         ("hardened_models:trained", {"network": "MLP"}, "--network is for state dicts"),
         ("model.onnx", {}, r"model.onnx cannot be trained: name a run, 'module:function'"),
+        (".", {}, "is no run: there is no recipe.toml. `steelman train` makes one"),
         ("plain.pt", {}, "holds weights, and not what they are of: give --network"),
         ("hardened_models:trained", {"data": None}, "needs images: give --data"),
     ],
 )
 @pytest.mark.usefixtures("own")
 def test_what_cannot_be_trained_is_refused_with_a_remedy(what: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
         adopt(what, **{"data": "Digits"} | options)
+
+
+def test_a_folder_of_transformers_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    with pytest.raises(FileNotFoundError, match=f"it holds a model of transformers, which is named hf:{tmp_path}"):
+        adopt(str(tmp_path), data="Digits")
 
 
 @pytest.mark.parametrize(

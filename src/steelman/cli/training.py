@@ -32,6 +32,8 @@ from steelman.cli.options import (
 from steelman.cli.verbs import AttackTrain, Train, Verb
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from steelman.experiments.run import Run
 
 
@@ -200,7 +202,8 @@ def harden(
     eps: Eps = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Default 10, or as many as have 500 batches.")] = None,
     minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Train no longer; the measurements come on top.")
+        float | None,
+        typer.Option(min=0.01, help="Train no longer; the choice of the rate and the measurements come on top."),
     ] = None,
     battery: Annotated[str, typer.Option(help="As for evaluate, before and after.")] = "quick",
     images: Annotated[int, typer.Option(min=1, help="Number of test images that are attacked.")] = 500,
@@ -233,6 +236,7 @@ def harden(
     from steelman.clusters import executor_of
     from steelman.experiments.adopting import adopt
     from steelman.experiments.harden import harden
+    from steelman.experiments.opening import LIBRARIES
     from steelman.norms import Linf
 
     takes: dict[str, Any] = {"mean": mean, "std": std, "layout": layout, "range": range, "order": order, "size": size}
@@ -261,7 +265,11 @@ def harden(
     for each in found.compared.shown:
         console.print(each, markup=False, highlight=False)
         console.print()
-    for line in (found.sentence, f"recipe: {found.recipe}", f"report: {found.compared.written[-1]}"):
+    files = (f"recipe: {found.recipe}", f"report: {found.compared.written[-1]}")
+    module, colon, _ = found.after.recipe.network["kind"].partition(":")
+    own = [module] if colon and module not in LIBRARIES and module not in (trust or ()) else []
+    follows = f"next: steelman export {found.after.folder} {name}.pt{_trusting([*(trust or ()), *own])}"
+    for line in (found.sentence, *files, follows):
         console.print(line, markup=False, soft_wrap=True, highlight=False)
 
 
@@ -273,5 +281,8 @@ def _trained(run: "Run", trust: list[str] | None) -> None:
         last = run.log[-1]
         shown = "".join(f", {key} {value:.4f}" for key, value in last.items() if isinstance(value, float))
         print(f"{run.folder}: epoch {last['epoch']}{shown}")
-        trusted = "".join(f" --trust {name}" for name in trust or ())
-        print(f"next: steelman evaluate {run.folder}{trusted}")
+        print(f"next: steelman evaluate {run.folder}{_trusting(trust or ())}")
+
+
+def _trusting(names: "Sequence[str]") -> str:
+    return "".join(f" --trust {name}" for name in names)

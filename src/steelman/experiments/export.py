@@ -20,9 +20,14 @@ from steelman.loading.onnx import Onnx
 from steelman.loading.weights import fill, read_state, renamed
 from steelman.networks import Filtered, Preprocessed
 from steelman.networks.building import description_of
+from steelman.networks.input_form import InputForm, listed
+from steelman.networks.preprocess import Normalise
 from steelman.trust import named_in
 
 FORMATS = (".pt", ".pth", ".safetensors", ".onnx")
+
+METADATA = {"format": "pt"}
+"""Without it, many versions of transformers' `from_pretrained` refuse a safetensors file."""
 
 CLOSE = 1e-4
 """Logits of an ONNX file may differ by so much of the largest, as another program computes them."""
@@ -59,20 +64,20 @@ def export(run: Run, into: Path) -> str:
 
 
 def _state(run: Run, model: nn.Module, images: Tensor, into: Path) -> str:
-    inner, before = model, list[nn.Module]()
+    inner, before = model, list[str]()
     while isinstance(inner, WRAPPERS):
-        before += [] if isinstance(inner, Picked) else [_part(inner)]
+        before += [] if isinstance(inner, Picked) else [_described(_part(inner))]
         inner = inner.network
     state, names = inner.state_dict(), ""
     if (run.folder / NAMES).is_file():
         with decoding(run.folder / NAMES, "a list of names"):
             came = [str(name) for name in parse_json((run.folder / NAMES).read_bytes())]
         state = renamed(state, came)
-        names = f", with the names of {run.recipe.starts[0]}"
+        names = f", with the names of {Path(run.recipe.starts[0]).name}"
     tensors = {name: value.detach().clone().contiguous() for name, value in state.items()}
     with replacing(into) as partial:
         if into.suffix == ".safetensors":
-            partial.write_bytes(safetensors.torch.save(tensors))
+            partial.write_bytes(safetensors.torch.save(tensors, METADATA))
         else:
             torch.save(tensors, buffer := io.BytesIO())
             partial.write_bytes(buffer.getvalue())
@@ -89,7 +94,7 @@ def _state(run: Run, model: nn.Module, images: Tensor, into: Path) -> str:
         raise ValueError(
             f"{into} does not give the logits of {run.folder}: the network draws at random, or keeps a state"
         )
-    stands = f". Before it stands {' and '.join(map(str, before))}, which the file does not have" if before else ""
+    stands = f". Before it stands {' and '.join(before)}, which the file does not have" if before else ""
     return f"{into}: {len(tensors)} tensors of {type(inner).__name__}{names}{stands}"
 
 
@@ -98,6 +103,14 @@ def _part(model: Preprocessed | Filtered | Rejecting) -> nn.Module:
     if isinstance(model, Preprocessed):
         return model.preprocess
     return model.filter if isinstance(model, Filtered) else model.detector
+
+
+def _described(part: nn.Module) -> str:
+    """What a part before a network is, with its numbers."""
+    if isinstance(part, Normalise):
+        mean, std = (listed(part.get_buffer(name).flatten().tolist()) for name in ("mean", "std"))
+        return f"Normalise(mean {mean}, std {std})"
+    return f"InputForm({', '.join(part.said)})" if isinstance(part, InputForm) else str(part)
 
 
 def _seen(model: nn.Module, images: Tensor) -> Tensor:

@@ -133,7 +133,14 @@ def is_run(path: Path) -> bool:
 
 
 def refuse_idle(run: str, **options: object) -> None:
-    """Raises ValueError where an option is given that says of a run what the run itself says."""
+    """Raises ValueError where an option is given that says of a run what the run itself says.
+
+    FileNotFoundError: it is a folder, and holds no run.
+    """
+    if Path(run).is_dir() and not (Path(run) / "recipe.toml").is_file():
+        transformers = f": it holds a model of transformers, which is named hf:{run}"
+        remedy = transformers if (Path(run) / "config.json").is_file() else ". `steelman train` makes one"
+        raise FileNotFoundError(f"{run} is no run: there is no {Path(run) / 'recipe.toml'}{remedy}")
     if named := [name for name, value in options.items() if value is not None]:
         raise ValueError(
             f"{run} is a run, which has its own data and network: leave out --{named[0]}, or name its checkpoint with "
