@@ -205,7 +205,10 @@ def _variants(path: Path, vary: list[str], changes: list[str], before: SweepResu
         if any(change.partition("=")[0].strip() == setting for change in changes):
             raise ValueError(f"{setting} is given by --vary and by --set: leave one out")
         if parts_of(setting)[0] == "evaluation":
-            raise ValueError(f"--vary {setting}: a sweep varies what is trained, and this is how it is evaluated")
+            raise ValueError(
+                f"--vary {setting}: a sweep varies what is trained, and this is how it is evaluated. For the settings "
+                "of an attack, evaluate one model with a --battery that has the attack once for each value"
+            )
     if before is not None and list(before.varied) != paths:
         there, here = ", ".join(before.varied), ", ".join(paths)
         raise ValueError(f"{before.folder} is a sweep over {there}: give one over {here} another --name")
