@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from steelman.cli.app import app, said, show
+from steelman.cli.app import app, said, say, show
 from steelman.cli.options import (
     AccessName,
     Adaptive,
@@ -35,6 +35,11 @@ from steelman.cli.options import (
     Workers,
 )
 from steelman.cli.verbs import Verb
+
+NOT_ADAPTED = (
+    "# Nothing to explain: no adaptive attacks were made, as nothing was in doubt. --adaptive always makes them\n"
+)
+"""What --explain prints where there were none."""
 
 
 @app.command(
@@ -115,6 +120,8 @@ def evaluate(
         written = write_document(results, document)
         for tracker in trackers:
             tracker.results({name: each.value for name, each in entry.measures.items()}, written)
+    if explain:
+        say(f"\n{entry.explained or NOT_ADAPTED}")
     show(document, written)
 
 
