@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 
 from steelman import checkpoint
+from steelman.experiments import adopting
 from steelman.experiments import harden as module
 from steelman.experiments.adopting import adopt
 from steelman.experiments.export import export
@@ -159,6 +160,12 @@ def test_a_run_brings_its_own_data_network_and_weights(home: Path) -> None:
     assert (model.start, model.network) == (home / "runs/plain/best.safetensors", {"kind": "MLP", "hidden": [64]})
     with pytest.raises(ValueError, match=r"plain is a run, .*: leave out --data"):
         adopt(str(home / "runs/plain"), data="Digits")
+
+
+def test_a_gpu_that_is_not_used_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adopting, "idle_gpu", lambda used: f"not {used}")
+    monkeypatch.setattr(adopting, "device", lambda: torch.device("cpu"))
+    assert adopt(str(home / "runs/plain")).said == ("device: cpu. not cpu",)
 
 
 MODULE = """

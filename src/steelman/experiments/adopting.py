@@ -80,7 +80,7 @@ def adopt(
             what, data=data, weights=weights, mean=mean, std=std, layout=layout, range=range, order=order, size=size
         )
         run = Run.open(path)
-        hint = _lines(device=idle_gpu(device()))
+        hint = _lines()
         return Adopted(run.recipe.data, run.recipe.network, run.checkpoint, said=hint)  # its names have to be trusted
     if data is None:
         raise ValueError(f"{what} needs images: give --data, such as CIFAR10, an .npz file or a folder of pictures")
@@ -115,12 +115,14 @@ def adopt(
         input=", ".join(InputForm(form, like.shape).said),
         classes=said,
         weights="" if start is None else f"{start}{filled_by and ', '}{filled_by}",
-        device=idle_gpu(device()),
     )
     return Adopted(images, settings, start, state, lines, (what, network or "", data))
 
 
 def _lines(**words: str) -> tuple[str, ...]:
+    """What is said, and a word on a GPU that is here and not used."""
+    if hint := idle_gpu(device()):
+        words["device"] = f"{device()}. {hint}"
     return tuple(f"{name}: {each}" for name, each in words.items() if each)
 
 
