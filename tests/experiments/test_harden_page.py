@@ -91,6 +91,15 @@ def test_they_leave_what_the_page_says(there: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:the model's gradient is zero")
+def test_the_command_that_follows_trusts_the_module_of_the_network(
+    there: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(COMMANDS[0])
+    assert capsys.readouterr().out.endswith("\nnext: steelman export runs/hardened hardened.pt --trust page_models\n")
+    assert "--trust" in COMMANDS[1]
+
+
+@pytest.mark.filterwarnings("ignore:the model's gradient is zero")
 def test_the_python_of_the_page_runs(there: Path) -> None:
     (text,) = PYTHON
     names: dict[str, object] = {}
