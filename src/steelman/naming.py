@@ -1,6 +1,7 @@
 """Names: the call that makes a method, and the name that was probably meant."""
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -57,7 +58,7 @@ def _python(value: Any) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(map(_python, value))}{',' * (len(value) == 1)})"
     if isinstance(value, float):
-        level = round(value * 255)
+        level = round(value * 255) if math.isfinite(value) else 0
         exact = 0 < level < 255 and level / 255 == value and len(repr(value)) > 6
         return f"{level}/255" if exact else repr(float(value))
     text = repr(value)

@@ -15,6 +15,7 @@ from steelman.cli import main as cli
 from steelman.networks import MLP
 from steelman.report import export
 
+pytestmark = pytest.mark.xdist_group("harden page")  # its commands follow one another
 PAGE = (Path(__file__).parents[2] / "docs/harden.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.S | re.M) for line in block.splitlines()]
 PYTHON = re.findall(r"^```python\n(.*?)^```$", PAGE, re.S | re.M)

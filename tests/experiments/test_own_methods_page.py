@@ -13,6 +13,7 @@ from steelman.methods import NO_REFERENCE, cite
 from steelman.report import export
 from steelman.table import Evaluation
 
+pytestmark = pytest.mark.xdist_group("own methods page")  # its commands follow one another
 PAGE = (Path(__file__).parents[2] / "docs/own-methods.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.S | re.M) for line in block.splitlines()]
 COMMANDS += re.findall(r"^ +`(steelman compare [^`]*)`", PAGE, re.M)

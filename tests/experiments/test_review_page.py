@@ -20,6 +20,7 @@ from steelman.cli import main as cli
 from steelman.report import export
 from steelman.table import Evaluation
 
+pytestmark = pytest.mark.xdist_group("review page")  # its commands follow one another
 PAGE = (Path(__file__).parents[2] / "docs/review.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", PAGE, re.S | re.M)
 COMMANDS = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]

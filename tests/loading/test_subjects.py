@@ -250,7 +250,7 @@ def test_normalisation_is_put_before(module: str, images: Tensor):
         ("some:thing", {"data": None}, ValueError, r"some:thing needs images: give --data, such as MNIST"),
         ("no_such_module:thing", {}, ValueError, r"no module named 'no_such_module'"),
         ("gone.onnx", {}, FileNotFoundError, r"there is no file gone\.onnx"),
-        (".", {}, ValueError, r"\. is a run, which has its own data and network: leave out --data"),
+        (".", {}, FileNotFoundError, r"\. is no run: there is no recipe\.toml"),
     ],
 )
 def test_options_that_are_missing_or_idle_are_named(what: str, options: dict, error: type[Exception], message: str):

@@ -93,3 +93,7 @@ def test_a_terminal_shows_the_same_on_several_lines():
     console.file.close()
     assert "eps=0.1" in console.export_text()
     assert "random_start" not in console.export_text()
+
+
+def test_an_infinite_setting_prints_itself() -> None:
+    assert repr(DeepDefense(p=float("inf"))) == "DeepDefense(p=inf)"

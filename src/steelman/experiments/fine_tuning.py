@@ -63,7 +63,8 @@ def defence_of(text: str, norm: Norm, eps: float) -> Game:
     with written(text):
         if text.startswith("{"):
             return config.read(Game, table(text, "--defence"), "--defence")
-        return within(config.read(Game, text, "--defence"), norm, eps)
+        made = config.read(Game, text, "--defence")
+        return within(made, norm, eps) if is_dataclass(made) else made  # a class of the user's own need be none
 
 
 def within(method: Any, norm: Norm, eps: float) -> Any:
