@@ -108,8 +108,8 @@ FAULTS = (
     Fault(
         "ends-unfinished",
         "training: more epochs",
-        '["epoch"] != found.epochs:',
-        '["epoch"] > found.epochs:',
+        "or done != before.epochs or",
+        "or done > before.epochs or",
         "more_epochs",
     ),
     # --- batteries
