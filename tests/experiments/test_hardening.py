@@ -120,12 +120,12 @@ def test_what_was_done_to_a_model_is_said_once(home: Path, tmp_path: Path, capfd
 
 def test_runs_may_be_a_link_to_a_folder_elsewhere(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "large/disk").mkdir(parents=True)
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work/runs").symlink_to(tmp_path / "large/disk")
-    (tmp_path / "work/own.pt").write_bytes((home / "plain.pt").read_bytes())
-    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/runs").symlink_to(tmp_path / "large/disk")
+    (tmp_path / "here/own.pt").write_bytes((home / "plain.pt").read_bytes())
+    monkeypatch.chdir(tmp_path / "here")
     found = harden(adopt("own.pt", network=NETWORK, data="Digits"), Path("runs"), defence="fast", **SHORT)
-    assert load_recipe(found.recipe).starts == ("../../work/own.pt",)
+    assert load_recipe(found.recipe).starts == ("../../here/own.pt",)
 
 
 @pytest.mark.parametrize(

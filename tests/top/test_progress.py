@@ -1,4 +1,4 @@
-"""The progress bar: silent where nobody can see it, and in a notebook one display that is changed in its place."""
+"""The progress bar: silent outside a terminal, and in a notebook one display that is changed in its place."""
 
 import builtins
 import importlib.util

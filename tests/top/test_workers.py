@@ -139,7 +139,7 @@ def runs(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    stat = Path(f"/proc/{pid}/stat")  # one that nobody waits for is dead as well
+    stat = Path(f"/proc/{pid}/stat")  # a zombie counts as dead
     return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
 
 

@@ -111,7 +111,7 @@ def harden(
     executor whose processes attack
     say      gets what was chosen and why, a line at a time
 
-    Cost: two evaluations, the training, and a tenth of it to choose the rate.
+    Cost: two evaluations, the training, and the choice of the rate (`planned`).
 
     Raises:
         ValueError: no radius is known for the data; the folders hold another model's runs; as for `planned`.
