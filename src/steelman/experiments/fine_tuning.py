@@ -117,8 +117,8 @@ def planned(
     weight decay 5e-4. Each of four rates is tried from the network's own weights, on a short training whose rate falls
     as a cosine, as the long one's does; that with the highest mean of clean and robust accuracy on held-out images is
     taken. (A loss would favour rates that make all predictions alike.) All trials together have a tenth of the
-    training's batches, and 20 at least; before and after each, up to 200 held-out images are attacked, which in a short training
-    may take as long as the training.
+    training's batches, and 20 at least; before and after each, up to 200 held-out images are attacked, which in a
+    short training may take as long as the training.
 
     Raises:
         ValueError: `data` has too few images; less time than a batch takes.
