@@ -197,6 +197,8 @@ def _read_object(kind: type, value: Any, path: str) -> Any:
 
 
 def _make(kind: type, settings: dict[str, Any], path: str) -> Any:
+    if not dataclasses.is_dataclass(kind):
+        raise ValueError(f"{path}: {spelt(kind)} is no dataclass, so nothing says which settings it has")
     hints = typing.get_type_hints(kind)
     fields = {item.name: item for item in dataclasses.fields(kind) if item.init}
     for key in settings:

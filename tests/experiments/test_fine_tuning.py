@@ -42,8 +42,8 @@ def test_a_name_gets_the_norm_and_the_radius_and_a_table_stands(text: str, norm:
 
 def test_no_radius_of_a_paper_is_left_in_any_defence() -> None:
     """MMA's is 1.5 times as large; noise has a standard deviation, not a radius."""
-    for name in concrete(Game):
-        made = _made(name)
+    for name, kind in concrete(Game).items():
+        made = _made(name) if kind.__module__.startswith("steelman.") else None  # not what another test defines
         if made is not None:
             radii = re.findall(r"\b(?:eps|d_max)=([\d.e-]+)", repr(made))
             assert {float(each) for each in radii} <= {0.0123, 1.5 * 0.0123}, made

@@ -141,6 +141,16 @@ def test_every_error_begins_with_its_path(text: str, message: str):
         everything(text)
 
 
+def test_a_class_that_is_no_dataclass_is_refused():
+    """Not by a TypeError of dataclasses."""
+
+    class Bare(Objective):
+        def __call__(self, *_: Any) -> Any: ...
+
+    with pytest.raises(ValueError, match=r"^defence: test_config:.*Bare is no dataclass, so nothing says which settings"):
+        everything('attack = "PGD"\ndefence = "Bare"')
+
+
 def test_differences_are_paths():
     ours, theirs = config.write(Everything(PGD(), attacks={"a b": FGSM()})), config.write(Everything(PGD(steps=3)))
     assert config.differences(ours, theirs) == ["attack.steps", 'attacks."a b"']
