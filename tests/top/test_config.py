@@ -147,7 +147,7 @@ def test_a_class_that_is_no_dataclass_is_refused():
     class Bare(Objective):
         def __call__(self, *_: Any) -> Any: ...
 
-    with pytest.raises(ValueError, match=r"^defence: test_config:.*Bare is no dataclass, so nothing says which settings"):
+    with pytest.raises(ValueError, match=r"^defence: test_config:.*Bare is no dataclass, so nothing says"):
         everything('attack = "PGD"\ndefence = "Bare"')
 
 
