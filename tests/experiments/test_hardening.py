@@ -1,11 +1,13 @@
 """From a model of one's own to a hardened one: what is chosen, what is left, and what a second call does."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from steelman import checkpoint
 from steelman.experiments import adopting
@@ -241,6 +243,20 @@ def test_a_folder_of_transformers_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "config.json").touch()
     with pytest.raises(FileNotFoundError, match=f"it holds a model of transformers, which is named hf:{tmp_path}"):
         adopt(str(tmp_path), data="Digits")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_pictures_of_several_sizes_are_refused_before_any_work(tmp_path: Path, split: str) -> None:
+    for part, name, count in product(("train", "test"), ("a", "b"), range(3)):
+        folder = tmp_path / "pictures" / part / name
+        folder.mkdir(parents=True, exist_ok=True)
+        side = 9 if (part, name, count) == (split, "b", 2) else 8
+        Image.new("RGB", (side, 8)).save(folder / f"{count}.png")
+    torch.save(MLP(hidden=(4,), shape=(3, 8, 8), classes=2).state_dict(), tmp_path / "mlp.pt")
+    with pytest.raises(ValueError, match=r"image 5 has shape \(3, 8, 9\), and the first one has \(3, 8, 8\)"):
+        adopt(
+            str(tmp_path / "mlp.pt"), network='{ kind = "MLP", hidden = [4] }', data=str(tmp_path / "pictures"),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(

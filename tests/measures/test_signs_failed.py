@@ -17,7 +17,7 @@ from steelman.evaluation.asking import asked_by, further, would_ask
 from steelman.losses import DLR
 from steelman.measures.masking import SIGNS, Sign, signs
 from steelman.norms import L2, Linf
-from steelman.table.records import CLEAN
+from steelman.table.records import CLEAN, record_of
 
 IMAGES = 200
 APGD_20 = APGD(eps=0.1, steps=20, stop_early=True)
@@ -247,6 +247,16 @@ def test_what_the_next_battery_would_ask() -> None:
     assert would_ask(found, "Linf", 0.1) == "standard would ask chance, signs chance and radii"
     assert would_ask(found, "L0") == ""
     assert would_ask(found[:3], "Linf", 0.1) == ""
+
+
+def test_a_battery_of_which_every_attack_was_run_is_not_named() -> None:
+    """Losses that are lost in rounding leave a sign open, and the same attacks would leave it open again."""
+    found = [Sign("?", "", None, name="still")]
+    attacks = named_battery("quick", eps=0.1).attacks
+    had = [record_of(name, attack) for name, attack in attacks.items()]
+    assert "quick" in further(found, "Linf", 0.1, run=had[1:])
+    assert "quick" not in further(found, "Linf", 0.1, run=had)
+    assert "quick" in further(found, "Linf", 0.2, run=had)
 
 
 # Networks

@@ -103,6 +103,9 @@ def test_the_verdict_reports_chance_and_that_no_bounded_attack_was_run():
     second = entries()[1]
     same = verdict([second, replace(second, name="Twin")])
     assert "differ no more than by chance (mid-p McNemar p = 1), so their order is not settled" in same.sentence
+    assert same.finding.startswith(f"{second.name} has the highest number: ")
+    assert same.cautions[-1] == f"{second.name} and Twin are one model: equal weights and code."
+    assert "one model" not in " ".join(verdict(entries()).cautions)
     minimal = replace(second, evaluation=second.evaluation.only(["clean", "DeepFool()"]))
     assert verdict([minimal]).finding.startswith("Not established: no attack with a radius was run.")
     assert verdict([minimal]).ranking == verdict([minimal]).against == ()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from steelman.data.dataset import Dataset, Source
+from steelman.data.sample import spread
 from steelman.experiments.opening import (
     LIBRARIES,
     WEIGHTS,
@@ -27,6 +28,9 @@ from steelman.networks.black_box import BlackBox
 from steelman.networks.building import device, idle_gpu, network_of
 from steelman.networks.input_form import Form, InputForm
 from steelman.trust import written
+
+READ = 64
+"""Images of each split that are read before anything is made."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def adopt(
 
     Raises:
         FileNotFoundError, ImportError, ValueError: as `open_subject`; a model that has no parameters to train, or whose
-            network cannot be built again.
+            network cannot be built again; images of several sizes.
     """
     path, form = Path(what), Form().changed(layout, range, order, mean, std, size)
     if is_run(path) and network is None:
@@ -86,6 +90,8 @@ def adopt(
         raise ValueError(f"{what} needs images: give --data, such as CIFAR10, an .npz file or a folder of pictures")
     images = source(data)
     like = images.load("test", data_dir)
+    for split in (images.load("train", data_dir), like):  # pictures of several sizes are refused before any work
+        next(split.batches([spread(torch.arange(len(split)), min(READ, len(split)))[1]]))
     kind, _, inside = what.partition(":")
     if path.suffix in WEIGHTS:
         if network is None or weights is not None:

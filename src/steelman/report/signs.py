@@ -28,7 +28,7 @@ def signs_of(entry: Entry, transfers: Sequence[Transfer] = ()) -> tuple[Sign, ..
         return found
     access = "gradients" if entry.checkup is None else entry.checkup.access
     threat = next(iter(threats_of(entry.evaluation)), None)
-    asked = further(found, *(threat or ("Linf", 1.0)))
+    asked = further(found, *(threat or ("Linf", 1.0)), run=entry.evaluation.records)
     more = f"; it takes gradients, and attacks get {access} alone" if access != "gradients" else ""
 
     def completed(sign: Sign) -> Sign:

@@ -143,7 +143,7 @@ def _alone(answer: Answer) -> str:
 def _with_more_to_ask(answer: Answer, entry: Entry, signs: Sequence[Sign], threat: Threat) -> Answer:
     """The answer, with the batteries that would ask more signs."""
     access = "gradients" if entry.checkup is None else entry.checkup.access
-    more = would_ask(signs, *threat, access)
+    more = would_ask(signs, *threat, access, entry.evaluation.records)
     return (
         replace(answer, evidence=(*answer.evidence, f"Of those that were not asked, the battery {more}."))
         if more
@@ -167,7 +167,7 @@ def _ranked(answers: Sequence[Answer], ranking: Ranking, threat: Threat, order: 
         unattacked = ", ".join(f"{clean[each]} ({each})" for each, _ in ranking)
         finding = f"No model keeps a single image right within {threat_name(*threat)}; unattacked: {unattacked}."
     else:
-        first = "is the most robust: it keeps" if by_name[name].supported else "has the highest number:"
+        first = "is the most robust: it keeps" if by_name[name].supported and not order else "has the highest number:"
         finding = (
             f"{name} {first} {_share(best)} of the images right within {threat_name(*threat)}, and "
             f"{_share(by_name[name].clean)} unattacked."
@@ -323,8 +323,17 @@ def _limits(entries: Sequence[Entry], answers: Sequence[Answer]) -> tuple[str, .
 
 
 def _cautions(entries: Sequence[Entry]) -> tuple[str, ...]:
-    sentences = [*(_outside(entry) for entry in entries), _missing(entries[0])]
+    sentences = [*(_outside(entry) for entry in entries), _missing(entries[0]), *_same_models(entries)]
     return tuple(sentence for sentence in sentences if sentence)
+
+
+def _same_models(entries: Sequence[Entry]) -> list[str]:
+    """A sentence for each model that stands under several names."""
+    names: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for entry in entries:
+        if parts := entry.evaluation.about.get("model"):
+            names.setdefault(tuple(sorted(parts.items())), []).append(entry.name)
+    return [f"{listed(same)} are one model: equal weights and code." for same in names.values() if len(same) > 1]
 
 
 def _outside(entry: Entry) -> str:
