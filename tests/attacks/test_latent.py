@@ -190,6 +190,49 @@ def test_targets_radii_and_random_models() -> None:
     assert EOT(latent, samples=2).run(net, X, y).gradients.max() == 2 * 2 * 25
 
 
+def test_with_a_radius_images_further_away_are_moved_back() -> None:
+    net = small_net()
+    y = net(X).argmax(1)
+    how = {"decode": tanh, "encode": back, "steps": 25, "search_steps": 2, "lr": 0.1, "c": 5.0}
+    far = Latent(**how)(net, X, y)  # pyright: ignore[reportArgumentType]
+    size = L2.size(far - X)
+    radius = float(size.median())
+    near = Latent(**how, radius=radius)(net, X, y)  # pyright: ignore[reportArgumentType]
+    share = (radius / size.clamp(min=1e-9)).clamp(max=1)[:, None, None, None]
+    assert ((size > radius).any(), (size < radius).any()) == (True, True)
+    torch.testing.assert_close(near, X + share * (far - X), rtol=0, atol=1e-9)
+    assert (L2.size(near - X) <= radius).all()
+
+
+def test_behind_a_projection_half_the_way_is_enough() -> None:
+    """A filter that takes the nearest of a few images errs beyond the middle between two of them, not before it."""
+    images = torch.stack([torch.zeros(SHAPE), torch.ones(SHAPE)]).double()
+
+    class Nearest(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return images[(x[:, None] - images).flatten(2).norm(dim=2).argmin(1)]
+
+    class Which(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            size = x.flatten(1).sum(1, keepdim=True) - 12
+            return torch.cat([-size, size], 1)
+
+    model, x, whole = Filtered(Nearest(), Which()).eval(), images[:1], 24**0.5
+
+    def all_alike(z: Tensor) -> Tensor:
+        return z.view(-1, 1, 1, 1).expand(-1, *SHAPE)
+
+    def to_z(x: Tensor) -> Tensor:
+        return x[:, 0, 0, :1]
+
+    how = {"decode": all_alike, "encode": to_z, "steps": 20, "search_steps": 2, "c": 10.0, "past_filter": True}
+    for share, broken in ((0.45, False), (0.52, True)):
+        attack = Latent(**how, confidence=15.0, radius=share * whole)  # pyright: ignore[reportArgumentType]
+        result = attack.run(model, x, torch.tensor([0]))
+        assert bool(result.success) is broken
+        assert float(result.l2) == pytest.approx(share * whole, abs=1e-6)
+
+
 def test_it_takes_the_generator_of_the_models_own_filter_or_of_a_run(tmp_path: Path) -> None:
     torch.manual_seed(0)
     shape = (1, 4, 4)

@@ -28,6 +28,8 @@ SHAPE = (1, 8, 8)
 DATA = Digits().load("train")
 FILTERS = [
     BitDepth(2),
+    BitDepth(3, "guo"),
+    BitDepth(3, "truncate"),
     MedianSmoothing(2),
     Thermometer(4),
     Thermometer(5, "one_hot"),
@@ -42,6 +44,7 @@ FILTERS = [
     Quilting(3, 1, patches=200, shape=SHAPE).fit(DATA),
     Quilting(4, 0, 1, patches=200, cut=False, shape=SHAPE).fit(DATA),
     PixelDefend(PixelCNN(shape=SHAPE, width=2, depth=1)),
+    PixelDefend(PixelCNN(shape=SHAPE, width=2, depth=1), 0.3, likely=3.0, by_value=True),
     DefenseGAN(MLPGenerator(), steps=3, restarts=2),
     Reformer(DenoisingAutoencoder(shape=SHAPE)),
 ]

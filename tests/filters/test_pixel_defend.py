@@ -1,5 +1,6 @@
 """PixelDefend: its window, its greedy choice, and how it falls."""
 
+import math
 from functools import cache
 
 import pytest
@@ -76,6 +77,48 @@ def test_of_equally_likely_levels_the_lowest() -> None:
     torch.testing.assert_close(PixelDefend(network, 2 / 15)(images()), lowest)
 
 
+def test_likely_images_are_only_rounded() -> None:
+    network = density()
+    bits = -network.log_likelihood(images()).detach() / math.log(2)
+    middle = float(bits.median()) + 1e-6
+    filter = PixelDefend(network, 0.2, likely=middle)
+    found, moved = filter(images()), PixelDefend(network, 0.2)(images())
+    rounded = BitDepth(4)(images())
+    likely = bits <= middle
+    assert likely.any()
+    assert (~likely).any()
+    assert torch.equal(found[likely], rounded[likely])
+    assert torch.equal(found[~likely], moved[~likely])
+    assert not torch.equal(moved[likely], rounded[likely])
+    assert "likely=" in str(filter)
+    assert torch.equal(PixelDefend(network, 0.2, likely=1e9, by_value=True)(images()), rounded)
+
+
+@pytest.mark.parametrize("eps", [16 / 255, 0.5])
+def test_a_value_of_its_own_moves_as_far_as_it_surprises(eps: float) -> None:
+    """By a pass for each value: the likeliest level within eps / 2 times -log p, at most 32/255, rounded down."""
+    network, x = density(64), images(5)
+    found = PixelDefend(network, eps, by_value=True)(x)
+    given, chosen = network.quantised(x), torch.zeros_like(x)
+    radii = []
+    for row in range(8):
+        for column in range(8):
+            place = (slice(None), 0, row, column)
+            p = network(chosen).detach()[:, :, 0, row, column].double().softmax(1)
+            for image in range(5):
+                value = int(given[image, 0, row, column])
+                own = min(-eps / 2 * math.log(float(p[image, value])), 32 / 255)
+                reach = math.floor(own * 63 + 1e-4)
+                radii.append(reach)
+                low = max(value - reach, 0)
+                best = low + int(p[image, low : value + reach + 1].argmax())
+                chosen[image, 0, row, column] = best / 63
+            assert torch.equal(found[place], chosen[place])
+    assert min(radii) == 0
+    assert max(radii) == (7 if eps == 0.5 else max(radii))
+    assert max(radii) > 0
+
+
 def test_it_refuses_what_it_was_not_made_for() -> None:
     filter = PixelDefend(density())
     for wrong, message in (
@@ -90,6 +133,8 @@ def test_it_refuses_what_it_was_not_made_for() -> None:
         PixelDefend(MLP(shape=SHAPE))
     with pytest.raises(ValueError, match="eps >= 0; got -1"):
         PixelDefend(density(), -1.0)
+    with pytest.raises(ValueError, match="bits per value, above 0; got 0"):
+        PixelDefend(density(), likely=0.0)
 
 
 def test_its_network_is_a_frozen_copy_in_evaluation_mode() -> None:

@@ -25,6 +25,21 @@ def test_bit_depth_is_the_nearest_level(bits: int) -> None:
     assert torch.equal(BitDepth(bits)(torch.tensor([[0.0, 1.0]])), torch.tensor([[0.0, 1.0]]))
 
 
+def test_the_codes_of_others_have_other_levels() -> None:
+    """Against numpy's bytes, and the counts, mean and largest value of the levels."""
+    grey = np.arange(256, dtype=np.uint8)
+    for dtype in (torch.float32, torch.float64):
+        x = torch.from_numpy(grey).to(dtype) / 255
+        found = BitDepth(3, "truncate")(x)
+        torch.testing.assert_close(found, torch.from_numpy((grey >> 5) << 5).to(dtype) / 255)
+        assert (len(found.unique()), float(found.max())) == (8, pytest.approx(224 / 255))
+        assert float((found - x).mean()) == pytest.approx(-15.5 / 255, abs=1e-6)
+        assert len(BitDepth(3, "guo")(x).unique()) == 9
+        assert len(BitDepth(3)(x).unique()) == 8
+    x = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    assert np.array_equal(BitDepth(3, "guo")(x).numpy(), np.rint(x.numpy() * 8) / 8)
+
+
 def test_one_bit_is_a_threshold() -> None:
     assert BitDepth(1)(torch.tensor([[0.0, 0.49, 0.51, 1.0]])).tolist() == [[0, 0, 1, 1]]
 
@@ -64,6 +79,7 @@ def test_they_say_what_they_are() -> None:
     [
         (lambda: BitDepth(0), "whole number from 1 to 16; got 0"),
         (lambda: BitDepth(17), "got 17"),
+        (lambda: BitDepth(9, "truncate"), "from 1 to 8; got 9"),
         (lambda: MedianSmoothing(0), "whole number of pixels from 1; got 0"),
         (lambda: MedianSmoothing()(torch.rand(3, 8, 8)), r"got \(3, 8, 8\)"),
     ],

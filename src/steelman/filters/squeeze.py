@@ -1,6 +1,6 @@
 """Feature squeezing: fewer colours, or smoother images."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,30 +14,43 @@ class BitDepth(nn.Module):
     round(x (2^b - 1)) / (2^b - 1), for x in [0, 1]; halves are rounded to the even level, as in numpy. The levels
     continue outside of [0, 1].
 
-    bits  b, from 1 to 16; default 1 ("Efficient defenses", MNIST; CIFAR-10: 3)
+    bits     b, from 1 to 16; default 1 ("Efficient defenses", MNIST; CIFAR-10: 3)
+    variant  "xu" (default) is that. "guo": round(x 2^b) / 2^b, one level more, as in the code of Guo et al.
+             "truncate": of the nearest byte the last 8 - b bits become 0, as in the code of Athalye et al., so that the
+             image gets darker and white is lost; b up to 8
 
     Its own gradient is 0 everywhere. Put it before a network with `Filtered`, which approximates it by `BPDA`.
 
+    Broken by: `PGD` through the identity (`BPDA`).
+
     Cost: negligible.
     Reference: Weilin Xu, David Evans and Yanjun Qi, "Feature squeezing: detecting adversarial examples in deep neural
-    networks", NDSS 2018, color depth.
+    networks", NDSS 2018, color depth; Chuan Guo, Mayank Rana, Moustapha Cisse and Laurens van der Maaten, "Countering
+    adversarial images using input transformations", ICLR 2018; broken in Anish Athalye, Nicholas Carlini and David
+    Wagner, "Obfuscated gradients give a false sense of security", ICML 2018, section 5.2.
 
     Raises:
-        ValueError: bits is no whole number from 1 to 16.
+        ValueError: bits is no whole number from 1 to 16 (truncate: 8); another variant.
     """
 
-    def __init__(self, bits: int = 1) -> None:
+    def __init__(self, bits: int = 1, variant: Literal["xu", "guo", "truncate"] = "xu") -> None:
         super().__init__()
-        if not isinstance(bits, int) or not 1 <= bits <= 16:
-            raise ValueError(f"BitDepth needs bits, a whole number from 1 to 16; got {bits}")
-        self.bits = bits
+        if variant not in ("xu", "guo", "truncate"):
+            raise ValueError(f'BitDepth has the variants "xu", "guo" and "truncate"; got {variant!r}')
+        most = 8 if variant == "truncate" else 16
+        if not isinstance(bits, int) or not 1 <= bits <= most:
+            raise ValueError(f"BitDepth needs bits, a whole number from 1 to {most}; got {bits}")
+        self.bits, self.variant = bits, variant
 
     def forward(self, x: Images) -> Images:
-        steps = 2**self.bits - 1
+        if self.variant == "truncate":
+            size = 2 ** (8 - self.bits)
+            return ((x * 255).round() / size).floor() * size / 255
+        steps = 2**self.bits - (self.variant == "xu")
         return (x * steps).round() / steps
 
     def extra_repr(self) -> str:
-        return f"bits={self.bits}"
+        return f"bits={self.bits}" + f", variant={self.variant!r}" * (self.variant != "xu")
 
 
 class MedianSmoothing(nn.Module):
@@ -52,6 +65,8 @@ class MedianSmoothing(nn.Module):
     Put it before a network with `Filtered`, which uses its own gradient, that of the one pixel that is the median. The
     gradient of the identity overestimates robustness: the robust accuracy under PGD of a perceptron on digits was 67 %
     with it, 53 % with the true gradient (Linf .1; L2 .5: 70 and 45 %), and 51 % under `Square`.
+
+    Broken by: `PGD` through its own gradient.
 
     Cost: memory for size^2 images.
     Reference: Weilin Xu, David Evans and Yanjun Qi, "Feature squeezing: detecting adversarial examples in deep neural

@@ -64,11 +64,15 @@ class Latent(Attack):
     past_filter  of a `Filtered` model: descend on the network behind the filter, and ask the whole model about the
                  nearest and the last success of each search step alone (default False). The authors' code does so, but
                  for asking; with a margin of `confidence`, more of them outlast the filter
+    radius       an image further away in L2 is moved back to this distance on the straight way to its original, whether
+                 the model still errs there or not; default None: it stays where it is. A filter that looks for the
+                 nearest decode(z) mostly errs from before the middle of that way on (ours)
 
     As `CarliniWagner` with tanh, where decode is that change of variable. The authors' code keeps the last success of
     all, since it compares 0 times the distance, and inverts without a graph of the defence. A constant is large enough
     only if it succeeds in the last tenth of its steps, as in `CarliniWagner`. Images are clipped to the box; a decoder
-    whose first images lie outside of it is refused. For a radius take `Within(Latent(...), eps)`, which counts in L2.
+    whose first images lie outside of it is refused. For a radius take `Within(Latent(radius=eps), eps)`, which counts
+    in L2.
 
     Cost: search_steps * steps forward and gradient passes of the model, or the attack's, and as many of decode;
     starts * inversion_steps of decode. With `past_filter` the passes are those of the network, and 2 search_steps
@@ -94,6 +98,7 @@ class Latent(Attack):
     c: Positive = 1.0
     confidence: Factor = 0.0
     past_filter: bool = False
+    radius: Positive | None = None
 
     def __post_init__(self) -> None:
         if self.attack is not None:
@@ -127,7 +132,7 @@ class Latent(Attack):
             else:
                 self._descend(oracle, near if self.past_filter else oracle, decode, rest, z, best)
         oracle.add(near, torch.arange(len(x), device=x.device))
-        x_adv[which] = best.x_adv
+        x_adv[which] = best.x_adv if self.radius is None else L2.contain(rest.x, best.x_adv, self.radius, self.box)
         return x_adv
 
     def _run(
