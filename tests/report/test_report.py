@@ -122,6 +122,19 @@ def test_only_attacks_that_were_run_on_all_models_decide_between_them():
     assert shares[second.name].value > document().shares["Linf", 0.1][second.name].value
 
 
+def test_measures_that_lack_for_one_reason_share_a_line():
+    rows = made_up(attacks=("clean", "weak", "strong", "small"))
+    wrong = {row["image"] for row in of(rows, "weak") if row["prediction"] != row["label"]}
+    left = [row for row in rows if row["attack"] in ("clean", "weak") or row["image"] not in wrong]
+    one = Entry("one", table_of(left))
+    lines = Document([one, replace(one, name="two")]).gaps
+    assert sum("the attack was run on" in line for line in lines) == 1
+    (line,) = [line for line in lines if "the attack was run on" in line]
+    assert line.startswith("accuracy, strong; ") and "; accuracy, small" in line
+    other = Entry("other", table_of(rows))
+    assert f"one: {line}" in Document([one, other]).gaps
+
+
 def test_the_page_has_every_number(page):
     text = unescape(page.replace("<wbr>", ""))
     assert "2020-02-02" in text

@@ -146,7 +146,7 @@ class Attacked:
             right = int((~self.hopeless).sum())
             raise Unmeasured(
                 f"{self.name} was run on {right - int(self.skipped.sum())} of the {right} images that are right "
-                "unattacked; it has no numbers of its own: robust_accuracy and worst_case are what such a table gives"
+                "unattacked, so it has no numbers of its own; robust accuracy and the worst case count it"
             )
         return self
 

@@ -168,13 +168,19 @@ class Document:
 
     @cached_property
     def gaps(self) -> list[str]:
-        """The measures that tables cannot give, and why."""
-        found: dict[str, list[str]] = {}
+        """The measures that tables cannot give, and why: a line for each reason."""
+        found: dict[tuple[str, str], list[str]] = {}
         for entry in self.entries:
             for name, why in entry.unmeasured.items():
-                found.setdefault(f"{name}: {why}", []).append(entry.name)
+                attack = name.partition(", ")[2]
+                if attack and why.startswith(f"{attack} was run"):
+                    why = f"the attack{why.removeprefix(attack)}"
+                found.setdefault((entry.name, why), []).append(name)
+        lines: dict[str, list[str]] = {}
+        for (entry, why), names in found.items():
+            lines.setdefault(f"{'; '.join(names)}: {why}", []).append(entry)
         many = len(self.entries)
-        return [line if len(names) == many else f"{listed(names)}: {line}" for line, names in found.items()]
+        return [line if len(names) == many else f"{listed(names)}: {line}" for line, names in lines.items()]
 
     @cached_property
     def waterfalls(self) -> dict[str, list[Step]]:
