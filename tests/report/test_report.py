@@ -130,7 +130,8 @@ def test_measures_that_lack_for_one_reason_share_a_line():
     lines = Document([one, replace(one, name="two")]).gaps
     assert sum("the attack was run on" in line for line in lines) == 1
     (line,) = [line for line in lines if "the attack was run on" in line]
-    assert line.startswith("accuracy, strong; ") and "; accuracy, small" in line
+    assert line.startswith("accuracy, strong; ")
+    assert "; accuracy, small" in line
     other = Entry("other", table_of(rows))
     assert f"one: {line}" in Document([one, other]).gaps
 
