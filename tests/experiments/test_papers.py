@@ -37,7 +37,8 @@ BATTERIES = {
     "cnn*_mnist*": "paper:tisode",
     "ode_mnist*": "paper:tisode",
     "tisode*_mnist*": "paper:tisode",
-    "madry_mnist_small": "paper:obfuscated-gradients",
+    "madry_*_small": "paper:obfuscated-gradients",
+    "*_cifar10": "paper:obfuscated-gradients",
     **dict.fromkeys(
         (
             f"{name}_mnist"
@@ -77,7 +78,7 @@ OTHERS = {
     "awp*": "a paper without a battery",
     **dict.fromkeys(("pixelcnn_*", "gan_*", "autoencoder_*"), "no classifier, but the network of a filter"),
     **dict.fromkeys(
-        ("pixel-defend_*", "defense-gan_*", "autoencoder-defence_*", "purified-start_*"),
+        ("pixel-defend*", "defense-gan_*", "autoencoder-defence_*", "purified-start_*"),
         "a reduced form, which is attacked past its filter and through it",
     ),
     "*cascade*": "a paper without a battery",
