@@ -190,3 +190,20 @@ def test_a_graph_is_kept_for_another_descent_where_it_is_asked_for(keep: bool):
     play(Both(), nets, data, descent(nets))
     play(MinMax(), other, data, descent(other))
     torch.testing.assert_close(list(nets.parameters()), list(other.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("slopes", "fine"), [((3e38, 3e38), True), ((3e38, float("inf")), False), ((float("inf"), -float("inf")), False)]
+)
+def test_slopes_whose_sum_is_too_large_for_their_type_are_finite(slopes: tuple[float, float], fine: bool):
+    net, data = nn.Linear(4, 3), Batch(batch().x.float(), batch().y)
+    given = torch.cat([torch.tensor(slopes), torch.zeros(10)]).reshape(3, 4)
+    net.weight.register_hook(lambda slope: given)
+    before = net.weight.detach().clone()
+    optimiser = torch.optim.SGD(net.parameters(), lr=1e-38)
+    if not fine:
+        with pytest.raises(Diverged, match="gradient of the classifier is not finite"):
+            play(Plain(), net, data, optimiser)
+        return
+    play(Plain(), net, data, optimiser)
+    torch.testing.assert_close(net.weight.detach(), before - 1e-38 * given)

@@ -1,10 +1,10 @@
 """One batch of a game: the only place where gradients are averaged over processes and optimisers step."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from steelman.defences.game import Average, Descend, Game, Step
@@ -65,9 +65,19 @@ def _move(step: Step, net: nn.Module, optimiser: torch.optim.Optimizer, processe
         raise Diverged(f"the loss of the {step.net} is {loss}")
     processes.average_gradients(net.parameters())
     gradients = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
-    if not bool(get_total_norm(gradients, norm_type=math.inf).isfinite()):
+    if not _finite(gradients):
         raise Diverged(f"the gradient of the {step.net} is not finite, though its loss is {loss:.4g}")
     if step.clip is not None:
         clip_grad_norm_(net.parameters(), step.clip)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
+
+
+def _finite(gradients: Sequence[Tensor]) -> bool:
+    """Whether all entries are finite. A sum is not where one of its terms is not; where a sum overflows, the entries are
+    looked at. The largest absolute entry says the same, but takes 30 times as long on a CPU: 2 ms for half a million.
+    """
+    if any(each.is_cuda for each in gradients):  # one launch for all
+        return bool(get_total_norm(gradients, norm_type=math.inf).isfinite())
+    sums = [each.sum().isfinite() for each in gradients]
+    return all(bool(fine) or bool(each.isfinite().all()) for fine, each in zip(sums, gradients, strict=True))
