@@ -1,5 +1,7 @@
 """Penalties on gradients against double loops over images, classes and pixels, closed forms, and averages of chance."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -133,34 +135,77 @@ def test_its_gradient_equals_finite_differences(name: str):
         assert (gradient * direction).sum().item() == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-5, abs=1e-8)
 
 
-def test_projections_are_unbiased_for_the_square():
+SQUARES = (Jacobian(weight=1.0, root="none"), CrossLipschitz(weight=1.0))
+squares = pytest.mark.parametrize("exact", SQUARES, ids=lambda each: type(each).__name__)
+
+
+@squares
+def test_projections_are_unbiased_for_the_square(exact: GradientPenalty):
     net, batch = smooth(), images()
-    exact = Jacobian(weight=1.0, root="none")(net, batch).item()
-    drawn = []
+    wanted, drawn = exact(net, batch).item(), []
     for turn in range(40):
         seeds = torch.arange(len(batch)) + 1000 * turn
-        drawn.append(
-            Jacobian(weight=1.0, root="none", projections=10)(net, Batch(batch.x, batch.y, seeds=seeds)).item()
-        )
+        drawn.append(replace(exact, projections=10)(net, Batch(batch.x, batch.y, seeds=seeds)).item())
     found = torch.tensor(drawn)
     error = float(found.std() / len(drawn) ** 0.5)
-    assert 0 < error < 0.03 * exact
-    assert abs(float(found.mean()) - exact) < 3 * error
+    assert 0 < error < 0.03 * wanted
+    assert abs(float(found.mean()) - wanted) < 3 * error
 
 
-def test_projections_are_on_the_sphere_and_belong_to_images():
-    """With logits that are the pixels, every unit vector's square is K times 1 = |J|^2: no chance is left."""
+@squares
+def test_projections_are_on_the_sphere_and_belong_to_images(exact: GradientPenalty):
+    """With logits that are the pixels every unit vector has the same square, so that no chance is left: |J|^2 = 16, and
+    30 / 16 for differences, also where all logits have one term in common."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 16, bias=False)).double()
+    differences = isinstance(exact, CrossLipschitz)
     with torch.no_grad():
-        net[1].weight.copy_(torch.eye(16))
-    batch = images()
-    plain, defence = Plain()(net, batch), Jacobian(weight=1.0, root="none", projections=1)
-    torch.testing.assert_close(defence(net, batch) - plain, torch.tensor(16.0, dtype=torch.float64))
-    net, defence = smooth(), Jacobian(weight=1.0, projections=2)
+        net[1].weight.copy_(torch.eye(16) + 0.5 * differences)
+    batch, wanted = images(), torch.tensor(30 / 16 if differences else 16.0, dtype=torch.float64)
+    for defence in (exact, replace(exact, projections=1)):
+        torch.testing.assert_close(defence(net, batch) - Plain()(net, batch), wanted)
+    net, defence = smooth(), replace(exact, projections=2)
     alone = [defence(net, batch[torch.tensor([place])]).item() for place in range(len(batch))]
     assert defence(net, batch).item() == pytest.approx(sum(alone) / len(alone), rel=1e-12)
     other = Batch(batch.x, batch.y, seeds=torch.arange(len(batch)) + 7)
     assert defence(net, other).item() != pytest.approx(defence(net, batch).item(), rel=1e-6)
+
+
+def test_two_classes_have_one_difference():
+    torch.manual_seed(4)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 7), nn.Softplus(), nn.Linear(7, 2)).double()
+    batch = Batch(images().x, images().y % 2, seeds=images().seeds)
+    ours, exact = (each(net, batch) for each in (CrossLipschitz(weight=1.0, projections=1), CrossLipschitz(weight=1.0)))
+    torch.testing.assert_close(ours, exact)
+    torch.testing.assert_close(gradients(ours, net), gradients(exact, net))
+
+
+@squares
+def test_projections_take_a_gradient_pass_each_whatever_the_number_of_classes(exact: GradientPenalty):
+    batch, taken = images(), []
+
+    class Counted(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, slope: Tensor) -> Tensor:
+            taken.append(len(slope))
+            return slope
+
+    class Count(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return Counted.apply(x)
+
+    for classes in (4, 100):
+        net = nn.Sequential(Count(), nn.Flatten(), nn.Linear(16, 7), nn.Tanh(), nn.Linear(7, classes)).double()
+        for defence, passes in (
+            (replace(exact, projections=3), 3),
+            (exact, classes - isinstance(exact, CrossLipschitz)),
+        ):
+            taken.clear()
+            defence(net, batch)
+            assert len(taken) == passes
 
 
 def test_one_root_for_the_batch_is_no_mean_of_roots():

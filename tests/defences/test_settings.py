@@ -46,7 +46,7 @@ RANGES: dict[type, dict[str, str]] = {
     TradesYOPO: {">= 1": "m n", ">= 0": "eps step_size beta"},
     AdversarialTraining: {"in [0, 1]": "clean_weight"},
     Bilateral: {"in [0, 1)": "eps_y", "> 0": "beta gamma"},
-    CrossLipschitz: {">= 0": "weight"},
+    CrossLipschitz: {">= 0": "weight", ">= 1": "projections"},
     DeepDefense: {">= 0": "weight c d overshoot damping", ">= 1": "steps", ">= 2": "classes"},
     Distillation: {"> 0": "temperature"},
     Free: {">= 0": "eps step_size", ">= 1": "replays"},

@@ -92,6 +92,7 @@ DEFENCES: dict[str, Game] = {
     "jacobian by projections": JacobianRegularisation(weight=0.05, root="none", projections=2),
     "input gradient": InputGradientRegularisation(weight=1.0),
     "cross-lipschitz": CrossLipschitz(weight=0.05),
+    "cross-lipschitz by projections": CrossLipschitz(weight=0.05, projections=2),
     "sum of regularisers": Sum((JacobianRegularisation(weight=0.1), LabelSmoothing()), (0.5, 0.5)),
     "parseval": Parseval(beta=0.02),
     "parseval of deep defense": Parseval(DeepDefense(weight=2.0, c=3.0, d=1.0, steps=2), beta=0.02, rows=1.0),

@@ -9,7 +9,11 @@ from steelman.data.dataset import Dataset
 from steelman.defences.objective import Objective, refuse_one_class
 from steelman.forward import logits_of
 from steelman.losses import cross_entropy
+from steelman.randomness import Draws
 from steelman.types import Batch, Images, Logits, PerImage
+
+_PROJECTIONS = 801
+"""Purpose for `Draws.split`: the vectors on which an image's logits are projected."""
 
 
 class GradientPenalty(Objective):
@@ -52,3 +56,19 @@ def slope(of: PerImage, x: Images) -> Images:
 
 def squared(gradient: Images) -> PerImage:
     return gradient.flatten(1).square().sum(1)
+
+
+def projected(x: Images, logits: Logits, batch: Batch, count: int, *, centred: bool = False) -> PerImage:
+    """|grad_x <v, Z(x)>|_2^2, the mean over `count` random unit vectors v of each image; `centred` ones sum to 0.
+
+    Its expectation is |J|_F^2 / K, and with centred vectors |J - mean of its rows|_F^2 / (K - 1).
+    """
+    draws = Draws.start(batch.seeds, len(x), x.device).split(_PROJECTIONS)
+    squares = []
+    for place in range(count):
+        vector = draws.split(place).normal((logits.shape[1],), logits.dtype)
+        if centred:
+            vector = vector - vector.mean(1, keepdim=True)
+        vector = vector / vector.norm(dim=1, keepdim=True)
+        squares.append(squared(slope((logits * vector).sum(1), x)))
+    return torch.stack(squares).mean(0)

@@ -7,14 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from steelman.data.dataset import Dataset
-from steelman.defences.gradient_penalty import GradientPenalty, refuse_compiled, slope, squared
+from steelman.defences.gradient_penalty import GradientPenalty, projected, refuse_compiled, slope, squared
 from steelman.norms import TINY
-from steelman.randomness import Draws
 from steelman.ranges import Count, Factor
 from steelman.types import Batch, Images, Logits, PerImage
-
-_PROJECTIONS = 801
-"""Purpose for `Draws.split`: the vectors on which an image's logits are projected."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +70,4 @@ class JacobianRegularisation(GradientPenalty):
     def _squares(self, x: Images, logits: Logits, batch: Batch) -> PerImage:
         if self.projections is None:
             return torch.stack([squared(slope(row, x)) for row in logits.unbind(1)]).sum(0)
-        draws, classes = Draws.start(batch.seeds, len(x), x.device).split(_PROJECTIONS), logits.shape[1]
-        squares = []
-        for place in range(self.projections):
-            vector = draws.split(place).normal((classes,), logits.dtype)
-            vector = vector / vector.norm(dim=1, keepdim=True)
-            squares.append(squared(slope((logits * vector).sum(1), x)))
-        return classes * torch.stack(squares).mean(0)
+        return logits.shape[1] * projected(x, logits, batch, self.projections)
