@@ -26,8 +26,8 @@ class Thermometer(nn.Module):
     It has no gradient. `stand_in`, which `Filtered` uses, is clip((l x - k) / width + 1/2, 0, 1) for a thermometer, and
     the triangle max(0, 1 - |l x - k - 1/2| / 1.5) for a one-hot code. The width decides how strong an attack is: a
     slope of one level passes one bit of each value, and the ramp of the attack's authors (width 1, half a level lower)
-    none of the highest values. A network trained by LS-PGA on MNIST (.3, 50 images) keeps 78 % under PGD through a width
-    of 2, 72 % through 4, 8 and 16, 70 % under APGD through 4, and as many under `Square`.
+    none of the highest values. A network trained by LS-PGA on MNIST (.3, 50 images) keeps 78 % under PGD through width
+    2, 72 % through 4, 8 and 16, 70 % under APGD through 4, and as many under `Square`.
 
     Broken by: PGD through that stand-in (BPDA). `ThermometerTraining` trains with it.
 
