@@ -1,7 +1,8 @@
 """A Linf radius wider than the box is refused wherever it is given, with what was probably meant."""
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from every_attack import ATTACKS
 from steelman.attacks import FGSM, FMN, PGD, Square, Within, WorstOf
 from steelman.attacks.core.attack import Attack
+from steelman.attacks.core.oracle import Oracle
 from steelman.attacks.core.radius import check_radii, check_radius
 from steelman.defences import MMA, YOPO, AdversarialTraining, Free, TradesYOPO
 from steelman.evaluation.battery import Battery, load_battery, named_battery
@@ -17,7 +19,10 @@ from steelman.evaluation.evaluation import evaluate
 from steelman.experiments.recipe import load_recipe
 from steelman.experiments.recipe_file import find_recipe
 from steelman.experiments.sweep import EvaluationOptions, sweep
-from steelman.norms import L1, L2, Linf, Norm
+from steelman.losses import Goal
+from steelman.norms import L0, L1, L2, Linf, Norm
+from steelman.randomness import Draws
+from steelman.types import Images
 
 X, Y = torch.rand(2, 1, 4, 6), torch.tensor([0, 1])
 
@@ -138,3 +143,55 @@ def test_defences_with_a_radius_of_their_own():
     assert MMA(d_max=8.0, norm=L2).d_max == 8
     with pytest.raises(ValueError, match=r"8/255"):
         check_radii(AdversarialTraining(PGD(eps=8.0)), "defence")
+
+
+@dataclass(frozen=True)
+class Moves(Attack):
+    """Adds a number to every pixel of some images, whatever its radius."""
+
+    eps: Any = 0.25
+    norm: Norm = Linf
+    by: float = 0.25
+    last: int = 4
+
+    def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
+        moved = x.clone()
+        moved[: self.last] += self.by
+        return moved
+
+
+FLAT = torch.full((4, 1, 4, 6), 0.5)
+
+
+def answers(x: Tensor) -> Tensor:
+    """Class 1 where the mean has moved."""
+    moved = (x.flatten(1).float().mean(1) - 0.5).abs()
+    return torch.stack([0.1 - moved, moved], 1)
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        (Moves(), ""),
+        (Moves(by=0.25 + 1e-6), ""),  # rounding
+        (Moves(by=0.375), "Moves returned 4 images outside of its radius, the first at Linf 0.375 .* eps is 0.25: "),
+        (Moves(by=0.26, last=1), "Moves returned 1 images outside"),
+        (Moves(eps=1.2, norm=L2), "the first at L2 1.225 from the clean image where eps is 1.2: end `search` with"),
+        (Moves(eps=1.23, norm=L2), ""),
+        (Moves(eps=23.0, norm=L0), "the first at L0 24 from the clean image where eps is 23"),
+        (Moves(eps=24.0, norm=L0), ""),
+        (Moves(eps=torch.tensor([0.3, 0.25, 0.2, 0.1])), "returned 2 images .* at Linf 0.25 .* where eps is 0.2"),
+        (Moves(eps=0.03, by=0.04), ""),  # too small to change a class: no success
+        (Moves(eps=0.6, by=0.6), r"Moves returned images from 1.1 to 1.1 where its box is \(0.0, 1.0\): "),
+        (Moves(eps=0.6, by=0.6, box=None), ""),
+        (Moves(eps=None, by=0.4), ""),  # no radius of its own
+    ],
+)  # fmt: skip
+def test_a_success_outside_of_its_own_radius_or_box_is_refused(attack: Attack, message: str):
+    """Else it would count in the accuracy under the attack, though in no robust accuracy."""
+    for images in (FLAT, FLAT.double(), FLAT.half()):
+        if not message:
+            assert attack.run(answers, images, torch.zeros(4, dtype=torch.long)).linf.max() > 0
+            continue
+        with pytest.raises(ValueError, match=message):
+            attack.run(answers, images, torch.zeros(4, dtype=torch.long))

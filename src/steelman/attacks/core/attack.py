@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
+import torch
 from torch import Tensor
 
 from steelman.attacks.core.crafting import Execution, craft
@@ -21,6 +22,10 @@ Access: TypeAlias = Literal["gradients", "scores", "decisions"]
 
 Reference: TypeAlias = Literal["label", "prediction"]
 """The class that an untargeted attack leaves: the true one, or the one that the model predicts."""
+
+
+_ROUNDING = 1e-5
+"""How far beyond radius or box, as a share of it, a returned image may be."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +168,9 @@ class Attack(Checked, ABC):
                     clean, and a warning says how many were cut short
         compiled    craft on `torch.compile(model)`: worth it for large models on a GPU and many steps
         progress    show a bar, where there is a terminal
+
+        Raises:
+            ValueError: also where `search` returned a success outside of the radius or box, by more than rounding.
         """
         start = time.perf_counter()
         x_adv, oracle = craft(
@@ -171,10 +179,11 @@ class Attack(Checked, ABC):
         seconds = time.perf_counter() - start + oracle.seconds
         with oracle:
             found = oracle.verdict(x_adv, y)
-        delta = x_adv.double() - x.detach().double()
+        delta, success = x_adv.double() - x.detach().double(), oracle.met(found.prediction)
+        _check_kept(self, x_adv, delta, success)
         return AttackResult(
             x_adv=x_adv,
-            success=oracle.met(found.prediction),
+            success=success,
             prediction=found.prediction,
             loss=found.loss,
             right=found.right,
@@ -234,6 +243,29 @@ class AttackWrapper(Attack):
     def inner(self) -> Attack:
         """The attack in the box of this one."""
         return replace(self.attack, box=self.box)
+
+
+def _check_kept(attack: Attack, x_adv: Images, delta: Tensor, success: Flags) -> None:
+    """Raises ValueError where a success lies outside of the attack's own radius or box, by more than rounding."""
+    whose, remedy = type(attack).__name__, "end `search` with `Ball.contain`"
+    if attack.budget is not None:
+        norm, eps = attack.budget
+        size, radius = norm.size(delta), torch.as_tensor(eps).to(delta)
+        rounding = 0.0 if norm is L0 else norm.size(x_adv.double().abs() * torch.finfo(x_adv.dtype).eps)
+        beyond = torch.where(success & (size > radius * (1 + _ROUNDING) + rounding))[0]
+        if len(beyond):
+            raise ValueError(
+                f"{whose} returned {len(beyond)} images outside of its radius, the first at {norm} "
+                f"{float(size[beyond[0]]):.4g} from the clean image where eps is "
+                f"{float(radius.expand_as(size)[beyond[0]]):.4g}: {remedy}"
+            )
+    if attack.box is not None and bool(success.any()):
+        low, high = (float(end) for end in x_adv[success].aminmax())
+        slack = _ROUNDING * attack.box_width
+        if low < attack.box[0] - slack or high > attack.box[1] + slack:
+            raise ValueError(
+                f"{whose} returned images from {low:.4g} to {high:.4g} where its box is {attack.box}: {remedy}"
+            )
 
 
 def check_parts(name: str, attacks: tuple[Attack, ...]) -> None:
