@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from steelman.losses import cross_entropy
+from steelman.losses import cross_entropy, margin
 from steelman.types import Images, Labels, Logits, Model, PerImage
 
 _OTHER_TYPE = re.compile(r"dtype|scalar type|should be the same|same type", re.IGNORECASE)
@@ -161,13 +161,15 @@ class Verdict(NamedTuple):
     """What a model makes of images: predictions, cross-entropy with a class, and the share of answers that are right.
 
     Of a random model, which is asked several times, the most frequent class and the mean loss. `right` is the share of
-    the first half of the answers, `again` of the others; of a single answer both are 0 or 1.
+    the first half of the answers, `again` of the others; of a single answer both are 0 or 1. `margin` is the highest
+    logit of another class than that of the loss, less that class's own; the mean, too.
     """
 
     prediction: Labels
     loss: PerImage
     right: PerImage
     again: PerImage
+    margin: PerImage
 
     @staticmethod
     def of(
@@ -188,10 +190,12 @@ class Verdict(NamedTuple):
         classes = torch.stack([classes_of(each, rejected) for each in answers])
         none = torch.full(y.shape, torch.nan, device=y.device)
         losses = [cross_entropy(each, y) if each.is_floating_point() else none for each in answers]
+        margins = [margin(each, y) if each.is_floating_point() else none for each in answers]
         hits = classes == (y if label is None else label)
         hits = (hits if harmless is None else hits | (classes == harmless)).to(torch.float64)
         half = max(len(hits) // 2, 1)
-        return Verdict(classes.mode(0).values, torch.stack(losses).mean(0), hits[:half].mean(0), hits[-half:].mean(0))
+        loss, gap = torch.stack(losses).mean(0), torch.stack(margins).mean(0)
+        return Verdict(classes.mode(0).values, loss, hits[:half].mean(0), hits[-half:].mean(0), gap)
 
     @staticmethod
     def together(parts: "Sequence[Verdict]") -> "Verdict":

@@ -91,8 +91,9 @@ class Task:
             loss, right, again = verdict.loss[new], verdict.right[new], verdict.again[new]
             sizes, passes = dict.fromkeys(NORMS, torch.zeros_like(loss)), torch.ones_like(found)
             seconds *= len(new) / len(prediction)
-            cost: dict[str, Any] = {"forwards": passes, "gradients": 0 * passes, "seconds": seconds}
-            result = AttackResult(x, found != batch.y, found, loss, right, again, **sizes, **cost)
+            cost: dict[str, Any] = {"forwards": passes, "gradients": 0 * passes, "flat": 0 * passes, "seconds": seconds}
+            margin = verdict.margin[new]
+            result = AttackResult(x, found != batch.y, found, loss, right, again, margin, **sizes, **cost)
             self._write(rows, CLEAN, network, batch, x, found, result)
         return prediction
 

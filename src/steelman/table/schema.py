@@ -67,6 +67,16 @@ def _again(table: "pyarrow.Table") -> np.ndarray:
     return table["right"].to_numpy()
 
 
+def _no_margin(table: "pyarrow.Table") -> np.ndarray:
+    """Older versions did not write it down; only `audits` reads it, from tables of attacks that they had not."""
+    return np.full(table.num_rows, NAN)
+
+
+def _not_flat(table: "pyarrow.Table") -> np.ndarray:
+    """As for the margin."""
+    return np.zeros(table.num_rows, int)
+
+
 COLUMNS = {
     "image": Column(INT, "the image's place in its data set", lambda images: images.batch.index),
     "attack": Column("string", "the attack's name", lambda images: images.record.name),
@@ -83,10 +93,14 @@ COLUMNS = {
     "x_l2": Column(FLOAT, "size of the unattacked image", lambda images: L2.size(images.x.double()), NAN),
     "x_linf": Column(FLOAT, "size of the unattacked image", lambda images: Linf.size(images.x.double()), NAN),
     "loss": Column(FLOAT, "cross-entropy with the class to leave", lambda images: images.result.loss, NAN),
+    "margin": Column(
+        FLOAT, "highest other logit less that of the class to leave", lambda images: images.result.margin, _no_margin
+    ),
     "right": Column(FLOAT, "share of the first answers that are right", lambda images: images.result.right, _right),
     "again": Column(FLOAT, "share of as many further ones", lambda images: images.result.again, _again),
     "forwards": Column(INT, "forward passes that the image cost", lambda images: images.result.forwards, 0),
     "gradients": Column(INT, "gradient passes that it cost", lambda images: images.result.gradients, 0),
+    "flat": Column(INT, "gradient passes that were zero everywhere", lambda images: images.result.flat, _not_flat),
     "seconds": Column(FLOAT, "its share of the time", lambda images: images.result.seconds / len(images.batch), NAN),
 }
 

@@ -35,8 +35,9 @@ class AttackResult:
     `success` is verified on the returned images in a fresh forward pass. A random model (`is_random`) is asked twenty
     times: `prediction` is then the most frequent class, `right` the share of the first ten answers that are the label
     or a rejection, and `again` that of the other ten. Distances are in the units of the images; `loss` is the
-    cross-entropy with the class to leave, or NaN where the model answers with classes alone. `forwards` and `gradients`
-    count the passes that each image cost, without the verification; `seconds` is the time of the whole batch.
+    cross-entropy with the class to leave, and `margin` the highest other logit less its own, or NaN where the model
+    answers with classes alone. `forwards` and `gradients` count the passes that each image cost, without the
+    verification, and `flat` the gradients that were 0 everywhere; `seconds` is the time of the whole batch.
     """
 
     x_adv: Images
@@ -45,12 +46,14 @@ class AttackResult:
     loss: PerImage
     right: PerImage
     again: PerImage
+    margin: PerImage
     l0: PerImage
     l1: PerImage
     l2: PerImage
     linf: PerImage
     forwards: Tensor
     gradients: Tensor
+    flat: Tensor
     seconds: float
 
     def __repr__(self) -> str:
@@ -188,12 +191,14 @@ class Attack(Checked, ABC):
             loss=found.loss,
             right=found.right,
             again=found.again,
+            margin=found.margin,
             l0=L0.size(delta),
             l1=L1.size(delta),
             l2=L2.size(delta),
             linf=Linf.size(delta),
             forwards=oracle.forwards,
             gradients=oracle.gradients,
+            flat=oracle.flat,
             seconds=seconds,
         )
 
