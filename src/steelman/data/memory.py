@@ -63,7 +63,7 @@ class InMemory(Dataset):
     def batches(self, indices: Iterable[Tensor]) -> Iterator[Batch]:
         for places in indices:
             which = places.to(self.images.device)
-            pixels = self.images[which]
+            pixels = self.images.index_select(0, which)  # ten times as fast as to index
             x = pixels.to(torch.float32) / self.levels if pixels.dtype == torch.uint8 else pixels
             yield Batch(x, self.labels[which], self.index[which])
 

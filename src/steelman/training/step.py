@@ -1,5 +1,6 @@
 """One batch of a game: the only place where gradients are averaged over processes and optimisers step."""
 
+import cmath
 import math
 from collections.abc import Mapping, Sequence
 
@@ -37,9 +38,10 @@ def play(
         nets = nn.ModuleDict({CLASSIFIER: nets})
     if isinstance(optimisers, torch.optim.Optimizer):
         optimisers = {CLASSIFIER: optimisers}
+    weights = {name: list(net.parameters()) for name, net in nets.items()}
     for optimiser in optimisers.values():
-        optimiser.zero_grad(set_to_none=True)
-    owner = {id(parameter): name for name, net in nets.items() for parameter in net.parameters()}
+        _clear(optimiser)
+    owner = {id(parameter): name for name, own in weights.items() for parameter in own}
     descended = {name: torch.zeros((), device=batch.x.device) for name in nets}
     losses: dict[str, float] = {}
     for update in game.updates(nets, batch):
@@ -50,34 +52,42 @@ def play(
             for name in {owner[id(tensor)] for tensor in into if id(tensor) in owner}:
                 descended[name] += loss.detach()
         elif isinstance(update, Average):
-            processes.average_gradients(nets[update.net].parameters())
+            processes.average_gradients(weights[update.net])
             descended[update.net] = torch.zeros_like(descended[update.net])
         else:
             assert isinstance(update, Step)
             losses[update.net] = losses.get(update.net, 0.0) + float(processes.mean(descended[update.net]))
             descended[update.net] = torch.zeros_like(descended[update.net])
-            _move(update, nets[update.net], optimisers[update.net], processes, losses[update.net])
+            _move(update, weights[update.net], optimisers[update.net], processes, losses[update.net])
     return losses
 
 
-def _move(step: Step, net: nn.Module, optimiser: torch.optim.Optimizer, processes: Processes, loss: float) -> None:
+def _move(
+    step: Step, weights: list[nn.Parameter], optimiser: torch.optim.Optimizer, processes: Processes, loss: float
+) -> None:
     if not math.isfinite(loss):
         raise Diverged(f"the loss of the {step.net} is {loss}")
-    processes.average_gradients(net.parameters())
-    gradients = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
-    if not _finite(gradients):
+    processes.average_gradients(weights)
+    if not _finite([parameter.grad for parameter in weights if parameter.grad is not None]):
         raise Diverged(f"the gradient of the {step.net} is not finite, though its loss is {loss:.4g}")
     if step.clip is not None:
-        clip_grad_norm_(net.parameters(), step.clip)
+        clip_grad_norm_(weights, step.clip)
     optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
+    _clear(optimiser)
 
 
 def _finite(gradients: Sequence[Tensor]) -> bool:
-    """Whether all entries are finite. A sum is not where one of its terms is not; where a sum overflows, the entries are
-    looked at. The largest absolute entry says the same, but takes 30 times as long on a CPU: 2 ms for half a million.
+    """Whether all entries are finite. A sum is not where one of its terms is not; where a sum overflows, the entries
+    are looked at. The largest absolute entry says the same, but takes 30 times as long on a CPU: 2 ms for half a
+    million.
     """
-    if any(each.is_cuda for each in gradients):  # one launch for all
+    if not all(each.is_cpu for each in gradients):  # one launch for all
         return bool(get_total_norm(gradients, norm_type=math.inf).isfinite())
-    sums = [each.sum().isfinite() for each in gradients]
-    return all(bool(fine) or bool(each.isfinite().all()) for fine, each in zip(sums, gradients, strict=True))
+    return all(cmath.isfinite(each.sum().item()) or bool(each.isfinite().all()) for each in gradients)
+
+
+def _clear(optimiser: torch.optim.Optimizer) -> None:
+    """As `optimiser.zero_grad`, whose bookkeeping takes 20 times as long."""
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
