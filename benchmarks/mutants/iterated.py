@@ -102,7 +102,7 @@ FAULTS = (
     Fault(
         "apgd-margin-of-targets",
         "attack: APGD-DLR",
-        "Margin()(logits, now.goal) if self.targets else loss",
+        "Margin()(logits, now.goal) if by_margin else loss",
         "loss",
         "apgd",
     ),
@@ -297,5 +297,33 @@ FAULTS = (
         "queries=self.queries, rescale=False)",
         "queries=self.queries, rescale=True)",
         "auto_attack",
+    ),
+    # --- order of targets, the start towards one, and the cascade
+    Fault(
+        "linearised-dual",
+        "attack: targets",
+        "DUAL = {Linf: 1.0, L2: 2.0, L1",
+        "DUAL = {Linf: 2.0, L2: 2.0, L1",
+        "targets",
+    ),
+    Fault("linearised-sign", "attack: targets", "-gap.detach() / steep", "gap.detach() / steep", "targets"),
+    Fault("linearised-flat", "attack: targets", "slope.any(1), -gap", "~slope.any(1), -gap", "targets"),
+    Fault("first-target", "attack: targets", "self.first_target - 1 :]", "self.first_target :]", "targets"),
+    Fault(
+        "adi-step",
+        "attack: targets",
+        "now.ball.eps.to(now.x.dtype))",
+        "now.ball.eps.to(now.x.dtype) / 2)",
+        "targets",
+    ),
+    Fault("adi-label", "attack: targets", "weights.scatter(1, labels[:, None], away)", "weights", "targets"),
+    Fault("cascade-share", "attack: Cascade", "best.score / look.margin", "look.margin / best.score", "cascade_attack"),
+    Fault("cascade-below", "attack: Cascade", "(share < below)", "(share > below)", "cascade_attack"),
+    Fault(
+        "cascade-hands-on",
+        "attack: Cascade",
+        "best = Best(x.clone(), look.reached, look.margin.clone())",
+        "best = Best(x.clone(), look.reached, look.margin * 2)",
+        "cascade_attack",
     ),
 )

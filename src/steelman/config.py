@@ -19,7 +19,7 @@ from torch import Tensor
 from steelman.classes import Unresolved, class_of, concrete, spelt, unresolved
 from steelman.extras import require
 from steelman.files import parse_toml, reason_of
-from steelman.naming import is_default, nearest
+from steelman.naming import identifying, is_default, nearest
 from steelman.norms import NORMS, Norm
 from steelman.ranges import check_finite, may_be_infinite
 from steelman.trust import Untrusted, reading
@@ -83,7 +83,8 @@ def merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(value: Any) -> Any:
-    """What `read` reads back to an equal object: every field, for the record. None is written as "none"."""
+    """What `read` reads back to an equal object: every field (`identifying`), for the record. None is written as
+    "none"."""
     if isinstance(value, Unresolved):
         return value.settings
     if isinstance(value, Norm):
@@ -91,7 +92,7 @@ def write(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.tolist()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {item.name: write(getattr(value, item.name)) for item in dataclasses.fields(value) if item.init}
+        fields = {item.name: write(getattr(value, item.name)) for item in identifying(value) if item.init}
         return fields if _plain(type(value)) else {"kind": spelt(type(value)), **fields}
     if isinstance(value, dict):
         return {key: write(item) for key, item in value.items()}

@@ -13,7 +13,7 @@ import textwrap
 import types
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from steelman.naming import identifying
 from steelman.types import Description, Images, Labels, Share
 
 CHECKPOINT = "best.safetensors"
@@ -171,7 +172,7 @@ class _Hasher:
                 self.add(getattr(value, "fget", None) or getattr(value, "func", None))
             case _ if is_dataclass(value):
                 self.add(type(value))
-                self.add([(item.name, getattr(value, item.name)) for item in fields(value) if item.compare])
+                self.add([(item.name, getattr(value, item.name)) for item in identifying(value) if item.compare])
             case _:
                 self.add(type(value))
                 self._state(value)

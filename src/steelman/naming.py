@@ -84,8 +84,22 @@ def repr_of(method: Any) -> str:
         return object.__repr__(method)
     if not _COMPLETE.get():
         return python(method)
-    inner = (f"{item.name}={getattr(method, item.name)!r}" for item in fields(method) if item.repr)
+    inner = (f"{item.name}={getattr(method, item.name)!r}" for item in identifying(method) if item.repr)
     return f"{type(method).__qualname__}({', '.join(inner)})"
+
+
+LATER = {"later": True}
+"""Metadata of a field that was added to a method in use: with its default, texts and digests leave it out, so that
+tables, runs and folders of before are found again."""
+
+
+def identifying(method: Any) -> list[Field]:
+    """The fields of a dataclass by which it is identified: all but those added later that have their defaults."""
+
+    def later(item: Field) -> bool:
+        return "later" in item.metadata and is_default(getattr(method, item.name), item)
+
+    return [item for item in fields(method) if not later(item)]
 
 
 def is_default(value: object, item: Field) -> bool:

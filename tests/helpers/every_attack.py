@@ -30,6 +30,7 @@ from steelman.attacks import (
     CarliniWagner,
     CarliniWagnerL0,
     CarliniWagnerLinf,
+    Cascade,
     DeepFool,
     GaussianNoise,
     HopSkipJump,
@@ -122,6 +123,8 @@ ATTACKS = [
     Case(APGD(eps=0.1, steps=6, loss=DLR(), targets=3, stop_early=True), random=True),
     Case(APGD(eps=0.5, norm=L2, steps=8, restarts=2), targeted=True, random=True),
     Case(APGD(eps=1.5, norm=L1, steps=10, multi_eps=True), random=True),
+    Case(APGD(eps=0.1, steps=6, loss=Margin(), adi=3, restarts=2), random=True),
+    Case(APGD(eps=0.5, norm=L2, steps=5, loss=LogitDifference(), targets=2, order="linearised", adi=2), random=True),
     Case(Square(eps=0.1, queries=40), random=True),
     Case(Square(eps=0.5, norm=L2, queries=60, restarts=2, stop_early=False), random=True),
     Case(Square(eps=0.1, queries=40), targeted=True, random=True),
@@ -154,6 +157,8 @@ ATTACKS = [
     Case(Within(FAB(steps=4, radius=0.1), eps=0.1)),
     Case(Within(DDN(steps=20), eps=1.0), targeted=True),
     Case(AutoAttack(eps=0.1, steps=5, queries=15), random=True),
+    Case(Cascade(eps=0.1, steps=4), random=True),
+    Case(Cascade(eps=0.5, norm=L2, steps=3), targeted=True, random=True),
     Case(AutoAttack(eps=0.5, norm=L2, steps=4, queries=10), targeted=True, random=True),
     Case(EOT(PGD(eps=0.1, steps=5), samples=2), random=True),
     Case(Surrogate(PGD(eps=0.5, steps=5), Another(0)), random=True),
@@ -232,6 +237,10 @@ OPTIMA: list[Case] = [
     Case(APGD(eps=1.5, norm=L1, multi_eps=True)),
     *(
         Case(APGD(eps=eps, norm=norm, loss=LogitDifference(), targets=9))
+        for norm, eps in ((Linf, 0.1), (L2, 0.5), (L1, 1.5))
+    ),
+    *(
+        Case(APGD(eps=eps, norm=norm, loss=LogitDifference(), targets=9, order="linearised", adi=7))
         for norm, eps in ((Linf, 0.1), (L2, 0.5), (L1, 1.5))
     ),
     Case(Square(eps=0.2, queries=500, stop_early=False)),

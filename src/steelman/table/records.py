@@ -16,6 +16,7 @@ from steelman import identity
 from steelman.attacks import EOT, Within
 from steelman.attacks.core import Attack, Reference
 from steelman.files import command
+from steelman.naming import identifying
 from steelman.norms import Norm
 from steelman.workers import cores
 
@@ -255,7 +256,7 @@ def _settings(value: Any) -> Any:
         case Tensor() | nn.Module():
             return {"kind": type(value).__name__, "digest": identity.digest(value)}
         case _ if is_dataclass(value):
-            inner = {item.name: _settings(getattr(value, item.name)) for item in fields(value) if item.compare}
+            inner = {item.name: _settings(getattr(value, item.name)) for item in identifying(value) if item.compare}
             return {"kind": type(value).__name__, **inner}
     return {"kind": getattr(value, "__qualname__", type(value).__name__), "digest": identity.digest(value)}
 

@@ -1,14 +1,17 @@
 """Projected gradient ascent with adaptive step sizes."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated
 
 import torch
 from annotated_types import Interval
 from torch import Tensor
 
+from steelman.attacks.bounded.targets import NEAREST_OF, FirstLook, Order, along, directions, ranked
 from steelman.attacks.core import Attack, Ball, Best, Draws, Oracle
-from steelman.losses import CrossEntropy, Goal, Loss, Margin, top_rivals
+from steelman.losses import CrossEntropy, Goal, Loss, Margin
+from steelman.naming import LATER
 from steelman.norms import L0, L1, L2, Linf, Norm, inward
 from steelman.ranges import Count, Natural, OneOf
 from steelman.types import Flags, Images, Indices, PerImage, Radius, Rows, Share
@@ -38,6 +41,14 @@ class APGD(Attack):
     targets      0 (default): untargeted, or towards the given target. Otherwise, without a given target, that many of
                  the wrong classes with the highest logits at x are attacked in turn, each as a target, and the image
                  with the highest margin is kept; 9 with loss=DLR() is the paper's APGD-T
+    order        of the targets: "logits" (default), or "linearised", by distance to a boundary that were a plane:
+                 (Z_y - Z_t) / |grad(Z_t - Z_y)|_q at x, with q dual to the norm (MALT), the nearest first. Of the 20
+                 highest wrong classes (MALT: 100)
+    first_target rank of the first target in that order (default 1): targets=6, first_target=4 attacks ranks 4 to 9
+    adi          steps of A3's adaptive direction initialisation after each random start (default 0; A3: 7):
+                 x = P(x + eps d(grad <w, Z>)) with random w per image: .8 for the target, uniform on [-.5, .1] for the
+                 label and on [-1, 1] for the others. Without targets, restart r starts towards the rival of rank r at
+                 x. Images that reach the goal on the way count
     rho          default .75 (paper and code)
     multi_eps    the first 30 % of the steps in a ball of 3 eps, 30 % in 2 eps, each starting from the best of the last
                  (default False; "Mind the box" advises it for L1, and the authors' AutoAttack does it there)
@@ -49,16 +60,24 @@ class APGD(Attack):
     box and would leave it are left out of the direction; the last step goes to the best point of ball and box for the
     gradient at the best image so far, without which L2 at the box and L1 stop short of the optimum of affine models.
 
+    Where the paper and the code of A3 turn w by what has succeeded on the batch before, ours is as before the first
+    success, so that an image's answer does not depend on others.
+
     Where the remaining images fit into the batch more than once, their restarts and targets run side by side, which
     changes no answer.
 
-    Cost: steps + 1 forward and steps gradient passes per restart and target; 1 forward more with targets.
+    Cost: adi + steps + 1 forward and adi + steps gradient passes per restart and target; 1 forward more with targets
+    or adi, and 1 gradient for each wrong class, at most 20, with order="linearised".
     Reference: Francesco Croce and Matthias Hein, "Reliable evaluation of adversarial robustness with an ensemble of
     diverse parameter-free attacks", ICML 2020, algorithm 1; Francesco Croce and Matthias Hein, "Mind the box:
-    l1-APGD for sparse adversarial attacks on image classifiers", ICML 2021, algorithm 1.
+    l1-APGD for sparse adversarial attacks on image classifiers", ICML 2021, algorithm 1; Odelia Melamed, Gilad Yehudai
+    and Adi Shamir, "MALT powers up adversarial attacks", NeurIPS 2024, section 3 (the linearised order); Ye Liu, Yaya
+    Cheng, Lianli Gao, Xianglong Liu, Qilong Zhang and Jingkuan Song, "Practical evaluation of adversarial robustness
+    via adaptive auto attack", CVPR 2022, section 3.2 (the start).
 
     Raises:
-        ValueError: L0, a loss that compares with the clean logits, DLR with too few classes.
+        ValueError: L0, a loss that compares with the clean logits, DLR with too few classes; a first target that the
+            model has not, or that is beyond the 20 that are ordered by distance.
     """
 
     eps: Radius = Share(8 / 255)
@@ -70,14 +89,44 @@ class APGD(Attack):
     rho: Annotated[float, Interval(gt=0, le=1)] = 0.75
     multi_eps: bool = False
     stop_early: bool = False
+    order: Order = field(default="logits", metadata=LATER)
+    first_target: Count = field(default=1, metadata=LATER)
+    adi: Natural = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.loss.needs_reference:
             raise ValueError(f"APGD needs a loss of the labels; {type(self.loss).__name__} compares with clean logits")
+        last = self.first_target + self.targets - 1
+        if self.targets and self.order == "linearised" and last > NEAREST_OF:
+            raise ValueError(
+                f"{NEAREST_OF} wrong classes are ordered by distance, and APGD is to attack number {last}: give fewer "
+                'targets, or order="logits"'
+            )
+
+    def check_input(self, x: Images, targeted: bool, classes: int | None) -> None:
+        super().check_input(x, targeted, classes)
+        if self.targets and not targeted and classes is not None and self.first_target >= classes:
+            raise ValueError(
+                f"APGD has first_target={self.first_target}: with {classes} classes there are {classes - 1} wrong ones"
+            )
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
+        look = None
+        if self.adi or (self.targets and goal.target is None):
+            count = self.first_target + self.targets - 1 if self.targets else min(self.restarts, NEAREST_OF)
+            look = FirstLook.at(oracle, x, goal, self.norm, self.order if self.targets else "logits", count)
+        best = self.climbed(oracle, x, goal, draws, look, by_margin=self.targets > 0)
+        return self.norm.contain(x, best.x, self.eps, self.box)
+
+    def climbed(
+        self, oracle: Oracle, x: Images, goal: Goal, draws: Draws, look: FirstLook | None, *, by_margin: bool
+    ) -> Best:
+        """The best image of each, hardly outside of ball and box, compared by the margin or by the loss.
+
+        look  at x; needed for targets and for `adi`
+        """
         balls = [Ball.around(x, reach * self.eps, self.norm, self.box) for reach, _ in self._stages()]
-        best, rivals = Best.nothing(x), self._rivals(oracle, x, goal)
+        best, rivals = Best.nothing(x), self._rivals(look, goal)
         turns = [(turn, restart) for turn in range(rivals.shape[1]) for restart in range(self.restarts)]
         while turns:
             which = best.unfinished(self.stop_early)
@@ -88,37 +137,60 @@ class APGD(Attack):
             rows = which.repeat(len(now))
             aim = torch.cat([rivals[which, turn] for turn, _ in now])
             towards = replace(goal[rows], target=None if goal.target is None and self.targets == 0 else aim)
-            seeds = torch.cat([draws[which].split(turn).split(restart).seeds for turn, restart in now])
-            image, result = self._start(balls[0][rows], Draws(seeds)), best
+            seeds = Draws(torch.cat([draws[which].split(turn).split(restart).seeds for turn, restart in now]))
+            image, result, way = self._start(balls[0][rows], seeds), best, None
+            if self.adi and look is not None:
+                if towards.target is None:
+                    aim = torch.cat([ranked(look.rivals[which], restart) for _, restart in now])
+                way = directions(aim, goal.labels[rows], look.classes, seeds.split(1), x.dtype)
             for ball, (_, steps) in zip(balls, self._stages(), strict=True):
-                climb = _Climb.start(ball[rows], goal[rows], towards, image, random=ball is balls[0])
-                result = self._run(oracle, rows, climb, steps, stop=ball is balls[-1] and self.stop_early)
+                first, stop = ball is balls[0], ball is balls[-1] and self.stop_early
+                climb = _Climb.start(ball[rows], goal[rows], towards, image, random=first)
+                result = self._run(oracle, rows, climb, steps, way if first else None, by_margin=by_margin, stop=stop)
                 image = climb.best
             best.take_turns(rows, result, len(which), self.stop_early)
-        return self.norm.contain(x, best.x, self.eps, self.box)
+        return best
 
     def _stages(self) -> list[tuple[float, int]]:
         """Radii over eps, and steps there."""
         third = 3 * self.steps // 10
         return [(3.0, third), (2.0, third), (1.0, self.steps - 2 * third)] if self.multi_eps else [(1.0, self.steps)]
 
-    def _rivals(self, oracle: Oracle, x: Images, goal: Goal) -> Tensor:
+    def _rivals(self, look: FirstLook | None, goal: Goal) -> Tensor:
         """The targets of each image, of shape (batch, targets); an unused one for an untargeted attack."""
         if self.targets == 0 or goal.target is not None:
             return goal.named[:, None]
-        return top_rivals(oracle.logits(x), goal.labels, self.targets)
+        assert look is not None
+        return look.rivals[:, self.first_target - 1 :][:, : self.targets]
 
     def _start(self, ball: Ball, draws: Draws) -> Images:
         if self.norm is not L1:
             return ball.sample(draws)
         return ball.nearest(ball.x + self.box_width * draws.normal(ball.x.shape[1:], ball.x.dtype))
 
-    def _run(self, oracle: Oracle, which: Indices, now: "_Climb", steps: int, *, stop: bool) -> Best:
-        """One climb of the images `which`, each as often as it has turns side by side."""
+    def _run(
+        self,
+        oracle: Oracle,
+        which: Indices,
+        now: "_Climb",
+        steps: int,
+        way: Tensor | None,
+        *,
+        by_margin: bool,
+        stop: bool,
+    ) -> Best:
+        """One climb of the images `which`, each as often as it has turns side by side.
+
+        way  the direction of the logits of the first `adi` steps, where there are any
+        """
         result = Best.nothing(now.x)
         checkpoints = [0, *now.pace.checkpoints(steps)]
-        for step in range(steps + 1):
-            if step < steps:
+        for step in range(0 if way is None else -self.adi, steps + 1):
+            if step < 0:
+                assert way is not None
+                logits, _, slope = oracle.gradient(now.x, partial(along, way[now.place]), which[now.place])
+                loss = self.loss(logits, now.towards)
+            elif step < steps:
                 logits, loss, slope = oracle.ascent(now.x, self.loss, now.towards, which[now.place])
             else:
                 logits = oracle.logits(now.x, which[now.place])
@@ -126,13 +198,16 @@ class APGD(Attack):
             if oracle.samples == 1 and self.loss.order is not self.loss:  # only the order of losses matters
                 loss = self.loss.order(logits, now.towards)
             success = now.goal.reached(logits)
-            result.take(now.place, Best(now.x, success, Margin()(logits, now.goal) if self.targets else loss))
+            result.take(now.place, Best(now.x, success, Margin()(logits, now.goal) if by_margin else loss))
             if stop and bool(success.any()):
                 first = _first_success(which, result.success)
                 stay = torch.where(now.place < first[which[now.place]])[0]
                 now, loss, slope = now[stay], loss[stay], slope[stay]
             if len(now.place) == 0:
                 break
+            if step < 0:
+                now.x = now.ball.climb(now.x, slope, now.ball.eps.to(now.x.dtype))
+                continue
             now.record(loss, slope)
             if step in checkpoints[1:]:
                 slope = now.check(slope, self.rho * (step - checkpoints[checkpoints.index(step) - 1]))
