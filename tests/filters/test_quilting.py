@@ -5,11 +5,13 @@ from itertools import pairwise, product
 import pytest
 import torch
 
-from steelman import checkpoint
+from steelman import PGD, checkpoint
 from steelman.data import Digits
-from steelman.filters import Quilting
+from steelman.filters import BPDA, Quilting
 from steelman.filters.quilting import _beyond
+from steelman.networks import MLP, Filtered
 from steelman.networks.building import network_of
+from steelman.norms import L2
 
 TRAIN = Digits().load("train")
 
@@ -78,6 +80,41 @@ def test_at_a_corner_a_patch_is_seen_beyond_both_cuts():
     expected[:, :, :2] = _beyond(apart[:, :, :2])
     expected[:, :2] &= _beyond(apart.mT[:, :, :2]).mT
     assert torch.equal(Quilting(5, 2)._new(new, old, 2, 2)[:, 0], expected)
+
+
+def test_the_stand_in_is_the_mean_of_near_patches_by_its_formula_and_has_its_gradient():
+    """Of six patches, all of which it mixes, so that it is smooth everywhere."""
+    torch.manual_seed(0)
+    filter = Quilting(3, 1, 2, patches=6, shape=(2, 5, 5)).double()
+    filter.get_buffer("patches").uniform_()
+    filter.fitted = True
+    x = torch.rand(2, 2, 5, 5, dtype=torch.float64)
+    sums, times = torch.zeros_like(x), torch.zeros_like(x)
+    for image, row, column in product(range(2), (0, 2), (0, 2)):
+        here = (image, slice(None), slice(row, row + 3), slice(column, column + 3))
+        apart = (filter.get_buffer("patches") - x[here]).square().sum((1, 2, 3))
+        weight = torch.exp(-apart / (0.3 * apart.mean()))
+        sums[here] += (weight[:, None, None, None] * filter.get_buffer("patches")).sum(0) / weight.sum()
+        times[here] += 1
+    torch.testing.assert_close(filter.stand_in(x), sums / times)
+    assert torch.autograd.gradcheck(filter.stand_in, x.requires_grad_())
+
+
+def test_its_gradient_breaks_more_than_that_of_the_identity():
+    torch.manual_seed(0)
+    network, batch = MLP(hidden=(32,), shape=(1, 8, 8)), next(TRAIN.in_order(len(TRAIN)))
+    optimiser = torch.optim.Adam(network.parameters(), 0.01)
+    for _ in range(100):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(network(batch.x), batch.y).backward()
+        optimiser.step()
+    filter, test = Quilting(4, 2, patches=500, shape=(1, 8, 8)).fit(TRAIN), next(Digits().load("test").in_order(50))
+    left = []
+    for before in (filter, BPDA(filter)):
+        model = Filtered(before, network).eval()
+        attack = PGD(norm=L2, eps=1.2, steps=20, step_size=0.15)
+        left.append(1 - float(attack.run(model, test.x, test.y, generator=torch.arange(50)).success.double().mean()))
+    assert left[0] < left[1] - 0.05
 
 
 def test_a_checkpoint_has_the_patches(tmp_path):
