@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from steelman.layout import channels_last
 from steelman.networks.building import _ENSEMBLES, _KINDS, _RANDOM, network_of
 from steelman.randomness import is_random
 
@@ -105,3 +106,13 @@ def test_an_image_is_the_same_alone(table: dict[str, Any]) -> None:
     whole = seeded(network, x)
     for row in range(3):
         torch.testing.assert_close(seeded(network, x[row : row + 1])[0], whole[row], rtol=1e-4, atol=1e-5)
+
+
+@every
+def test_the_channel_last_in_memory_changes_rounding_alone(table: dict[str, Any]) -> None:
+    network, x = made(table)
+    plain = seeded(network, x)
+    with torch.no_grad(), channels_last(network, x) as done:
+        assert done == (not is_random(network) and any(type(each) is nn.Conv2d for each in network.modules()))
+        torch.testing.assert_close(seeded(network, x), plain, rtol=1e-4, atol=1e-5)
+    assert torch.equal(seeded(network, x), plain)

@@ -159,6 +159,7 @@ OTHER = dict.fromkeys(("name", "kind", "call", "digest", "access", "core"), "oth
     "asked": "survivors",
     "images": 7,
     "seed": 1,
+    "channels_last": False,
 }
 
 

@@ -41,6 +41,7 @@ class Task:
     at_once  images in one call of an attack
     device   where the work is done; None: where model and images are. The first of its kind, or a worker's own
     highest  the highest label of all images of the evaluation, which must have a class before the first attack
+    channels_last  as for `Attack.run`
     """
 
     model: Model
@@ -53,6 +54,7 @@ class Task:
     at_once: int
     device: str | None = None
     highest: int = -1
+    channels_last: bool = False
 
     def work(self, advance: Callable[[str, int], None] = lambda name, count: None) -> Evaluation:
         """The new rows, the unattacked images' among them where these are missing or lack a probe.
@@ -72,7 +74,8 @@ class Task:
                 which = torch.where(torch.from_numpy(rows.missing(self.records[name])))[0].to(x.device)
                 for part in which.chunk(math.ceil(len(which) / self.at_once)) if len(which) else ():
                     images, seeds = batch[part], self._seeds(attack.noise or name, batch[part])
-                    result = attack.run(network, x[part], images.y, generator=seeds)
+                    fast = self.channels_last
+                    result = attack.run(network, x[part], images.y, generator=seeds, channels_last=fast)
                     if rejected is not None:
                         result = replace(result, prediction=classes_of(result.prediction, rejected))
                     self._write(rows, name, network, images, x[part], clean[part], result)

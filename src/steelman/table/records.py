@@ -82,6 +82,7 @@ class Record:
     images     of the evaluation; 0 where an older version wrote
     seed       of the evaluation
     made       where
+    channels_last  whether it could be crafted with convolutions in that layout, on which rounding depends
     id         by which rows name it: equal for equal records, in every table
     """
 
@@ -101,6 +102,7 @@ class Record:
     images: int = 0
     seed: int = 0
     made: Provenance = Provenance()
+    channels_last: bool = False
     id: str = ""
 
     def __post_init__(self) -> None:
@@ -175,6 +177,7 @@ class Record:
 
 
 _TYPES: dict[str, Any] = dict.fromkeys(("steps", "images", "seed"), int) | {
+    "channels_last": bool,
     "settings": Mapping | None,
     "norm": str | None,
     "eps": int | float | None,
@@ -200,6 +203,7 @@ def record_of(
     images: int = 0,
     seed: int = 0,
     survivors_only: bool = False,
+    channels_last: bool = False,
     made: Provenance = Provenance(),
 ) -> Record:
     """The record of an attack that is about to be run."""
@@ -221,6 +225,7 @@ def record_of(
         asked="survivors" if survivors_only and attack.reference == "label" else "every",
         images=images,
         seed=seed,
+        channels_last=channels_last,
         made=made,
     )
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from steelman.attacks.core.crafting import Execution, craft
+from steelman.attacks.core.crafting import Execution, craft, judged
 from steelman.attacks.core.oracle import Oracle
 from steelman.losses import Goal
 from steelman.naming import call
@@ -162,6 +162,7 @@ class Attack(Checked, ABC):
         time_limit: float | None = None,
         compiled: bool = False,
         progress: bool = False,
+        channels_last: bool = False,
     ) -> AttackResult:
         """Attack, then verify on the returned images: one more forward pass.
 
@@ -171,17 +172,17 @@ class Attack(Checked, ABC):
                     clean, and a warning says how many were cut short
         compiled    craft on `torch.compile(model)`: worth it for large models on a GPU and many steps
         progress    show a bar, where there is a terminal
+        channels_last  craft with convolutions in that layout, where the model allows it (`steelman.layout`): faster on
+                    a CPU, and other images by rounding. Default False, in an evaluation True
 
         Raises:
             ValueError: also where `search` returned a success outside of the radius or box, by more than rounding.
         """
         start = time.perf_counter()
-        x_adv, oracle = craft(
-            self, model, x, y, target, generator, Execution(batch_size, time_limit, compiled, progress)
-        )
+        how = Execution(batch_size, time_limit, compiled, progress, channels_last)
+        x_adv, oracle = craft(self, model, x, y, target, generator, how)
         seconds = time.perf_counter() - start + oracle.seconds
-        with oracle:
-            found = oracle.verdict(x_adv, y)
+        found = judged(self, oracle, x_adv, x, y, target, how)
         delta, success = x_adv.double() - x.detach().double(), oracle.met(found.prediction)
         _check_kept(self, x_adv, delta, success)
         return AttackResult(

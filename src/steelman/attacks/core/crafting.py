@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -13,6 +13,8 @@ from steelman.attacks.core.grid import check_grid, onto_grid, onto_type
 from steelman.attacks.core.mode import warn_if_mode_matters
 from steelman.attacks.core.oracle import NearestSuccess, Oracle, OutOfTime
 from steelman.attacks.core.radius import check_radius
+from steelman.forward import Verdict
+from steelman.layout import channels_last
 from steelman.losses import Goal
 from steelman.norms import L2, per_image
 from steelman.progress import ProgressBar
@@ -32,6 +34,7 @@ class Execution:
     time_limit: float | None = None
     compiled: bool = False
     progress: bool = False
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size not in (None, "auto") and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
@@ -74,11 +77,33 @@ def craft(
             return x.to(given), oracle
         if deadline is not None:
             oracle.nearest = NearestSuccess.nothing(x, attack.measured_in or L2)
-        with oracle, oracle.seeded(draws := Draws.start(generator, len(x), x.device)):
+        draws = Draws.start(generator, len(x), x.device)
+        with oracle, channels_last(model, x, how.channels_last) as oracle.relaid, oracle.seeded(draws):
             x_adv = _in_parts(attack, oracle, x, goal, draws, how, bar)
             if not getattr(getattr(attack, "loss", None), "needs_reference", False):  # KL is flat at x itself
                 _warn_of_flat(oracle, x_adv, goal)
     return x_adv.to(given), oracle
+
+
+def judged(
+    attack: "Attack", oracle: Oracle, x_adv: Images, x: Images, y: Labels, target: Labels | None, how: Execution
+) -> Verdict:
+    """The model's verdict on the images that `craft` returned.
+
+    Images that rounding took back from an attack with the channel last are written anew, crafted as the model is.
+    """
+    with oracle:
+        found = oracle.verdict(x_adv, y)
+    lost = torch.where(~oracle.met(found.prediction) & oracle.tight)[0]
+    if not oracle.relaid or attack.shared or oracle.seeds is None or len(lost) == 0:
+        return found
+    target = None if target is None else target[lost]
+    how = replace(how, channels_last=False, progress=False)
+    x_adv[lost], again = craft(attack[lost], oracle.model, x[lost], y[lost], target, oracle.seeds[lost], how)
+    oracle.add(again, lost)
+    with again:  # in the batch in which they were found, since that decides the rounding too
+        better = again.verdict(x_adv[lost], y[lost])
+    return Verdict(*(whole.index_copy(0, lost, part) for whole, part in zip(found, better, strict=True)))
 
 
 def _in_parts(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from steelman.attacks.core.mode import evaluation_mode
 from steelman.forward import Forward, Verdict, check_answer, check_rejection, reject_class
+from steelman.layout import CLOSE
 from steelman.losses import Goal, Loss
 from steelman.norms import Norm
 from steelman.randomness import Draws, answers_of, combine, is_random
@@ -68,6 +69,10 @@ class Oracle:
         """Images that go through the model at once."""
         self.seeds: Seeds | None = None
         """Of the images, from which a random model's draws follow."""
+        self.relaid = False
+        """Whether the search computes with the channel last; verdicts never do."""
+        self.tight = torch.zeros_like(self.forwards, dtype=torch.bool)
+        """Images whose class, in the last verdict, rounding might change; all of a model that answers with classes."""
 
     def __enter__(self) -> "Oracle":
         self._stack.enter_context(evaluation_mode(self.model))
@@ -152,7 +157,7 @@ class Oracle:
         """
         label = self.goal.labels if y is None else y
         self._fast, self.half = self._forward, False
-        parts = []
+        parts, tight = [], []
         with self._own_draws(1):
             for which in torch.arange(len(x), device=x.device).split(max(self.fits, 1)):
                 answers = [self._answer(x[which]) for _ in range(answers_of(self.model))]
@@ -160,6 +165,8 @@ class Oracle:
                     raise ValueError("the model returns NaN or infinite logits on images that the attack returned")
                 goal = self.goal.labels[which]
                 parts.append(Verdict.of(answers, goal, label=label[which], harmless=self.rejected))
+                tight.append(_tight(answers[0]))
+        self.tight = torch.cat(tight) if tight else self.tight
         return Verdict.together(parts) if parts else Verdict.of([self._answer(x)], self.goal.labels)
 
     def gradient(
@@ -223,6 +230,7 @@ class Oracle:
                 "the model's output has no gradient with respect to its input: it is not differentiable, or it "
                 "detaches or runs under no_grad. A gradient attack cannot be used on it"
             )
+        gradient = gradient.contiguous()  # convolutions may have put the channel last
         steepest = gradient.flatten(1).abs().amax(1)
         flattest, highest = torch.stack(steepest.aminmax()).tolist() if len(steepest) else (1.0, 1.0)
         if not math.isfinite(highest):  # a NaN has the sign 0, which would pass for robustness
@@ -268,6 +276,13 @@ class Oracle:
             if self.check_classes is not None and answer.is_floating_point():
                 self.check_classes(classes)
         return answer
+
+
+def _tight(answer: Tensor) -> Flags:
+    if not answer.is_floating_point():
+        return torch.ones_like(answer, dtype=torch.bool)
+    highest, second = answer.topk(2).values.unbind(1)
+    return highest - second <= CLOSE * answer.abs().amax(1)
 
 
 def _count(tally: Tensor, which: Indices | None, passes: int | Tensor) -> None:
