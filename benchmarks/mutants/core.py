@@ -4,7 +4,7 @@ from benchmarks.mutants.fault import Fault
 
 FAULTS = (
     # --- projections
-    Fault("linf-last-bit", "projection: Linf", "torch.nextafter(end, x), end)", "end, end)", "norms"),
+    Fault("linf-last-bit", "projection: Linf", "torch.nextafter(end, x).sub_(end)", "torch.zeros_like(end)", "norms"),
     Fault("linf-box", "projection: box", "inside if box is None else inside.clamp_(*box)", "inside", "norms"),
     Fault(
         "l2-ball",
@@ -20,6 +20,7 @@ FAULTS = (
         "multiplier = torch.maximum(multiplier, multiplier)",
         "norms",
     ),
+    Fault("l2-secant", "projection: L2", "fits = left.abs() <= 8 *", "fits = left.abs() <= 1e6 *", "norms"),
     Fault(
         "l1-ball",
         "projection: L1",
@@ -38,8 +39,8 @@ FAULTS = (
     Fault(
         "box-inward",
         "projection: box",
-        "((x <= box[0]) & (direction < 0))",
-        "((x <= box[0]) & (direction > 0))",
+        "torch.le(x, box[0], out=torch.empty_like(x))",
+        "torch.ge(x, box[0], out=torch.empty_like(x))",
         "norms",
     ),
     Fault("l2-sample", "projection: samples", "** (1 / max(shape.numel(), 1))", "** 1.0", "norms"),

@@ -5,13 +5,12 @@ entries, so a changed RGB pixel may count three. Radii are one number or one per
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from steelman.randomness import Draws
-from steelman.types import Box, Images, PerImage, Radius
+from steelman.types import Box, Images, PerImage, Radius, in_blocks
 
 TINY = 1e-12
 
@@ -45,20 +44,15 @@ def inward(direction: Images, x: Images, box: Box | None) -> Images:
     """`direction` without the entries of images `x` that are at the box and would leave it."""
     if box is None:
         return direction
-    return direction.masked_fill(((x <= box[0]) & (direction < 0)) | ((x >= box[1]) & (direction > 0)), 0)
+    # In floats, as masks and `where` are 4 to 30 times slower on a CPU: 1 at the upper end, -1 at the lower one.
+    edge = torch.ge(x, box[1], out=torch.empty_like(x)).sub_(torch.le(x, box[0], out=torch.empty_like(x)))
+    return torch.addcmul(direction, edge, (edge * direction).clamp_(min=0), value=-1)
 
 
-def _rows(radius: Radius, like: Tensor) -> Tensor:
-    """A radius of shape (batch, 1), for flat images."""
+def _rows(radius: Radius, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A radius of shape (batch, 1), for flat images, in their type or another."""
+    like = like.new_zeros((), dtype=dtype or like.dtype).expand(like.shape)
     return per_image(radius, like).reshape(-1, 1).expand(len(like), 1)
-
-
-def in_blocks(work: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """`work` on a few rows of `tensors` at a time, on a CPU: fresh large tensors cost it more than the arithmetic."""
-    rows = max(1, 2**16 // max(1, tensors[0][:1].numel()))
-    if tensors[0].is_cuda or len(tensors[0]) <= rows:
-        return work(*tensors)
-    return torch.cat([work(*parts) for parts in zip(*(tensor.split(rows) for tensor in tensors), strict=True)])
 
 
 def _room(x: Images, sign: Images, box: Box | None) -> Tensor:
@@ -123,20 +117,27 @@ class Norm(ABC):
         Rounding leaves a projected image an ulp or so outside. Such images are pulled towards `x`, which must lie in
         the box, until their size in double precision fits.
         """
+        return in_blocks(
+            lambda x, x_adv, bound: self._contained(x, x_adv, bound, box), x, x_adv, _rows(radius, x, torch.float64)
+        )
+
+    def _contained(self, x: Images, x_adv: Images, bound: Tensor, box: Box | None) -> Images:
         if box is not None:
             x_adv = x_adv.clamp(*box)
         wide = x.double()
         # A sum in another order may be a few ulps larger, hence the margin.
-        bound = per_image(radius, wide) * (1 - 16 * torch.finfo(torch.float64).eps)
-        for turn in range(16):
+        bound = bound[:, 0] * (1 - 16 * torch.finfo(torch.float64).eps)
+        for turn in range(17):
             delta = x_adv.double() - wide
-            size = column(self.size(delta), x)
-            if not bool((size > bound).any()):
+            size = self.size(delta)
+            out = torch.where(size > bound)[0]
+            if len(out) == 0:
                 return x_adv
-            shorter = max(0.0, 1 - 4**turn * torch.finfo(x.dtype).eps) * bound
-            x_adv = torch.where(size > bound, (wide + delta * (shorter / size.clamp(min=TINY))).to(x.dtype), x_adv)
-        size = column(self.size(x_adv.double() - wide), x)
-        return torch.where(size > bound, x, x_adv)
+            if turn == 16:
+                return x_adv.index_copy(0, out, x[out])
+            share = max(0.0, 1 - 4**turn * torch.finfo(x.dtype).eps) * bound[out] / size[out].clamp(min=TINY)
+            x_adv = x_adv.index_copy(0, out, (wide[out] + delta[out] * column(share, x)).to(x.dtype))
+        raise AssertionError
 
 
 class _Linf(Norm):
@@ -145,7 +146,7 @@ class _Linf(Norm):
     name = "Linf"
 
     def size(self, delta: Images) -> PerImage:
-        return delta.flatten(1).abs().amax(1)
+        return in_blocks(lambda flat: flat.abs().amax(1), delta.flatten(1))
 
     def project(self, delta: Images, radius: Radius) -> Images:
         bound = per_image(radius, delta)
@@ -167,18 +168,20 @@ class _Linf(Norm):
 
     def bounds(self, x: Images, radius: Radius, box: Box | None) -> tuple[Images, Images]:
         """The lowest and highest images of ball and box, rounded inwards, so that a clamp is an exact projection."""
-        bound = _rows(radius, x.new_zeros((), dtype=torch.float64).expand(x.shape))
+        low, high = (self.corner(x, x.new_full((len(x), *[1] * (x.ndim - 1)), sign), radius, box) for sign in (-1, 1))
+        return low, high
 
-        def end(sign: int) -> Images:
-            return in_blocks(lambda x, bound: self._end(x, bound, sign, box), x, bound)
-
-        return end(-1), end(1)
+    def corner(self, x: Images, sign: Tensor, radius: Radius, box: Box | None) -> Images:
+        """The images of ball and box that are furthest along `sign`, of entries -1, 0 and 1, rounded inwards."""
+        bound = _rows(radius, x, torch.float64)
+        return in_blocks(lambda x, sign, bound: self._corner(x, sign, column(bound, x), box), x, sign, bound)
 
     @staticmethod
-    def _end(x: Images, bound: Tensor, sign: int, box: Box | None) -> Images:
-        wide, bound = x.double(), column(bound, x)
+    def _corner(x: Images, sign: Tensor, bound: Tensor, box: Box | None) -> Images:
+        wide = x.double()
         end = (wide + sign * bound).to(x.dtype)
-        end = torch.where((end - wide) * sign > bound, torch.nextafter(end, x), end)
+        over = (end - wide).mul_(sign).gt_(bound).to(x.dtype)
+        end.addcmul_(torch.nextafter(end, x).sub_(end), over)  # `where` takes 20 times as long on a CPU
         return end if box is None else end.clamp_(*box)
 
     def contain(self, x: Images, x_adv: Images, radius: Radius, box: Box | None) -> Images:
@@ -200,20 +203,42 @@ class _L2(Norm):
     def steepest(self, gradient: Images) -> Images:
         # By the largest entry first: squares of the tiny gradients of a saturated softmax underflow in float32.
         top = column(gradient.flatten(1).abs().amax(1), gradient)
-        scaled = torch.where(top > 0, gradient / torch.where(top > 0, top, torch.ones_like(top)), 0)
+        scaled = gradient / (top + (top == 0))
         size = self.size(scaled).reshape(top.shape)
         return scaled / size.clamp(min=TINY)
 
     def _nearest(self, x: Images, x_adv: Images, bound: Tensor, box: Box | None) -> Images:
-        """By Lagrange, clip(m (x_adv - x)) with m <= 1 where the clipped image is still outside: `furthest` finds m."""
+        """By Lagrange, clip(m (x_adv - x)) with m <= 1 where the clipped image is still outside."""
         inside = x_adv if box is None else x_adv.clamp(*box)
-        outside = torch.where(self.size(inside - x) > bound[:, 0])[0]
+        size = self.size(inside - x)[:, None]
+        outside = torch.where(size > bound)[0]
         if len(outside) == len(x):
-            return self._furthest(x, x_adv - x, bound, box)
+            return self._shrunk(x, x_adv, size, bound, box)
         if len(outside):
-            near = x[outside]
-            inside = inside.index_copy(0, outside, self._furthest(near, x_adv[outside] - near, bound[outside], box))
+            parts = (each[outside] for each in (x, x_adv, size, bound))
+            inside = inside.index_copy(0, outside, self._shrunk(*parts, box))
         return inside
+
+    def _shrunk(self, x: Images, x_adv: Images, size: Tensor, bound: Tensor, box: Box | None) -> Images:
+        """`_nearest` of images whose clipped perturbations, of this `size`, are too long. The size squared grows with
+        m^2, concave and piecewise linear: by the secant method, and where that is slow as `_furthest`."""
+        way, length = x_adv - x, bound.square()
+        before, above = torch.ones_like(bound), size.square()
+        share = length / above  # exact where the box binds nothing
+        inside, delta = torch.empty_like(x), torch.empty_like(x)
+        for _ in range(8):
+            torch.addcmul(x, way, column(share.sqrt(), x), out=inside)
+            if box is not None:
+                inside.clamp_(*box)
+            square = torch.sub(inside, x, out=delta).square_().flatten(1).sum(1, keepdim=True)
+            left = length - square
+            fits = left.abs() <= 8 * torch.finfo(x.dtype).eps * length
+            if bool(fits.all()):
+                return inside
+            better = (share + left * (share - before) / (square - above)).clamp_(0, 1)
+            before, above, share = share, square, torch.where(fits, share, better)
+        rest = torch.where(~fits)[0]
+        return inside.index_copy(0, rest, self._furthest(x[rest], way[rest], bound[rest], box))
 
     def _furthest(self, x: Images, direction: Images, bound: Tensor, box: Box | None) -> Images:
         """By Lagrange, clip(m direction). The size squared, sum min(m^2 d_i^2, room_i^2), is concave and piecewise

@@ -1,6 +1,6 @@
 """The types of images (floats in [0, 1], NCHW), labels (int64), logits, radii, models and batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -79,6 +79,20 @@ def _some(value: Any, which: slice | Tensor) -> Any:
     if isinstance(value, tuple) and any(isinstance(each, Tensor | Rows) for each in value):
         return tuple(_some(each, which) for each in value)
     return value
+
+
+def in_blocks(work: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """`work` on a few rows of `tensors` at a time, on a CPU: fresh large tensors cost it more than the arithmetic."""
+    blocks = list(blocks_of(*tensors))
+    return work(*tensors) if len(blocks) == 1 else torch.cat([work(*parts) for parts in blocks])
+
+
+def blocks_of(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """`tensors`, a few rows at a time on a CPU, whole on a GPU; what is written into a block is written into them."""
+    rows = max(1, 2**16 // max(1, tensors[0].shape[1:].numel()))
+    if tensors[0].is_cuda or len(tensors[0]) <= rows:
+        return (tensors,)
+    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 from steelman.attacks.core import Ball, Best, Oracle
 from steelman.losses import Goal, Loss, margin
 from steelman.norms import column
-from steelman.types import Images, Indices, Logits, PerImage, Rows
+from steelman.types import Images, Indices, Logits, PerImage, Rows, blocks_of, in_blocks
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Ascent:
 
     def climb(self, oracle: Oracle, rows: AscentState, x: Images) -> Best:
         """From `x` on. A last iterate that is not judged is returned without success and score."""
-        best, velocity = Best.nothing(x), x
+        judged = self.keep_best or self.stop_early or self.judge
+        best, velocity = Best.nothing(x if judged else x[:0]), x
         place = torch.arange(len(x), device=x.device)  # of the rows still in the batch
         broken = torch.full((int((rows.turn == rows.turn[0]).sum()),), torch.iinfo(torch.int64).max, device=x.device)
         whole = len(broken) == len(x) == len(oracle.goal.labels)
@@ -76,13 +77,29 @@ class Ascent:
                 place, rows, x, gradient, velocity = place[stay], rows[stay], x[stay], gradient[stay], velocity[stay]
             if not last:
                 if self.decay is not None:
-                    mean = column(gradient.flatten(1).abs().mean(1), x)
-                    gradient = gradient / (mean + (mean == 0)) + (self.decay * velocity if step else 0)
-                    velocity = gradient
+                    velocity = _gathered(gradient, velocity if step else None, self.decay)
+                    gradient = velocity
                 x = rows.ball.climb(x, gradient, rows.step_size)
+        if not judged:
+            nothing = x.new_full((len(x),), -torch.inf)
+            return Best(x if self.steps else x.clone(), nothing.isfinite(), nothing)
         if not self.judge:
             best.x[place] = x
         return best
 
     def _judged(self, x: Images, logits: Logits, loss: PerImage, rows: AscentState) -> Best:
         return Best(x, rows.goal.reached(logits), margin(logits, rows.goal.labels) if self.by_margin else loss)
+
+
+def _gathered(gradient: Images, velocity: Images | None, decay: float) -> Images:
+    """decay * velocity + gradient / mean|gradient|; a velocity that is given is written into."""
+    if velocity is None:
+        return in_blocks(_scaled, gradient)
+    for some, slope in blocks_of(velocity, gradient):
+        some.mul_(decay).add_(_scaled(slope))
+    return velocity
+
+
+def _scaled(gradient: Images) -> Images:
+    mean = column(gradient.flatten(1).abs().mean(1), gradient)
+    return gradient / (mean + (mean == 0))

@@ -48,6 +48,8 @@ class FGSM(Attack):
 
     def search(self, oracle: Oracle, x: Images, goal: Goal, draws: Draws) -> Images:
         _, _, gradient = oracle.ascent(x, self.loss, goal)
+        if self.norm is Linf and self.exact:
+            return Linf.corner(x, gradient.sign(), self.eps, self.box)
         ball = Ball.around(x, self.eps, self.norm, self.box)
         if self.exact:
             return ball.furthest(gradient)

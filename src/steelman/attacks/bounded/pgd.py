@@ -88,6 +88,9 @@ class PGD(Attack):
         how = {"keep_best": self.keep_best, "stop_early": self.stop_early, "by_margin": rivals is not None}
         ascent = Ascent(self.steps, self.loss, judge=judge, **how)
         rows = AscentState.of(Ball.around(x, self.eps, self.norm, self.box), self._step_size(x), goal)
+        if not judge:
+            start = self._start(rows.ball, Draws(combine(draws.seeds, 0)))
+            return rows.ball.contain(ascent.climb(oracle, rows, start).x)
         best = Best.nothing(x)
         for which, turn in self._groups(best, turns):
             some = replace(rows[which], turn=turn)
@@ -95,8 +98,6 @@ class PGD(Attack):
                 some = replace(some, aim=replace(some.goal, target=rivals[which, turn % rivals.shape[1]]))
             seeds = Draws(combine(draws.seeds[which], turn))
             result = ascent.climb(oracle, some, self._start(some.ball, seeds))
-            if not judge:
-                return rows.ball.contain(result.x)
             best.take_turns(which, result, int((turn == turn[0]).sum()), self.stop_early)
         return rows.ball.contain(best.x)
 

@@ -1,7 +1,7 @@
 """Random search over squares of the image, from scores alone."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Annotated, ClassVar
 
 import torch
@@ -87,23 +87,26 @@ class Square(Attack):
         grid = x.reshape(len(x), -1, *x.shape[-2:])
         place = torch.arange(len(x), device=x.device)  # of the images still in the batch
         moves = (_Signs if self.norm is Linf else _Windows).around(grid, eps, self.box)
-        chance = draws.uniform((0,))
+        corner = coin = place
         for query in range(self.queries):
             if query == 0:
                 image = moves.start(draws.split(0))
             else:
                 turn = (query - 1) % _AT_ONCE
                 if turn == 0:
-                    numbers = moves.numbers + grid.shape[1]
+                    sides = [moves.side(self._share(later)) for later in range(query, query + _AT_ONCE)]
+                    numbers = 2 * moves.windows + moves.coins + grid.shape[1]
                     chance = draws[place].split(query).uniform((_AT_ONCE, numbers), x.dtype)
-                image = moves.propose(chance[:, turn], self._share(query))
+                    corner = _corners(chance[..., : 2 * moves.windows], sides, grid.shape[-2:])
+                    coin = chance[..., 2 * moves.windows :] < 0.5
+                image = moves.propose(corner[:, turn], coin[:, turn], sides[turn])
             logits = oracle.logits(image.reshape(-1, *x.shape[1:]), which[place])
             here = Best(image.reshape(-1, *x.shape[1:]), goal.reached(logits), self._loss(logits, goal))
             better = best.take(place, here)
             moves.now[better] = image[better]
             if self.stop_early and bool(here.success.any()):
                 stay = torch.where(~here.success)[0]
-                place, goal, moves, chance = place[stay], goal[stay], moves[stay], chance[stay]
+                place, goal, moves, corner, coin = place[stay], goal[stay], moves[stay], corner[stay], coin[stay]
                 if len(stay) == 0:
                     break
         return best
@@ -121,7 +124,8 @@ class Square(Attack):
 class _Signs(Rows):
     """Linf: every entry at the lower or upper end of what ball and box allow."""
 
-    numbers: ClassVar[int] = 2
+    windows: ClassVar[int] = 1
+    coins: ClassVar[int] = 0
 
     now: Tensor
     ends: Tensor
@@ -137,12 +141,14 @@ class _Signs(Rows):
         high = draws.uniform((channels, 1, width)) < 0.5
         return torch.where(high, self.ends[:, 1], self.ends[:, 0])
 
-    def propose(self, chance: Tensor, share: float) -> Tensor:
+    def side(self, share: float) -> int:
         height, width = self.now.shape[2:]
-        side = min(max(round((share * height * width) ** 0.5), 1), height, width)
-        window = _window(chance[:, 0], chance[:, 1], side, self.now)
+        return min(max(round((share * height * width) ** 0.5), 1), height, width)
+
+    def propose(self, corner: Tensor, coin: Tensor, side: int) -> Tensor:
+        window = _window(corner[:, 0], side, self.now)
         low_end, high_end = self.ends.flatten(3).gather(3, window[:, None].expand(-1, 2, -1, -1)).unbind(1)
-        high, now = (chance[:, 2:] < 0.5)[..., None], self.now.flatten(2)
+        high, now = coin[..., None], self.now.flatten(2)
         same = (torch.where(high, high_end, low_end) == now.gather(2, window)).flatten(1).all(1)
         wanted = torch.where(high ^ same[:, None, None], high_end, low_end)
         return now.scatter(2, window, wanted).reshape(self.now.shape)
@@ -152,7 +158,8 @@ class _Signs(Rows):
 class _Windows(Rows):
     """L2: the norm of the perturbation is eps, less what the box cuts off."""
 
-    numbers: ClassVar[int] = 5
+    windows: ClassVar[int] = 2
+    coins: ClassVar[int] = 1
 
     now: Tensor
     x: Tensor
@@ -176,12 +183,14 @@ class _Windows(Rows):
         spare = (left, width - across * side - left, top, height - down * side - top)
         return self._within(F.pad(whole, spare))
 
-    def propose(self, chance: Tensor, share: float) -> Tensor:
-        channels, height, width = self.x.shape[1:]
+    def side(self, share: float) -> int:
+        height, width = self.x.shape[2:]
         side = min(max(round((share * height * width) ** 0.5), 3), height, width)
-        side = side if side % 2 else min(side + 1, min(height, width) - 1 + min(height, width) % 2)
-        into = _window(chance[:, 0], chance[:, 1], side, self.x)
-        out_of = _window(chance[:, 2], chance[:, 3], side, self.x)
+        return side if side % 2 else min(side + 1, min(height, width) - 1 + min(height, width) % 2)
+
+    def propose(self, corner: Tensor, coin: Tensor, side: int) -> Tensor:
+        channels = self.x.shape[1]
+        into, out_of = _window(corner[:, 0], side, self.x), _window(corner[:, 1], side, self.x)
         delta = (self.now - self.x).flatten(2)
         held = delta.gather(2, into)
         rest = delta.scatter(2, into, 0).scatter(2, out_of, 0)
@@ -189,8 +198,8 @@ class _Windows(Rows):
         unused = (self.eps[:, None, None].square() - square.sum(1, keepdim=True)).clamp(min=0)
         free = square - rest.square().sum(2, keepdim=True) + unused / channels
         bump = _bump(side, self.x)
-        bump = torch.where(chance[:, 4, None] < 0.5, bump.T.flatten(), bump.flatten())[:, None]
-        sign = 1 - 2 * (chance[:, 5:, None] < 0.5).to(self.x.dtype)
+        bump = torch.where(coin[:, :1], bump.T.flatten(), bump.flatten())[:, None]
+        sign = 1 - 2 * coin[:, 1:, None].to(self.x.dtype)
         fresh = _unit(sign * bump + _unit(held)) * free.clamp(min=0).sqrt()
         return self._within(rest.scatter(2, into, fresh).reshape(self.x.shape))
 
@@ -204,14 +213,23 @@ def _unit(window: Tensor) -> Tensor:
     return window / torch.linalg.vector_norm(window, dim=2, keepdim=True).clamp(min=TINY)
 
 
-def _window(down: PerImage, across: PerImage, side: int, like: Tensor) -> Tensor:
+def _corners(chance: Tensor, sides: list[int], size: torch.Size) -> Tensor:
+    """Where in a flat channel each window begins, of shape (batch, turns, windows)."""
+    room = torch.tensor([[length - side for length in size] for side in sides], device=chance.device)[:, None]
+    top, left = (chance.unflatten(2, (-1, 2)) * (room + 1)).long().minimum(room).unbind(3)
+    return top * size[1] + left
+
+
+def _window(corner: Tensor, side: int, like: Tensor) -> Tensor:
     """The places in a flat channel of the pixels of each image's square, of shape (batch, channels, side * side)."""
-    channels, height, width = like.shape[1:]
-    top = (down * (height - side + 1)).long().clamp_(max=height - side)
-    left = (across * (width - side + 1)).long().clamp_(max=width - side)
-    step = torch.arange(side, device=like.device)
-    square = (step[:, None] * width + step).flatten()
-    return ((top * width + left)[:, None] + square)[:, None].expand(-1, channels, -1)
+    channels, _, width = like.shape[1:]
+    return (corner[:, None] + _square(side, width, like.device))[:, None].expand(-1, channels, -1)
+
+
+@lru_cache(maxsize=4)
+def _square(side: int, width: int, device: torch.device) -> Tensor:
+    step = torch.arange(side, device=device)
+    return (step[:, None] * width + step).flatten()
 
 
 def _bump(side: int, like: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steelman.norms import L0, L1, L2, TINY, Linf, Norm, column, in_blocks, inward, per_image
+from steelman.norms import L0, L1, L2, TINY, Linf, Norm, column, inward, per_image
 from steelman.randomness import Draws
-from steelman.types import Box, Images, Radius, Rows
+from steelman.types import Box, Images, Radius, Rows, in_blocks
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,13 @@ class Ball(Rows):
         L0         the steepest entry, then back to the nearest image
         """
         if self.bounds is not None:
-            return self._clamp(gradient.sign().mul_(step).add_(x))
+            return in_blocks(self._climb_linf, x, gradient, step, *self.bounds)
         return in_blocks(self._climb, x, gradient, step, self.x, self.eps)
+
+    @staticmethod
+    def _climb_linf(x: Images, gradient: Images, step: Tensor, low: Images, high: Images) -> Images:
+        moved = gradient.sign().mul_(step).add_(x)
+        return torch.clamp(moved, low, high, out=moved)
 
     def _climb(self, x: Images, gradient: Images, step: Tensor, clean: Images, eps: Tensor) -> Images:
         if self.norm is L1:
@@ -65,13 +70,16 @@ class Ball(Rows):
             return path.mul_((step / column(L1.size(path), x).clamp(min=TINY)).clamp(max=1)).add_(x)
         free = inward(gradient, x, self.box)
         if self.norm is L2:
-            top = column(Linf.size(gradient), x)
-            top += top == 0
-            length = column(L2.size(free / top), x)  # squares of the tiny gradients of a saturated softmax underflow
-            moved = gradient / top * (step / length.clamp(min=TINY)).where(length > 0, 0)
+            length = column(L2.size(free), x)
+            if not bool(((length > TINY) & (length < 1 / TINY)).all()):
+                # Squares of the tiny gradients of a saturated softmax underflow.
+                top = column(Linf.size(gradient), x)
+                top += top == 0
+                gradient, length = gradient / top, column(L2.size(free / top), x)
+            moved = torch.addcmul(x, gradient, (step / length.clamp(min=TINY)).where(length > 0, 0))
         else:
-            moved = self.norm.steepest(free) * step
-        return self.norm.nearest(clean, moved.add_(x), eps, self.box)
+            moved = (self.norm.steepest(free) * step).add_(x)
+        return self.norm.nearest(clean, moved, eps, self.box)
 
     def contain(self, x: Images) -> Images:
         """`x` in ball and box to the last bit."""
