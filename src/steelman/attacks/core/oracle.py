@@ -14,7 +14,7 @@ from steelman.attacks.core.mode import evaluation_mode
 from steelman.forward import Forward, Verdict, check_answer, check_rejection, reject_class
 from steelman.layout import CLOSE
 from steelman.losses import Goal, Loss
-from steelman.norms import Norm
+from steelman.norms import Linf, Norm
 from steelman.randomness import Draws, answers_of, combine, is_random
 from steelman.types import Flags, Images, Indices, Labels, Logits, Model, PerImage, Rows, Seeds
 
@@ -231,7 +231,7 @@ class Oracle:
                 "detaches or runs under no_grad. A gradient attack cannot be used on it"
             )
         gradient = gradient.contiguous()  # convolutions may have put the channel last
-        steepest = gradient.flatten(1).abs().amax(1)
+        steepest = Linf.size(gradient)
         flattest, highest = torch.stack(steepest.aminmax()).tolist() if len(steepest) else (1.0, 1.0)
         if not math.isfinite(highest):  # a NaN has the sign 0, which would pass for robustness
             raise ValueError("the model's gradients are NaN or infinite on these images, so no attack can follow them")
