@@ -35,6 +35,13 @@ FAULTS = (
         "ddn",
     ),
     Fault("ddn-step-size", "attack: DDN", "0.01 * self.box_width)", "0.1 * self.box_width)", "ddn"),
+    Fault(
+        "ddn-plateau",
+        "attack: DDN",
+        "torch.where(Linf.size(gradient) == 0)",
+        "torch.where(Linf.size(gradient) < 0)",
+        "ddn",
+    ),
     Fault("ddn-levels", "attack: DDN", "(self.levels - 1) / (high - low)", "self.levels / (high - low)", "ddn"),
     # --- FMN
     Fault("fmn-dual-norm", "attack: FMN", "{Linf: 1, L2: 2, L1: math.inf}", "{Linf: math.inf, L2: 2, L1: 1}", "fmn"),

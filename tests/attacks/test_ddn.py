@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from affine import affine, images, small_net
 from every_attack import size
+from steelman.attacks import Attack
 from steelman.attacks.minimal.ddn import DDN
+from steelman.attacks.minimal.fmn import FMN
 from steelman.norms import L2, Linf
 
 
@@ -79,6 +81,21 @@ def test_without_look_and_polish_it_does_not() -> None:
         for attack in (DDN(), DDN(classes=0), DDN(classes=0, polish=0))
     }
     assert list(worst.values()) == pytest.approx([1.0001, 1.5, 6.3], rel=0.05)
+
+
+def plateau(x: Tensor) -> Tensor:
+    """Grey images are on a plateau of radius .8; beyond 1.07 the second class wins."""
+    square = (x - 0.5).flatten(1).square().sum(1)
+    return torch.stack([torch.full_like(square, 0.5), (square - 0.64).relu()], 1)
+
+
+@pytest.mark.parametrize("attack", [DDN(), FMN(), FMN(norm=Linf), DDN(classes=0), FMN(classes=0)], ids=str)
+def test_a_gradient_of_0_does_not_stop_it(attack: Attack) -> None:
+    x, y = torch.full((6, 1, 8, 8), 0.5), torch.zeros(6, dtype=torch.int64)
+    result = attack.run(plateau, x, y, generator=torch.arange(6))
+    assert bool(result.success.all())
+    assert (result.l2 <= 1.05 * 1.14**0.5).all() or attack.measured_in is Linf
+    assert not torch.equal(result.x_adv[0], result.x_adv[1])  # in directions of their own
 
 
 def test_a_saturated_softmax_does_not_stop_it() -> None:

@@ -1,13 +1,14 @@
 """Minimal L2 perturbations whose direction and norm are steered apart."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import torch
 from annotated_types import Ge, Interval
 
 from steelman.attacks.core import Attack, Oracle
-from steelman.attacks.minimal.nearest import clearly, cosine, pace
+from steelman.attacks.minimal.nearest import clearly, cosine, off_plateaus, pace
 from steelman.attacks.minimal.searching import Remaining, search_remaining
 from steelman.losses import CrossEntropy, Goal
 from steelman.norms import L2, TINY, Norm, column
@@ -39,6 +40,7 @@ class DDN(Attack):
     LeNet 3 % longer after 100 steps; to try it only where the search fails changed medians by -.4 to .7 %.) Where start
     and search fail, there is one more search, with the passes of the start. The polish linearises the boundary at the
     best image, tries its nearest point, and halves the way back from there.
+    Where the gradient is 0, the step is along a random direction, as in adv-lib; the paper does not say.
     Paper and code differ: the code bounds e by the distance of the farthest corner of the box, which changes no image;
     we do not.
 
@@ -71,11 +73,11 @@ class DDN(Attack):
             if rest.spent:
                 there = self._place(rest.start)
                 rest.best.keep(there, L2.size(there - rest.x), rest.clearly(there))
-            return rest.descend(self._descend, rest.x, self.steps, rounds)
+            return rest.descend(partial(self._descend, draws), rest.x, self.steps, rounds)
 
         return search_remaining(self, oracle, x, goal, search, classes=self.classes, rounds=rounds)
 
-    def _descend(self, rest: Remaining, start: Images, steps: int) -> None:
+    def _descend(self, draws: Draws, rest: Remaining, start: Images, steps: int) -> None:
         image, delta = start.clone(), torch.zeros_like(start)
         size = torch.zeros_like(rest.best.size)
         radius = torch.full_like(size, self.init_norm)
@@ -83,6 +85,7 @@ class DDN(Attack):
             logits, _, gradient = rest.oracle.ascent(image, CrossEntropy(), rest.goal, rest.which)
             reached = clearly(rest.goal, logits)
             rest.best.keep(image, size, reached)
+            gradient = off_plateaus(gradient, draws[rest.which], step)
             delta.addcmul_(gradient, pace(gradient, cosine(step, steps, self.box_width, 0.01 * self.box_width)))
             radius = torch.where(reached, (1 - self.gamma) * radius, (1 + self.gamma) * radius)
             delta.mul_(column(radius / L2.size(delta).clamp(min=TINY), delta))

@@ -10,7 +10,8 @@ from torch import Tensor
 from steelman.attacks.core import Oracle
 from steelman.attacks.minimal.linearised import EXPONENT, shortest_step
 from steelman.losses import Goal, Margin
-from steelman.norms import L0, L1, Norm, column
+from steelman.norms import L0, L1, Linf, Norm, column
+from steelman.randomness import Draws
 from steelman.types import Box, Flags, Images, Indices, Logits, PerImage
 
 
@@ -44,6 +45,14 @@ def pace(gradient: Images, length: float) -> Tensor:
     # In double, since squares of the tiny gradients of a saturated softmax underflow.
     size = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64)
     return column(torch.where(size > torch.finfo(gradient.dtype).tiny, length / size, 0).to(gradient.dtype), gradient)
+
+
+def off_plateaus(gradient: Images, draws: Draws, step: int) -> Images:
+    """`gradient` with a random direction where it is 0, since a search that stands still there finds nothing."""
+    flat = torch.where(Linf.size(gradient) == 0)[0]
+    if len(flat) == 0:
+        return gradient
+    return gradient.index_copy(0, flat, draws[flat].split(step).normal(gradient.shape[1:], gradient.dtype))
 
 
 def onto_plane(norm: Norm, x: Images, slope: Images, gap: PerImage, box: Box | None) -> Images:
