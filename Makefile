@@ -35,7 +35,7 @@ bench: .venv-bench/.ready  ## our attacks beside peers', into docs/benchmarks.md
 	@OMP_NUM_THREADS=1 $(BENCH_BIN)/python -m benchmarks.battery $(if $(DATA),--data-dir "$(DATA)") \
 		--markdown docs/benchmarks.md $(ARGS)
 
-evaluate: .venv-bench/.ready  ## the standard battery beside AutoAttack's own code on MNIST, into docs/results/
+evaluate: .venv-bench/.ready  ## standard and thorough beside AutoAttack's own code, into docs/results/; ARGS="--runs RUNS"
 	@OMP_NUM_THREADS=1 $(BENCH_BIN)/python -m benchmarks.evaluate $(if $(DATA),--data-dir "$(DATA)") $(ARGS)
 
 bench-measures: .venv-bench/.ready  ## our measures beside ART's on MNIST, some minutes, into docs/results/

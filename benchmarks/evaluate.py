@@ -1,18 +1,23 @@
-"""The standard battery beside AutoAttack's own code: which leaves fewer images correct, and in what time.
+"""The batteries `standard` and `thorough` beside AutoAttack's own code: what each leaves, and at what cost.
 
-`make evaluate DATA=folder`: two LeNets on MNIST, plain and PGD-trained, Linf .3, the first 1,000 test images. Both
-sides get the same network, the same images and one thread; they are run one after the other in one process, and time is
-that thread's own. Every returned image is judged here, in a fresh forward pass, inside box and ball. AutoAttack's code
-asks for the worst case alone, so the battery does too (`survivors_only=True`). It collects the correct images
-from all batches, the battery from four batches.
+`make evaluate DATA=folder ARGS="--runs RUNS"`: networks on MNIST, CIFAR-10 and Digits, none of them one on which
+the thresholds of `Cascade` were set. Those of papers are runs that `steelman reproduce survey` and its like have
+trained into RUNS; one that is not there is left out, and the page says so. Those on Digits, some of which mask their
+gradients, are tests/helpers/zoo's, with their weights.
 
-Our tables stay in runs/evaluate: `steelman evaluate RUN --battery standard --images 1000 --folder runs/evaluate/RUN`
-makes the report of one without attacking again, `steelman compare runs/evaluate/*` that of both.
+All sides get the same network, images and thread, one after the other in one process. Every returned image is judged in
+a fresh forward pass, inside box and ball. A pass is one image through the network, or one gradient back: of ours, those
+that the table counts and one for each row, by which successes are verified; of AutoAttack's code, all that reach the
+network. Finished networks are kept in RUNS/evaluate, so that a run that was stopped goes on.
 """
 
 import argparse
 import json
+import sys
 import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -21,140 +26,244 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from steelman.checkup import checkup
+from steelman.data import Digits
+from steelman.data.dataset import Dataset
+from steelman.data.sample import sampled
 from steelman.evaluation import evaluate
-from steelman.evaluation.battery import named_battery
-from steelman.experiments.run import train
-from steelman.measures import clean_accuracy, robust_accuracy
-from steelman.measures.accuracies import still_correct
-from steelman.measures.waterfalls import waterfall
-from steelman.norms import Linf
+from steelman.evaluation.battery import Battery, named_battery
+from steelman.experiments.run import Run
+from steelman.measures.accuracies import clean_accuracy, still_correct
+from steelman.measures.audits import audits, suspicions
+from steelman.measures.chance import mid_p
+from steelman.norms import L2, Linf, Norm
 from steelman.table import Evaluation
 
-NETWORKS = {"plain LeNet": "evaluate_mnist_plain", "PGD-trained LeNet": "evaluate_mnist_pgd"}
-EPS = 0.3
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tests" / "helpers"))
+
 BATCH = 250
 """AutoAttack's default, and ours."""
-ROOT = Path(__file__).parents[1]
+SIDES = ("standard", "thorough", "AutoAttack")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and how it is attacked.
+
+    run  of a trained network, or of the zoo "zoo NAME"
+    """
+
+    title: str
+    run: str
+    norm: Norm
+    eps: float
+    images: int
+
+
+CASES = (
+    Case("PGD, CNN, Digits", "zoo pgd_cnn", Linf, 0.15, 120),
+    Case("TRADES, MLP, Digits", "zoo trades", Linf, 0.15, 120),
+    Case("PGD in L2, CNN, Digits", "zoo l2_trained", L2, 0.8, 100),
+    Case("k-winners, Digits", "zoo kwta", Linf, 0.15, 100),
+    Case("one bit a pixel, Digits", "zoo bit_depth", Linf, 0.15, 60),
+    Case("noise, CNN, Digits", "zoo gaussian", Linf, 0.05, 60),
+    Case("PGD, MLP, Digits", "zoo pgd_mlp", Linf, 0.15, 60),
+    Case("bounded ReLU, Digits", "zoo bounded_relu", Linf, 0.05, 60),
+    Case("PGD, CNN, MNIST", "survey_mnist_pgd-hour", Linf, 0.2, 100),
+    Case("TRADES, CNN, MNIST", "survey_mnist_trades-beta1-hour", Linf, 0.2, 100),
+    Case("MMA, CNN, MNIST", "survey_mnist_mma-hour", Linf, 0.2, 100),
+    Case("PGD in Linf, CNN, MNIST", "survey_mnist_pgd-hour", L2, 2.0, 100),
+    Case("distillation, CarliniNet, MNIST", "distillation_mnist_carlini-hour", Linf, 0.1, 100),
+    Case("YOPO, SmallCNN, MNIST", "yopo-5-10_mnist_smallcnn-hour", Linf, 0.3, 100),
+    Case("PGD in L2, ConvPoolCNN, CIFAR-10", "pgd-l2_cifar10_convpool-hour", L2, 0.25, 100),
+)
+"""From those that cost least."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the two networks are, or are trained")
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs/results/evaluate-mnist", help="without a suffix")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the networks are")
+    parser.add_argument("--only", nargs="*", default=[], help="runs to take alone, by their names")
+    parser.add_argument("--images", type=int, help="of each network (default: as in the page)")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/results/standard", help="without a suffix")
     parser.add_argument("--hardware", default="one core of an x86-64 machine", help="what the page says it was run on")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    rows = {name: _measured(recipe, chosen) for name, recipe in NETWORKS.items()}
+    rows, absent = [], []
+    for case in CASES:
+        there = case.run.startswith("zoo ") or (chosen.runs / case.run).is_dir()
+        if not there or (chosen.only and case.run not in chosen.only):
+            absent.append(f"{case.title} ({case.norm})")
+            continue
+        rows.append(_measured(case, chosen))
+        print(json.dumps(rows[-1]), flush=True)
     found = {
-        "command": f"python -m benchmarks.evaluate --data-dir DATA --images {chosen.images}",
+        "command": "python -m benchmarks.evaluate --data-dir DATA --runs RUNS",
         "date": date.today().isoformat(),
         "hardware": chosen.hardware,
         "torch": torch.__version__,
-        "images": chosen.images,
+        "absent": absent,
         "networks": rows,
     }
     chosen.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
     chosen.out.with_suffix(".md").write_text(page(found))
 
 
-def _measured(recipe: str, chosen: argparse.Namespace) -> dict[str, Any]:
-    """One network's row; kept beside our table, so that a run that was stopped goes on with the next network."""
-    run = train(recipe, chosen.runs, chosen.data_dir)
-    folder = chosen.runs / "evaluate" / recipe
-    kept = folder / f"beside-{chosen.images}.json"
+def _measured(case: Case, chosen: argparse.Namespace) -> dict[str, Any]:
+    """One network's row; kept, so that a run that was stopped goes on with the next network."""
+    count = chosen.images or case.images
+    kept = chosen.runs / "evaluate" / f"{case.run.replace(' ', '-')}-{case.norm}-{case.eps:g}-{count}.json"
     if kept.is_file():
         return json.loads(kept.read_text())
-    test = run.data("test", chosen.data_dir)
-    test = test.subset(torch.arange(chosen.images))
-    model = run.network(test)
-    (batch,) = test.batches([torch.arange(len(test))])
-    table, ours = timed(lambda: _ours(model, test))
-    table.save(folder / "table.parquet")
-    x_adv, theirs = timed(lambda: _theirs(model, batch.x, batch.y))
-    row = _row(table, ours, theirs, _standing(model, batch.x, batch.y, x_adv))
+    model, test = _network(case, chosen, count)
+    batch = next(test.batches([torch.arange(len(test))]))
+    row: dict[str, Any] = {"title": case.title, "norm": str(case.norm), "eps": case.eps, "images": len(test)}
+    standing = dict[str, np.ndarray]()
+    for name in ("standard", "thorough"):
+        table, seconds = timed(lambda name=name: _ours(model, test, named_battery(name, norm=case.norm, eps=case.eps)))
+        standing[name] = still_correct(table, case.norm, case.eps)
+        passes = int(table["forwards"].sum() + table["gradients"].sum()) + len(table)
+        row[name] = {"standing": int(standing[name].sum()), "passes": passes, "seconds": seconds}
+        if name == "standard":
+            row["clean"] = clean_accuracy(table).value
+            row["suspicions"] = suspicions(table)
+            row["audit"] = [(each.sampled, each.standing, each.at_most) for each in audits(table)]
+    (x_adv, passes), seconds = timed(lambda: _theirs(model, batch.x, batch.y, case))
+    standing["AutoAttack"] = _standing(model, batch.x, batch.y, x_adv, case)
+    row["AutoAttack"] = {"standing": int(standing["AutoAttack"].sum()), "passes": passes, "seconds": seconds}
+    ours = standing["standard"]
+    for name in SIDES[1:]:
+        only = int((~ours & standing[name]).sum()), int((ours & ~standing[name]).sum())
+        row[name] |= {"only ours": only[0], "only theirs": only[1], "p": mid_p(*only)}
+    kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(row, indent=1))
     return row
 
 
-def timed(work: Any) -> tuple[Any, float]:
+def _network(case: Case, chosen: argparse.Namespace, count: int) -> tuple[nn.Module, Dataset]:
+    if case.run.startswith("zoo "):
+        from zoo import ENTRIES
+
+        return ENTRIES[case.run.removeprefix("zoo ")].build().eval(), sampled(Digits().load("test"), count)
+    run = Run.open(chosen.runs / case.run)
+    test = run.data("test", chosen.data_dir)
+    return run.network(test).eval(), test.subset(torch.arange(count))
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     """What came of it, and the seconds of this thread."""
     start = time.process_time()
     result = work()
     return result, time.process_time() - start
 
 
-def _ours(model: nn.Module, test: Any) -> Evaluation:
-    attacks = named_battery("standard", norm=Linf, eps=EPS).attacks
-    return evaluate(model, test, attacks, survivors_only=True, batch_size=BATCH, progress=False)
+def _ours(model: nn.Module, test: Dataset, battery: Battery) -> Evaluation:
+    """As `steelman evaluate`, without the attacks that are made for a suspected model."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of gradients that are zero, which is what some networks are here for
+        norm, eps = next(each.budget for each in battery.attacks.values() if each.budget is not None)
+        suspected = bool(battery.suspicion) and bool(checkup(model, test, norm=norm, eps=float(eps)).warnings)
+        how: dict[str, Any] = {"survivors_only": True, "batch_size": BATCH, "progress": False}
+        return evaluate(model, test, battery.attacks, **battery.afterwards, suspected=suspected, **how)
 
 
-def _theirs(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+class Counted(nn.Module):
+    """A network that counts the images that pass it, and the gradients that come back."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.passes = network, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += len(x)
+        logits = self.network(x)
+        if logits.requires_grad:
+            logits.register_hook(self._back)
+        return logits
+
+    def _back(self, slope: Tensor) -> None:
+        self.passes += len(slope)
+
+
+def _theirs(model: nn.Module, x: Tensor, y: Tensor, case: Case) -> tuple[Tensor, int]:
     from pyautoattack import AutoAttack  # pyright: ignore
 
-    attack = AutoAttack(model, norm="Linf", eps=EPS, version="standard", seed=0, device="cpu")
-    return attack.run_standard_evaluation(x, y, batch_size=BATCH)[0]
+    counted = Counted(model).eval()
+    attack = AutoAttack(counted, norm=str(case.norm), eps=case.eps, version="standard", seed=0, device="cpu")
+    x_adv = attack.run_standard_evaluation(x, y, batch_size=BATCH)[0]
+    return x_adv, counted.passes
 
 
-def _standing(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> np.ndarray:
+def _standing(model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, case: Case) -> np.ndarray:
     """Which images are still right; raises where one has left the box or the ball."""
-    if x_adv.min() < 0 or x_adv.max() > 1 or float((x_adv.double() - x.double()).abs().max()) > EPS * (1 + 1e-6):
+    sizes = case.norm.size(x_adv.double() - x.double())
+    if x_adv.min() < 0 or x_adv.max() > 1 or float(sizes.max()) > case.eps * (1 + 1e-5):
         raise RuntimeError("AutoAttack's own code has left the box or the ball")
     with torch.no_grad():
         return ((model(x).argmax(1) == y) & (model(x_adv).argmax(1) == y)).numpy()
 
 
-def _row(table: Evaluation, ours: float, theirs: float, left: np.ndarray) -> dict[str, Any]:
-    worst, mine = robust_accuracy(table, Linf, EPS), still_correct(table, Linf, EPS)
-    cascade = waterfall(table, Linf, EPS)
-    return {
-        "clean": clean_accuracy(table).value,
-        "ours": {"worst case": worst.value, "low": worst.low, "high": worst.high, "seconds": ours},
-        "theirs": {"worst case": float(left.mean()), "seconds": theirs},
-        "fell to theirs only": int((mine & ~left).sum()),
-        "fell to ours only": int((~mine & left).sum()),
-        "met": {name: len(table.only(name)) for name in table.attacks},
-        "broken": {name: cascade.broken.get(name, 0) for name in table.attacks},
-        "seconds": {name: float(table.only(name)["seconds"].sum()) for name in table.attacks},
-    }
-
-
 def page(found: dict[str, Any]) -> str:
     """The figures as a page."""
+    rows = found["networks"]
+    absent = f" Not measured: {', '.join(found['absent'])}." if found["absent"] else ""
     lines = [
-        "# The standard battery beside AutoAttack's own code",
+        "# The batteries beside AutoAttack's own code",
         "",
         f"{found['date']}, `{found['command']}` (`make evaluate`): {found['hardware']}, one thread, PyTorch "
-        f"{found['torch']}. The first {found['images']:,} test images of MNIST, Linf {EPS}. Plain: Deep Defense's "
-        "LeNet; PGD-trained: the same network, trained on from there with PGD of 10 steps (`evaluate_mnist_pgd`). "
-        "AutoAttack's code is pyautoattack's 0.2.0, version `standard`. Both were asked for the "
-        "worst case alone, in one process; seconds are the thread's own.",
+        f"{found['torch']}. No network here is one of those on which the thresholds of `standard` were set. "
+        "AutoAttack's code is pyautoattack's 0.2.0, version `standard`. All were asked for the worst case alone, on "
+        f"the same images, one after the other in one process.{absent}",
         "",
-        "| network | clean | worst case, ours | theirs | time, ours : theirs | fell to ours only | to theirs only |",
-        "|---|---|---|---|---|---|---|",
+        "| trained by, network, data | threat | images | right unattacked | left by standard | thorough | AutoAttack "
+        "| broken by standard only : by thorough only | by standard only : by AutoAttack only |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, row in found["networks"].items():
-        ours, theirs = row["ours"], row["theirs"]
+    for row in rows:
+        left = " | ".join(str(row[side]["standing"]) for side in SIDES)
+        pairs = [f"{row[side]['only ours']} : {row[side]['only theirs']}" for side in SIDES[1:]]
         lines.append(
-            f"| {name} | {100 * row['clean']:.1f} % | {100 * ours['worst case']:.1f} % "
-            f"[{100 * ours['low']:.1f}, {100 * ours['high']:.1f}] | {100 * theirs['worst case']:.1f} % "
-            f"| 1 : {theirs['seconds'] / ours['seconds']:.2f} | {row['fell to ours only']} "
-            f"| {row['fell to theirs only']} |"
+            f"| {row['title']} | {row['norm']} {row['eps']:g} | {row['images']} | {100 * row['clean']:.1f} % | {left} "
+            f"| {pairs[0]} | {pairs[1]} |"
         )
     lines += [
         "",
-        "How many images each attack was run on, how many it broke within the radius, and its share of the time:",
+        "A pass is one image through the network, or one gradient back. What followed on `standard`: the audit's "
+        "sample, and how many more of the images that are left would fall to Square at most, with 95 %; or what made "
+        "gradients suspicious, so that all of `thorough` was run on them.",
         "",
+        "| trained by, network, data | threat | passes in 1,000: standard | thorough | AutoAttack "
+        "| AutoAttack : standard | seconds: standard | thorough | AutoAttack | what followed |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    lines += ["| network | attack | images | broken | time |", "|---|---|---|---|---|"]
-    for name, row in found["networks"].items():
-        whole = sum(row["seconds"].values())
-        lines += [
-            f"| {name} | {attack} | {met} | {row['broken'][attack]} | {100 * row['seconds'][attack] / whole:.0f} % |"
-            for attack, met in row["met"].items()
-        ]
+    for row in rows:
+        passes = " | ".join(f"{row[side]['passes'] / 1000:.0f}" for side in SIDES)
+        seconds = " | ".join(f"{row[side]['seconds']:.0f}" for side in SIDES)
+        times = row["AutoAttack"]["passes"] / row["standard"]["passes"]
+        lines.append(
+            f"| {row['title']} | {row['norm']} {row['eps']:g} | {passes} | {times:.1f} | {seconds} | {_followed(row)} |"
+        )
+    lines += ["", *_sentences(rows)]
     return "\n".join(lines) + "\n"
+
+
+def _followed(row: dict[str, Any]) -> str:
+    if row["audit"]:
+        ((sampled, standing, most),) = row["audit"]
+        return f"{sampled} of {standing}: at most {most}"
+    return " ".join(row["suspicions"]) or "all audited, or the check-up warned"
+
+
+def _sentences(rows: list[dict[str, Any]]) -> list[str]:
+    """What the tables show, counted."""
+    no_more = sum(row["standard"]["standing"] <= row["AutoAttack"]["standing"] for row in rows)
+    differ = sum(row["thorough"]["p"] < 0.05 for row in rows)
+    return [
+        f"`standard` left no more images than AutoAttack's code on {no_more} of {len(rows)} networks. It differs from "
+        f"`thorough` by more than chance (mid-p McNemar, 5 %) on {differ}."
+    ]
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def faults(found: Sequence[Judged]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.zoo", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="MODEL", help="default: all")
-    parser.add_argument("--battery", default="quick", choices=["quick", "standard", "signs"])
+    parser.add_argument("--battery", default="quick", choices=["quick", "standard", "thorough", "signs"])
     parser.add_argument("--images", type=int, default=100, help="test images, up to 200 (default: 100)")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()

@@ -83,7 +83,7 @@ def test_a_radius_inside_of_an_attack_is_found():
     assert torch.isfinite(FGSM(eps=1.0)(linear, X, Y)).all()
 
 
-@pytest.mark.parametrize("name", ["quick", "standard", "signs", "paper:trades"])
+@pytest.mark.parametrize("name", ["quick", "standard", "thorough", "signs", "paper:trades"])
 def test_batteries(name: str):
     with pytest.raises(ValueError, match=r"did you mean 8/255\?"):
         named_battery(name, eps=8.0, data="CIFAR10")

@@ -60,7 +60,7 @@ def digits() -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def test_the_names_are_those_that_are_asked_for() -> None:
-    assert battery_names()[:3] == ("quick", "standard", "signs")
+    assert battery_names()[:4] == ("quick", "standard", "thorough", "signs")
     seeds = {"deep-defense", "efficient-defenses", "l2l-da", "pgn"}
     lecture = {
         "madry",
@@ -171,8 +171,8 @@ def _bounded(battery: Battery) -> list[Any]:
 
 
 @pytest.mark.parametrize("norm", [Linf, L2, L1], ids=repr)
-def test_standard_is_the_ensemble_behind_a_minimal_attack(norm: Norm) -> None:
-    battery = named_battery("standard", norm=norm, data="MNIST")
+def test_thorough_is_the_ensemble_behind_a_minimal_attack(norm: Norm) -> None:
+    battery = named_battery("thorough", norm=norm, data="MNIST")
     first, *others, noise = battery.attacks.values()
     single = FGSM(default_radius("MNIST", norm), norm)
     assert noise == UniformNoise(single.eps, norm, samples=100)
@@ -219,7 +219,7 @@ def test_the_battery_of_signs_answers_what_it_says(digits: tuple[nn.Module, Tens
         named_battery("signs", norm=L0)
 
 
-@pytest.mark.parametrize("name", ["quick", "standard"])
+@pytest.mark.parametrize("name", ["quick", "thorough"])
 @pytest.mark.parametrize("norm", [Linf, L2, L1, L0], ids=repr)
 def test_the_cheap_come_before_the_strong(name: str, norm: Norm) -> None:
     battery = named_battery(name, norm=norm, eps=None if norm is L0 else 0.1)

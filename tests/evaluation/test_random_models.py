@@ -221,7 +221,7 @@ def short(attack: Attack) -> Attack:
     return replace(attack, **few, **inner)
 
 
-@pytest.mark.parametrize("name", ["quick", "signs", "standard"])
+@pytest.mark.parametrize("name", ["quick", "signs", "thorough"])
 def test_a_radius_that_does_nothing_takes_nothing(name: str, tmp_path: Path) -> None:
     subject, _ = look(strange(tmp_path))
     battery = named_battery(name, data="Digits", eps=1e-4)

@@ -14,6 +14,7 @@ from steelman.attacks import APGD, EOT, FGSM, FMN, PGD, Attack, HopSkipJump, Squ
 from steelman.data import Digits
 from steelman.evaluation import evaluate, named_battery
 from steelman.evaluation.asking import asked_by, further, would_ask
+from steelman.evaluation.battery import BUILT
 from steelman.losses import DLR
 from steelman.measures.masking import SIGNS, Sign, signs
 from steelman.norms import L2, Linf
@@ -231,9 +232,10 @@ def test_adaptive_attacks_are_no_evidence() -> None:
 
 
 def test_what_batteries_ask() -> None:
-    quick, standard, full = (asked_by(named_battery(name, eps=0.1)) for name in ("quick", "standard", "signs"))
+    quick, standard, thorough, full = (asked_by(named_battery(name, eps=0.1)) for name in BUILT)
     assert {"one-step", "unbounded", "black-box", "convergence", "lost", "still"} == set(quick)
-    assert set(standard) == {*quick, "chance"}
+    assert set(standard) == set(quick)
+    assert set(thorough) == {*quick, "chance"}
     assert {"radii", "decisions", "chance"} < set(full)
     assert "unbounded" not in asked_by(named_battery("quick", eps=0.1), "scores")
 
@@ -241,10 +243,10 @@ def test_what_batteries_ask() -> None:
 def test_what_the_next_battery_would_ask() -> None:
     found = [Sign("?", "", None if name in ("chance", "radii", "transfer") else False, name=name) for name in SIGNS]
     assert {name: [each.name for each in some] for name, some in further(found, "Linf", 0.1).items()} == {
-        "standard": ["chance"],
+        "thorough": ["chance"],
         "signs": ["chance", "radii"],
     }
-    assert would_ask(found, "Linf", 0.1) == "standard would ask chance, signs chance and radii"
+    assert would_ask(found, "Linf", 0.1) == "thorough would ask chance, signs chance and radii"
     assert would_ask(found, "L0") == ""
     assert would_ask(found[:3], "Linf", 0.1) == ""
 

@@ -139,7 +139,9 @@ SubjectName: TypeAlias = Annotated[
 ]
 BatteryName: TypeAlias = Annotated[
     str | None,
-    typer.Option(help="quick, standard, signs, paper:NAME, or a TOML file; default: the recipe's attacks, or quick."),
+    typer.Option(
+        help="quick, standard, thorough, signs, paper:NAME, or a TOML file; default: the recipe's attacks, or quick."
+    ),
 ]
 NormName: TypeAlias = Annotated[
     Any, typer.Option(parser=norm, metavar="NORM", help="Of a named battery: Linf, L2, L1 or L0; default Linf.")

@@ -11,24 +11,15 @@ from torch import nn
 
 from steelman import config
 from steelman.adversaries.adversary import Adversary
-from steelman.attacks import (
-    APGD,
-    DDN,
-    FGSM,
-    FMN,
-    PGD,
-    AutoAttack,
-    HopSkipJump,
-    SaltAndPepper,
-    SigmaZero,
-    Square,
-    UniformNoise,
-)
+from steelman.attacks import Cascade, SaltAndPepper, Square
+from steelman.attacks.bounded.targets import NEAREST_OF
 from steelman.attacks.composed.eot import averaged
 from steelman.attacks.core import Access, Attack, check_radii, check_radius
+from steelman.evaluation import lists
+from steelman.evaluation.lists import sign_attacks as sign_attacks
 from steelman.evaluation.probes.probe import Probe
-from steelman.losses import DLR, Margin
-from steelman.naming import nearest
+from steelman.forward import reject_class
+from steelman.naming import LATER, nearest
 from steelman.networks.mean_of_draws import MeanOfDraws
 from steelman.norms import L0, L1, L2, Linf, Norm
 from steelman.randomness import is_random
@@ -38,7 +29,7 @@ PAPER = "paper:"
 PAPERS = Path(__file__).parent / "batteries"
 """A file PAPER_DATA.toml for each paper and data set, with the keys of `[evaluation]`."""
 
-BUILT = ("quick", "standard", "signs")
+BUILT = ("quick", "standard", "thorough", "signs")
 _ACCESS: tuple[Access, ...] = get_args(Access)
 _LIKE_CIFAR = {Linf: 8 / 255, L2: 0.5, L1: 12.0}
 RADII: dict[str, dict[Norm, float]] = {
@@ -65,6 +56,11 @@ class Battery(Checked):
     probes        what else is measured of every image (default nothing)
     samples       draws of a random model (`is_random`) that each answer is the mean of, by `EOT`; default 10. Success
                   is judged over twenty fresh ones
+    audit         attacks that are run at the end on a sample of the images that are still correct, or on all of these
+                  where a sampled one falls (see `evaluate`)
+    suspicion     attacks that are run at the end on all images that are still correct where gradients may mislead. On
+                  models for which the thresholds of a `Cascade` in `attacks` are not known to hold they take its place
+                  (`without_cascade`)
 
     In TOML, `battery` names another one (see `named_battery`) to begin with, with its `norm` and `eps` where needed;
     attacks, and single settings of its attacks, are then added to it.
@@ -77,21 +73,65 @@ class Battery(Checked):
     survivors_only: bool = False
     probes: tuple[Probe, ...] = ()
     samples: Count = 10
+    audit: dict[str, Attack] = field(default_factory=dict, metadata=LATER)
+    suspicion: dict[str, Attack] = field(default_factory=dict, metadata=LATER)
 
     def __post_init__(self) -> None:
-        if both := self.attacks.keys() & self.black_box.keys():
-            raise ValueError(f"two attacks are called {min(both)}: give the one in black_box another name")
-        for name, attack in (self.attacks | self.black_box).items():
+        if both := self.attacks.keys() & (self.black_box.keys() | self.audit.keys()):
+            table = "black_box" if both & self.black_box.keys() else "audit"
+            raise ValueError(f"two attacks are called {min(both)}: give the one in {table} another name")
+        known = self.attacks | self.audit
+        for name, attack in self.suspicion.items():
+            if known.get(name, attack) != attack:
+                raise ValueError(f"two attacks are called {name}: give the one in suspicion another name")
+        for name, attack in self.every_attack.items():
             check_radii(attack, name)
+
+    @property
+    def every_attack(self) -> dict[str, Attack]:
+        """All attacks that it may run."""
+        return self.suspicion | self.attacks | self.audit | self.black_box
+
+    @property
+    def afterwards(self) -> dict[str, dict[str, Attack]]:
+        """What `evaluate` runs after the attacks: its `audit` and `suspicion`."""
+        return {"audit": self.audit, "suspicion": self.suspicion}
+
+    def without_cascade(self, why: str = "") -> "Battery":
+        """With all attacks of `suspicion` from the start, in place of the cascade, of shorter forms and of the audit.
+
+        why  a clause on the model or its data, for a warning (default: none)
+        """
+        if not self.suspicion:
+            return self
+        cascades = [name for name, attack in self.attacks.items() if isinstance(attack, Cascade)]
+        if why and cascades:
+            warnings.warn(
+                f"the thresholds of {', '.join(cascades)} are not known to hold where {why}: the attacks that would "
+                "follow a suspicion are run instead",
+                stacklevel=3,
+            )
+        shorter = {replace(each, queries=1) for each in self.suspicion.values() if isinstance(each, Square)}
+        own = {
+            name: attack
+            for name, attack in self.attacks.items()
+            if name not in cascades and not (isinstance(attack, Square) and replace(attack, queries=1) in shorter)
+        }
+        return replace(self, attacks=self.suspicion | own, audit={}, suspicion={})
 
     def against(self, model: nn.Module) -> "Battery":
         """The battery for a model; one that is random is attacked through the mean over `samples` draws, to the end.
 
         A `MeanOfDraws` answers with such a mean already. Attacks that draw at random, have one answer for all images,
-        are naive, or are or have an `EOT` themselves stay as they are.
+        are naive, or are or have an `EOT` themselves stay as they are. On such a model, and on one that may reject
+        images, there is no cascade.
         """
+        if reject_class(model) is not None:
+            return self.without_cascade("a model may reject images")
         if not is_random(model):
             return self
+        if self.suspicion:
+            return self.without_cascade("a model answers at random").against(model)
         samples = 1 if isinstance(model, MeanOfDraws) else self.samples
         attacks, black_box = (
             {name: averaged(attack, samples) for name, attack in each.items()}
@@ -107,22 +147,30 @@ class Battery(Checked):
         """
         if access == "gradients":
             return self
+        if self.suspicion:
+            return self.without_cascade().within(access)
         allowed = _ACCESS[_ACCESS.index(access) :]
         attacks = {name: attack for name, attack in (self.attacks | self.black_box).items() if attack.access in allowed}
         if not attacks:
             raise ValueError(
                 f"every attack of this battery needs more than the {access} that the model gives: take the battery "
-                '"quick" or "standard", or add Square (scores) or HopSkipJump (decisions)'
+                '"quick" or "thorough", or add Square (scores) or HopSkipJump (decisions)'
             )
         probes = tuple(probe for probe in self.probes if probe.access in allowed)
         return replace(self, attacks=attacks, black_box={}, deep_defense=False, probes=probes)
 
-    def taking(self, shape: Sequence[int]) -> "Battery":
+    def taking(self, shape: Sequence[int], classes: int | None = None) -> "Battery":
         """The attacks that can be run on images of this shape; a warning names those left out, and why.
+
+        Where images cannot be audited, or there are more than 21 classes, there is no cascade.
 
         Raises:
             ValueError: no attack can.
         """
+        if self.suspicion and unsupported(self.audit, shape):
+            return self.without_cascade("images have no height and width").taking(shape, classes)
+        if self.suspicion and classes is not None and classes > NEAREST_OF + 1:
+            return self.without_cascade(f"there are more than {NEAREST_OF + 1} classes").taking(shape, classes)
         skipped = unsupported(self.attacks, shape)
         if not skipped:
             return self
@@ -176,21 +224,23 @@ def named_battery(name: str, *, norm: Norm | None = None, eps: float | None = No
     """A battery by its name, with the attacks ordered from cheap to strong, and simple ones after the gradients'.
 
     "quick"     the minimal-norm attack with ten steps, APGD with twenty, FGSM, Square with 100 queries
-    "standard"  the best minimal-norm attack of 30 steps (Linf) or 50, AutoAttack's four, each with rows of its own, and
-                among them APGD on the margin with three restarts; FGSM and 100 draws of noise; in L0 minimal-norm
-                attacks only
+    "standard"  the best minimal-norm attack of 30 steps (Linf) or 50, then `Cascade`, FGSM and Square with 200 queries;
+                Square with 5,000 on a sample of the images that are still correct; where gradients may mislead,
+                "thorough" on all of these. In L1 and L0 as "thorough"
+    "thorough"  the same minimal-norm attack, AutoAttack's four, each with rows of its own, and among them APGD on the
+                margin with three restarts; FGSM and 100 draws of noise; in L0 minimal-norm attacks only
     "signs"     what the signs of masked gradients are read from (`sign_attacks`), Square with 1,000 queries and a short
                 HopSkipJump; every attack is run on every image
     "paper:..." a source's own list and settings; docs/batteries.md lists them
     a path      a TOML file with the keys of `[evaluation]`
 
-    The first two ask for the worst case (`survivors_only`). The minimal-norm attack is run on every image that is
+    All but the signs ask for the worst case (`survivors_only`). The minimal-norm attack is run on every image that is
     classified correctly; it comes first, so that costlier attacks skip the images that it has broken within the radius.
     FGSM and the noise are for the signs of masked gradients: they should find nothing that gradients have left.
     A table that one battery has made is extended by another: the same name is the same attack in all of them.
 
     name  one of these
-    norm  of "quick", "standard" and "signs": Linf (default), L2, L1; of the first two also L0
+    norm  of those that are no paper's: Linf (default), L2, L1; also L0, but for "signs"
     eps   radius; default that of `default_radius`. Of a paper's battery with a single radius: replaces it, with step
           sizes in proportion, as on data that the source does not have
     data  the data set's class, such as "MNIST", which decides radii and a paper's list
@@ -268,9 +318,9 @@ def written_out(settings: dict[str, Any], data: str | None) -> dict[str, Any]:
     norm = config.read(Norm, own.pop("norm"), "norm") if "norm" in own else None
     eps = config.read(float, own.pop("eps"), "eps") if "eps" in own else None
     base = config.write(named_battery(config.read(str, own.pop("battery"), "battery"), norm=norm, eps=eps, data=data))
-    for table in ("attacks", "black_box"):
+    for table in ("attacks", "black_box", "audit", "suspicion"):
         for name, attack in own.pop(table, {}).items():
-            before = base[table].get(name, {})
+            before = base.setdefault(table, {}).get(name, {})
             # Another kind of attack is another attack, of which no setting is kept.
             same = isinstance(attack, dict) and attack.get("kind", before.get("kind")) == before.get("kind")
             base[table][name] = before | attack if same else attack
@@ -284,75 +334,18 @@ def _built(name: str, norm: Norm, eps: float | None, data: str | None) -> Batter
     if norm is L0:
         if eps is not None:
             raise ValueError(f"in L0, {name} has minimal-norm attacks only, which have no radius: leave eps out")
-        steps = 20 if quick else 50
-        attacks: dict[str, Attack] = {f"Sigma-zero L0{', 20 steps' if quick else ''}": SigmaZero(steps=steps)}
-        attacks |= {} if quick else {"FMN L0": FMN(norm=L0, steps=steps)}
-        return Battery(attacks, {"Salt and pepper L0": SaltAndPepper()}, survivors_only=True)
+        return Battery(lists.without_radius(quick=quick), {"Salt and pepper L0": SaltAndPepper()}, survivors_only=True)
     eps = default_radius(data, norm) if eps is None else eps
     if not 0 < eps < float("inf"):
         raise ValueError(f"eps is a radius above 0; got {eps}")
     check_radius(norm, eps, (0.0, 1.0), name)
-    at = f"{norm} {_written(eps)}"
     if name == "signs":
-        attacks, black_box = sign_attacks(norm, eps), _decisions(True, norm, eps, at)
-        if norm is not L1:
-            attacks[f"Square {at}, 1000 queries"] = Square(eps, norm, queries=1000, rescale=False)
-            attacks |= {each: black_box.pop(each) for each in list(black_box) if each.startswith("HopSkipJump")}
-        return Battery(attacks, black_box)
-    square = {} if norm is L1 else {f"Square {at}, 100 queries": Square(eps, norm, queries=100, rescale=False)}
-    single: dict[str, Attack] = {f"FGSM {at}": FGSM(eps, norm)}
-    if quick:
-        attacks = {
-            f"FMN {norm}, 10 steps": FMN(norm, steps=10),
-            f"APGD {at}, 20 steps": APGD(eps, norm, steps=20, loss=DLR(or_margin=True), stop_early=True),
-        }
-        attacks |= single | square
-    else:
-        minimal = DDN(steps=50) if norm is L2 else FMN(norm, steps=30 if norm is Linf else 50)
-        parts = zip(("APGD-CE", "APGD-T", "FAB-T", "Square"), AutoAttack(eps, norm).attacks, strict=False)
-        first, *ensemble = ((f"{part} {at}", attack) for part, attack in parts)
-        margin = APGD(eps, norm, loss=Margin(), restarts=5 if norm is L1 else 3, multi_eps=norm is L1, stop_early=True)
-        gradients = [each for each in ensemble if not isinstance(each[1], Square)]
-        attacks = dict(
-            [(f"{type(minimal).__name__} {norm}", minimal), first, (f"APGD-margin {at}", margin), *gradients]
-        )
-        attacks |= single | dict(ensemble) | {f"Uniform noise {at}, 100 draws": UniformNoise(eps, norm, samples=100)}
-    return Battery(attacks, _decisions(quick, norm, eps, at), survivors_only=True)
-
-
-def _decisions(quick: bool, norm: Norm, eps: float, at: str) -> dict[str, Attack]:
-    """Attacks that need classes alone, with about as many passes as Square."""
-    draws, pictures = (100, 20) if quick else (1000, 1000)
-    found: dict[str, Attack] = {f"Uniform noise {at}, {draws} draws": UniformNoise(eps, norm, samples=draws)}
-    if norm is L1:
-        return found | {f"Salt and pepper L0, {pictures} draws": SaltAndPepper(samples=pictures)}
-    steps, evaluations = (3, 30) if quick else (17, HopSkipJump().evaluations)
-    return found | {f"HopSkipJump {norm}, {steps} steps": HopSkipJump(norm, steps=steps, evaluations=evaluations)}
-
-
-def sign_attacks(norm: Norm = Linf, eps: float = 8 / 255, *, steps: int = 20, draws: int = 1000) -> dict[str, Attack]:
-    """The attacks that the signs of masked gradients need, but a black box: add Square, HopSkipJump or a Surrogate.
-
-    FGSM; PGD from the image itself at 1/2, 1, 2 and 4 times the radius, and without bound: 1 in Linf, 8 and 16 times
-    the radius elsewhere; and uniform noise.
-
-    steps  of PGD, default 20
-    draws  of uniform noise, default 1,000 for the time; 10^4 and more are more thorough
-
-    Cost: 5 `steps` gradient passes in Linf, 7 elsewhere, and at most `draws` forward passes on the correct images.
-    """
-    factors = (0.5, 1, 2, 4) if norm is Linf else (0.5, 1, 2, 4, 8, 16)
-    radii = [eps * factor for factor in factors if norm is not Linf or eps * factor < 1]
-    family = [PGD(eps=radius, norm=norm, steps=steps, random_start=False) for radius in radii]
-    unbounded = PGD(eps=1.0, steps=steps, random_start=False)
-    found = (FGSM(eps=eps, norm=norm), *family, unbounded, UniformNoise(eps=eps, norm=norm, samples=draws))
-    return {str(attack): attack for attack in found}
-
-
-def _written(eps: float) -> str:
-    levels = eps * 255
-    whole = eps < 0.2 and abs(levels - round(levels)) < 1e-4 and round(levels) > 0
-    return f"{round(levels)}/255" if whole else f"{eps:.4g}"
+        return Battery(*lists.signs(norm, eps))
+    black_box = lists.decisions(norm, eps, quick=quick)
+    if name == "standard" and norm is not L1:
+        more: dict[str, Any] = {"audit": lists.audit(norm, eps), "suspicion": lists.thorough(norm, eps)}
+        return Battery(lists.standard(norm, eps), black_box, survivors_only=True, **more)
+    return Battery((lists.quick if quick else lists.thorough)(norm, eps), black_box, survivors_only=True)
 
 
 def _of_paper(name: str, data: str | None) -> tuple[Path, bool]:
@@ -374,7 +367,7 @@ def _at_radius(battery: Battery, eps: float, name: str) -> Battery:
     """The battery at another radius, with step sizes in proportion; attacks are named by the calls that make them."""
     radii = _radii(battery)
     if len(radii) != 1:
-        held = f"several radii, {', '.join(map(_written, sorted(radii)))}" if radii else "no radius"
+        held = f"several radii, {', '.join(map(lists.written, sorted(radii)))}" if radii else "no radius"
         raise ValueError(f"{name} has {held}, so that eps cannot replace one: write a TOML file of your own")
     (radius,) = radii
     attacks = {}

@@ -1,7 +1,7 @@
 """Attack every image with every attack, and write the results into a table."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import nullcontext
 from copy import deepcopy
@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,16 +24,21 @@ from steelman.evaluation.task import Task, space_of
 from steelman.extras import require
 from steelman.files import writable
 from steelman.identity import model_parts
+from steelman.measures.audits import sample_of, suspicions
 from steelman.progress import ProgressBar
 from steelman.randomness import answers_of, is_random
 from steelman.table.places import Space
 from steelman.table.records import CLEAN, Provenance, Record, record_of
+from steelman.table.schema import misclassified
 from steelman.table.table import Evaluation
 from steelman.types import Batch, Model
 from steelman.workers import each
 
 GATHERED = 4
 """With `survivors_only`, so many batches form one task: few images remain of each, and small batches are slow."""
+
+NO_IMAGES = Batch(torch.empty(0), torch.empty(0))
+"""Of a task that is to get its images later."""
 
 
 def evaluate(
@@ -46,6 +52,9 @@ def evaluate(
     progress: bool = True,
     survivors_only: bool = False,
     probes: Sequence[Probe] = (),
+    audit: Mapping[str, Attack] | None = None,
+    suspicion: Mapping[str, Attack] | None = None,
+    suspected: bool = False,
     known: Evaluation | None = None,
     folder: str | Path | None = None,
     fresh: bool = False,
@@ -71,6 +80,15 @@ def evaluate(
                 before it, in this call or in `known`, has broken within its norm and radius: the worst case is the
                 same, and costs less. An attack that leaves the prediction is run on all images either way
     probes      what else is measured of every image; of those that need the training set, what `setup` returns
+    audit       attacks for a second pass, once all images had the others: on a sample of the images that no attack has
+                broken within their norm and radius, those with the lowest hashes of their indices. All where there are
+                at most 60; else 30, and from 350 on 60. Where one of the sample is broken, all these images are
+                attacked. Without `survivors_only` they are attacks like the others. `steelman.measures.audits.audits`
+                says what a sample shows
+    suspicion   attacks for the second pass on all images that are still correct, where one of the sample was broken,
+                where the table gives reason to doubt the gradients (`steelman.measures.audits.suspicions`), or where
+                `suspected`. They are run with the audit's, in their own order, and without a sample
+    suspected   whether there is a reason from elsewhere, as of a check-up (default False)
     known       a table of the same model, images and space to extend: its rows are not made again, unless they lack a
                 probe that is asked for. The model is asked about the unattacked images again, and its answers, its
                 weights, buffers, attributes and code, the images' pixels and the attacks must be those of the table
@@ -91,7 +109,7 @@ def evaluate(
         ValueError: no images, a label that has no class, two attacks of one name, one of them called "clean", a radius
             per image, a batch size below 1; for "preprocessed" a model without those parts, or an attack that needs a
             box; a known table of another model, space or other images, or with another attack under one of the names;
-            an executor of threads.
+            an attack without a radius in `audit`; an executor of threads.
     """
     require("evaluate", "pyarrow")
     if batch_size < 1:
@@ -100,68 +118,109 @@ def evaluate(
         raise ValueError("threads would change the model's mode under each other; give an executor of processes")
     if known is not None and folder is not None:
         raise ValueError("give known or folder, not both: the folder's own table is what is extended")
-    named = _named(attacks, dataset, space)
+    named, sampled, suspicious = (_named(each or {}, dataset, space) for each in (attacks, audit, suspicion))
+    for name, attack in sampled.items():
+        if attack.budget is None or attack.reference != "label":
+            raise ValueError(f"{name} cannot be run on a sample: an audit needs a radius, and leaves the label")
+        if name in named:
+            raise ValueError(f"two attacks are called {name}; give the one in audit another name")
+    for name, attack in suspicious.items():
+        if name in (known_as := named | sampled) and record_of(name, known_as[name]).differs(record_of(name, attack)):
+            raise ValueError(f"two attacks are called {name}; give the one in suspicion another name")
+    if not survivors_only:
+        named, sampled = named | sampled, {}
     with space_of(model, space):
         pass  # refuses a model without such a space before anything is read
     if folder is not None:
         writable(Path(folder))
-    gathered = GATHERED if survivors_only and executor is None else 1
-    batches, count = batches_of(dataset, gathered * batch_size)
+    every, count = _places(dataset)
     drawn = {"draws": answers_of(model)} if is_random(model) else {}
     about = {"model": model_parts(model), **_described(dataset), **drawn}
     highest = _highest_label(dataset)
     made = Provenance.now(_device(model, dataset))
-    how: dict[str, Any] = {"survivors_only": survivors_only, "channels_last": channels_last, "made": made}
-    records = {CLEAN: Record(CLEAN, images=count, seed=seed, made=made)} | {
-        name: record_of(name, attack, images=count, seed=seed, **how) for name, attack in named.items()
-    }
-    probed = tuple(probes)
 
-    def tasks(known: Evaluation | None) -> Iterator[Task]:
-        for batch in batches:
-            rows = None if known is None or batch.index is None else known.of_images(batch.index.tolist())
-            yield Task(model, batch, space, named, records, probed, rows, batch_size, None, highest, channels_last)
+    def records_of(attacks: Mapping[str, Attack], *, sample: bool = False) -> dict[str, Record]:
+        how: dict[str, Any] = {"images": count, "seed": seed, "made": made}
+        some = {"survivors_only": survivors_only, "sample": sample, "channels_last": channels_last}
+        return {CLEAN: Record(CLEAN, **how)} | {
+            name: record_of(name, attack, **some, **how) for name, attack in attacks.items()
+        }
 
+    like = Task(model, NO_IMAGES, space, named, records_of(named), tuple(probes), None, batch_size)
+    like = replace(like, highest=highest, channels_last=channels_last)
     home = None if folder is None else EvaluationFolder(Path(folder), space, fresh)
     with nullcontext() if home is None else home.held(), ProgressBar(progress, count * max(len(named), 1)) as bar:
 
         def advance(name: str, images: int) -> None:
             bar.advance(images, f"last: {name}")
 
+        def extended(known: Evaluation | None, task: Task, places: Tensor) -> Evaluation:
+            """The table with the rows of a task's attacks on the images at these places; where there are none, with the
+            attacks' records."""
+            if known is not None and len(places) == 0:
+                return known.replaced(records=[*known.records, *task.records.values()])
+            parts, attacks = [], max(len(task.attacks), 1)
+            for part in _rows(task, dataset, places, known, executor, advance, gather=survivors_only):
+                parts.append(part)
+                if home is not None:
+                    home.keep(part, **about)
+                if executor is not None or not task.attacks:
+                    advance(CLEAN, part.images * attacks)
+            return merged(known, parts, list(task.records)).replaced(**about)
+
         known = known if home is None else home.read(about["model"])
         if known is not None:
             if known.space != space:
                 raise ValueError(f"the table that is to be extended is in {known.space}, and this is in {space}")
             known.refuse_other_model(about["model"])
-            known.refuse_other_attacks(records.values())
-        parts = []
-        if executor is None:
-            found = (task.work(advance) for task in tasks(known))
-        else:
-            sent = deepcopy(model).cpu() if isinstance(model, nn.Module) else model
-            where = OWN if getattr(executor, "own_devices", False) else kind_of_device(dataset)
-            like = Task(sent, Batch(torch.empty(0), torch.empty(0)), space, named, records, probed, None, batch_size)
-            common = Common.of(replace(like, device=where, highest=highest, channels_last=channels_last), dataset)
-            found = _elsewhere(common, dataset, batch_size, known, executor)
-        for part in found:
-            parts.append(part)
-            if home is not None:
-                home.keep(part, **about)
-            if executor is not None or not named:
-                advance(CLEAN, part.images * max(len(named), 1))
-        evaluation = merged(known, parts, list(records)).replaced(**about)
+            known.refuse_other_attacks(records_of(named | sampled | suspicious).values())
+        evaluation = extended(known, like, every)
         if known is None and evaluation.images < count:
             raise ValueError(f"the data set has {count} images but only {evaluation.images} indices: some occur twice")
+        if sampled or suspicious:
+            suspected = suspected or bool(suspicions(evaluation.only([CLEAN, *named])))
+        for name, attack in () if suspected else sampled.items():
+            images = sample_of(evaluation, attack, named, seed)
+            one = replace(like, attacks={name: attack}, records=records_of({name: attack}, sample=True))
+            evaluation = extended(evaluation, one, _at(dataset, every, images))
+            suspected = suspected or _broke(evaluation.of_images(images.tolist()), name)
+        if suspected and (sampled or suspicious):
+            more = suspicious | {name: each for name, each in sampled.items() if name not in suspicious}
+            evaluation = extended(evaluation, replace(like, attacks=more, records=records_of(more)), every)
         if home is not None:
             home.close(evaluation)
     return evaluation
 
 
-def _elsewhere(
-    common: Common, dataset: Data, size: int, known: Evaluation | None, executor: Executor
+def _rows(
+    task: Task,
+    dataset: Data,
+    places: Tensor,
+    known: Evaluation | None,
+    executor: Executor | None,
+    advance: Callable[[str, int], None],
+    *,
+    gather: bool,
 ) -> Iterator[Evaluation]:
-    """The new rows of every block, made by other processes; images that these cannot read are sent."""
-    count = len(dataset[0]) if isinstance(dataset, tuple) else len(dataset)
+    """The new rows of the images at some places, block by block; the task is without images.
+
+    gather  in this process, so many batches form one block
+    """
+    if executor is not None:
+        sent = deepcopy(task.model).cpu() if isinstance(task.model, nn.Module) else task.model
+        where = OWN if getattr(executor, "own_devices", False) else kind_of_device(dataset)
+        common = Common.of(replace(task, model=sent, device=where), dataset)
+        yield from _elsewhere(common, dataset, places.split(task.at_once), known, executor)
+        return
+    for batch in _batches(dataset, places.split((GATHERED if gather else 1) * task.at_once)):
+        rows = None if known is None or batch.index is None else known.of_images(batch.index.tolist())
+        yield replace(task, batch=batch, known=rows).work(advance)
+
+
+def _elsewhere(
+    common: Common, dataset: Data, parts: Sequence[Tensor], known: Evaluation | None, executor: Executor
+) -> Iterator[Evaluation]:
+    """The new rows of the images at some places, made by other processes; images that these cannot read are sent."""
     unread: list[Unread] = []
 
     def rows(index: Tensor) -> Evaluation | None:
@@ -170,7 +229,7 @@ def _elsewhere(
     def blocks(parts: Sequence[Tensor]) -> Iterator[Block]:
         return blocks_of(dataset, parts, rows, lambda: bool(unread) or not common.images)
 
-    for part in each(work_on, blocks(torch.arange(count).split(size)), executor, shared=common):
+    for part in each(work_on, blocks(parts), executor, shared=common):
         if isinstance(part, Evaluation):
             yield part
             continue
@@ -246,13 +305,40 @@ def _unboxed(name: str, attack: Attack) -> Attack:
 
 def batches_of(dataset: Data, batch_size: int) -> tuple[Iterator[Batch], int]:
     """The whole data set, in order, and how many images it has."""
+    places, count = _places(dataset)
+    return _batches(dataset, places.split(batch_size)), count
+
+
+def _places(dataset: Data) -> tuple[Tensor, int]:
+    """The places of all images, and how many there are.
+
+    Raises:
+        ValueError: none; invalid ones of a pair.
+    """
     count = len(dataset[0]) if isinstance(dataset, tuple) else len(dataset)
     if count == 0:
         raise ValueError("there are no images to evaluate")
-    indices = torch.arange(count).split(batch_size)
     if isinstance(dataset, tuple):
-        x, y = dataset
-        check_images(x, None)
-        check_labels("y", y, x)
-        return (Batch(x[i.to(x.device)], y[i.to(y.device)], i) for i in indices), count
-    return dataset.batches(indices), count
+        check_images(dataset[0], None)
+        check_labels("y", dataset[1], dataset[0])
+    return torch.arange(count), count
+
+
+def _batches(dataset: Data, places: Sequence[Tensor]) -> Iterator[Batch]:
+    if not isinstance(dataset, tuple):
+        return dataset.batches(places)
+    x, y = dataset
+    return (Batch(x[i.to(x.device)], y[i.to(y.device)], i) for i in places)
+
+
+def _at(dataset: Data, every: Tensor, images: np.ndarray) -> Tensor:
+    """The places of images in the data set, by their indices, in order."""
+    index = every if isinstance(dataset, tuple) else dataset.index.cpu()
+    return torch.where(torch.isin(index, torch.from_numpy(images)))[0]
+
+
+def _broke(evaluation: Evaluation, name: str) -> bool:
+    """Whether an attack broke an image that was right."""
+    rows = evaluation.only(name)
+    right = rows["clean_prediction"] == rows["label"]
+    return bool((right & misclassified(rows["prediction"], rows["label"])).any())

@@ -153,9 +153,9 @@ def assess(
     """
     if found is not None:
         battery = battery.within(found.access)
-    battery = battery.taking(subject.test.shape)
+    battery = battery.taking(subject.test.shape, len(subject.test.classes))
     battery = battery.against(subject.model)
-    tables = attacked(subject, battery, **how)
+    tables = attacked(subject, battery, suspected=found is not None and bool(found.warnings), **how)
     entry = replace(entry_of(subject, tables, battery.attacks, found), asked=asked)
     if adaptive == "never":
         return entry
@@ -214,6 +214,7 @@ def attacked(
     batch_size: int = 250,
     executor: Executor | None = None,
     fresh: bool = False,
+    suspected: bool = False,
     progress: bool = True,
 ) -> dict[str, Evaluation]:
     """The tables of a model under a battery, by space.
@@ -225,6 +226,7 @@ def attacked(
     batch_size  images that are attacked at once; each finished batch is saved
     executor    whose processes attack the batches
     fresh       begin new tables, which replace the existing ones when they are complete
+    suspected   whether the battery's attacks on a suspicion are run in any case
 
     Raises:
         ValueError: the existing table is of more images, of another model, or damaged.
@@ -237,7 +239,14 @@ def attacked(
     battery = battery.against(subject.model)
     probes = [probe.setup(subject.training) for probe in battery.probes]
     table = evaluate(
-        subject.model, test, battery.attacks, survivors_only=battery.survivors_only, probes=probes, **common
+        subject.model,
+        test,
+        battery.attacks,
+        survivors_only=battery.survivors_only,
+        probes=probes,
+        suspected=suspected,
+        **battery.afterwards,
+        **common,
     )
     found = {"pixels": table}
     if battery.deep_defense:
@@ -285,7 +294,7 @@ def battery_of(
         chosen = subject.battery
     else:
         chosen = named_battery(named or "quick", norm=norm, eps=eps, data=subject.data)
-    for each in (*chosen.attacks.values(), *chosen.black_box.values(), *chosen.probes):
+    for each in (*chosen.every_attack.values(), *chosen.probes):
         if isinstance(each, Unresolved):
             raise ValueError(f"{subject.name}: {each.problem}; or give another --battery, such as quick")
     chosen = chosen.with_generators(subject.generator)

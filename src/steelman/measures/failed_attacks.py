@@ -50,7 +50,8 @@ def _stops(run: Attacked) -> bool:
 
 def _late(runs: list[Attacked], norm: str, eps: float) -> list[tuple[float, Answer]]:
     """Images that are first broken late, with passes counted over all attacks that stop early, in their order."""
-    ascents = [run for run in runs if run.bounded and _stops(run) and run.column("gradients", 0.0).any()]
+    stop = [run for run in runs if run.bounded and (_stops(run) or run.record.core == "Cascade")]
+    ascents = [run for run in stop if run.column("gradients", 0.0).any()]
     if not ascents:
         return []
     before = any_of([run for run in runs if run not in ascents] or ascents[:1], eps) & (len(ascents) < len(runs))

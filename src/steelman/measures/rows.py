@@ -2,7 +2,8 @@
 
 An attack may lack rows (`evaluate(survivors_only=True)`): those of natural errors, which had not to be attacked, and,
 where it is bounded, those of images that another attack had broken within its norm and radius: it *skipped* these. An
-attack for which no image was left has no row.
+attack for which no image was left has no row. One that was run on a sample (`audits`) also lacks rows of images that
+nothing has broken, which were *not sampled*.
 
 Of a random model, an image counts by the probability of being right, which two sets of answers estimate: the columns
 `right` and `again`. The attack that leaves it lowest is chosen by one set, and the other says how low that is; then the
@@ -37,7 +38,8 @@ class Attacked:
     """One attack's rows; `row` is the place in the table of each image's, in order of the images, -1 where none is.
 
     `wrong` marks natural errors: images that are misclassified unattacked; `hopeless` those among them that are so in
-    every answer of a random model.
+    every answer of a random model. `sampled` says that it was run on a sample of the images that nothing had broken:
+    the others of these were not sampled, and no error that it would have found there counts.
     """
 
     table: "pyarrow.Table"
@@ -46,6 +48,7 @@ class Attacked:
     label: np.ndarray
     wrong: np.ndarray
     hopeless: np.ndarray
+    sampled: bool = False
 
     @property
     def name(self) -> str:
@@ -140,7 +143,7 @@ class Attacked:
         """The same, where no image was skipped.
 
         Raises:
-            Unmeasured: some were; the message says how many.
+            Unmeasured: some were, or were not sampled; the message says how many.
         """
         if self.skipped.any():
             right = int((~self.hopeless).sum())
@@ -189,7 +192,7 @@ class Rows:
                 if not attack.bounded or attack.norm is None:
                     attack.whole()
                 left = attack.skipped & ~self.wrong_within(attack.norm or "", attack.eps, self.attacks.values())
-                if left.any():
+                if left.any() and not attack.sampled:
                     raise Unmeasured(
                         f"{attack.name} was not run on {int(left.sum())} images that no other attack in the table "
                         f"broke within {attack.norm} {attack.eps:.4g} (image {self.images[left][0]}): run it on "
@@ -284,8 +287,9 @@ def _sorted(evaluation: Evaluation) -> Rows:
         own = np.flatnonzero(of_row == numbers.get(record.name, -1))
         row = np.full(len(images), -1)
         row[place[own]] = own
-        return Attacked(table, record, row, label, wrong, hopeless)
+        return Attacked(table, record, row, label, wrong, hopeless, record.name in samples)
 
+    samples = {record.name for record in evaluation.records if record.asked == "sample"}
     attacks = {name: attacked(evaluation.record(name)) for name in evaluation.attacks}
     pixels, x_l2, x_linf = (evaluation[name][first] for name in ("pixels", "x_l2", "x_linf"))
     return Rows(images, label, wrong, pixels, x_l2, x_linf, attacked(Record(CLEAN)), attacks)

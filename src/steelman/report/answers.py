@@ -8,6 +8,7 @@ import numpy as np
 
 from steelman.measures import Measure, clean_accuracy, robust_accuracy
 from steelman.measures.accuracies import still_correct
+from steelman.measures.audits import audits, suspicions
 from steelman.measures.chance import LEVEL, above_chance, chance_level
 from steelman.measures.evidence import is_adaptive
 from steelman.measures.masking import TAU, Sign
@@ -49,8 +50,8 @@ class Answer:
     doubts    why the number is not established
     evidence  what speaks for it: signs that were asked, adaptive attacks that failed
     broken_by what each adaptive attack broke of the images that the others left, and what it assumed
-    suspected whether an adaptive attack is due: a sign is present, the check-up warns, attacks get no gradient, or
-              the model answers at random
+    suspected whether an adaptive attack is due: a sign is present, the check-up warns, attacks get no gradient, the
+              table has suspicions (`steelman.measures.audits`), or the model answers at random
     """
 
     model: str
@@ -113,14 +114,16 @@ def answer_of(entry: Entry, signs: Sequence[Sign], threat: Threat | None) -> Ans
     table, clean, chance = entry.evaluation, clean_accuracy(entry.evaluation), at_chance(entry)
     robust = None if threat is None else robust_accuracy(table, NORMS[threat[0]], threat[1])
     suspected = (
-        any(sign.present for sign in signs) or _without_gradients(entry) or any((*_warnings(entry), *_random(entry)))
+        any(sign.present for sign in signs)
+        or _without_gradients(entry)
+        or any((*suspicions(table), *_warnings(entry), *_random(entry)))
     )
     found = Answer(entry.name, "supported", threat, robust, clean, suspected=suspected)
     if chance:
         return replace(found, word="does not classify", doubts=(chance, *_warnings(entry)))
     if threat is None or robust is None:
         return replace(found, word="not established", doubts=_warnings(entry))
-    evidence, settled = _evidence(signs), False
+    evidence, settled = (*_evidence(signs), *_audited(table, threat)), False
     if adaptive := adaptive_attacks(table, threat):
         others = [name for name in table.attacks if name not in {each.name for each in adaptive}]
         before = robust_accuracy(table, NORMS[threat[0]], threat[1], others)
@@ -175,7 +178,7 @@ def _doubts(entry: Entry, signs: Sequence[Sign], *, settled: bool) -> tuple[str,
     elif len([sign for sign in asked if sign.name not in FAILED]) < ENOUGH:
         found.append(
             f"{len(asked)} of {len(signs)} signs could be asked, too few of them of masked gradients: the batteries "
-            "quick, standard and signs ask more."
+            "quick, standard, thorough and signs ask more."
         )
     return (*found, *_random(entry), *_warnings(entry))
 
@@ -203,6 +206,11 @@ def _evidence(signs: Sequence[Sign]) -> tuple[str, ...]:
     present = sum(bool(sign.present) for sign in asked)
     found = f"{present} {'is' if present == 1 else 'are'} present" if present else "none is present"
     return (f"{len(asked)} of {len(signs)} signs were asked, {found}.",)
+
+
+def _audited(table: Evaluation, threat: Threat) -> tuple[str, ...]:
+    """What was found on a sample, and what made all images worth the attacks that a sample would have got."""
+    return (*suspicions(table), *(each.sentence for each in audits(table) if (each.norm, each.eps) == threat))
 
 
 def _how(table: Evaluation, record: Record, left: np.ndarray, threat: Threat) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from steelman.identity import digest
 from steelman.measures.accuracies import threats
+from steelman.measures.audits import audits
 from steelman.measures.masking import Sign
 from steelman.measures.measure import Measure
 from steelman.measures.paper_table import PaperTable
@@ -36,7 +37,10 @@ SOFTWARE = """@software{{steelman,
 
 @dataclass(frozen=True)
 class AttackRun:
-    """An attack on one model, and its cost: means over the images, seconds in all."""
+    """An attack on one model, and its cost: means over the images, seconds in all.
+
+    not_sampled  of an attack on a sample, the images that nothing has broken and that it was not run on
+    """
 
     name: str
     space: str
@@ -45,6 +49,12 @@ class AttackRun:
     forwards: float | None
     gradients: float | None
     seconds: float
+    not_sampled: int = 0
+
+    @property
+    def covers(self) -> str:
+        """The images that it was run on, and how many of a sample's population it was not."""
+        return f"{self.images} ({self.not_sampled} not sampled)" if self.not_sampled else str(self.images)
 
 
 @dataclass(frozen=True)
@@ -249,13 +259,15 @@ def _attacks(entry: Entry) -> list[AttackRun]:
     found = []
     for space, table in entry.spaces.items():
         columns = {name: table[name] for name in ("forwards", "gradients", "seconds")}
+        audited = audits(table)
         for name, attack in rows(table).attacks.items():
             own = np.sort(attack.row[attack.attacked])
             forwards, gradients = (
                 float(columns[key][own].mean()) if len(own) else None for key in ("forwards", "gradients")
             )
             seconds = float(columns["seconds"][own].sum())
-            found.append(AttackRun(name, space, attack.record, len(own), forwards, gradients, seconds))
+            rest = next((each.standing - each.sampled for each in audited if each.attack == name), 0)
+            found.append(AttackRun(name, space, attack.record, len(own), forwards, gradients, seconds, rest))
     return found
 
 

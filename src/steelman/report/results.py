@@ -96,7 +96,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
 
 
 def _attack(run: AttackRun) -> dict[str, Any]:
-    record, costs = run.record, ("images", "forwards", "gradients", "seconds")
+    record, costs = run.record, ("images", "not_sampled", "forwards", "gradients", "seconds")
     fields = ("kind", "settings", "digest", "call", "access", "knowledge", "reference", "norm", "eps", "steps", "asked")
     return {
         "name": run.name,

@@ -9,7 +9,7 @@ from steelman.measures.masking import Sign, signs, threats_of
 from steelman.measures.transfer import Transfer
 from steelman.report.entry import Entry
 
-BATTERIES = ("signs", "standard", "quick")
+BATTERIES = ("signs", "standard", "thorough", "quick")
 """The first of these that asks a sign is named."""
 
 REPLACED = ("--battery", "--norm", "--eps")

@@ -10,6 +10,7 @@ import numpy as np
 from steelman.evaluation.asking import would_ask
 from steelman.measures import Measure, Paired, Unmeasured, paired, robust_accuracy
 from steelman.measures.accuracies import threats
+from steelman.measures.audits import suspicions
 from steelman.measures.chance import LEVEL
 from steelman.measures.evidence import is_adaptive
 from steelman.measures.masking import Sign
@@ -19,7 +20,6 @@ from steelman.norms import NORMS
 from steelman.report.answers import WORDS, Answer, Threat, Word, adaptive_attacks, answer_of, threat_name
 from steelman.report.entry import Entry
 from steelman.table.records import CLEAN
-from steelman.table.table import Evaluation
 
 NAMED = 10
 """At most so many missing classes are named."""
@@ -127,7 +127,7 @@ def judged(entries: Sequence[Entry], shares: Shares, signs: Mapping[str, Sequenc
     ranking = chosen[1]
     (name, best), *others = ranking
     against: tuple[tuple[str, Paired], ...] = ()
-    if not any(adaptive_attacks(table, threat) for table in tables.values()):  # these are of one model alone
+    if not any(adaptive_attacks(table, threat) or suspicions(table) for table in tables.values()):  # of one model alone
         with suppress(ValueError):  # not the same attacks
             norm, eps = threat
             against = tuple((other, paired(tables[name], tables[other], (NORMS[norm], eps))) for other, _ in others)
@@ -188,7 +188,8 @@ def _ranked(answers: Sequence[Answer], ranking: Ranking, threat: Threat, order: 
 def shared_shares(entries: Sequence[Entry]) -> dict[Threat, dict[str, Measure]]:
     """By norm and radius at which all were attacked, the models' robust accuracies.
 
-    They are under the attacks that all share, and under adaptive ones, which are of one model each.
+    They are under the attacks that all share, and under those of one model each: adaptive ones, and what a suspicion
+    led to.
     """
     tables = [entry.evaluation for entry in entries]
     allowed = [threats(table) for table in tables]
@@ -200,16 +201,22 @@ def shared_shares(entries: Sequence[Entry]) -> dict[Threat, dict[str, Measure]]:
             continue
         try:
             found[norm, eps] = {
-                entry.name: robust_accuracy(table, NORMS[norm], eps, None if same else _with_adaptive(table, shared))
-                for entry, table in zip(entries, tables, strict=True)
+                entry.name: robust_accuracy(
+                    entry.evaluation, NORMS[norm], eps, None if same else _with_own(entry, shared)
+                )
+                for entry in entries
             }
         except ValueError:  # an attack that not all share has broken images that these skipped
             continue
     return found
 
 
-def _with_adaptive(table: Evaluation, names: Sequence[str]) -> list[str]:
-    return [*names, *(each.name for each in table.records if is_adaptive(each) and each.name not in names)]
+def _with_own(entry: Entry, names: Sequence[str]) -> list[str]:
+    """With adaptive attacks; with all of its own where these are due to a suspicion."""
+    table, warned = entry.evaluation, entry.checkup is not None and bool(entry.checkup.warnings)
+    every = bool(suspicions(table)) or (warned and any(each.core == "Cascade" for each in table.records))
+    own = (each.name for each in table.records if every or is_adaptive(each))
+    return [*names, *(name for name in dict.fromkeys(own) if name != CLEAN and name not in names)]
 
 
 def model_pairs(entries: Sequence[Entry]) -> tuple[ModelPair, ...]:

@@ -78,7 +78,8 @@ class Record:
     norm, eps  its norm and radius; a minimal attack has no radius
     steps      0 where it has none
     core       the name of its class, or of the attack inside that only randomness or a bound is put around
-    asked      run on every image, or only on those that no attack before it had broken (survivors)
+    asked      run on every image, or only on those that no attack before it had broken (survivors), or on a sample of
+               these
     images     of the evaluation; 0 where an older version wrote
     seed       of the evaluation
     made       where
@@ -98,7 +99,7 @@ class Record:
     eps: float | None = None
     steps: int = 0
     core: str = ""
-    asked: Literal["every", "survivors"] = "every"
+    asked: Literal["every", "survivors", "sample"] = "every"
     images: int = 0
     seed: int = 0
     made: Provenance = Provenance()
@@ -203,6 +204,7 @@ def record_of(
     images: int = 0,
     seed: int = 0,
     survivors_only: bool = False,
+    sample: bool = False,
     channels_last: bool = False,
     made: Provenance = Provenance(),
 ) -> Record:
@@ -222,7 +224,7 @@ def record_of(
         eps=None if eps is None else float(eps),
         steps=int(getattr(core, "steps", 0)),
         core=type(core).__name__,
-        asked="survivors" if survivors_only and attack.reference == "label" else "every",
+        asked="every" if not survivors_only or attack.reference != "label" else "sample" if sample else "survivors",
         images=images,
         seed=seed,
         channels_last=channels_last,

@@ -1,0 +1,148 @@
+"""What a sample of the images says of the others, and what makes all of them worth the attacks that a sample got."""
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from steelman.attacks.core import Attack
+from steelman.measures.accuracies import still_correct
+from steelman.measures.evidence import any_of, is_adaptive
+from steelman.measures.rows import Attacked, rows
+from steelman.norms import NORMS
+from steelman.randomness import combine
+from steelman.table.table import Evaluation
+
+SURE = 0.95
+SHORT = 200
+"""Queries of a Square whose margins are compared with those of gradient attacks: by none of 728 robust images of
+unmasked networks is it ahead then; with more queries it may be."""
+AHEAD = 1e-3
+"""A margin is higher where it is nearer to an error by more than this share."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """An attack that was run on a sample of the images that are right and that nothing in the table has broken.
+
+    attack     its name
+    norm, eps  its norm and radius
+    standing   so many images there are
+    sampled    so many of these it was run on, those with the lowest hashes of their indices, and broke none
+    """
+
+    attack: str
+    norm: str
+    eps: float
+    standing: int
+    sampled: int
+
+    @property
+    def at_most(self) -> int:
+        """How many of the standing images would be broken, at most, with a probability of 95 %."""
+        return most_unseen(self.standing, self.sampled)
+
+    @property
+    def sentence(self) -> str:
+        share = f"{100 * self.at_most / self.standing:.1f} %"
+        return (
+            f"{self.attack} was run on {self.sampled} of the {self.standing:,} images that nothing has broken, drawn "
+            f"by chance, and broke none: at most {share} more of these would fall to it (95 %)."
+        )
+
+
+def most_unseen(count: int, sampled: int, sure: float = SURE) -> int:
+    """The largest number of images with a property, of `count`, that a sample without any of them still allows.
+
+    That is the largest K with C(count - K, sampled) / C(count, sampled) > 1 - sure: the exact upper end of a one-sided
+    interval, by the hypergeometric distribution of a sample drawn without replacement.
+    """
+    none, found = 1.0, 0
+    while found < count - sampled:
+        none *= (count - sampled - found) / (count - found)
+        if none <= 1 - sure:
+            break
+        found += 1
+    return found
+
+
+def sample_size(standing: int) -> int:
+    """Of so many standing images: all up to 60, then 30, from 350 on 60."""
+    return standing if standing <= 60 else 30 if standing < 350 else 60
+
+
+def in_turn(images: np.ndarray, seed: int) -> np.ndarray:
+    """The places of images in the order in which a sample takes them: by a hash of the index, so that images that are
+    added or removed change no other's turn."""
+    seeds = torch.full((len(images),), seed, dtype=torch.int64)
+    return np.argsort(combine(seeds, torch.from_numpy(images), zlib.crc32(b"audit")).numpy(), kind="stable")
+
+
+def sample_of(evaluation: Evaluation, attack: Attack, before: Iterable[str], seed: int) -> np.ndarray:
+    """The indices of the images on which an attack audits others, in order.
+
+    They are of those that the attacks `before` were run on, as far as their norm and radius ask for that, and did not
+    break within the attack's: what other attacks in the table did changes no sample, so that an evaluation that goes
+    on draws the one that it had drawn.
+    """
+    assert attack.budget is not None
+    table, (norm, eps) = rows(evaluation), (repr(attack.budget[0]), float(attack.budget[1]))
+    runs = [table.attacks[name] for name in before]
+    standing = ~table.wrong_within(norm, eps, runs)
+    for run in runs:
+        standing &= run.attacked | ((run.norm, run.eps) != (norm, eps))
+    images = table.images[standing]
+    return np.sort(images[in_turn(images, seed)[: sample_size(len(images))]])
+
+
+def audits(evaluation: Evaluation) -> tuple[Audit, ...]:
+    """The attacks that were run on a sample alone, each with what that sample says of the other images.
+
+    Of the images that nothing has broken, in the order of the draw, those count that were attacked before the first
+    that was not: a sample by chance, also where images were added or broken since.
+    """
+    table, found = rows(evaluation), []
+    for run in table.attacks.values():
+        if not run.sampled or run.norm is None:
+            continue
+        standing = still_correct(evaluation, NORMS[run.norm], run.eps)
+        images, attacked = table.images[standing], run.attacked[standing]
+        attacked = attacked[in_turn(images, run.record.seed)]
+        if attacked.any() and not attacked.all():
+            found.append(Audit(run.name, run.norm, run.eps, len(images), int(attacked.argmin())))
+    return tuple(each for each in found if each.sampled)
+
+
+def suspicions(evaluation: Evaluation) -> tuple[str, ...]:
+    """Why the gradients that a `Cascade` followed may mislead, in sentences; none where nothing says so.
+
+    Of the images that it left: Square broke some that the gradient attacks of its norm and radius before it had left;
+    Square with at most 200 queries reached a higher margin than all of these; a gradient was zero everywhere.
+    """
+    runs = [run for run in rows(evaluation).attacks.values() if run.bounded and not is_adaptive(run.record)]
+    found = []
+    for cascade in (run for run in runs if run.record.core == "Cascade" and run.attacked.any()):
+        left = cascade.attacked & ~cascade.wrong & ~cascade.broken
+        there = [run for run in runs if (run.norm, run.eps) == (cascade.norm, cascade.eps)]
+        for place, square in enumerate(there):
+            white = [run for run in there[:place] if run.record.knowledge == "white"]
+            if square.record.core == "Square" and white:
+                found += _ahead(square, white, left & ~any_of(white))
+        if flat := int((left & (cascade.column("flat", 0.0) > 0)).sum()):
+            found.append(
+                f"A gradient was zero everywhere on {flat} of the {int(left.sum())} images that {cascade.name} left."
+            )
+    return tuple(found)
+
+
+def _ahead(square: Attacked, white: list[Attacked], left: np.ndarray) -> list[str]:
+    of = f"of the {int(left.sum())} images that gradient attacks had left"
+    if broken := int((left & square.broken).sum()):
+        return [f"{square.name} broke {broken} {of}."]
+    if (square.record.setting("queries") or 0) > SHORT:
+        return []
+    highest = np.fmax.reduce([run.column("margin", np.nan) for run in white])
+    higher = square.column("margin", np.nan) > highest + AHEAD * np.abs(highest)  # False where one is not known
+    return [f"{square.name} reached a higher margin on {ahead} {of}."] if (ahead := int((left & higher).sum())) else []
