@@ -23,8 +23,7 @@ FEW = 0.02
 APART = 1e-4
 
 
-def cases(eps: float, small: bool) -> dict[str, Attack]:
-    steps, queries = (2, 4) if small else (20, 200)
+def cases(eps: float, steps: int, queries: int) -> dict[str, Attack]:
     return {
         "FGSM": FGSM(eps),
         "PGD Linf": PGD(eps, steps=steps),
@@ -47,9 +46,11 @@ def cases(eps: float, small: bool) -> dict[str, Attack]:
 def agreement(setting: Setting, name: str) -> Iterator[Row]:
     """Every attack on both devices, in float64 and in float32 (convolutions without TF32, then with it)."""
     here = ground(name, setting)
-    x, y = here.images(setting.of(3, 100 if name == "LeNet" else 24))
+    large = name != "LeNet"  # which takes a processor long
+    x, y = here.images(setting.of(3, 8 if large else 100))
+    attacks = cases(here.eps, setting.of(2, 5 if large else 20), setting.of(4, 30 if large else 200))
     before = torch.backends.cudnn.allow_tf32
-    for attack_name, attack in cases(here.eps, setting.small).items():
+    for attack_name, attack in attacks.items():
         for kind, tf32 in (("float64", False), ("float32", False), ("float32, TF32", True)):
             if tf32 and setting.device.type != "cuda":
                 continue

@@ -34,21 +34,40 @@ def step(setting: Setting, name: str) -> Iterator[Row]:
     """PGD from the images themselves: is the time of its step that of the launches, and what would save them?"""
     here, (found, missing) = ground(name, setting), peers(setting.peers)
     yield from _missing(missing)
+    steps = setting.of(3, 40 if name == "LeNet" else 10)
     for batch in (setting.of(4, 100), setting.of(8, 1000 if name == "LeNet" else 500)):
-        x, y = here.images(batch)
-        steps = setting.of(3, 40 if name == "LeNet" else 10)
-        makes = _forms(here, x, y, steps, runs(found, "PGD"))
-        works = {form: _Kept(_later(make)) for form, make in makes.items()}
-        measured = in_turns(works, setting.device, setting.of(1, 9), SECONDS)
-        base = works[LOOP].last
-        for form, work in works.items():
-            apart = _apart(work.last, base)
-            about = {"network": name, "images": len(x), "steps": steps, "form": form, "apart": apart}
-            yield {"table": "step", **about, **_plain(measured[form])}
+        forms = _forms(here, *here.images(batch), steps, runs(found, "PGD"))
+        yield from _of_forms(setting, here, batch, steps, forms)
+    batch = setting.of(4, 100)
+    for form, make in _compiled(here, *here.images(batch), steps).items():  # one at a time: a compiler may take long
+        loop = _forms(here, *here.images(batch), steps, {})[LOOP]
+        yield from list(_of_forms(setting, here, batch, steps, {LOOP: loop, form: make}))[1:]
+
+
+def _of_forms(
+    setting: Setting, here: Ground, batch: int, steps: int, makes: Mapping[str, Callable[[], Work]]
+) -> Iterator[Row]:
+    works = {form: _Kept(_later(make)) for form, make in makes.items()}
+    measured = in_turns(works, setting.device, setting.of(1, 9), SECONDS)
+    for form, work in works.items():
+        apart = _apart(work.last, works[LOOP].last)
+        about = {"network": here.name, "images": batch, "steps": steps, "form": form, "apart": apart}
+        yield {"table": "step", **about, **_plain(measured[form])}
 
 
 def _forms(here: Ground, x: Tensor, y: Tensor, steps: int, others: Mapping[str, Run]) -> dict[str, Callable[[], Work]]:
     """By name, what makes each form of the attack; all give the same images."""
+    model, eps, length = here.model, here.eps, here.eps / 4
+    return {
+        LOOP: lambda: partial(plain_pgd, model, x, y, eps, length, steps),
+        **{library: lambda run=run: partial(run, Job(model, x, y, eps, steps)) for library, run in others.items()},
+        OURS: lambda: partial(PGD(eps, steps=steps, step_size=length, random_start=False), model, x, y),
+        "the step as one CUDA graph": lambda: partial(GraphedPGD(model, x, y, eps, length), x, y, steps),
+    }
+
+
+def _compiled(here: Ground, x: Tensor, y: Tensor, steps: int) -> dict[str, Callable[[], Work]]:
+    """Those that a compiler makes."""
     model, eps, length = here.model, here.eps, here.eps / 4
     attack = PGD(eps, steps=steps, step_size=length, random_start=False)
 
@@ -56,14 +75,10 @@ def _forms(here: Ground, x: Tensor, y: Tensor, steps: int, others: Mapping[str, 
         return partial(compiled_pgd(model, eps, length, **how), x, y, steps)
 
     return {
-        LOOP: lambda: partial(plain_pgd, model, x, y, eps, length, steps),
-        **{library: lambda run=run: partial(run, Job(model, x, y, eps, steps)) for library, run in others.items()},
-        OURS: lambda: partial(attack, model, x, y),
         "Steelman, compiled=True": lambda: lambda: attack.run(model, x, y, compiled=True).x_adv,
-        "Steelman on a model compiled to graphs": lambda: partial(attack, torch.compile(model, mode=GRAPHS), x, y),
-        "the step as one CUDA graph": lambda: partial(GraphedPGD(model, x, y, eps, length), x, y, steps),
-        "the step compiled": compiled,
         "the step compiled to graphs": lambda: compiled(mode=GRAPHS),
+        "Steelman on a model compiled to graphs": lambda: partial(attack, torch.compile(model, mode=GRAPHS), x, y),
+        "the step compiled": compiled,
     }
 
 
@@ -104,6 +119,8 @@ def standard(setting: Setting, name: str) -> Iterator[Row]:
     data = InMemory("made", x, y, tuple("0123456789"))
     battery = named_battery("quick" if setting.small else "standard", eps=here.eps)
     tables = []
+    quick = named_battery("quick", eps=here.eps).attacks
+    evaluate(here.model, data.subset(torch.arange(min(20, count))), quick, progress=False)  # loads the kernels
 
     def ours() -> None:
         tables.append(evaluate(here.model, data, battery.attacks, survivors_only=True, progress=False))

@@ -204,7 +204,7 @@ def _waits(rows: Sequence[Row]) -> list[str]:
         "with tensors of both devices, which fail on a GPU.\n"
     )
     columns: tuple[Column, ...] = (
-        *(_key("attack"), _number("each step", "each", "{:.1f}"), _number("besides", "once", "{:.0f}")),
+        *(_key("attack"), _number("a step", "each", "{:.1f}"), _number(f"a call of {STEPS[0]}", "waits", "{:.0f}")),
         *(("mixed", lambda row: str(sum(row["mixed"].values()))), ("most of a step's", _places)),
     )
     return ["## Waits\n", note, _table(columns, rows)]

@@ -71,7 +71,7 @@ class Store:
 
     def keep(self, name: str, found: Found) -> None:
         self.parts[name] = found
-        write_text(self.path, json.dumps({"about": self.about, "parts": self.parts}, indent=1) + "\n")
+        write_text(self.path, json.dumps({"about": self.about, "parts": self.parts}) + "\n")
 
     def wanted(self, names: Sequence[str], again: Sequence[str] = ()) -> list[str]:
         """The parts that are not done, or are to be done again."""
@@ -90,7 +90,7 @@ def run(store: Store, names: Sequence[str], setting: Setting, seconds: float, la
             print(f"{name}: no time is left; the same command does it", flush=True)
             continue
         start = time.monotonic()
-        found = launch(name, setting, min(PARTS[name].limit, left))
+        found = launch(name, setting, min(PARTS[name].limit * setting.of(5, 1), left))
         store.keep(name, found)
         print(f"{name}: {found['state']}, {time.monotonic() - start:.0f} s. {found.get('error', '')}", flush=True)
 

@@ -10,9 +10,6 @@ import torch
 
 Work: TypeAlias = Callable[[], Any]
 
-WARM, SLOW = 3, 2.0
-"""Calls before the first that counts on a GPU, where graphs are captured at the second; one less of slow ones."""
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -62,7 +59,7 @@ def peak_of(work: Work, device: torch.device) -> float | None:
 def in_turns(
     works: Mapping[str, Work], device: torch.device, rounds: int, limit: float = float("inf")
 ) -> dict[str, Measured | str]:
-    """Each call warmed up, and then timed in turns, in alternating order; a call that fails has its error instead.
+    """Each call made twice, and then timed in turns, in alternating order; a call that fails has its error instead.
 
     limit  seconds after which no further round begins
     """
@@ -71,9 +68,6 @@ def in_turns(
     for name, work in works.items():
         try:
             first = clocked(work, device)
-            for turn in range(WARM - 2 if device.type == "cuda" else 0):
-                if clocked(work, device) > SLOW and turn == 0:
-                    break
             going[name] = work, first, peak_of(work, device)
         except Exception as error:  # of a peer, a compiler, a capture: whatever it is, the others go on
             found[name] = problem(error)

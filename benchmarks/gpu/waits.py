@@ -198,37 +198,38 @@ def counted(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> Pretended
     return mode
 
 
+EPS = 0.1
 IMAGES, STEPS = 5, (24, 34)
 """A shorter and a longer run; FMN and DDN take some of their steps for start and polish."""
 
-CASES: dict[str, Callable[[float, int], Attack]] = {
-    "PGD Linf": lambda eps, steps: PGD(eps, steps=steps),
-    "PGD L2": lambda eps, steps: PGD(5 * eps, norm=L2, steps=steps),
-    "PGD L1": lambda eps, steps: PGD(50 * eps, norm=L1, steps=steps),
-    "PGD Linf, stop_early": lambda eps, steps: PGD(eps, steps=steps, stop_early=True),
-    "MIM Linf": lambda eps, steps: MIM(eps, steps=steps),
-    "APGD Linf": lambda eps, steps: APGD(eps, steps=steps),
-    "APGD L1": lambda eps, steps: APGD(50 * eps, norm=L1, steps=steps),
-    "Square Linf": lambda eps, steps: Square(eps, queries=steps, stop_early=False),
-    "Square Linf, stop_early": lambda eps, steps: Square(eps / 100, queries=steps),
-    "DDN": lambda eps, steps: DDN(steps=steps),
-    "FMN Linf": lambda eps, steps: FMN(Linf, steps=steps),
-    "FMN L2": lambda eps, steps: FMN(L2, steps=steps),
-    "FAB": lambda eps, steps: FAB(steps=steps),
-    "DeepFool": lambda eps, steps: DeepFool(steps=steps),
+CASES: dict[str, Callable[[int], Attack]] = {
+    "PGD Linf": lambda steps: PGD(EPS, steps=steps),
+    "PGD L2": lambda steps: PGD(1.0, norm=L2, steps=steps),
+    "PGD L1": lambda steps: PGD(10.0, norm=L1, steps=steps),
+    "PGD Linf, stop_early": lambda steps: PGD(EPS, steps=steps, stop_early=True),
+    "MIM Linf": lambda steps: MIM(EPS, steps=steps),
+    "APGD Linf": lambda steps: APGD(EPS, steps=steps),
+    "APGD L1": lambda steps: APGD(10.0, norm=L1, steps=steps),
+    "Square Linf": lambda steps: Square(EPS, queries=steps, stop_early=False),
+    "Square Linf, stop_early": lambda steps: Square(EPS / 100, queries=steps),
+    "DDN": lambda steps: DDN(steps=steps),
+    "FMN Linf": lambda steps: FMN(Linf, steps=steps),
+    "FMN L2": lambda steps: FMN(L2, steps=steps),
+    "FAB": lambda steps: FAB(steps=steps),
+    "DeepFool": lambda steps: DeepFool(steps=steps),
 }
 
 
 def waits(setting: Setting, name: str = "LeNet") -> Iterator[Row]:
-    """Waits of a call, and of each step: those of a longer run less those of a shorter one."""
+    """Waits of a call, and of each further step: those of a longer run less those of a shorter one."""
     here = ground(name, Setting(torch.device("cpu"), setting.folder, True))
     x, y = here.images(IMAGES)
     for attack, make in CASES.items():
         row: Row = {"table": "waits", "attack": attack}
         try:
-            short, long = (counted(make(here.eps, steps), here.model, x, y) for steps in STEPS)
+            short, long = (counted(make(steps), here.model, x, y) for steps in STEPS)
             each = (long.waits.total() - short.waits.total()) / (STEPS[1] - STEPS[0])
-            row |= {"each": each, "once": short.waits.total() - STEPS[0] * each, "mixed": _most(long.mixed.items())}
+            row |= {"each": each, "waits": short.waits.total(), "mixed": _most(long.mixed.items())}
             more = ((place, count - short.waits[place]) for place, count in long.waits.items())
             row["places"] = _most((place, count / (STEPS[1] - STEPS[0])) for place, count in more)
         except Exception as error:

@@ -1,6 +1,8 @@
 """`python -m benchmarks.gpu` in small on a CPU: every part runs, errors and limits are kept, no times."""
 
 import json
+import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -155,7 +157,7 @@ def test_two_devices_that_round_otherwise_agree_and_other_networks_do_not(settin
     x, y = (each[:6] for each in (net.x.double(), net.y))
     model = Rounding(net.model.double())
     try:
-        cases = agreement.cases(net.eps, True)
+        cases = agreement.cases(net.eps, 2, 4)
         for name in ("PGD Linf", "PGD L1", "APGD Linf", "Square L2", "DeepFool", "DDN"):
             found = agreement.compared(cases[name], net.model, model, x, y)
             assert found["holds"], (name, found)
@@ -277,12 +279,32 @@ def test_a_second_call_makes_what_is_missing(setting: Setting, tmp_path: Path, m
         Store.open(path, ABOUT | {"torch": "3"})
 
 
-def test_a_part_in_a_process_is_cut_short_at_its_limit(setting: Setting):
-    found = apart("waits", setting, 0.2)
-    assert (found["state"], found["rows"]) == ("out of time", [])
-    found = apart("machine", Setting(torch.device("meta"), setting.folder, True), 60)
-    assert found["state"] == "failed"
-    assert "Error" in found["error"]
+def test_a_part_has_a_process_of_its_own(setting: Setting):
+    found = apart("machine", setting, 100)
+    assert (found["state"], [row["table"] for row in found["rows"]]) == ("done", ["machine"])
+
+
+SCRIPT = """#!/bin/sh
+while test "$1" != --rows; do shift; done
+echo '{"table": "machine"}' > "$2"
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a script")
+@pytest.mark.parametrize(
+    ("end", "state", "error"),
+    [("sleep 100", "out of time", "cut short after 1 s"), ("echo 'RuntimeError: boom'; exit 3", "failed", "boom")],
+)
+def test_a_part_that_does_not_end_well_keeps_its_rows(
+    end: str, state: str, error: str, setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    script = tmp_path / "python"
+    script.write_text(SCRIPT + end)
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    found = apart("machine", setting, 1)
+    assert (found["state"], found["rows"]) == (state, [{"table": "machine"}])
+    assert error in found["error"]
 
 
 def test_floats_of_half_the_size(setting: Setting):
@@ -305,7 +327,7 @@ def test_a_small_form_shows_no_times():
     rows = [
         {"table": "step", "network": "LeNet", "seconds": 0.1234, "ratio": 2.0, "form": "x", "images": 1, "steps": 2}
     ]
-    each = {"table": "waits", "attack": "PGD", "each": 1.0, "once": 3.0, "mixed": {}, "places": {"a.py f: item": 1.0}}
+    each = {"table": "waits", "attack": "PGD", "each": 1.0, "waits": 3, "mixed": {}, "places": {"a.py f: item": 1.0}}
     parts = {
         "step, LeNet": {"state": "done", "rows": rows},
         "waits": {"state": "failed", "rows": [each], "error": "a|b"},
