@@ -182,7 +182,7 @@ class _Hasher:
         try:
             _, *kept = value.__reduce_ex__(2)
         except Exception:  # any, from another library's object
-            self.write(*((_PROCESS, id(value)) if self.strict else ()))
+            self.write(*((_PROCESS, os.getpid(), id(value)) if self.strict else ()))  # a fork has the same _PROCESS
             return
         self.add([each if isinstance(each, tuple | Mapping) else list(each or ()) for each in kept if each is not None])
 

@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -28,6 +29,8 @@ T = TypeVar("T")
 
 SEEN = 10.0
 """Seconds in which a new file must be seen on other machines."""
+IMPORTED = ("steelman.evaluation",)
+"""What is imported once for all processes."""
 OPENED = 2
 """How many values that several jobs share a process keeps: of two evaluations at once, say."""
 
@@ -86,23 +89,37 @@ def workers(count: int) -> Executor | None:
         raise ValueError(f"workers are counted from 1; got {count}")
     if count == 1:
         return None
-    context = get_context("spawn")  # a process with CUDA or threads must not be forked
+    context = _context()
     with safe_path():
         places = context.Queue()
         for place in range(count):
             places.put(place)
         interruptible = signal.getsignal(signal.SIGINT) != signal.SIG_IGN
         folder = tempfile.mkdtemp(prefix="steelman-")
-        arguments = (places, count, current(), interruptible, warnings.formatwarning is warned, folder)
+        plainly = warnings.formatwarning is warned
+        arguments = (places, count, current(), interruptible, plainly, folder, dict(os.environ))
         return _Workers(folder, count, context, _begin, arguments)
+
+
+def _context() -> Any:
+    """How processes start. A process with CUDA or threads must not be forked, and this may be one.
+
+    On Linux they are forks of a process that imports PyTorch and this package once for all of them, and does nothing
+    else. It ends with this one. Elsewhere each imports them itself.
+    """
+    if sys.platform != "linux":  # macOS's own libraries do not bear a fork
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(list(IMPORTED))
+    return context
 
 
 class _Workers(ProcessPoolExecutor):
     """Values that jobs share lie in files of a temporary folder, which each process reads once."""
 
-    def __init__(self, folder: str, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.folder = folder
+    def __init__(self, folder: str, count: int, context: Any, *arguments: Any) -> None:
+        super().__init__(count, context, *arguments)
+        self.folder, self.context = folder, context
 
     @contextmanager
     def share(self, value: Any) -> "Iterator[Sent]":
@@ -120,6 +137,13 @@ class _Workers(ProcessPoolExecutor):
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def submit(self, *call: Any, **options: Any) -> Future:
+        if self._processes == {} and self.context.get_start_method() == "forkserver":
+            from multiprocessing import forkserver
+
+            with safe_path(), uninterrupted():
+                forkserver.ensure_running()
+            with safe_path():  # one that needs nothing of this pool waits for the imports, and may be interrupted
+                self.context.Process(target=int, daemon=True).start()
         with safe_path(), uninterrupted():  # this starts processes
             return super().submit(*call, **options)
 
@@ -164,9 +188,21 @@ def uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(places: Any, count: int, allowed: frozenset[str], interruptible: bool, plainly: bool, folder: str) -> None:
+def _begin(
+    places: Any,
+    count: int,
+    allowed: frozenset[str],
+    interruptible: bool,
+    plainly: bool,
+    folder: str,
+    environment: dict[str, str],
+) -> None:
+    import numpy as np
     import torch
 
+    os.environ.clear()  # a fork has that of the process that imports, which began earlier
+    os.environ.update(environment)
+    np.random.seed()  # noqa: NPY002  # forks would draw the same
     threading.Thread(target=_outlived, args=(folder,), daemon=True).start()
     if interruptible:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends it silently: the first process reports it

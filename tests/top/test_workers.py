@@ -9,6 +9,7 @@ import time
 from concurrent.futures import Executor, Future
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from steelman import workers as module
@@ -69,6 +70,32 @@ def test_processes_read_what_jobs_share_once():
         assert not list(folder.iterdir()), "the file is removed with the last job"
     assert not folder.exists()
     assert len(pickle.dumps(Sent("0" * 64, "/tmp/some/file"))) < 300, "what a job has of it"
+
+
+def found(job: int, names: tuple[str, ...]) -> tuple[int, float, list[str | None], str, float]:
+    before = time.process_time()
+    time.sleep(0.3)  # so that both have a job
+    return os.getpid(), before, [os.environ.get(name) for name in names], os.getcwd(), float(np.random.rand())  # noqa: NPY002
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each process imports what it needs")
+def test_processes_are_forks_that_have_imported_already():
+    with workers(2) as pool:
+        every = list(each(found, range(4), pool, shared=()))
+    assert len({pid for pid, *_ in every}) == 2
+    assert os.getpid() not in {pid for pid, *_ in every}
+    assert max(seconds for _, seconds, *_ in every) < 1, "importing PyTorch takes a core 2 s or more"
+    assert len({draw for *_, draw in every}) == 4, "each process draws other numbers"
+
+
+def test_processes_have_environment_and_folder_of_their_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for value in ("first", "second", None):
+        (place := tmp_path / f"{value}").mkdir()
+        monkeypatch.chdir(place)
+        monkeypatch.setenv("STEELMAN_TEST", value) if value else monkeypatch.delenv("STEELMAN_TEST")
+        with workers(2) as pool:
+            every = list(each(found, range(2), pool, shared=("STEELMAN_TEST", "PYTHONSAFEPATH")))
+        assert {(*names, folder) for _, _, names, folder, _ in every} == {(value, "1", str(place))}
 
 
 def test_a_value_is_opened_once_and_few_are_kept(tmp_path: Path):
