@@ -1,7 +1,7 @@
 """The batteries `standard` and `thorough` beside AutoAttack's own code: what each leaves, and at what cost.
 
 `make evaluate DATA=folder ARGS="--runs RUNS"`: networks on MNIST, CIFAR-10 and Digits, none of them one on which
-the thresholds of `Cascade` were set. Those of papers are runs that `steelman reproduce survey` and its like have
+the thresholds of `CascadeAttack` were set. Those of papers are runs that `steelman reproduce survey` and its like have
 trained into RUNS; one that is not there is left out, and the page says so. Those on Digits, some of which mask their
 gradients, are tests/helpers/zoo's, with their weights.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from affine import affine, images, small_net
 from every_attack import generator, size
 from steelman import config
-from steelman.attacks import APGD, Cascade
+from steelman.attacks import APGD, CascadeAttack
 from steelman.attacks.core import Attack
 from steelman.losses import CrossEntropy, Goal, LogitDifference, Margin
 from steelman.norms import L0, L1, L2, Linf, Norm
@@ -19,7 +19,7 @@ from steelman.randomness import Draws
 NET, X = small_net(), images(24)
 with torch.no_grad():
     Y = NET(X).argmax(1)
-SHORT = Cascade(eps=0.06, steps=4, shares=(0.6, 0.4, 0.2))
+SHORT = CascadeAttack(eps=0.06, steps=4, shares=(0.6, 0.4, 0.2))
 """Its stages have 4 steps, or 2 after 2 of adaptive direction, or 8."""
 FIRST = 9 + 4 + 4 + 3 * 4
 """Gradient passes of the look at x and of the stages that all images get."""
@@ -30,7 +30,7 @@ LATER = (4 + 2 * 4, 6 * 4 + 8 + 2 * 8, 3 * 8)
 def test_the_stages_are_those_of_its_card() -> None:
     found = [
         (below, type(each.loss), each.targets, each.first_target, each.restarts, each.adi, each.steps)
-        for below, each in Cascade(eps=0.3).stages
+        for below, each in CascadeAttack(eps=0.3).stages
     ]
     every = float("inf")
     assert found == [
@@ -44,9 +44,9 @@ def test_the_stages_are_those_of_its_card() -> None:
         (0.10, LogitDifference, 2, 1, 1, 7, 93),
         (0.05, Margin, 0, 1, 3, 0, 100),
     ]
-    assert all(each.stop_early and each.eps == 0.3 for _, each in Cascade(eps=0.3).stages)
-    assert all(each.order == "linearised" for _, each in Cascade().stages if each.targets)
-    assert {each.multi_eps for _, each in Cascade(norm=L1).stages} == {True}
+    assert all(each.stop_early and each.eps == 0.3 for _, each in CascadeAttack(eps=0.3).stages)
+    assert all(each.order == "linearised" for _, each in CascadeAttack().stages if each.targets)
+    assert {each.multi_eps for _, each in CascadeAttack(norm=L1).stages} == {True}
 
 
 @pytest.mark.parametrize(("norm", "eps"), [(Linf, 0.05), (L2, 0.3), (L1, 1.0)], ids=repr)
@@ -54,7 +54,7 @@ def test_it_succeeds_exactly_where_affine_models_allow_it(norm: Norm, eps: float
     model = affine(2, images=4, edge=True)
     nearest = model.nearest_in_box(norm)
     radius = nearest * torch.tensor([0.99, 1.01]).repeat(2)
-    result = Cascade(eps=radius, norm=norm, steps=20).run(model, model.x, model.y, generator=generator())
+    result = CascadeAttack(eps=radius, norm=norm, steps=20).run(model, model.x, model.y, generator=generator())
     assert torch.equal(result.success, nearest <= radius)
     assert (size(norm, result.x_adv, model.x) <= radius).all()
 
@@ -149,8 +149,8 @@ def test_an_image_that_is_wrong_comes_back_as_it_is() -> None:
 def test_few_classes_have_fewer_targets(classes: int, norm: Norm) -> None:
     model = affine(5, images=4, classes=classes, edge=True)
     nearest = model.nearest_in_box(norm)
-    assert bool(Cascade(eps=nearest * 1.01, norm=norm, steps=12).run(model, model.x, model.y).success.all())
-    attack = Cascade(eps=nearest * 0.99, norm=norm, steps=12)
+    assert bool(CascadeAttack(eps=nearest * 1.01, norm=norm, steps=12).run(model, model.x, model.y).success.all())
+    attack = CascadeAttack(eps=nearest * 0.99, norm=norm, steps=12)
     result = attack.run(model, model.x, model.y)
     assert not bool(result.success.any())
     rivals = classes - 1  # the nearest three, two and two are as many; there is none of rank 4
@@ -167,10 +167,10 @@ def test_a_given_target_is_the_goal_of_every_stage() -> None:
 
 
 def test_it_goes_through_toml_and_cuts_its_radii() -> None:
-    attack = Cascade(eps=0.2, norm=L2, shares=(0.5, 0.2, 0.1))
+    attack = CascadeAttack(eps=0.2, norm=L2, shares=(0.5, 0.2, 0.1))
     assert config.read(Attack, config.write(attack)) == attack
     eps, which = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([2, 0])
-    assert all(torch.equal(each.eps, eps[which]) for _, each in Cascade(eps=eps)[which].stages)
+    assert all(torch.equal(each.eps, eps[which]) for _, each in CascadeAttack(eps=eps)[which].stages)
 
 
 def test_wrong_settings_are_refused() -> None:
@@ -181,4 +181,4 @@ def test_wrong_settings_are_refused() -> None:
         ({"shares": (0.1, -0.2, 0.05)}, "shares"),
     ):
         with pytest.raises(ValueError, match=message):
-            Cascade(**wrong)
+            CascadeAttack(**wrong)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from steelman.attacks import FGSM, PGD, Attack, Cascade, DeepFool, Square
+from steelman.attacks import FGSM, PGD, Attack, CascadeAttack, DeepFool, Square
 from steelman.data import Digits
 from steelman.evaluation import evaluate
 from steelman.measures import robust_accuracy
@@ -214,7 +214,7 @@ class Rounded(nn.Module):
 
 
 def test_a_gradient_that_is_zero_brings_the_attacks_of_a_suspicion(model, digits) -> None:
-    cascade = {"cascade": Cascade(eps=EPS, steps=3), "short": Square(EPS, queries=20)}
+    cascade = {"cascade": CascadeAttack(eps=EPS, steps=3), "short": Square(EPS, queries=20)}
     how: dict[str, Any] = {**QUIET, "audit": {"audit": NONE}, "suspicion": {"strong": STRONG}}
     few = digits.subset(torch.arange(40))
     with pytest.warns(UserWarning, match="gradient is zero"):

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from steelman import config
-from steelman.attacks import FGSM, PGD, AutoAttack, Cascade, Square
+from steelman.attacks import FGSM, PGD, AutoAttack, CascadeAttack, Square
 from steelman.evaluation.battery import Battery, default_radius, load_battery, named_battery
 from steelman.norms import L0, L1, L2, Linf, Norm
 
@@ -17,7 +17,7 @@ def test_standard_is_the_cascade_before_a_short_square_and_has_thorough_for_a_su
     eps = default_radius("MNIST", norm)
     minimal, cascade, single, square = standard.attacks.values()
     assert minimal == next(iter(thorough.attacks.values()))
-    assert cascade == Cascade(eps, norm)
+    assert cascade == CascadeAttack(eps, norm)
     assert single == FGSM(eps, norm)
     assert square == Square(eps, norm, queries=200, rescale=False)
     assert list(standard.suspicion.items()) == list(thorough.attacks.items())

@@ -1,25 +1,17 @@
 """What a sample shows: the exact bound, the draw, and the reasons to attack all images."""
 
 from math import comb, nan
-from typing import Any
 
 import numpy as np
 import pytest
 
-from made_up import Row, table_of
-from steelman.attacks import FGSM, Cascade, Square
+from audited import RUN, audited, made, row, sampled
+from steelman.attacks import Square
 from steelman.measures import Unmeasured, accuracy, robust_accuracy, unmeasured
 from steelman.measures.audits import Audit, audits, in_turn, most_unseen, sample_size, suspicions
 from steelman.measures.rows import rows
 from steelman.measures.waterfalls import waterfall
 from steelman.norms import Linf
-
-RUN = {
-    "cascade": Cascade(eps=0.1),
-    "one step": FGSM(eps=0.1),
-    "short": Square(eps=0.1, queries=200),
-    "long": Square(eps=0.1, queries=5000),
-}
 
 
 @pytest.mark.parametrize(("count", "sampled"), [(200, 60), (800, 60), (6000, 60), (61, 30), (40, 7), (5, 1), (9, 8)])
@@ -52,32 +44,8 @@ def test_the_draw_does_not_depend_on_other_images() -> None:
     assert len(set(firsts)) > 150, "no image is drawn first under many seeds"
 
 
-def row(image: int, attack: str, *, broken: bool = False, margin: float = -1.0, **more: Any) -> Row:
-    run = {} if attack == "clean" else {"run": RUN[attack]}
-    return (
-        {"image": image, "attack": attack, **run, "label": 0, "clean_prediction": 0, "prediction": int(broken)}
-        | {"success": broken, "loss": 1.0, "l0": 1.0, "l1": 0.1, "l2": 0.1, "linf": 0.1, "margin": margin}
-        | {"forwards": 1, "gradients": 1, "flat": 0, "pixels": 1 + image}
-        | more
-    )
-
-
-def made(count: int, *others: Row, attacks: tuple[str, ...] = ("cascade", "one step", "short"), **columns: Any):
-    cells = {(image, name): row(image, name, **columns) for name in ("clean", *attacks) for image in range(count)}
-    cells |= {(each["image"], each["attack"]): each for each in others}
-    order = {name: place for place, name in enumerate(["clean", *RUN])}
-    return table_of(
-        [cells[key] | {"run": cells[key].get("run", "")} for key in sorted(cells, key=lambda k: order[k[1]])]
-    )
-
-
-def sampled(table: Any, name: str = "long"):
-    return table.recorded(lambda each: each.changed(asked="sample") if each.name == name else each)
-
-
 def test_an_audit_says_how_many_images_it_stands_for() -> None:
-    drawn = np.arange(80)[in_turn(np.arange(80), 0)]
-    table = sampled(made(80, *(row(image, "long") for image in drawn[:30].tolist())))
+    table = audited()
     assert robust_accuracy(table, Linf, 0.1).value == 1
     assert waterfall(table, Linf, 0.1).still_correct == 80
     assert audits(table) == (Audit("long", "Linf", 0.1, 80, 30),)

@@ -203,7 +203,8 @@ def test_no_setting_is_nan_infinite_or_negative_by_mistake() -> None:
                 continue
             tried.add(setting)
             for value in (math.nan, math.inf, -1):
-                several = isinstance(written[item.name], list) or (item.name, written[item.name]) == ("weights", "none")
+                now = written.get(item.name)  # None where a setting that came later has its default
+                several = isinstance(now, list) or (item.name, now) == ("weights", "none")
                 values = [value] * 2 if several else value
                 try:
                     config.read(base, written | {item.name: values})

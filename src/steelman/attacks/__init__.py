@@ -9,7 +9,7 @@ from steelman.attacks.bounded.pgd import PGD
 from steelman.attacks.bounded.square import Square
 from steelman.attacks.bounded.vat import VirtualAdversarial
 from steelman.attacks.composed.auto_attack import AutoAttack
-from steelman.attacks.composed.cascade import Cascade
+from steelman.attacks.composed.cascade import CascadeAttack
 from steelman.attacks.composed.eot import EOT
 from steelman.attacks.composed.latent import Latent
 from steelman.attacks.composed.naive import IgnoringFilter, Naive
@@ -56,7 +56,7 @@ __all__ = [
     "CarliniWagner",
     "CarliniWagnerL0",
     "CarliniWagnerLinf",
-    "Cascade",
+    "CascadeAttack",
     "DeepFool",
     "GaussianNoise",
     "HopSkipJump",

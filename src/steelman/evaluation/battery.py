@@ -11,7 +11,7 @@ from torch import nn
 
 from steelman import config
 from steelman.adversaries.adversary import Adversary
-from steelman.attacks import Cascade, SaltAndPepper, Square
+from steelman.attacks import CascadeAttack, SaltAndPepper, Square
 from steelman.attacks.bounded.targets import NEAREST_OF
 from steelman.attacks.composed.eot import averaged
 from steelman.attacks.core import Access, Attack, check_radii, check_radius
@@ -59,8 +59,8 @@ class Battery(Checked):
     audit         attacks that are run at the end on a sample of the images that are still correct, or on all of these
                   where a sampled one falls (see `evaluate`)
     suspicion     attacks that are run at the end on all images that are still correct where gradients may mislead. On
-                  models for which the thresholds of a `Cascade` in `attacks` are not known to hold they take its place
-                  (`without_cascade`)
+                  models for which the thresholds of a `CascadeAttack` in `attacks` are not known to hold they take its
+                  place (`without_cascade`)
 
     In TOML, `battery` names another one (see `named_battery`) to begin with, with its `norm` and `eps` where needed;
     attacks, and single settings of its attacks, are then added to it.
@@ -104,7 +104,7 @@ class Battery(Checked):
         """
         if not self.suspicion:
             return self
-        cascades = [name for name, attack in self.attacks.items() if isinstance(attack, Cascade)]
+        cascades = [name for name, attack in self.attacks.items() if isinstance(attack, CascadeAttack)]
         if why and cascades:
             warnings.warn(
                 f"the thresholds of {', '.join(cascades)} are not known to hold where {why}: the attacks that would "
@@ -224,7 +224,7 @@ def named_battery(name: str, *, norm: Norm | None = None, eps: float | None = No
     """A battery by its name, with the attacks ordered from cheap to strong, and simple ones after the gradients'.
 
     "quick"     the minimal-norm attack with ten steps, APGD with twenty, FGSM, Square with 100 queries
-    "standard"  the best minimal-norm attack of 30 steps (Linf) or 50, then `Cascade`, FGSM and Square with 200 queries;
+    "standard"  the best minimal-norm attack of 30 steps (Linf) or 50, `CascadeAttack`, FGSM and Square with 200 queries;
                 Square with 5,000 on a sample of the images that are still correct; where gradients may mislead,
                 "thorough" on all of these. In L1 and L0 as "thorough"
     "thorough"  the same minimal-norm attack, AutoAttack's four, each with rows of its own, and among them APGD on the

@@ -7,7 +7,7 @@ from steelman.attacks import (
     FMN,
     PGD,
     AutoAttack,
-    Cascade,
+    CascadeAttack,
     HopSkipJump,
     SaltAndPepper,
     SigmaZero,
@@ -39,7 +39,7 @@ def standard(norm: Norm, eps: float) -> Attacks:
     at = _at(norm, eps)
     short = Square(eps, norm, queries=SHORT, rescale=False)
     return _nearest(norm) | {
-        f"Cascade {at}": Cascade(eps, norm),
+        f"Cascade {at}": CascadeAttack(eps, norm),
         f"FGSM {at}": FGSM(eps, norm),
         f"Square {at}, {SHORT} queries": short,
     }

@@ -116,14 +116,14 @@ def audits(evaluation: Evaluation) -> tuple[Audit, ...]:
 
 
 def suspicions(evaluation: Evaluation) -> tuple[str, ...]:
-    """Why the gradients that a `Cascade` followed may mislead, in sentences; none where nothing says so.
+    """Why the gradients that a `CascadeAttack` followed may mislead, in sentences; none where nothing says so.
 
     Of the images that it left: Square broke some that the gradient attacks of its norm and radius before it had left;
     Square with at most 200 queries reached a higher margin than all of these; a gradient was zero everywhere.
     """
     runs = [run for run in rows(evaluation).attacks.values() if run.bounded and not is_adaptive(run.record)]
     found = []
-    for cascade in (run for run in runs if run.record.core == "Cascade" and run.attacked.any()):
+    for cascade in (run for run in runs if run.record.core == "CascadeAttack" and run.attacked.any()):
         left = cascade.attacked & ~cascade.wrong & ~cascade.broken
         there = [run for run in runs if (run.norm, run.eps) == (cascade.norm, cascade.eps)]
         for place, square in enumerate(there):

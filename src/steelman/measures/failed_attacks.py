@@ -50,7 +50,7 @@ def _stops(run: Attacked) -> bool:
 
 def _late(runs: list[Attacked], norm: str, eps: float) -> list[tuple[float, Answer]]:
     """Images that are first broken late, with passes counted over all attacks that stop early, in their order."""
-    stop = [run for run in runs if run.bounded and (_stops(run) or run.record.core == "Cascade")]
+    stop = [run for run in runs if run.bounded and (_stops(run) or run.record.core == "CascadeAttack")]
     ascents = [run for run in stop if run.column("gradients", 0.0).any()]
     if not ascents:
         return []

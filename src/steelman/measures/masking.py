@@ -154,7 +154,7 @@ def _one_step(runs: list[Attacked]) -> Answer:
         core, steps = run.record.core, run.record.steps
         if core in ("FGSM", "RandomFGSM") or (core in ("PGD", "MIM") and steps == 1):
             one.append(run)
-        elif core in ("APGD", "Cascade", "PGD", "MIM") and steps > 1:
+        elif core in ("APGD", "CascadeAttack", "PGD", "MIM") and steps > 1:
             many.append(run)
         elif core in UNBOUNDED:
             minimal.append(run)

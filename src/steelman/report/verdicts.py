@@ -214,7 +214,7 @@ def shared_shares(entries: Sequence[Entry]) -> dict[Threat, dict[str, Measure]]:
 def _with_own(entry: Entry, names: Sequence[str]) -> list[str]:
     """With adaptive attacks; with all of its own where these are due to a suspicion."""
     table, warned = entry.evaluation, entry.checkup is not None and bool(entry.checkup.warnings)
-    every = bool(suspicions(table)) or (warned and any(each.core == "Cascade" for each in table.records))
+    every = bool(suspicions(table)) or (warned and any(each.core == "CascadeAttack" for each in table.records))
     own = (each.name for each in table.records if every or is_adaptive(each))
     return [*names, *(name for name in dict.fromkeys(own) if name != CLEAN and name not in names)]
 

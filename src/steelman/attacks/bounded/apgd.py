@@ -33,27 +33,27 @@ class APGD(Attack):
     far has changed, over 1.5; where that number has fallen by more than 5 %, h is eps again and x_t the best so far,
     elsewhere h is divided by 1.5, down to eps / 10.
 
-    eps          radius, one number or one per image (default 8/255)
-    norm         Linf (default), L2, L1
-    steps        default 100 (paper)
-    restarts     default 1; each from another random start, the best kept per image
-    loss         cross-entropy (default) or DLR()
-    targets      0 (default): untargeted, or towards the given target. Otherwise, without a given target, that many of
-                 the wrong classes with the highest logits at x are attacked in turn, each as a target, and the image
-                 with the highest margin is kept; 9 with loss=DLR() is the paper's APGD-T
-    order        of the targets: "logits" (default), or "linearised", by distance to a boundary that were a plane:
-                 (Z_y - Z_t) / |grad(Z_t - Z_y)|_q at x, with q dual to the norm (MALT), the nearest first. Of the 20
-                 highest wrong classes (MALT: 100)
-    first_target rank of the first target in that order (default 1): targets=6, first_target=4 attacks ranks 4 to 9
-    adi          steps of A3's adaptive direction initialisation after each random start (default 0; A3: 7):
-                 x = P(x + eps d(grad <w, Z>)) with random w per image: .8 for the target, uniform on [-.5, .1] for the
-                 label and on [-1, 1] for the others. Without targets, restart r starts towards the rival of rank r at
-                 x. Images that reach the goal on the way count
-    rho          default .75 (paper and code)
-    multi_eps    the first 30 % of the steps in a ball of 3 eps, 30 % in 2 eps, each starting from the best of the last
-                 (default False; "Mind the box" advises it for L1, and the authors' AutoAttack does it there)
-    stop_early   images that reach the goal leave the batch at once (default False). It changes no success into a
-                 failure; use it to measure accuracy
+    eps           radius, one number or one per image (default 8/255)
+    norm          Linf (default), L2, L1
+    steps         default 100 (paper)
+    restarts      default 1; each from another random start, the best kept per image
+    loss          cross-entropy (default) or DLR()
+    targets       0 (default): untargeted, or towards the given target. Otherwise, without a given target, that many of
+                  the wrong classes with the highest logits at x are attacked in turn, each as a target, and the image
+                  with the highest margin is kept; 9 with loss=DLR() is the paper's APGD-T
+    rho           default .75 (paper and code)
+    multi_eps     the first 30 % of the steps in a ball of 3 eps, 30 % in 2 eps, each starting from the best of the last
+                  (default False; "Mind the box" advises it for L1, and the authors' AutoAttack does it there)
+    stop_early    images that reach the goal leave the batch at once (default False). It changes no success into a
+                  failure; use it to measure accuracy
+    order         of the targets: "logits" (default), or "linearised", by distance to a boundary that were a plane:
+                  (Z_y - Z_t) / |grad(Z_t - Z_y)|_q at x, with q dual to the norm (MALT), the nearest first. Of the 20
+                  highest wrong classes (MALT: 100)
+    first_target  rank of the first target in that order (default 1): targets=6, first_target=4 attacks ranks 4 to 9
+    adi           steps of A3's adaptive direction initialisation after each random start (default 0; A3: 7):
+                  x = P(x + eps d(grad <w, Z>)) with random w per image: .8 for the target, uniform on [-.5, .1] for the
+                  label and on [-1, 1] for the others. Without targets, restart r starts towards the rival of rank r at
+                  x. Images that reach the goal on the way count
 
     Where paper and code differ: a checkpoint compares with < as the paper, not <=; the code counts the loss before the
     first step as 0. Ours: P is exact for L2, where both project onto the ball and then clip; entries that are at the

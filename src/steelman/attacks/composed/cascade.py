@@ -23,7 +23,7 @@ class Stage(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cascade(Attack):
+class CascadeAttack(Attack):
     """A cascade of APGD: every image gets the first three stages, later ones only images that came near an error.
 
     A stage attacks the images that no stage before it has broken and whose share is below the stage's: the highest
@@ -70,7 +70,9 @@ class Cascade(Attack):
 
     def __post_init__(self) -> None:
         if list(self.shares) != sorted(self.shares, reverse=True):
-            raise ValueError(f"a later stage of Cascade has no larger share than one before; got shares={self.shares}")
+            raise ValueError(
+                f"a later stage of CascadeAttack has no larger share than one before; got shares={self.shares}"
+            )
 
     @property
     def stages(self) -> tuple[Stage, ...]:
