@@ -68,6 +68,17 @@ def test_a_plain_loop_written_here_ends_in_the_same_weights():
     assert len(seeds) == 3 * 90
 
 
+def test_an_image_has_the_same_seed_whatever_else_is_trained_on():
+    seeds = []
+    for data in (images(), images().subset(torch.arange(30, 90))):
+        spy = Spy()
+        fit(network(), data, spy, replace(TRAINING, epochs=1))
+        pairs = [(batch.index.tolist(), batch.seeds.tolist()) for batch in spy.seen]
+        seeds.append({place: seed for places, own in pairs for place, seed in zip(places, own, strict=True)})
+    assert len(seeds[1]) == 60
+    assert seeds[1].items() <= seeds[0].items()
+
+
 @pytest.mark.parametrize(
     ("schedule", "factors"),
     [

@@ -36,7 +36,9 @@ class JacobianRegularisation(GradientPenalty):
 
     Cost: 1 forward pass, K (or n) gradient passes with a graph, and the double back-propagation through them: 8 to 11
     times plain training for K = 10, measured on LeNet and a convolutional network. Rows are taken one by one: a batched
-    pass took 1.1 to 1.9 times as long, copies of the batch 1.7 to 3 times.
+    pass took 1.1 to 1.9 times as long, copies of the batch 1.7 to 3 times. Time and memory grow with K: LeNet with 100
+    classes takes 89 times plain training, and 330 MiB more for a batch of 50 (`Training.micro_batch` of 10: 70 MiB).
+    Projections bound both for any K: 2.1 times for n = 1, 11 for n = 10.
     Reference: Daniel Jakubovitz and Raja Giryes, "Improving DNN robustness to adversarial attacks using Jacobian
     regularization", ECCV 2018, section 3; Judy Hoffman, Daniel A. Roberts and Sho Yaida, "Robust learning with Jacobian
     regularization", arXiv 2019, 1908.02729, section 2.

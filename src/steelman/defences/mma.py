@@ -72,7 +72,8 @@ class MMA(Objective):
     batches from `data.batches`, which have the index.
 
     Cost: `steps` forward and gradient passes and `bisections` forward passes of the right images, 2 forward and 2
-    backward passes (1 for OMMA).
+    backward passes (1 for OMMA), whatever the number of classes: on LeNet with the defaults 15 to 16 times plain
+    training for 10 and for 100.
     Reference: Gavin Weiguang Ding, Yash Sharma, Kry Yik Chau Lui and Ruitong Huang, "MMA training: direct input space
     margin maximization through adversarial training", ICLR 2020, section 2, algorithms 1 and 2.
 
