@@ -131,7 +131,13 @@ FAULTS = (
         "quilting",
     ),
     # --- filters with a trained network
-    Fault("pixel-defend-window", "filter: PixelDefend", ".abs() > self.reach", ".abs() >= self.reach", "pixel_defend"),
+    Fault(
+        "pixel-defend-window",
+        "filter: PixelDefend",
+        ".abs() > torch.where(moved, reach, 0)",
+        ".abs() >= torch.where(moved, reach, 0)",
+        "pixel_defend",
+    ),
     Fault(
         "pixel-defend-levels",
         "filter: PixelDefend",
@@ -142,8 +148,8 @@ FAULTS = (
     Fault(
         "pixel-defend-place",
         "filter: PixelDefend",
-        "given[:, channel, row, column, None]",
-        "given[:, channel, column, row, None]",
+        "value = given[:, channel, row, column]",
+        "value = given[:, channel, column, row]",
         "pixel_defend",
     ),
     Fault(
