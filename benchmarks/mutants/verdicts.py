@@ -43,9 +43,16 @@ FAULTS = (
     Fault(
         "adaptive-in-comparisons",
         "verdict: ranking",
-        "is_adaptive(each) and each.name not in names",
-        "False and each.name not in names",
+        "if every or is_adaptive(each))",
+        "if every)",
         "answers",
+    ),
+    Fault(
+        "suspicion-in-comparisons",
+        "verdict: ranking",
+        "if every or is_adaptive(each))",
+        "if is_adaptive(each))",
+        "audited",
     ),
     # --- adaptive attacks
     Fault(

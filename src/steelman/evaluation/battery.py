@@ -224,7 +224,7 @@ def named_battery(name: str, *, norm: Norm | None = None, eps: float | None = No
     """A battery by its name, with the attacks ordered from cheap to strong, and simple ones after the gradients'.
 
     "quick"     the minimal-norm attack with ten steps, APGD with twenty, FGSM, Square with 100 queries
-    "standard"  the best minimal-norm attack of 30 steps (Linf) or 50, `CascadeAttack`, FGSM and Square with 200 queries;
+    "standard"  the best minimal-norm attack of 30 steps (Linf) or 50, `CascadeAttack`, FGSM, Square with 200 queries;
                 Square with 5,000 on a sample of the images that are still correct; where gradients may mislead,
                 "thorough" on all of these. In L1 and L0 as "thorough"
     "thorough"  the same minimal-norm attack, AutoAttack's four, each with rows of its own, and among them APGD on the
