@@ -67,8 +67,8 @@ FAULTS = (
     Fault(
         "step-clip",
         "training: loop",
-        "clip_grad_norm_(net.parameters(), step.clip)",
-        "clip_grad_norm_(net.parameters(), 1e9)",
+        "clip_grad_norm_(weights, step.clip)",
+        "clip_grad_norm_(weights, 1e9)",
         "play",
     ),
     Fault(
@@ -255,4 +255,19 @@ FAULTS = (
         "data",
     ),
     Fault("sample-of-classes", "data: sample", "mixed[share[mixed].argsort(stable=True)]", "mixed", "sample"),
+    Fault(
+        "finite-gradients",
+        "training: divergence",
+        "cmath.isfinite(each.sum().item()) or bool(each.isfinite().all())",
+        "cmath.isfinite(each.sum().item())",
+        "play",
+    ),
+    Fault(
+        "seeds-of-images",
+        "training: seeds",
+        'self._number("image", self.epoch)), index)',
+        'self._number("image", self.epoch)), torch.arange(len(index)))',
+        "fit",
+        "same_seed",
+    ),
 )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from steelman.attacks.core import Oracle
-from steelman.losses import Goal, margin, top_rivals
+from steelman.losses import Goal, Margin, top_rivals
 from steelman.norms import L1, L2, Linf, Norm
 from steelman.randomness import Draws
 from steelman.types import Flags, Images, Labels, Logits, PerImage, Rows
@@ -62,8 +62,7 @@ class FirstLook(Rows):
             rivals = rivals.gather(
                 1, _distances(oracle, x, logits, rivals, goal.labels, norm).argsort(dim=1, stable=True)
             )
-        value = margin(found, goal.named) * (1 if goal.target is None else -1)
-        return FirstLook(goal.reached(found), value, rivals, logits.shape[1])
+        return FirstLook(goal.reached(found), Margin()(found, goal), rivals, logits.shape[1])
 
 
 def _distances(oracle: Oracle, x: Images, logits: Logits, rivals: Tensor, labels: Labels, norm: Norm) -> Tensor:
