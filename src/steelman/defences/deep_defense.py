@@ -46,7 +46,8 @@ class DeepDefense(Objective):
     overshoot  default .02 (code); D = (1 + overshoot) * sum of steps, done or not
     damping   added to each entry of the gradient inside its norm, default 5e-6 (code, MNIST; CIFAR 1e-5),
               on its images of 0 to 255: on images of 0 to 1, 255 times that is the same
-    classes   how many of the highest logits compete, default 10 (code; all of them on MNIST and CIFAR-10)
+    classes   how many of the highest logits compete, the image's own among them; default 10 (code; all of them on MNIST
+              and CIFAR-10). Fewer cost less: see below
     layers    names of submodules; the penalty's gradient reaches only them (the paper's layer-wise study). Default all
     legacy_from_class  wrong images: after its first step the authors' code takes the logit of the previous class, and
               the gradient of the new one. True repeats that; default False
@@ -57,7 +58,10 @@ class DeepDefense(Objective):
     its perturbations.
 
     Cost: per step and image not yet done 2 forward and classes gradient passes, and the double back-propagation through
-    one forward and one gradient pass; the class is chosen without a graph.
+    one forward and one gradient pass; the class is chosen without a graph. A batch from the paper's LeNet reference
+    costs 11.3 plain ones, with classes=5 7.3 and with classes=4 6.6. The batch's gradient then changes by 0 and by .5 %
+    (median of 15 batches; at most by 1.2 and 2.3 %). After 120 updates from there, rho_2 on 500 test images was .230
+    with 10 classes and .232 with 5 (one seed; .203 before).
     Reference: Ziang Yan, Yiwen Guo and Changshui Zhang, "Deep Defense: training DNNs with improved adversarial
     robustness", NeurIPS 2018, section 3.
 
