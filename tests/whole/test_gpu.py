@@ -19,7 +19,8 @@ from benchmarks.gpu.timing import Measured, in_turns
 from torch import Tensor, nn
 
 from every_attack import ATTACKS
-from steelman import PGD, Attack
+from steelman import FGSM, PGD, Attack, evaluate
+from steelman.data import InMemory
 from steelman.norms import L2
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -347,3 +348,15 @@ def test_a_small_form_shows_no_times():
 def test_the_page_in_the_documentation_is_that_of_its_file():
     kept = json.loads((DOCS / "results" / "gpu.json").read_text())
     assert (DOCS / "gpu.md").read_text() == page.page(kept["about"], kept["parts"])
+
+
+@pytest.mark.parametrize("kind", ["pair", "data set", "worker"])
+def test_an_evaluation_mixes_no_devices(kind: str) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    mode, x, y = waits.Pretended(), torch.rand(6, 1, 8, 8), torch.randint(10, (6,))
+    model = mode.module(net)
+    mode.on(x, y)
+    with mode:
+        data = (x, y) if kind == "pair" else InMemory("made", x, y, tuple("0123456789"))
+        evaluate(model, data, [FGSM(0.1)], executor=Inline() if kind == "worker" else None, progress=False)
+    assert not mode.mixed

@@ -62,8 +62,9 @@ class Task:
         The model is asked about the unattacked images in any case, and its answers are compared with those in the rows.
         """
         model, batch = self.model, self.batch
-        if self.device is not None:
-            batch = replace(batch, x=batch.x.to(self.device), y=batch.y.to(self.device))
+        where = batch.x.device if self.device is None else torch.device(self.device)
+        index = None if batch.index is None else batch.index.to(where)  # images are chosen by places on their device
+        batch = replace(batch, x=batch.x.to(where), y=batch.y.to(where), index=index)
         with space_of(placed(model, self.device), self.space) as (preprocess, network):
             x = preprocess(batch.x)
             check_images(x, None)

@@ -96,7 +96,10 @@ class Processes:
     def broadcast(self, value: Tensor, source: int) -> None:
         """Overwrite `value` in every process with that of the process `source`."""
         if self.world > 1:
-            dist.broadcast(value, src=source)
+            sent = value.to(_device())
+            dist.broadcast(sent, src=source)
+            if sent is not value:
+                value.copy_(sent)
 
     def gather(self, value: Tensor) -> list[Tensor]:
         """The tensor of every process, in order of rank; same shape everywhere."""
