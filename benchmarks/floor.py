@@ -4,7 +4,7 @@
 loop, and their ratio, the median over rounds in which the two take turns, in processor time of one core. A bare loop of
 FGSM, PGD and MIM is written by hand with the least arithmetic (of L2, onto the ball and then clipped); for the others
 it is the model's passes alone, forward and backward, in batches of the same sizes. Then, in fresh processes, processor
-time and memory of a first PGD beside those of a first bare loop. Three minutes, no data; `--only PGD` is a part.
+time and memory of a first PGD beside those of a first bare loop. Some minutes, no data; `--only PGD` is a part.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from steelman.norms import L2, Linf, Norm
 STEPS = 10
 QUERIES = 200
 ROUNDS = 9
-FRESH = 5
+FRESH = 3
 
 FIRST = """
 import resource, time
@@ -142,17 +142,28 @@ class Recording(nn.Module):
         self.passes[place] = images, back + 1
 
 
-def replay(model: nn.Module, x: Tensor, passes: list[tuple[int, int]]) -> None:
-    for images, back in passes:
-        here = x[:images]
-        if back == 0:
-            with torch.no_grad():
-                model(here)
-            continue
-        here = here.detach().requires_grad_()
-        value = model(here).logsumexp(1).sum()
-        for rest in reversed(range(back)):
-            torch.autograd.grad(value, here, retain_graph=rest > 0)
+class Replay:
+    """The passes of an attack alone, noted at the first call."""
+
+    def __init__(self, model: nn.Module, attack: Attack, x: Tensor, y: Tensor) -> None:
+        self.model, self.attack, self.x, self.y = model, attack, x, y
+        self.passes: list[tuple[int, int]] = []
+
+    def __call__(self) -> None:
+        if not self.passes:
+            recording = Recording(self.model)
+            self.attack(recording.eval(), self.x, self.y, generator=torch.arange(len(self.x)))
+            self.passes = recording.passes
+        for images, back in self.passes:
+            here = self.x[:images]
+            if back == 0:
+                with torch.no_grad():
+                    self.model(here)
+                continue
+            here = here.detach().requires_grad_()
+            value = self.model(here).logsumexp(1).sum()
+            for rest in reversed(range(back)):
+                torch.autograd.grad(value, here, retain_graph=rest > 0)
 
 
 # --- rows
@@ -172,12 +183,8 @@ def rows(ground: Ground, batch: int) -> dict[str, tuple[Callable[[], object], Ca
     others: dict[str, Attack] = {f"Square {norm}": Square(eps, norm, QUERIES) for norm, eps in ground.radii.items()}
     others |= {"DDN L2": DDN(steps=4 * STEPS), "FMN L2": FMN(steps=4 * STEPS)}
     for name, attack in others.items() if x.shape[-1] < 100 else ():
-        recording = Recording(model)
-        attack(recording.eval(), x, y, generator=torch.arange(batch))
-        found[name] = (
-            partial(attack, model, x, y, generator=torch.arange(batch)),
-            partial(replay, model, x, recording.passes),
-        )
+        ours = partial(attack, model, x, y, generator=torch.arange(batch))
+        found[name] = ours, Replay(model, attack, x, y)
     return found
 
 
