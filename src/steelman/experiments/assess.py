@@ -216,6 +216,7 @@ def attacked(
     fresh: bool = False,
     suspected: bool = False,
     progress: bool = True,
+    channels_last: bool = True,
 ) -> dict[str, Evaluation]:
     """The tables of a model under a battery, by space.
 
@@ -227,6 +228,7 @@ def attacked(
     executor    whose processes attack the batches
     fresh       begin new tables, which replace the existing ones when they are complete
     suspected   whether the battery's attacks on a suspicion are run in any case
+    channels_last  as for `evaluate`
 
     Raises:
         ValueError: the existing table is of more images, of another model, or damaged.
@@ -235,7 +237,7 @@ def attacked(
     if folder is not None and not fresh:
         _refuse_more(folder, test)
     common: dict[str, Any] = {"folder": folder, "fresh": fresh, "executor": executor, "progress": progress}
-    common |= {"seed": seed, "batch_size": batch_size}
+    common |= {"seed": seed, "batch_size": batch_size, "channels_last": channels_last}
     battery = battery.against(subject.model)
     probes = [probe.setup(subject.training) for probe in battery.probes]
     table = evaluate(
