@@ -164,6 +164,7 @@ ATTACKS = [
     Case(Surrogate(PGD(eps=0.5, steps=5), Another(0)), random=True),
     Case(Adaptive(PGD(eps=0.1, steps=5), attempts=2), random=True),
     Case(Latent(None, Same(), Same(), steps=25, search_steps=2, lr=0.1, c=2.0)),
+    Case(Within(Latent(None, Same(), Same(), steps=25, search_steps=2, lr=0.1, c=2.0, radius=1.0), eps=1.0)),
     Case(Latent(DDN(steps=20, box=None), Same(), Same()), targeted=True),
     Case(SmallestRadius(PGD(steps=4), eps_max=0.5), random=True),
     Case(SmallestRadius(PGD(norm=L2, random_start=False), eps_max=4.0), targeted=True),
