@@ -215,15 +215,15 @@ class _L2(Norm):
         if len(outside) == len(x):
             return self._shrunk(x, x_adv, size, bound, box)
         if len(outside):
-            parts = (each[outside] for each in (x, x_adv, size, bound))
-            inside = inside.index_copy(0, outside, self._shrunk(*parts, box))
+            rest = self._shrunk(x[outside], x_adv[outside], size[outside], bound[outside], box)
+            inside = inside.index_copy(0, outside, rest)
         return inside
 
     def _shrunk(self, x: Images, x_adv: Images, size: Tensor, bound: Tensor, box: Box | None) -> Images:
         """`_nearest` of images whose clipped perturbations, of this `size`, are too long. The size squared grows with
         m^2, concave and piecewise linear: by the secant method, and where that is slow as `_furthest`."""
         way, length = x_adv - x, bound.square()
-        before, above = torch.ones_like(bound), size.square()
+        before, above, fits = torch.ones_like(bound), size.square(), bound < 0
         share = length / above  # exact where the box binds nothing
         inside, delta = torch.empty_like(x), torch.empty_like(x)
         for _ in range(8):

@@ -87,7 +87,7 @@ class Square(Attack):
         grid = x.reshape(len(x), -1, *x.shape[-2:])
         place = torch.arange(len(x), device=x.device)  # of the images still in the batch
         moves = (_Signs if self.norm is Linf else _Windows).around(grid, eps, self.box)
-        corner = coin = place
+        corner, coin, sides = place, place, [0]
         for query in range(self.queries):
             if query == 0:
                 image = moves.start(draws.split(0))
