@@ -319,11 +319,4 @@ FAULTS = (
     Fault("adi-label", "attack: targets", "weights.scatter(1, labels[:, None], away)", "weights", "targets"),
     Fault("cascade-share", "attack: Cascade", "best.score / look.margin", "look.margin / best.score", "cascade_attack"),
     Fault("cascade-below", "attack: Cascade", "(share < below)", "(share > below)", "cascade_attack"),
-    Fault(
-        "cascade-hands-on",
-        "attack: Cascade",
-        "best = Best(x.clone(), look.reached, look.margin.clone())",
-        "best = Best(x.clone(), look.reached, look.margin * 2)",
-        "cascade_attack",
-    ),
 )
