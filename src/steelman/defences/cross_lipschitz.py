@@ -1,11 +1,12 @@
 """A penalty on how fast the differences of logits change."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from steelman.defences.gradient_penalty import GradientPenalty, projected, slope, squared
+from steelman.naming import LATER
 from steelman.ranges import Count, Factor
 from steelman.types import Batch, Images, Logits, PerImage
 
@@ -35,7 +36,7 @@ class CrossLipschitz(GradientPenalty):
     """
 
     weight: Factor = 1e-4
-    projections: Count | None = None
+    projections: Count | None = field(default=None, metadata=LATER)
 
     def penalty(self, x: Images, logits: Logits, losses: PerImage, batch: Batch) -> Tensor:
         classes = logits.shape[1]
