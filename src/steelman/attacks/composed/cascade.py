@@ -106,7 +106,7 @@ class CascadeAttack(Attack):
             with oracle.part(which, goal[which]) as part:
                 if attack.targets and not ordered:  # the first to need an order is the last to meet all that is left
                     look, ordered = _ordered(part, x[which], part.goal, look, which, self.norm), True
-                inner = replace(attack[which], box=self.box)
+                inner: Any = replace(attack[which], box=self.box)
                 found = inner.climbed(part, x[which], part.goal, draws.split(place)[which], look[which], by_margin=True)
             best.take(which, found)
         return self.norm.contain(x, best.x, self.eps, self.box)
