@@ -75,7 +75,7 @@ def test_they_leave_what_the_page_says(there: Path) -> None:
         "MeanPGD, decay 0.5"
     ) == "every"
     report = (there / "runs/mixture/evaluation/report.md").read_text()
-    assert re.search(r"Square Linf 0.15 \|.*\n.*\n\| MeanPGD Linf 0.15 \| \d", report)
+    assert re.search(r"\| Square Linf 0.15, 200 queries \| \d+ .*\n\| MeanPGD Linf 0.15 \| \d", report)
 
 
 def test_the_check_of_the_page_holds(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The table of deliberate faults fits the package, and the script that plants them tells what survives."""
 
 import ast
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,7 @@ def _names(word: str, text: str) -> bool:
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package of one function, with a test that sees its sign alone; it does not need PyTorch."""
     monkeypatch.setattr(work, "PRELOADED", [])
+    forkserver._forkserver._stop()  # pyright: ignore[reportAttributeAccessIssue]  # workers have imported the package
     (tmp_path / "src" / "steelman").mkdir(parents=True)
     (tmp_path / "src" / "steelman" / "__init__.py").write_text("def square(x):\n    return x * x\n")
     (tmp_path / "tests" / "deep").mkdir(parents=True)

@@ -22,14 +22,14 @@ class PixelDefend(TrainedFilter):
     x'_i = argmax { p(v | x'_<i) : |v - x_i| <= eps }, channel by channel, over the levels v of the density model; x_i
     is rounded to a level first, and of equally likely levels the lowest is taken.
 
-    network  the density model p, a `PixelCNN`
-    eps      radius of the window in the units of the images, in whole levels of the model (the nearest number of them);
-             default 16/255 (paper, CIFAR-10; the script of its code: 10/255), which is one of 16 levels
-    likely   the paper's adaptive form: an image of at most so many bits per value, -log2 p(x) / n, is only rounded;
-             default None: every image is moved. The paper sets it by hand; a high quantile over clean images leaves
-             most of these as they are
-    by_value the code's adaptive form (`pxl_fixed`): a value has a radius of its own, eps / 2 times its surprise
-             -log p(x_i | x'_<i) in nats, at most 32/255, in whole levels, rounded down; default False
+    network   the density model p, a `PixelCNN`
+    eps       radius of the window in the units of the images, in whole levels of the model (the nearest number of
+              them); default 16/255 (paper, CIFAR-10; the script of its code: 10/255), which is one of 16 levels
+    likely    the paper's adaptive form: an image of at most so many bits per value, -log2 p(x) / n, is only rounded;
+              default None: every image is moved. The paper sets it by hand; a high quantile over clean images leaves
+              most of these as they are
+    by_value  the code's adaptive form (`pxl_fixed`): a value has a radius of its own, eps / 2 times its surprise
+              -log p(x_i | x'_<i) in nats, at most 32/255, in whole levels, rounded down; default False
 
     Deterministic. It has no gradient; `Filtered` puts it into `BPDA` with the identity.
 
