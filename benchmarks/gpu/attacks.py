@@ -123,7 +123,8 @@ def standard(setting: Setting, name: str) -> Iterator[Row]:
     evaluate(here.model, data.subset(torch.arange(min(20, count))), quick, progress=False)  # loads the kernels
 
     def ours() -> None:
-        tables.append(evaluate(here.model, data, battery.attacks, survivors_only=True, progress=False))
+        how: Any = {"survivors_only": True, "progress": False} | battery.afterwards
+        tables.append(evaluate(here.model, data, battery.attacks, **how))
 
     yield _once("standard", here, OURS, setting, ours, lambda: int(still_correct(tables[0], Linf, here.eps).sum()), x)
     for library, run in runs(found, "standard").items() if not setting.small else ():
