@@ -29,7 +29,7 @@ makes the parts that are missing. `--small` tries every part in a few minutes, a
 """
 
 NONE = """**No GPU was at hand.** Only the small form was run, on a CPU ({where}). It shows that the parts run. It says
-nothing about a GPU: nobody has measured a time, a speed-up or a peak of memory of this page on one. What is shown is
+nothing about a GPU: no time, speed-up or peak of memory was measured on one. What is shown is
 counted, and is the same on every machine.
 """
 
