@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from steelman.attacks import FGSM, PGD, Attack, CascadeAttack, DeepFool, Square
 from steelman.data import Digits
 from steelman.evaluation import evaluate
+from steelman.evaluation.battery import named_battery
 from steelman.measures import robust_accuracy
-from steelman.measures.audits import audits, in_turn, sample_size, suspicions
+from steelman.measures.audits import audits, in_turn, overtaken, sample_size, suspicions
 from steelman.measures.rows import rows
 from steelman.norms import Linf, Norm
 from steelman.table import Evaluation
+from zoo import ENTRIES
 
 EPS = 0.06
 FIRST = {"weak": FGSM(eps=EPS / 2)}
@@ -224,6 +226,50 @@ def test_a_gradient_that_is_zero_brings_the_attacks_of_a_suspicion(model, digits
     honest = evaluate(model, few, cascade, **how)
     assert suspicions(honest) == ()
     assert set(honest.attacks) == {"cascade", "short", "audit"}
+
+
+@pytest.fixture(scope="module")
+def overtaken_images():
+    """A network trained by TRADES, and 70 digits; on one of them Square finds a margin that the cascade does not."""
+    digits = Digits().load("test")
+    (every,) = digits.batches([torch.arange(len(digits))])
+    assert every.index is not None
+    where = int((every.index == 725).nonzero())
+    places = torch.cat([torch.tensor([where]), torch.arange(69)])
+    return ENTRIES["trades"].build().eval(), digits.subset(places)
+
+
+def test_where_square_is_ahead_on_few_images_all_stages_of_the_cascade_decide(overtaken_images) -> None:
+    robust, images = overtaken_images
+    battery = named_battery("standard", norm=Linf, eps=0.15)
+    again = "Cascade Linf 0.15, all stages"
+    first = evaluate(robust, images, battery.attacks, **QUIET)
+    assert overtaken(first).tolist() == [725]
+    assert len(suspicions(first)) == 1
+    table = evaluate(robust, images, battery.attacks, **battery.afterwards, **QUIET)
+    assert table.only(again)["image"].tolist() == [725]
+    assert table.attacks == (*battery.attacks, again, *battery.audit)
+    assert suspicions(table) == ()
+    assert [each.attack for each in audits(table)] in ([], list(battery.audit))
+    standing = robust_accuracy(table, Linf, 0.15)
+    assert standing.value == robust_accuracy(first, Linf, 0.15).value
+    some = evaluate(robust, images.subset(torch.arange(20)), battery.attacks, **battery.afterwards, **QUIET)
+    more = evaluate(robust, images, battery.attacks, **battery.afterwards, known=some, **QUIET)
+    assert more.only(again)["image"].tolist() == [725]
+    assert suspicions(more) == ()
+    assert robust_accuracy(more, Linf, 0.15).value == standing.value
+    whole = evaluate(robust, images.subset(torch.arange(2)), battery.attacks, **battery.afterwards, progress=False)
+    assert again not in whole.attacks, "every attack meets every image"
+
+
+def test_where_square_stays_ahead_all_attacks_follow(overtaken_images) -> None:
+    """One step from a start that is far from the best does not reach the margin that Square has found."""
+    robust, images = overtaken_images
+    weak = {"cascade": CascadeAttack(eps=0.15, steps=1), "short": Square(0.15, queries=200, rescale=False)}
+    table = evaluate(robust, images, weak, suspicion={"strong": PGD(eps=0.15, steps=5)}, **QUIET)
+    assert 0 < len(table.only("cascade, all stages")) < 10
+    assert "reached a higher margin" in " ".join(suspicions(table))
+    assert "strong" in table.attacks
 
 
 @pytest.mark.parametrize(

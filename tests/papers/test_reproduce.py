@@ -4,7 +4,9 @@ import json
 import re
 import shutil
 from concurrent.futures import Executor, Future
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -188,7 +190,7 @@ def test_a_training_has_its_time(made: Path):
     log = Run.open(made / "runs" / "plain").log
     assert cost is not None
     assert cost.value == pytest.approx(sum(line.get("seconds", 0.0) for line in log) / 2, abs=0.06)
-    chart = charts_of(paper, paper.figures["1"], found)[1]
+    _, chart = charts_of(paper, paper.figures["1"], found)[1]
     (_, line), *_ = chart.shown
     assert line.x == pytest.approx(np.cumsum([each.get("seconds", 0.0) for each in log]))
     assert line.x[-1] > 0
@@ -196,10 +198,27 @@ def test_a_training_has_its_time(made: Path):
     assert f" % after {line.x[-1]:.0f} s." in caption_of(paper, paper.figures["1"], found)
 
 
+def test_panels_of_two_kinds_stand_in_one_figure_and_points_in_the_order_of_the_file(made: Path, monkeypatch):
+    found = reader(made)
+    radii = found.paper.figures["2"].panels[0]
+    measure = "accuracy, FGS .1"
+    point = replace(radii, kind="points", x="clean accuracy", y=measure, success=False)
+    doubled = replace(point, curves={"Plain": radii.curves["Plain"] * 2})
+    figure = replace(found.paper.figures["2"], panels=(radii, doubled))
+    (_, first), (_, second) = charts_of(found.paper, figure, found)
+    assert (first.across.label, second.across.label) == ("ε", "clean accuracy")
+    assert caption_of(found.paper, figure, found).count("\n") == 1
+    shares = iter([0.9, 0.1, 0.3, 0.2])
+    monkeypatch.setattr(Reader, "measured", lambda *_: SimpleNamespace(value=next(shares), kind="share"))
+    ((_, chart),) = charts_of(found.paper, replace(figure, panels=(doubled,)), found)
+    ((_, line),) = chart.shown
+    assert line.x.tolist() == [0.9, 0.3]
+
+
 def test_a_figure_over_radii_draws_success_rates_and_describes_its_ends(made: Path):
     found = reader(made)
     figure = found.paper.figures["2"]
-    (chart,) = charts_of(found.paper, figure, found)
+    ((_, chart),) = charts_of(found.paper, figure, found)
     ((_, line),) = chart.shown
     network, *_ = figure.panels[0].curves["Plain"]
     values = [found.measured(network, "radii", f"accuracy, FGS {radius}") for radius in (".05", ".1")]
@@ -384,6 +403,7 @@ def test_what_there_is_not_is_refused_before_any_work(asked: dict, message: str,
         ('evaluation = "from-plain"', 'evaluation = "form-plain"', "there is no evaluation 'form-plain'"),
         ('base = "shares"', 'base = "sahres"', "there is no evaluation 'sahres'"),
         ('kind = "radii"', 'kind = "radius"', "there is no kind 'radius' of figures"),
+        ('title = "FGS"', 'title = "FGS"\nkind = "images"', "'images' cannot stand in a figure of kind 'radii'"),
         ('dataset = "Digits", values = [0.5', 'datset = "Digits", values = [0.5', "there is no such key"),
     ],
 )

@@ -18,13 +18,14 @@ from steelman.data.dataset import Data, Dataset
 from steelman.data.sample import Sample
 from steelman.evaluation.battery import unsupported
 from steelman.evaluation.blocks import OWN, Block, Common, Unread, blocks_of, kind_of_device, work_on
+from steelman.evaluation.lists import with_all_stages
 from steelman.evaluation.probes.probe import Probe
 from steelman.evaluation.store import EvaluationFolder, merged
 from steelman.evaluation.task import Task, space_of
 from steelman.extras import require
 from steelman.files import writable
 from steelman.identity import model_parts
-from steelman.measures.audits import sample_of, suspicions
+from steelman.measures.audits import overtaken, sample_of, suspicions
 from steelman.progress import ProgressBar
 from steelman.randomness import answers_of, is_random
 from steelman.table.places import Space
@@ -87,7 +88,9 @@ def evaluate(
                 says what a sample shows
     suspicion   attacks for the second pass on all images that are still correct, where one of the sample was broken,
                 where the table gives reason to doubt the gradients (`steelman.measures.audits.suspicions`), or where
-                `suspected`. They are run with the audit's, in their own order, and without a sample
+                `suspected`. They are run with the audit's, in their own order, and without a sample. If the only reason
+                is that Square reached a higher margin than a `CascadeAttack` on few images, the cascade is first run on
+                these with all its stages, and there is none if its margins are higher then
     suspected   whether there is a reason from elsewhere, as of a check-up (default False)
     known       a table of the same model, images and space to extend: its rows are not made again, unless they lack a
                 probe that is asked for. The model is asked about the unattacked images again, and its answers, its
@@ -173,12 +176,18 @@ def evaluate(
             if known.space != space:
                 raise ValueError(f"the table that is to be extended is in {known.space}, and this is in {space}")
             known.refuse_other_model(about["model"])
-            known.refuse_other_attacks(records_of(named | sampled | suspicious).values())
+            known.refuse_other_attacks(records_of(named | with_all_stages(named) | sampled | suspicious).values())
         evaluation = extended(known, like, every)
         if known is None and evaluation.images < count:
             raise ValueError(f"the data set has {count} images but only {evaluation.images} indices: some occur twice")
-        if sampled or suspicious:
-            suspected = suspected or bool(suspicions(evaluation.only([CLEAN, *named])))
+        if (sampled or suspicious) and not suspected:
+            first, deeper = [CLEAN, *named], with_all_stages(named) if survivors_only else {}
+            images = overtaken(evaluation.only(first))
+            if deeper and len(images):
+                one = replace(like, attacks=deeper, records=records_of(deeper, sample=True))
+                evaluation = extended(evaluation, one, _at(dataset, every, images))
+            there = [name for name in deeper if name in evaluation.attacks]
+            suspected = bool(suspicions(evaluation.only([*first, *there])))
         for name, attack in () if suspected else sampled.items():
             images = sample_of(evaluation, attack, named, seed)
             one = replace(like, attacks={name: attack}, records=records_of({name: attack}, sample=True))

@@ -1,5 +1,7 @@
 """The attacks of the built-in batteries, in the order in which they are run."""
 
+from dataclasses import replace
+
 from steelman.attacks import (
     APGD,
     DDN,
@@ -43,6 +45,13 @@ def standard(norm: Norm, eps: float) -> Attacks:
         f"FGSM {at}": FGSM(eps, norm),
         f"Square {at}, {SHORT} queries": short,
     }
+
+
+def with_all_stages(attacks: Attacks) -> Attacks:
+    """The cascades among the attacks, with every stage on every image, under names of their own."""
+    every = (1.0, 1.0, 1.0)
+    cascades = {name: each for name, each in attacks.items() if isinstance(each, CascadeAttack)}
+    return {f"{name}, all stages": replace(each, shares=every) for name, each in cascades.items()}
 
 
 def audit(norm: Norm, eps: float) -> Attacks:

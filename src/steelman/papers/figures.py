@@ -23,13 +23,12 @@ QUANTITIES = {
 SECONDS = Axis("seconds of training")
 
 
-def charts_of(paper: Paper, figure: Figure, reader: Reader) -> list[Chart]:
+def charts_of(paper: Paper, figure: Figure, reader: Reader) -> list[tuple[Panel, Chart]]:
     """The panels of a figure that have a line."""
     makers = {"epochs": _epochs, "radii": _radii, "points": _points}
-    if figure.kind not in makers:
-        return []
-    found = (makers[figure.kind](paper, panel, reader) for panel in figure.panels)
-    return [chart for chart in found if chart.shown]
+    panels = (panel for panel in figure.panels if panel.kind in makers)
+    found = ((panel, makers[panel.kind](paper, panel, reader)) for panel in panels)
+    return [(panel, chart) for panel, chart in found if chart.shown]
 
 
 def draw_figures(paper: Paper, reader: Reader, folder: Path) -> list[Path]:
@@ -40,10 +39,10 @@ def draw_figures(paper: Paper, reader: Reader, folder: Path) -> list[Path]:
         if not charts:
             continue
         axes = panels(len(charts), across=2)
-        drawn = [draw(chart, each, chart is charts[-1]) for chart, each in zip(charts, axes, strict=True)]
-        for chart, each in zip(charts, axes, strict=True):
+        drawn = [draw(chart, each, each is axes[-1]) for (_, chart), each in zip(charts, axes, strict=True)]
+        for (panel, chart), each in zip(charts, axes, strict=True):
             each.set_title(chart.about)
-            if figure.kind != "radii":  # what differs is far from 0
+            if panel.kind != "radii":  # what differs is far from 0
                 each.autoscale(axis="y")
         written.append(folder / f"{paper.name}-figure-{figure.name}.png")
         save_figure(drawn[-1], written[-1])
@@ -57,7 +56,7 @@ def caption_of(paper: Paper, figure: Figure, reader: Reader) -> str:
         return "" if found is None else "\n".join(f"- {line}" for line in found["facts"])
     charts = charts_of(paper, figure, reader)
     reduced = sorted({text for panel in figure.panels for text in _reduced(panel, reader)})
-    lines = [f"- {chart.about}: {'; '.join(_ends(chart, figure.kind))}." for chart in charts]
+    lines = [f"- {chart.about}: {'; '.join(_ends(chart, panel.kind))}." for panel, chart in charts]
     return "\n".join([*lines, *(f"- Scale {text}." for text in reduced)]) if lines else ""
 
 
@@ -135,7 +134,7 @@ def _points(paper: Paper, panel: Panel, reader: Reader) -> Chart:
     series = []
     for name, networks in panel.curves.items():
         found = [_point(panel, network, reader, axes) for network in networks]
-        pairs = sorted(pair for pair in found if pair is not None)
+        pairs = [pair for pair in found if pair is not None]  # in the order of the setting that varies
         x, y = np.array(pairs).T if pairs else (np.array([]), np.array([]))
         series.append(Series(name, x, y) if pairs else None)
     none = Axis("")

@@ -36,6 +36,8 @@ OWN_OF_TABLE = (
     *("evaluation", "measures", "column_evaluations", "column_recipes", "why", "extra", "extra_columns", "missing"),
 )
 OF_FIGURE = ("panels", "x", "y", "curves", "settings", "shows", "readings")
+CHARTS = ("epochs", "radii", "points")
+"""The kinds of figures that have axes; panels of one figure may be of several."""
 OWN_OF_FIGURE = ("kind", "draw", "by", "why", "missing")
 
 
@@ -95,11 +97,13 @@ class Table:
 class Panel:
     """One part of a figure. `curves` has the networks of each line; more than one are points of it.
 
+    kind  what draws it, of the figure where it has none of its own
     x, y, evaluation, attack, images, success  as the paper's file has them: see docs/adding-a-paper.md
     """
 
     title: str
     curves: Mapping[str, tuple[Network, ...]]
+    kind: str
     x: str = ""
     y: str = ""
     evaluation: str = ""
@@ -350,15 +354,17 @@ def _printed(value: Any, unit: str) -> Printed:
 def _figure(name: str, settings: dict[str, Any]) -> Figure:
     _known(settings, (*PRINTED, *OF_FIGURE, *OWN_OF_FIGURE), f"figure.{name}")
     kind = settings.get("kind", "")
-    if kind not in ("", "epochs", "radii", "points", "images", "drawn"):
+    if kind not in ("", *CHARTS, "images", "drawn"):
         raise ValueError(f"figure.{name}.kind: there is no kind {kind!r} of figures")
-    panels = tuple(_panel(each, f"figure.{name}.draw") for each in settings.get("draw", ()))
+    panels = tuple(_panel({"kind": kind} | each, f"figure.{name}.draw") for each in settings.get("draw", ()))
+    if wrong := [each.kind for each in panels if each.kind != kind and not {each.kind, kind} <= set(CHARTS)]:
+        raise ValueError(f"figure.{name}.draw.kind: {wrong[0]!r} cannot stand in a figure of kind {kind!r}")
     texts = (settings.get(key, "") for key in ("caption", "shows", "note", "why", "missing"))
     return Figure(name, *texts, kind=kind, by=settings.get("by", ""), panels=panels)
 
 
 def _panel(settings: dict[str, Any], where: str) -> Panel:
-    _known(settings, ("title", "curves", "x", "y", "evaluation", "attack", "images", "success"), where)
+    _known(settings, ("title", "kind", "curves", "x", "y", "evaluation", "attack", "images", "success"), where)
     curves = {name: _networks(each, f"{where}.curves.{name}") for name, each in settings["curves"].items()}
     return Panel(**(settings | {"curves": curves, "images": tuple(settings.get("images", ()))}))
 

@@ -13,7 +13,7 @@ from steelman.experiments.run import Run
 from steelman.norms import L2
 from steelman.papers import drawings
 from steelman.papers.jobs import Jobs, Measured
-from steelman.papers.paper import Figure, Panel, Paper
+from steelman.papers.paper import SCALES, Figure, Panel, Paper
 from steelman.papers.results import Results
 from steelman.report.plots import save_figure
 from steelman.types import Batch
@@ -34,9 +34,10 @@ class Line:
 def draw_pictures(
     paper: Paper, results: Results, runs: Path, data: Path | None, folder: Path, figures: Sequence[Figure]
 ) -> dict[str, dict[str, Any]]:
-    """Draw the figures of images whose networks are trained, and return what stands under each.
+    """Draw the figures of images, and return what stands under each.
 
-    A figure whose entry there is, with the same settings, is left as it is.
+    They are of the largest scale at which all networks are trained. A figure whose entry there is, with the same
+    settings, is left as it is.
     """
     found = {}
     for figure in figures:
@@ -44,17 +45,22 @@ def draw_pictures(
         if figure.kind == "drawn" and figure.name not in results.pictures:
             found[figure.name] = {"facts": DRAWN[figure.by](path)}
         elif figure.kind == "images":
-            jobs = _jobs(paper, figure, runs)
+            for scale in (each for each in SCALES if each == "paper" or each in paper.reduced):
+                made = Jobs(paper, scale, 0, runs)
+                jobs = _jobs(paper, figure, made)
+                if all((runs / job.network.name / "best.safetensors").is_file() for job in jobs):
+                    break
+            else:
+                continue
             digest = "-".join(job.digest for job in jobs)
-            known = results.pictures.get(figure.name, {}).get("digest") == digest
-            if not known and all((runs / job.network.name / "best.safetensors").is_file() for job in jobs):
-                facts = _draw(figure, Jobs(paper, "paper", 0, runs), runs, data, paper, path)
-                found[figure.name] = {"digest": digest, "facts": facts}
+            if results.pictures.get(figure.name, {}).get("digest") != digest:
+                facts = _draw(figure, made, runs, data, paper, path)
+                reduced = {f"Scale {scale}: {job.network.reduced}." for job in jobs if job.network.reduced}
+                found[figure.name] = {"digest": digest, "facts": [*facts, *sorted(reduced)]}
     return found
 
 
-def _jobs(paper: Paper, figure: Figure, runs: Path) -> list[Measured]:
-    made = Jobs(paper, "paper", 0, runs)
+def _jobs(paper: Paper, figure: Figure, made: Jobs) -> list[Measured]:
     return [
         made.measured(networks[0], paper.evaluations[panel.evaluation])
         for panel in figure.panels
