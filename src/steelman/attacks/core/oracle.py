@@ -62,6 +62,8 @@ class Oracle:
         self.gradients = torch.zeros_like(self.forwards)
         self.flat = torch.zeros_like(self.forwards)
         """Gradient passes that gave 0 everywhere."""
+        self._steepest: Tensor | None = None
+        """On a GPU, the highest entry of all gradients, which is looked at when an attack is over."""
         self.seconds = 0.0
         """Time that earlier calls spent on images that were read from files."""
         self.nearest: NearestSuccess | None = None
@@ -82,8 +84,10 @@ class Oracle:
             self._stack.enter_context(torch.autocast(device, enabled=False))
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self._stack.close()
+        if error is None and self._steepest is not None:
+            _check_finite(float(self._steepest))
 
     @contextmanager
     def part(self, which: Indices, goal: Goal, *, samples: int | None = None) -> Iterator["Oracle"]:
@@ -110,6 +114,7 @@ class Oracle:
         self.forwards.index_add_(0, which, other.forwards)
         self.gradients.index_add_(0, which, other.gradients)
         self.flat.index_add_(0, which, other.flat)
+        self._climbed(other._steepest)
 
     def decisions(self, x: Images, which: Indices | None = None) -> Labels:
         """Predicted classes, from logits or from a model that answers with classes alone."""
@@ -232,12 +237,21 @@ class Oracle:
             )
         gradient = gradient.contiguous()  # convolutions may have put the channel last
         steepest = Linf.size(gradient)
-        flattest, highest = torch.stack(steepest.aminmax()).tolist() if len(steepest) else (1.0, 1.0)
-        if not math.isfinite(highest):  # a NaN has the sign 0, which would pass for robustness
-            raise ValueError("the model's gradients are NaN or infinite on these images, so no attack can follow them")
+        if not len(steepest):
+            return gradient
+        if gradient.device.type != "cpu":  # the host does not wait
+            self._climbed(steepest.max())
+            _count(self.flat, which, self.samples * (steepest == 0))
+            return gradient
+        flattest, highest = torch.stack(steepest.aminmax()).tolist()
+        _check_finite(highest)
         if flattest == 0:
             _count(self.flat, which, self.samples * (steepest == 0))
         return gradient
+
+    def _climbed(self, highest: Tensor | None) -> None:
+        if highest is not None:
+            self._steepest = highest if self._steepest is None else torch.maximum(self._steepest, highest)
 
     def _ask(self, x: Images, which: Indices | None) -> Tensor:
         if self.deadline is not None and time.monotonic() > self.deadline:
@@ -285,11 +299,17 @@ def _tight(answer: Tensor) -> Flags:
     return highest - second <= CLOSE * answer.abs().amax(1)
 
 
+def _check_finite(highest: float) -> None:
+    if not math.isfinite(highest):  # a NaN has the sign 0, which would pass for robustness
+        raise ValueError("the model's gradients are NaN or infinite on these images, so no attack can follow them")
+
+
 def _count(tally: Tensor, which: Indices | None, passes: int | Tensor) -> None:
     if which is None:
         tally += passes
-    else:
-        tally.index_add_(0, which, torch.as_tensor(passes, device=tally.device).to(tally.dtype).expand(len(which)))
+        return
+    added = tally.new_full((len(which),), passes) if isinstance(passes, int) else passes.to(tally.dtype)
+    tally.index_add_(0, which, added)  # a number that is copied to a GPU would make the host wait
 
 
 @dataclass(frozen=True)
