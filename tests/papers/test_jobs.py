@@ -10,6 +10,7 @@ import pytest
 from steelman import FGSM, CarliniWagner, DeepFool
 from steelman.measures import Measure
 from steelman.papers.jobs import Jobs
+from steelman.papers.page import with_interval
 from steelman.papers.paper import Evaluation, Network, Paper, Reduced, load_paper
 from steelman.papers.results import _over_seeds
 from steelman.papers.work import portions
@@ -117,3 +118,10 @@ def test_an_interval_over_seeds_is_that_of_their_mean_and_of_the_images():
     assert found.high - found.value == pytest.approx(math.sqrt(0.03**2 + (4.3027 * error) ** 2), rel=1e-4)
     alone = _over_seeds([Measure(0.9, 0.88, 0.93, 500)], "night", "fewer epochs")
     assert (alone.low, alone.high, alone.scale) == (pytest.approx(0.88), pytest.approx(0.93), "night")
+
+
+def test_failures_are_counted_over_all_seeds():
+    found = _over_seeds([Measure(1.0, 0.9, 1.1, 20, "length", failures) for failures in (0, 2, 3)], "paper", "")
+    assert found.failures == 5
+    assert with_interval(found).endswith("5 failed in 3 seeds")
+    assert with_interval(_over_seeds([Measure(1.0, 0.9, 1.1, 20, "length", 2)], "paper", "")).endswith(", 2 failed")

@@ -149,7 +149,8 @@ def with_interval(ours: Value) -> str:
         text = f"**{100 * ours.value:.2f}** [{100 * ours.low:.1f}, {100 * ours.high:.1f}]"
     else:
         text = f"**{ours.value:.4g}** [{ours.low:.3g}, {ours.high:.3g}]"
-    return f"{text}, {ours.failures} failed" if ours.failures else text
+    over = f" in {ours.seeds} seeds" if ours.seeds > 1 else ""
+    return f"{text}, {ours.failures} failed{over}" if ours.failures else text
 
 
 def _below(table: Table, values: dict[int, Value | None]) -> Iterator[str]:

@@ -21,7 +21,7 @@ class Value:
     """A number of ours: the mean over seeds, with the ends of its 95 % interval.
 
     images, seeds   over how many of them
-    failures        images for which an attack found nothing
+    failures        images for which an attack found nothing, over all seeds
     reduced         what of the paper's budget is left out, in words, and the scale's name
     """
 
@@ -156,6 +156,5 @@ def _over_seeds(several: list[Measure], scale: str, reduced: str) -> Value:
     low, high = mean - math.hypot(below, spread), mean + math.hypot(above, spread)
     if math.isinf(mean):
         low, high = min(each.low for each in several), mean
-    return Value(
-        mean, low, high, first.kind, first.count, count, first.failures, scale if reduced else "paper", reduced
-    )
+    failures = sum(each.failures for each in several)
+    return Value(mean, low, high, first.kind, first.count, count, failures, scale if reduced else "paper", reduced)
