@@ -13,6 +13,7 @@ with "and" before the last author; several are divided by semicolons; where ther
 import dataclasses
 import inspect
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -178,6 +179,18 @@ def methods(kind: str | None = None) -> list[Card]:
         if inspect.isclass(member) and issubclass(member, tuple(KINDS)) and not inspect.isabstract(member)
     ]
     return [each for each in cards if kind in (None, each.kind)]
+
+
+def citable(names: Sequence[str]) -> list[str]:
+    """Those of the names that `cite` knows without an import: of this package's methods, or `module:Class`."""
+    known = {item.name for item in methods()}
+
+    def of_an_imported_module(name: str) -> bool:
+        module, _, member = name.partition(":")
+        found = getattr(sys.modules.get(module), member, None)
+        return inspect.isclass(found) and issubclass(found, tuple(KINDS))
+
+    return [name for name in dict.fromkeys(names) if name in known or of_an_imported_module(name)]
 
 
 def cite(names: Sequence[str] = ()) -> str:

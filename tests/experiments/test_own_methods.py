@@ -250,6 +250,7 @@ def test_a_module_that_fails_is_an_error_that_names_its_line(place: Path, line: 
 def test_a_run_is_evaluated_and_compared_without_its_defence(run: Path, place: Path):
     """As a newcomer would: a file of one's own, a recipe, `train`, `evaluate`, `compare`; then the file is gone."""
     evaluated(run)
+    assert "\nScaled: " in compare([run], None, place / "report").document.cited
     before = to_toml(Run.open(run).recipe)
     forget()
     (place / "mine.py").unlink()
@@ -260,7 +261,9 @@ def test_a_run_is_evaluated_and_compared_without_its_defence(run: Path, place: P
     evaluated(run)  # again, and anew by another battery
     subject, _ = look(found.subject(None))
     assert assess(subject, battery_of(subject, "quick"), images=20, progress=False).evaluation.images == 20
-    assert "mine:Scaled (not imported)" in compare([run], None, place / "report").document.entries[0].info["defence"]
+    document = compare([run], None, place / "report").document
+    assert "mine:Scaled (not imported)" in document.entries[0].info["defence"]
+    assert "\nScaled: " not in document.cited, "it would have to be imported"
     with trusting("mine"), pytest.raises(ValueError, match=r"defence\.kind: 'mine:Scaled': no module named 'mine'"):
         train("own.toml", place / "runs", None)
     with pytest.raises(

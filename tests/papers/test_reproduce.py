@@ -24,6 +24,7 @@ from steelman.papers.figures import _ends, caption_of, charts_of
 from steelman.papers.jobs import Jobs
 from steelman.papers.page import page_of
 from steelman.papers.paper import Network, load_paper
+from steelman.papers.pictures import draw_pictures
 from steelman.papers.reproduce import missing, reproduce
 from steelman.papers.results import Reader, Results
 from steelman.papers.work import Work, _eps_ref
@@ -213,6 +214,21 @@ def test_panels_of_two_kinds_stand_in_one_figure_and_points_in_the_order_of_the_
     ((_, chart),) = charts_of(found.paper, replace(figure, panels=(doubled,)), found)
     ((_, line),) = chart.shown
     assert line.x.tolist() == [0.9, 0.3]
+
+
+def test_pictures_are_of_the_largest_scale_that_is_trained(root: Path, tmp_path: Path):
+    paper = load_paper(str(root / "small.toml"))
+    figures, runs, folder = [paper.figures["3"]], tmp_path / "runs", root / "pages"
+    of_the_paper = Results.load(folder, paper.name)
+    assert of_the_paper.pictures["3"]["scale"] == "paper"
+    assert draw_pictures(paper, Results(paper.name), runs, None, folder, figures) == {}, "nothing is trained"
+    (network,) = {each for (each, *_) in figures[0].panels[0].curves.values()}
+    name = Jobs(paper, "night", 0, runs).trained(network).name
+    shutil.copytree(root / "runs" / "plain", runs / name)
+    found = draw_pictures(paper, Results(paper.name), runs, None, folder, figures)
+    assert found["3"]["scale"] == "night"
+    assert found["3"]["facts"][-1] == "Scale night: 1 epoch of 2, 40 test images."
+    assert draw_pictures(paper, of_the_paper, runs, None, folder, figures) == {}, "a larger scale stays"
 
 
 def test_a_figure_over_radii_draws_success_rates_and_describes_its_ends(made: Path):

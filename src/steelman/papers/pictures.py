@@ -37,7 +37,7 @@ def draw_pictures(
     """Draw the figures of images, and return what stands under each.
 
     They are of the largest scale at which all networks are trained. A figure whose entry there is, with the same
-    settings, is left as it is.
+    settings or of a larger scale, is left as it is.
     """
     found = {}
     for figure in figures:
@@ -45,19 +45,28 @@ def draw_pictures(
         if figure.kind == "drawn" and figure.name not in results.pictures:
             found[figure.name] = {"facts": DRAWN[figure.by](path)}
         elif figure.kind == "images":
-            for scale in (each for each in SCALES if each == "paper" or each in paper.reduced):
-                made = Jobs(paper, scale, 0, runs)
-                jobs = _jobs(paper, figure, made)
-                if all((runs / job.network.name / "best.safetensors").is_file() for job in jobs):
-                    break
-            else:
+            known = results.pictures.get(figure.name, {})
+            made = _trained(paper, figure, runs)
+            if made is None or (known and SCALES.index(known.get("scale", "paper")) < SCALES.index(made.scale)):
                 continue
+            jobs = _jobs(paper, figure, made)
             digest = "-".join(job.digest for job in jobs)
-            if results.pictures.get(figure.name, {}).get("digest") != digest:
+            if known.get("digest") != digest:
                 facts = _draw(figure, made, runs, data, paper, path)
-                reduced = {f"Scale {scale}: {job.network.reduced}." for job in jobs if job.network.reduced}
-                found[figure.name] = {"digest": digest, "facts": [*facts, *sorted(reduced)]}
+                reduced = {f"Scale {made.scale}: {job.network.reduced}." for job in jobs if job.network.reduced}
+                found[figure.name] = {"digest": digest, "scale": made.scale, "facts": [*facts, *sorted(reduced)]}
     return found
+
+
+def _trained(paper: Paper, figure: Figure, runs: Path) -> Jobs | None:
+    """The jobs of the largest scale at which all of a figure's networks are trained."""
+    for scale in SCALES:
+        if scale == "paper" or scale in paper.reduced:
+            made = Jobs(paper, scale, 0, runs)
+            jobs = _jobs(paper, figure, made)
+            if all((runs / job.network.name / "best.safetensors").is_file() for job in jobs):
+                return made
+    return None
 
 
 def _jobs(paper: Paper, figure: Figure, made: Jobs) -> list[Measured]:

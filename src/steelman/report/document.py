@@ -242,16 +242,18 @@ class Document:
 
     @cached_property
     def cited(self) -> str:
-        """The references of the methods that were used, and their papers as BibTeX."""
-        from steelman.methods import cite, methods
+        """The references of the methods that were used, and their papers as BibTeX.
 
-        known = {each.name for each in methods()}
+        Of methods from elsewhere, those whose module is imported.
+        """
+        from steelman.methods import citable, cite
+
         named: list[str] = []
         for entry in self.entries:
             for table in entry.spaces.values():
                 named += [kind for record in table.records for kind in record.kinds()]
-            named += re.findall(r'\bkind = "(\w+)"', entry.recipe)
-        used = [name for name in dict.fromkeys(named) if name in known]
+            named += re.findall(r'\bkind = "([\w.]+(?::\w+)?)"', entry.recipe)
+        used = citable(named)
         return "\n\n".join([SOFTWARE.format(version("steelman")), *([cite(used)] if used else [])])
 
 
