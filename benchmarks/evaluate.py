@@ -228,9 +228,10 @@ def page(found: dict[str, Any]) -> str:
         "# The batteries beside AutoAttack's own code",
         "",
         f"{found['date']}, `{found['command']}` (`make evaluate`): {found['hardware']}, one thread, PyTorch "
-        f"{found['torch']}. No network here is one of those on which the thresholds of `standard` were set. "
-        "AutoAttack's code is pyautoattack's 0.2.0, version `standard`. All were asked for the worst case alone, on "
-        f"the same images, one after the other in one process.{absent}",
+        f"{found['torch']}. No network here is one of those on which the thresholds of `standard` were set; that few "
+        "higher margins of Square are tried again before they are suspicious follows from TRADES, MLP. AutoAttack's "
+        "code is pyautoattack's 0.2.0, version `standard`. All were asked for the worst case alone, on the same "
+        f"images, one after the other in one process.{absent}",
         "",
         "| trained by, network, data | threat | images | right unattacked | left by standard | thorough | AutoAttack "
         "| broken by standard only : by thorough only | by standard only : by AutoAttack only |",
