@@ -232,6 +232,14 @@ FAULTS = (
         "audits",
     ),
     Fault(
+        "suspicion-again",
+        "evaluation: suspicion",
+        "white + [run for run in there[place:] if _again(run)]",
+        "white",
+        "second_pass",
+        "all_stages",
+    ),
+    Fault(
         "suspicion-flat",
         "evaluation: suspicion",
         'cascade.column("flat", 0.0) > 0',

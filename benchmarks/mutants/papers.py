@@ -195,7 +195,7 @@ FAULTS = (
     Fault(
         "page-failures",
         "paper: page",
-        'f"{text}, {ours.failures} failed" if ours.failures else text',
+        'f"{text}, {ours.failures} failed{over}" if ours.failures else text',
         "text",
         "paper_files",
         "json_alone",

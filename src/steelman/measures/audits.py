@@ -132,7 +132,7 @@ def suspicions(evaluation: Evaluation) -> tuple[str, ...]:
                 found.append(f"{square.name} broke {broken} {of}.")
             elif ahead := int(_ahead(square, white, stood).sum()):
                 found.append(f"{square.name} reached a higher margin on {ahead} {of}.")
-        if flat := int((left & (cascade.column("flat", 0.0) > 0)).sum()):
+        if flat := int(_flat(cascade, left).sum()):
             found.append(
                 f"A gradient was zero everywhere on {flat} of the {int(left.sum())} images that {cascade.name} left."
             )
@@ -150,7 +150,7 @@ def overtaken(evaluation: Evaluation) -> np.ndarray:
             if (stood & square.broken).any() or ahead.sum() > max(FEW, stood.sum() / 50):
                 return none
             found |= ahead
-        if (left & (cascade.column("flat", 0.0) > 0)).any():
+        if _flat(cascade, left).any():
             return none
     return images[found]
 
@@ -178,6 +178,10 @@ def _ahead(square: Attacked, white: list[Attacked], stood: np.ndarray) -> np.nda
     highest = np.fmax.reduce([run.column("margin", np.nan) for run in white])
     higher = square.column("margin", np.nan) > highest + AHEAD * np.abs(highest)  # False where one is not known
     return stood & higher
+
+
+def _flat(cascade: Attacked, left: np.ndarray) -> np.ndarray:
+    return left & (cascade.column("flat", 0.0) > 0)
 
 
 def _again(run: Attacked) -> bool:
