@@ -280,11 +280,11 @@ def _sentences(rows: list[dict[str, Any]]) -> list[str]:
     times = [row["AutoAttack"]["passes"] / row["standard"]["passes"] for row in quiet if _left(row) >= MANY]
     few = [_at_400(row) for row in quiet if _left(row) < MANY]
     return [
-        f"`standard` left no more images than AutoAttack's code on {no_more} of {len(rows)} networks. It differs from "
+        f"`standard` left no more images than AutoAttack's code on {no_more} of {len(rows)} rows. It differs from "
         f"`thorough` by more than chance (mid-p McNemar, 5 %) on {differ}.",
         "",
         "An audit of 60 images costs the same however many are left, so the more these are, the more is saved. "
-        f"{_saved(times)}By arithmetic from these counts, on the {len(few)} other networks without a suspicion "
+        f"{_saved(times)}By arithmetic from these counts, on the {len(few)} other rows without a suspicion "
         f"AutoAttack's code would take {min(few):.1f} to {max(few):.1f} times the passes of `standard` where 400 "
         "images are left; this was not run.",
     ]

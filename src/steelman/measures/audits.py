@@ -185,5 +185,5 @@ def _flat(cascade: Attacked, left: np.ndarray) -> np.ndarray:
 
 
 def _again(run: Attacked) -> bool:
-    """Whether it is a cascade that was run on images for which Square had spoken."""
+    """Whether it is a cascade that was run once more, on the images on which Square had a higher margin."""
     return run.sampled and run.record.core == "CascadeAttack"

@@ -56,7 +56,7 @@ class Oracle:
         classes = (goal.labels,) if goal.target is None else (goal.labels, goal.target)
         self.rejected, self.random = reject_class(model), is_random(model)
         self._highest_label = int(torch.cat(classes).max()) if len(goal.labels) else 0
-        self._stack = ExitStack()
+        self._stack, self._entered = ExitStack(), False
         self._checked = False
         self.forwards = torch.zeros_like(goal.labels)
         self.gradients = torch.zeros_like(self.forwards)
@@ -77,6 +77,7 @@ class Oracle:
         """Images whose class, in the last verdict, rounding might change; all of a model that answers with classes."""
 
     def __enter__(self) -> "Oracle":
+        self._entered = True
         self._stack.enter_context(evaluation_mode(self.model))
         self._stack.enter_context(torch.no_grad())
         device = self.goal.labels.device.type
@@ -95,7 +96,7 @@ class Oracle:
         inner = self.another(self.model, goal)
         inner.samples, inner.given = self.samples if samples is None else samples, self.given
         inner.check_classes, inner._checked, inner.fits = self.check_classes, self._checked, self.fits
-        inner._forward, inner._fast = self._forward, self._fast
+        inner._forward, inner._fast, inner._entered = self._forward, self._fast, self._entered
         inner.nearest = None if self.nearest is None else self.nearest[which]
         try:
             yield inner
@@ -239,7 +240,7 @@ class Oracle:
         steepest = Linf.size(gradient)
         if not len(steepest):
             return gradient
-        if gradient.device.type != "cpu":  # the host does not wait
+        if gradient.device.type != "cpu" and self._entered:  # the host does not wait; `__exit__` looks at it
             self._climbed(steepest.max())
             _count(self.flat, which, self.samples * (steepest == 0))
             return gradient
